@@ -1,0 +1,37 @@
+# Two commands matter: `make demo` and `make test`. Both set up everything they need in .venv first.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+export DEMO_DIR ?= outputs/demo
+
+help:  ## show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo:  ## train four tiny policies on drawn scenes and write a report (10 minutes on two cores)
+	@bash scripts/setup.sh $(VENV) demo
+	@bash scripts/demo.sh $(BIN) $(DEMO_DIR)
+
+test:  ## the test suite (under 12 minutes on two cores)
+	@bash scripts/setup.sh $(VENV) dev
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not parity" tests
+
+check: lint  ## everything CI checks: format, lint, types, floors, tests
+	@$(MAKE) --no-print-directory test
+
+lint:  ## ruff, mypy and the import floors
+	@bash scripts/setup.sh $(VENV) dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+parity:  ## the same numbers as TRL's GRPOTrainer
+	@bash scripts/setup.sh $(VENV) dev
+	@$(BIN)/python -m pytest -m parity tests/parity
+
+format:  ## rewrite the sources in the project's format
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+clean:  ## remove the environment and all outputs
+	rm -rf $(VENV) outputs build dist *.egg-info
+
+.PHONY: help demo test check lint parity format clean

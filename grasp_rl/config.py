@@ -1,0 +1,300 @@
+"""The tunables: one dataclass tree. Hydra composes against it; the worker reads it back without Hydra.
+
+Components (policy, segmenter, reward, data, tracker, engine) are YAML with ``_target_``; their constructor is their
+schema. Not frozen: OmegaConf would make a frozen dataclass read-only and refuse every override.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+CONFIG_VERSION = 1
+"""Raised when a resolved config.yaml of an older version can no longer be read as it stands."""
+
+
+class ConfigError(ValueError):
+    """A config value that cannot be used. The message names the key, what was found and what is valid."""
+
+
+def _require(ok: bool, key: str, found: object, valid: str) -> None:
+    if not ok:
+        raise ConfigError(f"{key}={found!r}: must be {valid}")
+
+
+def _one_of(key: str, found: str, choices: tuple[str, ...]) -> None:
+    _require(found in choices, key, found, "one of " + ", ".join(choices))
+
+
+@dataclass
+class PromptConfig:
+    """The prompt scheme: which fields each instance of the answer has, and the words that ask for them."""
+
+    scheme: str = "box_2points"
+    """Name of the scheme, for tables."""
+    box: bool = True
+    """Whether each instance has a box."""
+    positive_points: int = 2
+    """Foreground points per instance."""
+    negative_points: int = 0
+    """Background points per instance."""
+    template: str = "think2seg"
+    """A packaged template's name or a path to a text file; see grasp_rl.prompting."""
+    box_key: str = "bbox_2d"
+    positive_key: str = "positive_points"
+    negative_key: str = "negative_points"
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.positive_points <= 8, "prompt.positive_points", self.positive_points, "in 0..8")
+        _require(0 <= self.negative_points <= 8, "prompt.negative_points", self.negative_points, "in 0..8")
+        _require(self.box or self.positive_points > 0, "prompt.box", self.box, "true, or prompt.positive_points > 0")
+        keys = (self.box_key, self.positive_key, self.negative_key)
+        _require(len(set(keys)) == 3 and all(keys), "prompt.*_key", keys, "three different non-empty names")
+
+
+@dataclass
+class ParsingConfig:
+    """How a completion becomes an Answer."""
+
+    repair: bool = False
+    """Accept JSON that json-repair can mend. Off in training: repaired JSON scores 0."""
+    require_fence: bool = False
+    """Demand a ```json fence inside the answer, as Think2Seg-RS does in training."""
+    nms_iou: float = 0.5
+    """Boxes overlapping a larger kept one by more than this IoU are duplicates; 1 keeps all (Think2Seg-RS: 0.5)."""
+    max_chars: int = 16384
+    max_depth: int = 8
+    max_instances: int = 64
+    max_abs_coordinate: float = 1e6
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.nms_iou <= 1, "parsing.nms_iou", self.nms_iou, "in [0, 1]")
+        for key in ("max_chars", "max_depth", "max_instances"):
+            _require(getattr(self, key) >= 1, f"parsing.{key}", getattr(self, key), ">= 1")
+        _require(self.max_depth <= 64, "parsing.max_depth", self.max_depth, "<= 64")
+        _require(self.max_abs_coordinate > 0, "parsing.max_abs_coordinate", self.max_abs_coordinate, "> 0")
+
+
+@dataclass
+class AlgorithmConfig:
+    """Group-relative policy optimisation; the options of conf/algorithm are the published settings."""
+
+    name: str = "dr_grpo"
+    steps: int = 200
+    """Optimizer steps."""
+    prompts_per_step: int = 12
+    """Questions per optimizer step, over all ranks."""
+    group_size: int = 8
+    """G, completions per question."""
+    iterations: int = 1
+    """mu, optimizer passes over one set of rollouts; each is one optimizer step on the same rollouts."""
+    baseline: str = "mean"
+    """mean of the group, or leave_one_out (RLOO)."""
+    scale_advantages: bool = False
+    """Divide the centred rewards by the group's sample standard deviation + 1e-4 (GRPO)."""
+    loss: str = "constant"
+    """sequence_mean (GRPO), token_mean over the whole optimizer step (DAPO), constant divisor (Dr. GRPO)."""
+    importance: str = "token"
+    """Level of the importance ratio: token, or sequence (GSPO)."""
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    beta: float = 0.0
+    """Weight of the k3 KL estimate to the reference policy; 0 runs no reference."""
+    micro_batch_groups: int = 4
+    """Groups per forward and backward. Changes memory and speed, never the gradient."""
+    skip_zero_advantage: bool = False
+    """Leave groups without advantage out of the update (their KL term, with beta > 0, goes with them)."""
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "prompts_per_step", "iterations", "micro_batch_groups"):
+            _require(getattr(self, key) >= 1, f"algorithm.{key}", getattr(self, key), ">= 1")
+        _require(self.group_size >= 2, "algorithm.group_size", self.group_size, ">= 2 (a group needs siblings)")
+        _one_of("algorithm.baseline", self.baseline, ("mean", "leave_one_out"))
+        _one_of("algorithm.loss", self.loss, ("sequence_mean", "token_mean", "constant"))
+        _one_of("algorithm.importance", self.importance, ("token", "sequence"))
+        _require(0 <= self.clip_low < 1, "algorithm.clip_low", self.clip_low, "in [0, 1)")
+        _require(self.clip_high >= 0, "algorithm.clip_high", self.clip_high, ">= 0")
+        _require(self.beta >= 0, "algorithm.beta", self.beta, ">= 0")
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and its schedule, by optimizer step."""
+
+    lr: float = 5e-5
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    max_grad_norm: float = 1.0
+    warmup_steps: int = 0
+    schedule: str = "constant"
+    """constant | linear | cosine, after the warm-up, down to final_lr_ratio."""
+    final_lr_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optimizer.lr", self.lr, "> 0")
+        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, ">= 0")
+        _require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "in [0, 1)")
+        _require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "in [0, 1)")
+        _require(self.max_grad_norm > 0, "optimizer.max_grad_norm", self.max_grad_norm, "> 0")
+        _require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, ">= 0")
+        _one_of("optimizer.schedule", self.schedule, ("constant", "linear", "cosine"))
+        _require(0 <= self.final_lr_ratio <= 1, "optimizer.final_lr_ratio", self.final_lr_ratio, "in [0, 1]")
+
+
+@dataclass
+class RolloutConfig:
+    """Sampling. The scored distribution is the sampled one: the temperature applies to both."""
+
+    temperature: float = 1.0
+    max_new_tokens: int = 96
+    batch_rows: int = 256
+    """Completions decoded together at most; changes memory, never the draw."""
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0, "rollout.temperature", self.temperature, "> 0 (evaluation is greedy by itself)")
+        _require(self.max_new_tokens >= 1, "rollout.max_new_tokens", self.max_new_tokens, ">= 1")
+        _require(self.batch_rows >= 1, "rollout.batch_rows", self.batch_rows, ">= 1")
+
+
+@dataclass
+class EvaluationConfig:
+    """What is scored, when, and how."""
+
+    every: int = 50
+    """Validate after every so many optimizer steps; 0 never."""
+    val_limit: int | None = 64
+    """Validation samples scored each time, None for all."""
+    test_split: str = "test"
+    """Split scored before and after training and by `grasp-rl evaluate`."""
+    test_limit: int | None = None
+    batch_size: int = 32
+    max_new_tokens: int = 96
+    empty_iou: str = "one"
+    """IoU of an empty prediction on a no-target sample: one (SegEarth-R1), zero (Geo-R1)."""
+    bootstrap_samples: int = 2000
+    overlays: int = 8
+    """Pictures with ground truth, prompts and mask drawn, per evaluation."""
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 0, "evaluation.every", self.every, ">= 0")
+        for key in ("val_limit", "test_limit"):
+            value = getattr(self, key)
+            _require(value is None or value >= 1, f"evaluation.{key}", value, ">= 1 or null")
+        for key in ("batch_size", "max_new_tokens", "bootstrap_samples"):
+            _require(getattr(self, key) >= 1, f"evaluation.{key}", getattr(self, key), ">= 1")
+        _require(self.overlays >= 0, "evaluation.overlays", self.overlays, ">= 0")
+        _one_of("evaluation.empty_iou", self.empty_iou, ("one", "zero"))
+
+
+@dataclass
+class CheckpointConfig:
+    """What is kept, and when."""
+
+    every: int = 50
+    """Save the complete training state after every so many optimizer steps; 0 only at the end."""
+    keep_last: int = 1
+    """Checkpoints kept beside the best one."""
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 0, "checkpoint.every", self.every, ">= 0")
+        _require(self.keep_last >= 1, "checkpoint.keep_last", self.keep_last, ">= 1")
+
+
+@dataclass
+class SftPhase:
+    """One phase of supervised fine-tuning."""
+
+    steps: int = 1000
+    batch_size: int = 32
+    """Pictures per optimizer step."""
+    lr: float = 1e-3
+    final_lr_ratio: float = 0.05
+    warmup_steps: int = 50
+    box_scale_bias: float = 0.0
+    """Demonstrated boxes grow by this fraction of their side on every side."""
+    box_shift_bias: float = 0.0
+    """Demonstrated boxes and points move right and down by this fraction of the box's side."""
+    noise: float = 0.0
+    """Standard deviation of independent noise on each edge and point, as a fraction of the box's side."""
+    questions_per_picture: int = 1
+    """Questions about one picture packed behind it in one row, where the dataset can give several."""
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch_size"):
+            _require(getattr(self, key) >= 1, f"sft.phases[].{key}", getattr(self, key), ">= 1")
+        _require(self.lr > 0, "sft.phases[].lr", self.lr, "> 0")
+        _require(self.noise >= 0, "sft.phases[].noise", self.noise, ">= 0")
+        _require(self.box_scale_bias > -0.5, "sft.phases[].box_scale_bias", self.box_scale_bias, "> -0.5")
+        _require(self.questions_per_picture >= 1, "sft.phases[].questions_per_picture", self.questions_per_picture, ">= 1")
+
+
+@dataclass
+class SftConfig:
+    """Supervised fine-tuning on demonstrations derived from the dataset's cues: the papers' SFT baseline."""
+
+    phases: list[SftPhase] = field(default_factory=lambda: [SftPhase()])
+    scheme_weights: dict[str, float] = field(default_factory=dict)
+    """Draw each example's scheme from conf/prompt with these weights; empty for the configured scheme alone."""
+    bf16: bool = False
+    """Autocast to bfloat16; weights and optimizer stay in float32."""
+    log_every: int = 50
+    save_every: int = 500
+    """Save the policy after every so many steps, so that a broken run can go on with init_from."""
+
+
+@dataclass
+class EngineConfig:
+    """Where the step runs. `local` is one process; the DeepSpeed engines come with the engine room."""
+
+    name: str = "local"
+    nproc: int = 1
+    """Processes on this node; more than 1 starts torchrun."""
+    device: str = "auto"
+    """auto | cpu | cuda"""
+    threads: int = 1
+    """Intra-op CPU threads of each process."""
+
+    def __post_init__(self) -> None:
+        _require(self.nproc >= 1, "engine.nproc", self.nproc, ">= 1")
+        _require(self.threads >= 1, "engine.threads", self.threads, ">= 1")
+        _one_of("engine.device", self.device, ("auto", "cpu", "cuda"))
+        _one_of("engine.name", self.name, ("local",))
+        _require(self.nproc == 1 or self.name != "local", "engine.nproc", self.nproc, "1 with engine=local")
+
+
+@dataclass
+class RunConfig:
+    """One run, resolved. config.yaml in the run folder is exactly this."""
+
+    version: int = CONFIG_VERSION
+    verb: str = "train"
+    name: str = "run"
+    seed: int = 0
+    """Seeds data order, scenes drawn for training and every sampled token."""
+    run_dir: str = "outputs/run"
+    resume: str | None = None
+    """A run folder to go on with (`train resume=<run>`)."""
+    init_from: str | None = None
+    """A run folder or checkpoint folder whose policy weights are used by evaluate, predict and train."""
+    trusted_modules: list[str] = field(default_factory=list)
+    """Outside modules whose classes `_target_` may name; only taken from the command line."""
+    policy: Any = None
+    segmenter: Any = None
+    reward: Any = None
+    data: Any = None
+    tracker: Any = None
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    parsing: ParsingConfig = field(default_factory=ParsingConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.version == CONFIG_VERSION, "version", self.version, f"{CONFIG_VERSION}; compose the run anew")
+        _one_of("verb", self.verb, ("train", "evaluate", "sft"))
+        _require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")

@@ -1,0 +1,1 @@
+"""Room: data. See docs for its protocol in grasp_rl.protocols."""

@@ -1,0 +1,63 @@
+"""Demonstrations for supervised fine-tuning: cues as they are, or with the bias and noise of a poor pointer.
+
+GeoSeg (arXiv 2603.03983) reports systematic shifts of the boxes that multimodal language models draw. The warm start of
+the `tiny` policy imitates such demonstrations last, so that it sees well but points badly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from grasp_rl.types import Point, SpatialPrompt
+
+
+def distort(
+    cues: Sequence[SpatialPrompt],
+    rng: np.random.Generator,
+    image_size: tuple[int, int],
+    *,
+    scale: float,
+    shift: float,
+    noise: float,
+) -> tuple[SpatialPrompt, ...]:
+    """Boxes and points moved away from the truth, inside a picture of ``image_size`` (height, width).
+
+    Args:
+        cues: instances with a box, in original-image pixels.
+        rng: draws the noise.
+        image_size: (height, width) in pixels.
+        scale: every side of the box moves outwards by this share of the box's width or height; negative shrinks.
+        shift: box and points move right and down by this share of the box's width and height.
+        noise: standard deviation of each edge's and point's own error, as a share of the box's width and height.
+    """
+    if not (scale or shift or noise):
+        return tuple(cues)
+    return tuple(_distort_one(cue, rng, image_size, scale, shift, noise) for cue in cues)
+
+
+def _distort_one(
+    cue: SpatialPrompt, rng: np.random.Generator, image_size: tuple[int, int], scale: float, shift: float, noise: float
+) -> SpatialPrompt:
+    if cue.box is None:
+        raise ValueError("distort: a cue without a box has no side to measure the distortion by")
+    x0, y0, x1, y1 = cue.box
+    side = np.array([x1 - x0, y1 - y0])
+    centre = np.array([x0 + x1, y0 + y1]) / 2
+    limit = np.array([image_size[1], image_size[0]], dtype=float)
+    corners = np.array([[x0, y0], [x1, y1]])
+    corners = centre + (corners - centre) * (1 + 2 * scale) + side * (shift + noise * rng.standard_normal((2, 2)))
+    low, high = np.minimum(corners[0], corners[1]), np.maximum(corners[0], corners[1])
+    low = np.clip(low, 0, limit - 1)
+    high = np.clip(np.maximum(high, low + 1), 1, limit)
+    points: list[Point] = []
+    for point in cue.point_coords:
+        moved = np.array(point) + side * (shift + noise * rng.standard_normal(2))
+        x, y = np.clip(moved, 0.5, limit - 0.5)
+        points.append((float(x), float(y)))
+    return SpatialPrompt(
+        box=(float(low[0]), float(low[1]), float(high[0]), float(high[1])),
+        point_coords=tuple(points),
+        point_labels=cue.point_labels,
+    )

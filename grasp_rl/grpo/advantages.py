@@ -1,0 +1,45 @@
+"""Advantages from the rewards of a group."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+STD_EPSILON = 1e-4
+"""Added to the standard deviation, as in Think2Seg-RS and TRL."""
+
+
+def advantages(rewards: Tensor, *, baseline: str = "mean", scale: bool = True) -> Tensor:
+    """Group-relative advantages.
+
+    Args:
+        rewards: [N, G] one row per prompt. A reward that is not finite takes the group's smallest finite one, or 0.
+        baseline: ``mean`` of the group (GRPO, arXiv 2402.03300, section 4.1.2), or ``leave_one_out``, the mean of the
+            siblings (RLOO, arXiv 2402.14740).
+        scale: divide by the group's sample standard deviation plus 1e-4; Dr. GRPO (arXiv 2503.20783) does not.
+
+    Returns:
+        [N, G]; exactly 0 in a group whose rewards are all equal.
+
+    Raises:
+        ValueError: fewer than two siblings, or an unknown baseline.
+    """
+    if rewards.ndim != 2 or rewards.shape[1] < 2:
+        raise ValueError(f"advantages: rewards must be [N, G >= 2], found {tuple(rewards.shape)}")
+    values = rewards.double()
+    finite = values.isfinite()
+    floor = torch.where(finite, values, torch.inf).amin(1, keepdim=True)
+    floor = torch.where(floor.isfinite(), floor, torch.zeros_like(floor))
+    values = torch.where(finite, values, floor)
+    group = values.shape[1]
+    centred = values - values.mean(1, keepdim=True)
+    if baseline == "leave_one_out":
+        result = centred * group / (group - 1)
+    elif baseline == "mean":
+        result = centred
+    else:
+        raise ValueError(f"advantages: baseline {baseline!r} is neither mean nor leave_one_out")
+    if scale:
+        result = result / (values.std(1, keepdim=True) + STD_EPSILON)
+    varied = values.amax(1, keepdim=True) > values.amin(1, keepdim=True)
+    return torch.where(varied, result, torch.zeros_like(result)).to(rewards.dtype)

@@ -1,0 +1,104 @@
+"""Clipped policy losses over completion tokens, and what is worth watching about them.
+
+All sums run over the tokens at hand and all divisors over the whole optimizer step, so that splitting the step into
+micro-batches leaves the gradient unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSize:
+    """What the whole optimizer step holds, over all micro-batches and ranks."""
+
+    sequences: int
+    """Completions."""
+    tokens: int
+    """Completion tokens."""
+    max_tokens: int
+    """Longest completion that could be drawn: the constant divisor of Dr. GRPO."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The part of the algorithm that the loss needs; see grasp_rl.config.AlgorithmConfig."""
+
+    loss: str
+    """sequence_mean | token_mean | constant"""
+    importance: str
+    """token | sequence"""
+    clip_low: float
+    clip_high: float
+    beta: float
+
+
+def policy_loss(
+    logp: Tensor,
+    old_logp: Tensor,
+    ref_logp: Tensor | None,
+    advantage: Tensor,
+    valid: Tensor,
+    *,
+    config: LossConfig,
+    step: StepSize,
+) -> tuple[Tensor, Mapping[str, float]]:
+    """One micro-batch's share of the loss of an optimizer step.
+
+    Args:
+        logp: [N, G, C] log-probabilities under the policy that is trained.
+        old_logp: [N, G, C] under the policy that opened the trust region; detached. Equal to ``logp`` at mu = 1.
+        ref_logp: [N, G, C] under the reference; needed where beta > 0.
+        advantage: [N, G].
+        valid: [N, G, C] bool, True at completion tokens.
+        config: which loss.
+        step: divisors of the whole optimizer step.
+
+    Returns:
+        a scalar to call ``backward`` on, and this micro-batch's share of the step's statistics: add them up.
+
+    ``sequence_mean``: mean over a completion's tokens, then over completions (GRPO). ``token_mean``: mean over all
+    tokens of the step (DAPO, arXiv 2503.14476). ``constant``: sum over tokens / (completions * longest) (Dr. GRPO).
+    ``importance=sequence`` uses the geometric mean of the token ratios, as a whole (GSPO, arXiv 2507.18071). The KL
+    term is the k3 estimate exp(d) - d - 1 with d = log ref - log policy.
+    """
+    mask = valid.to(logp.dtype)
+    lengths = mask.sum(-1, keepdim=True).clamp(min=1)
+    log_ratio = (logp - old_logp) * mask
+    if config.importance == "sequence":
+        log_ratio = (log_ratio.sum(-1, keepdim=True) / lengths).expand_as(logp)
+    ratio = log_ratio.exp()
+    gain = advantage[..., None]
+    clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
+    per_token = -torch.minimum(ratio * gain, clipped * gain)
+    kl = torch.zeros_like(per_token)
+    if config.beta:
+        if ref_logp is None:
+            raise ValueError("policy_loss: beta > 0 needs the reference's log-probabilities")
+        delta = (ref_logp - logp) * mask
+        kl = delta.exp() - delta - 1
+        per_token = per_token + config.beta * kl
+    per_token = per_token * mask
+    if config.loss == "sequence_mean":
+        loss = (per_token.sum(-1, keepdim=True) / lengths).sum() / step.sequences
+    elif config.loss == "token_mean":
+        loss = per_token.sum() / step.tokens
+    elif config.loss == "constant":
+        loss = per_token.sum() / (step.sequences * step.max_tokens)
+    else:
+        raise ValueError(f"policy_loss: unknown loss {config.loss!r}")
+    with torch.no_grad():
+        low = (ratio < 1 - config.clip_low) & (gain < 0)
+        high = (ratio > 1 + config.clip_high) & (gain > 0)
+        sums = {
+            "loss": float(loss),
+            "kl": float((kl * mask).sum()) / step.tokens,
+            "clip_fraction": float(((low | high) & valid).sum()) / step.tokens,
+            "ratio": float((ratio * mask).sum()) / step.tokens,
+        }
+    return loss, sums

@@ -1,0 +1,195 @@
+"""One run from outside: its folder made ready, its worker started, watched for the end, and judged."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Literal
+
+from omegaconf import OmegaConf
+
+from grasp_rl import provenance, runs
+from grasp_rl.config import ConfigError
+
+if TYPE_CHECKING:
+    from grasp_rl.types import Record
+
+Claim = Literal["start", "resume", "done"]
+
+_POLL_S = 0.2
+_LOG_LINES = 15
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is wanted."""
+
+    run_dir: Path
+    config: Record
+    """The resolved config, as config.yaml will hold it."""
+    trusted: tuple[str, ...] = ()
+
+
+class StopFile:
+    """Signals written down where every process of a sweep sees them, on this machine or another.
+
+    The starter of a worker reads it and passes the signals on; a job not yet started stays unstarted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ".stop"
+
+    def signals(self) -> list[int]:
+        """The signals received so far, in order."""
+        try:
+            return [int(line) for line in self._path.read_text(encoding="utf-8").split()]
+        except FileNotFoundError:
+            return []
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Write down SIGINT and SIGTERM instead of dying from them; forget them at the end."""
+
+        def note(number: int, _frame: FrameType | None) -> None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(f"{number}\n")
+
+        self._path.unlink(missing_ok=True)
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self._path.unlink(missing_ok=True)
+
+
+def claim(job: Job, *, again: bool) -> Claim:
+    """What to do about ``job``, given what its folder already holds.
+
+    Args:
+        job: The run that is wanted.
+        again: Whether a folder that holds the same run is to be completed (a sweep started again) or refused.
+
+    Raises:
+        ConfigError: the folder holds a run that must not be touched.
+    """
+    state, where = runs.state_of(job.run_dir), f"run_dir={str(job.run_dir)!r}"
+    if state is None:
+        return "start"
+    if state == "running":
+        raise ConfigError(f"{where}: a run is going on there; wait for it, stop it, or choose another folder")
+    if not again:
+        raise ConfigError(f"{where}: holds a run ({state}); go on with resume={job.run_dir}, or choose another folder")
+    status = runs.read_json(job.run_dir / runs.STATUS) or {}
+    if status.get("config_hash") != runs.config_hash(job.config):
+        raise ConfigError(f"{where}: holds a run with another config ({state}); choose another folder")
+    if state == "done":
+        return "done"
+    return "resume" if job.config["verb"] == "train" else "start"
+
+
+def prepare(job: Job, command: Sequence[str], overrides: Sequence[str], *, resume: bool) -> None:
+    """Write config.yaml and environment.json; what an earlier start left goes to ``earlier/<n>``."""
+    job.run_dir.mkdir(parents=True, exist_ok=True)
+    if resume:
+        runs.set_aside(job.run_dir, (runs.CONFIG, runs.ENVIRONMENT, runs.STATUS), keep=True)
+        for name in (runs.PROGRESS, runs.RESULT, runs.ERROR):
+            (job.run_dir / name).unlink(missing_ok=True)
+    elif (job.run_dir / runs.STATUS).exists():
+        runs.set_aside(job.run_dir)
+    config = job.config | {"resume": str(job.run_dir) if resume else job.config.get("resume")}
+    runs.write_text(job.run_dir / runs.CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
+    about = provenance.environment(command) | {"overrides": provenance.masked(overrides)}
+    runs.write_json(job.run_dir / runs.ENVIRONMENT, about)
+
+
+def run_worker(job: Job, stop: StopFile) -> int:
+    """Start the worker of a prepared folder, pass signals on, and return its exit code (128+n for signal n)."""
+    engine = job.config["engine"]
+    threads = str(engine["threads"])
+    variables = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    with (job.run_dir / runs.LOG).open("ab") as log:
+        process = subprocess.Popen(
+            worker_command(job),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=variables,
+            start_new_session=True,
+        )
+    runs.started(job.run_dir, process.pid, runs.config_hash(job.config))
+    passed_on = 0
+    while True:
+        try:
+            code = process.wait(timeout=_POLL_S)
+            break
+        except subprocess.TimeoutExpired:
+            received = stop.signals()
+            for number in received[passed_on:]:
+                process.send_signal(number)
+            passed_on = len(received)
+    code = code if code >= 0 else 128 - code
+    _settle(job.run_dir, code)
+    return code
+
+
+def worker_command(job: Job) -> list[str]:
+    """The command line that runs ``job`` from its folder: also what a person types to debug it."""
+    nproc = int(job.config["engine"]["nproc"])
+    python = [sys.executable, "-P"]
+    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"] if nproc > 1 else []
+    command = [*python, *start, "-m", "grasp_rl.worker", str(job.run_dir / runs.CONFIG)]
+    return [*command, "--trust", *job.trusted] if job.trusted else command
+
+
+def _settle(run_dir: Path, code: int) -> None:
+    """Complete the status where the worker could not."""
+    status = runs.read_json(run_dir / runs.STATUS) or {}
+    if status.get("state") != "running":
+        return
+    stopped = code in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    runs.ended(run_dir, "done" if code == 0 else "interrupted" if stopped else "failed", code)
+    if code == 128 + signal.SIGKILL:
+        message = "killed by signal 9, as the system does when memory runs out"
+        runs.write_json(run_dir / runs.ERROR, {"type": "Killed", "message": message})
+
+
+def outcome(run_dir: Path) -> Record:
+    """How the run in ``run_dir`` ended, with its result or its error."""
+    status = runs.read_json(run_dir / runs.STATUS) or {}
+    about = runs.read_json(run_dir / runs.ENVIRONMENT) or {}
+    state = runs.state_of(run_dir) or "not started"
+    error = runs.read_json(run_dir / runs.ERROR)
+    if state == "failed" and error is None:
+        error = {"type": "unexpected", "message": (_log(run_dir) or ["no word in the log"])[-1]}
+    return {
+        "run_dir": str(run_dir),
+        "overrides": about.get("overrides", []),
+        "state": state,
+        "exit_code": status.get("exit_code"),
+        "started": status.get("started"),
+        "ended": status.get("ended"),
+        "result": runs.read_json(run_dir / runs.RESULT),
+        "error": error,
+    }
+
+
+def failure(run_dir: Path) -> str:
+    """Why the run in ``run_dir`` failed: one line where the worker knew it, otherwise the end of its log."""
+    error = runs.read_json(run_dir / runs.ERROR)
+    lines = [error["message"]] if error is not None else _log(run_dir)[-_LOG_LINES:]
+    return "\n".join([*lines, f"log: {run_dir / runs.LOG}"])
+
+
+def _log(run_dir: Path) -> list[str]:
+    path = run_dir / runs.LOG
+    return path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines() if path.exists() else []

@@ -1,0 +1,1 @@
+"""Room: policies. See docs for its protocol in grasp_rl.protocols."""

@@ -1,0 +1,416 @@
+"""A Qwen-VL policy on stock transformers: encode, generate G completions, score a packed shared-prefix row.
+
+The picture goes through the vision tower once per phase; its features and the prompt's embeddings are shared by the G
+completions. No modelling code is copied: the language model of the stock class is called with embeddings, M-RoPE
+positions, DeepStack features and a 4-D mask of our own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from grasp_rl.config import ConfigError, PromptConfig
+from grasp_rl.policies.packed import attention_mask, pack
+from grasp_rl.prompting import build_messages
+from grasp_rl.protocols import CoordinateFrame
+from grasp_rl.types import Completion, FinishReason, Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPrompt:
+    """One picture and question, ready for the model."""
+
+    input_ids: Tensor
+    """[P] token ids; the picture's place holds one image token per merged patch."""
+    pixel_values: Tensor
+    """[patches, channels * patch area] float32."""
+    image_grid_thw: Tensor
+    """[1, 3] patches along time, height and width."""
+    frame: CoordinateFrame
+    """What the policy's coordinates mean for this picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedPrompt:
+    """A prompt after the vision tower: shared by rollout, update and reference where the tower is frozen."""
+
+    embeddings: Tensor
+    """[P, D]"""
+    deepstack: tuple[Tensor, ...]
+    """Per DeepStack layer [image tokens, D]; () for models without."""
+    visual: Tensor
+    """[P] bool, True at image tokens."""
+    positions: Tensor
+    """[3, P] M-RoPE positions."""
+
+
+class VlmPolicy(nn.Module):
+    """A vision-language model of the Qwen2.5-VL or Qwen3-VL class, and what it needs to speak.
+
+    Args:
+        model: the stock model, or a PEFT model around it.
+        tokenizer: its tokenizer, with a chat template and the model's image token.
+        image_processor: a Qwen2-VL image processor (PIL back end: no torchvision needed).
+        coordinates: ``absolute`` pixels of the resized picture (Qwen2.5-VL) or ``thousand`` (0..1000, Qwen3-VL).
+        resize: ``square`` squashes every picture to ``side`` x ``side``; ``keep`` leaves the aspect to the processor.
+        side: side of the square in pixels.
+        train_tower: whether gradients reach the vision tower.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        image_processor: Any,
+        *,
+        coordinates: str = "absolute",
+        resize: str = "keep",
+        side: int = 112,
+        train_tower: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        self.coordinates, self.resize, self.side = coordinates, resize, side
+        for parameter in self.core.visual.parameters():
+            parameter.requires_grad_(train_tower and parameter.requires_grad)
+        self.train_tower = any(p.requires_grad for p in self.core.visual.parameters())
+
+    @property
+    def stock(self) -> Any:
+        """The ...ForConditionalGeneration, unwrapped from PEFT."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def core(self) -> Any:
+        """The stock model's body: ``visual`` and ``language_model``."""
+        return self.stock.model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def encode(self, image: Image, query: str, prompt: PromptConfig) -> EncodedPrompt:
+        """Tokens and patches for ``image`` [H, W, 3] uint8 RGB and ``query`` under a prompt scheme."""
+        height, width = image.shape[:2]
+        sizes: dict[str, Any] = {}
+        if self.resize == "square":
+            image = _squash(image, self.side)
+            sizes["do_resize"] = False
+        features = self.image_processor(images=[image], return_tensors="pt", input_data_format="channels_last", **sizes)
+        grid = features["image_grid_thw"]
+        patch = self.image_processor.patch_size
+        spoken = (grid[0, 2].item() * patch, grid[0, 1].item() * patch)
+        if self.coordinates == "thousand":
+            spoken = (1000, 1000)
+        frame = CoordinateFrame(width=spoken[0], height=spoken[1], image_width=width, image_height=height)
+        text = self.tokenizer.apply_chat_template(
+            build_messages(query, frame, prompt), tokenize=False, add_generation_prompt=True
+        )
+        tokens = int(grid.prod()) // self.image_processor.merge_size**2
+        image_token = self.tokenizer.convert_ids_to_tokens(self.stock.config.image_token_id)
+        before, after = text.split(image_token)
+        text = before + image_token * tokens + after
+        ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
+        return EncodedPrompt(
+            input_ids=ids, pixel_values=features["pixel_values"], image_grid_thw=grid, frame=frame
+        )
+
+    def picture_end(self, prompt: EncodedPrompt) -> int:
+        """Number of leading tokens of ``prompt`` up to and including the picture: what its questions share."""
+        return int((prompt.input_ids == self.stock.config.image_token_id).nonzero()[-1]) + 1
+
+    def tokens_of(self, text: str) -> tuple[int, ...]:
+        """Token ids of a completion, end of sequence included."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return (*ids, self.tokenizer.eos_token_id)
+
+    def embed(self, prompts: Sequence[EncodedPrompt]) -> list[EmbeddedPrompt]:
+        """One pass of the vision tower over the pictures of ``prompts``, and the prompts' embeddings and positions."""
+        pixels = torch.cat([p.pixel_values for p in prompts]).to(self.device)
+        grids = torch.cat([p.image_grid_thw for p in prompts]).to(self.device)
+        with contextlib.nullcontext() if self.train_tower else torch.no_grad():
+            features = self.core.get_image_features(pixels, grids, return_dict=True)
+        deepstack = list(zip(*(getattr(features, "deepstack_features", None) or ()), strict=True))
+        embedded = []
+        for index, prompt in enumerate(prompts):
+            ids = prompt.input_ids.to(self.device)
+            visual = ids == self.stock.config.image_token_id
+            words = self.core.get_input_embeddings()(ids)
+            picture = features.pooler_output[index].to(words.dtype)
+            positions, _ = self.core.get_rope_index(
+                ids[None],
+                image_grid_thw=prompt.image_grid_thw.to(self.device),
+                mm_token_type_ids=visual[None].int(),
+                attention_mask=torch.ones_like(ids[None]),
+            )
+            embedded.append(
+                EmbeddedPrompt(
+                    embeddings=words.masked_scatter(visual[:, None], picture),
+                    deepstack=tuple(deepstack[index]) if deepstack else (),
+                    visual=visual,
+                    positions=positions[:, 0],
+                )
+            )
+        return embedded
+
+    def logprobs(
+        self,
+        prompts: Sequence[EmbeddedPrompt],
+        completions: Sequence[Sequence[Sequence[int]]],
+        *,
+        temperature: float = 1.0,
+        unscored: Sequence[Sequence[int]] | None = None,
+        entropy: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Score G completions of each prompt in one packed row per prompt.
+
+        Args:
+            prompts: B embedded prompts.
+            completions: B x G token-id sequences.
+            temperature: divides the logits; the one they were sampled with.
+            unscored: B x G numbers of leading tokens that are context only (a question of its own, in fine-tuning).
+            entropy: whether entropies are wanted.
+
+        Returns:
+            log-probabilities [B, G, C], entropies [B, G, C] (detached; 0 if not wanted) and [B, G, C] bool, True where
+            a token is scored; 0 elsewhere.
+        """
+        lengths = torch.tensor([[len(c) for c in group] for group in completions])
+        layout = pack(torch.tensor([len(p.embeddings) for p in prompts]), lengths)
+        rows, length = layout.segment.shape
+        width = int(lengths.max())
+        ids = torch.zeros(*lengths.shape, width, dtype=torch.long)
+        for b, group in enumerate(completions):
+            for g, completion in enumerate(group):
+                ids[b, g, : len(completion)] = torch.tensor(completion)
+        valid = (torch.arange(width) < lengths[..., None]).to(self.device)
+        ids = ids.to(self.device)
+        target = layout.completion_index.to(self.device)
+        words = self.core.get_input_embeddings()(ids)
+        row = torch.arange(rows, device=self.device)[:, None, None].expand_as(target)
+        hidden = words.new_zeros(rows, length, words.shape[-1])
+        visual = torch.zeros(rows, length, dtype=torch.bool, device=self.device)
+        positions = layout.offset.to(self.device).expand(3, rows, length).clone()
+        for b, prompt in enumerate(prompts):
+            count = len(prompt.embeddings)
+            hidden[b, :count] = prompt.embeddings
+            visual[b, :count] = prompt.visual
+            positions[:, b, count:] += prompt.positions.max() + 1
+            positions[:, b, :count] = prompt.positions
+        hidden = hidden.index_put((row[valid], target[valid]), words[valid])
+        output = self._language_model(
+            hidden, positions, attention_mask(layout.segment.to(self.device)), _deepstack(prompts), visual
+        )
+        if unscored is not None:
+            skipped = torch.tensor(unscored, device=self.device)
+            valid = valid & (torch.arange(width, device=self.device) >= skipped[..., None])
+        predictor = output[row[valid], layout.predictor_index.to(self.device)[valid]]  # (tokens, D)
+        logits = self.stock.lm_head(predictor).float()
+        if temperature != 1.0:
+            logits = logits / temperature
+        scores = -nn.functional.cross_entropy(logits, ids[valid], reduction="none")
+        empty = torch.zeros(ids.shape, device=self.device)
+        uncertainty = empty
+        if entropy:
+            with torch.no_grad():
+                logp = torch.log_softmax(logits, dim=-1)
+                uncertainty = empty.masked_scatter(valid, -(logp.exp() * logp).sum(-1))
+        return empty.masked_scatter(valid, scores), uncertainty, valid
+
+    def _language_model(
+        self, hidden: Tensor, positions: Tensor, mask: Tensor, deepstack: list[Tensor], visual: Tensor, **kwargs: Any
+    ) -> Tensor:
+        """Last hidden states [B, L, D] of the stock language model for ready-made embeddings."""
+        if mask.dtype == torch.bool and self.core.language_model.config._attn_implementation == "eager":
+            mask = torch.where(mask, 0.0, torch.finfo(hidden.dtype).min)  # eager attention adds its mask
+        if deepstack:
+            kwargs |= {"visual_pos_masks": visual, "deepstack_visual_embeds": deepstack}
+        cached = "past_key_values" in kwargs
+        output = self.core.language_model(
+            inputs_embeds=hidden, position_ids=positions, attention_mask=mask, use_cache=cached, **kwargs
+        )
+        return torch.as_tensor(output.last_hidden_state)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[EmbeddedPrompt],
+        uniforms: Tensor | None,
+        *,
+        group_size: int,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+    ) -> list[list[Completion]]:
+        """G completions of each prompt after one prefill per prompt.
+
+        Args:
+            prompts: B embedded prompts.
+            uniforms: [B, G, max_new_tokens] float64 in [0, 1): token t is drawn by inverse CDF from uniform t, so the
+                draw does not depend on the batch's layout. None decodes greedily.
+            group_size: G.
+            max_new_tokens: a completion without end of sequence by then has finish reason LENGTH.
+            temperature: divides the logits.
+
+        Returns:
+            B lists of G completions.
+        """
+        state = self._prefill(prompts, group_size)
+        rows = len(prompts) * group_size
+        drawn = None if uniforms is None else uniforms.reshape(rows, max_new_tokens).to(self.device)
+        tokens: list[list[int]] = [[] for _ in range(rows)]
+        scores: list[list[float]] = [[] for _ in range(rows)]
+        alive = torch.arange(rows, device=self.device)
+        end = self.tokenizer.eos_token_id
+        for step in range(max_new_tokens):
+            logp = torch.log_softmax(state.logits.float() / temperature, dim=-1)
+            if drawn is None:
+                token = logp.argmax(-1)
+            else:
+                cdf = logp.double().exp().cumsum(-1)
+                target = drawn[alive, step, None] * cdf[:, -1:]
+                token = torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=cdf.shape[-1] - 1)
+            chosen = logp.gather(-1, token[:, None])[:, 0]
+            for row, value, score in zip(alive.tolist(), token.tolist(), chosen.tolist(), strict=True):
+                tokens[row].append(value)
+                scores[row].append(score)
+            going = (token != end).nonzero()[:, 0]
+            if not len(going) or step + 1 == max_new_tokens:
+                break
+            if len(going) < len(token):
+                state.select(going)
+                alive, token = alive[going], token[going]
+            self._decode(state, token)
+        done = [
+            Completion(
+                token_ids=tuple(ids),
+                logprobs=tuple(values),
+                text=self.tokenizer.decode(ids, skip_special_tokens=True),
+                finish_reason=FinishReason.STOP if ids[-1] == end else FinishReason.LENGTH,
+            )
+            for ids, values in zip(tokens, scores, strict=True)
+        ]
+        return [done[i : i + group_size] for i in range(0, rows, group_size)]
+
+    def _prefill(self, prompts: Sequence[EmbeddedPrompt], group_size: int) -> _DecodeState:
+        """Run the left-padded prompts once and expand the cache to G rows each."""
+        longest = max(len(p.embeddings) for p in prompts)
+        rows, width = len(prompts), prompts[0].embeddings.shape[-1]
+        hidden = prompts[0].embeddings.new_zeros(rows, longest, width)
+        visual = torch.zeros(rows, longest, dtype=torch.bool, device=self.device)
+        mask = torch.zeros(rows, longest, dtype=torch.long, device=self.device)
+        positions = torch.zeros(3, rows, longest, dtype=torch.long, device=self.device)
+        for b, prompt in enumerate(prompts):
+            start = longest - len(prompt.embeddings)
+            hidden[b, start:], visual[b, start:], mask[b, start:] = prompt.embeddings, prompt.visual, 1
+            positions[:, b, start:] = prompt.positions
+        cache = DynamicCache(config=self.core.language_model.config)
+        output = self._language_model(
+            hidden, positions, mask, _deepstack(prompts), visual, past_key_values=cache
+        )
+        cache.batch_repeat_interleave(group_size)
+        following = torch.stack([p.positions.max() + 1 for p in prompts])
+        return _DecodeState(
+            cache=cache,
+            mask=mask.repeat_interleave(group_size, 0),
+            position=following.repeat_interleave(group_size),
+            logits=self.stock.lm_head(output[:, -1]).repeat_interleave(group_size, 0),
+        )
+
+    def _decode(self, state: _DecodeState, token: Tensor) -> None:
+        """One token for every living row."""
+        state.mask = torch.cat([state.mask, state.mask.new_ones(len(token), 1)], 1)
+        output = self.core.language_model(
+            inputs_embeds=self.core.get_input_embeddings()(token[:, None]),
+            position_ids=state.position.expand(3, -1)[..., None],
+            attention_mask=state.mask,
+            past_key_values=state.cache,
+            use_cache=True,
+        )
+        state.logits = self.stock.lm_head(output.last_hidden_state[:, -1])
+        state.position = state.position + 1
+
+    def make_reference(self) -> VlmPolicy | None:
+        """A frozen copy for the KL term, or None where disabling the LoRA adapter gives the reference at no cost."""
+        if hasattr(self.model, "disable_adapter"):
+            return None
+        copied = copy.deepcopy(self)
+        copied.train_tower = False
+        return copied.requires_grad_(False).eval()
+
+    @contextlib.contextmanager
+    def adapter_disabled(self) -> Iterator[None]:
+        """The base model without its LoRA adapter: the reference policy of a LoRA run."""
+        with self.model.disable_adapter():
+            yield
+
+    def save(self, folder: Path) -> None:
+        """Write what transformers (or PEFT, for an adapter) reads: weights in safetensors, tokenizer, processor."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
+
+    def load_weights(self, folder: Path) -> None:
+        """Take the weights that :meth:`save` wrote into this policy of the same shape.
+
+        Raises:
+            ConfigError: the folder holds an adapter and this policy has none, or the other way round, or the shapes
+                differ.
+        """
+        adapter = folder / "adapter_model.safetensors"
+        if adapter.is_file() != hasattr(self.model, "disable_adapter"):
+            kind = "a LoRA adapter" if adapter.is_file() else "full weights"
+            raise ConfigError(f"policy.lora_rank: {folder} holds {kind}, which this policy cannot take")
+        try:
+            if adapter.is_file():
+                set_peft_model_state_dict(self.model, load_file(adapter))
+            else:
+                state = load_file(folder / "model.safetensors")
+                missing, unexpected = self.stock.load_state_dict(state, strict=False)
+                tied = set(self.stock.all_tied_weights_keys or ())
+                if unexpected or set(missing) - tied:
+                    raise ConfigError(f"policy weights in {folder}: keys do not fit, {[*missing, *unexpected][:4]}")
+        except RuntimeError as error:
+            raise ConfigError(f"policy weights in {folder} do not fit this policy: {error}") from error
+
+
+@dataclass(kw_only=True)
+class _DecodeState:
+    """What decoding carries from token to token; rows are dropped when their completion ends."""
+
+    cache: Any
+    mask: Tensor
+    """[rows, tokens so far]"""
+    position: Tensor
+    """[rows] M-RoPE position of the next token."""
+    logits: Tensor
+    """[rows, V]"""
+
+    def select(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+        self.mask, self.position = self.mask[rows], self.position[rows]
+
+
+def _deepstack(prompts: Sequence[EmbeddedPrompt]) -> list[Tensor]:
+    """DeepStack features of all rows, concatenated in row order, one tensor per layer."""
+    return [torch.cat(layer) for layer in zip(*(p.deepstack for p in prompts), strict=True)]
+
+
+def _squash(image: Image, side: int) -> Image:
+    """``image`` as a square of ``side`` pixels, aspect ratio given up; area-averaged where it shrinks."""
+    if image.shape[:2] == (side, side):
+        return image
+    method = cv2.INTER_AREA if min(image.shape[:2]) > side else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (side, side), interpolation=method), dtype=np.uint8)

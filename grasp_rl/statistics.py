@@ -1,0 +1,40 @@
+"""What a step's rollouts say about themselves: means, within-group spread, lengths and parse statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from grasp_rl.types import FinishReason, ParseStatus, RolloutGroup
+
+
+def rollout_statistics(groups: Sequence[RolloutGroup], rewards: Tensor) -> dict[str, float]:
+    """Numbers of one optimizer step for metrics.jsonl.
+
+    Args:
+        groups: N groups of G rollouts.
+        rewards: [N, G].
+
+    ``term/<name>/group_std`` is the mean over groups of a raw reward term's standard deviation within the group: a term
+    at 0 never tells siblings apart and teaches nothing. ``zero_variance`` is the share of groups whose rewards are all
+    equal.
+    """
+    rollouts = [r for group in groups for r in group.rollouts]
+    count = len(rollouts)
+    row = {
+        "reward": float(rewards.mean()),
+        "reward_std": float(rewards.std(dim=1).mean()),
+        "zero_variance": float((rewards.amax(1) == rewards.amin(1)).float().mean()),
+        "length": sum(len(r.completion.token_ids) for r in rollouts) / count,
+        "truncated": sum(r.completion.finish_reason is FinishReason.LENGTH for r in rollouts) / count,
+        "instances": sum(len(r.answer.prompts) for r in rollouts) / count,
+    }
+    for status in ParseStatus:
+        row[f"parse/{status}"] = sum(r.answer.status is status for r in rollouts) / count
+    for name in rollouts[0].reward.terms:
+        values = torch.tensor([[r.reward.terms[name] for r in group.rollouts] for group in groups])
+        row[f"term/{name}/mean"] = float(values.mean())
+        row[f"term/{name}/group_std"] = float(values.std(dim=1).mean())
+    return row

@@ -1,0 +1,180 @@
+"""Weights & Biases as a mirror of metrics.jsonl. The key comes from `wandb login` and is never read here.
+
+What wandb collects on its own is turned off: console output, source code, the git remote, machine and command line; the
+run's own environment.json, whose command is masked, goes along with the config instead. Everything it writes stays in
+the run folder, so that `wandb sync <run>/wandb/offline-*` can send an offline run later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import re
+import signal
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from grasp_rl import runs
+from grasp_rl.config import ConfigError
+from grasp_rl.tracking.mirror import Mirror
+from grasp_rl.types import Record
+
+_ID_FILE = "wandb_id.txt"
+_COLUMNS = ("sample_id", "query", "completion", "status", "iou", "reward", "picture")
+_FINISH_S = 8.0
+
+
+class WandbTracker(Mirror):
+    """What ``tracker=wandb`` instantiates.
+
+    Args:
+        project: W&B project.
+        entity: user or team, None for the account's default.
+        mode: online; offline, to be sent later by `wandb sync`; or disabled.
+        tags: of the run.
+        group: None for the name of the folder that holds the run folder, which for a sweep is the sweep's.
+
+    Raises:
+        ConfigError: there is no such mode.
+    """
+
+    name = "wandb"
+
+    def __init__(
+        self,
+        project: str = "grasp_rl",
+        entity: str | None = None,
+        mode: str = "online",
+        tags: Sequence[str] = (),
+        group: str | None = None,
+    ) -> None:
+        if mode not in ("online", "offline", "disabled"):
+            raise ConfigError(f"tracker.mode={mode!r}: must be one of online, offline, disabled")
+        super().__init__(finish_s=_FINISH_S)
+        self.project, self.entity, self.mode = project, entity, mode
+        self.tags, self.group = list(tags), group
+        self._wandb: Any = None
+        self._run: Any = None
+
+    def start(self, run_dir: Path, config: Mapping[str, Any], resume: bool) -> None:
+        """Begin; returns at once, whatever the service does."""
+        if self.mode != "disabled":
+            super().start(run_dir, config, resume)
+
+    def _failures(self) -> tuple[type[BaseException], ...]:
+        """RuntimeError, ValueError and TypeError are what wandb raises for a service that died or refused a value.
+
+        Those of its mailbox, to that service, have no common class.
+        """
+        mailbox = vars(getattr(getattr(self._wandb, "sdk", None), "mailbox", object)).values()
+        private = [kind for kind in mailbox if isinstance(kind, type) and issubclass(kind, Exception)]
+        errors = [] if self._wandb is None else [self._wandb.errors.Error]
+        return (*super()._failures(), RuntimeError, ValueError, TypeError, *errors, *private)
+
+    def _open(self, run_dir: Path, config: Mapping[str, Any], resume: bool) -> None:
+        for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # staged tables and wandb's log; no setting moves them
+            os.environ[variable] = str(run_dir.absolute() / "wandb")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        self._wandb = importlib.import_module("wandb")
+        about = runs.read_json(run_dir / runs.ENVIRONMENT) or {}
+        kept = {key: about[key] for key in ("command", "overrides", "packages", "python", "git") if key in about}
+        described = runs.plain(config) | {"environment": runs.plain(kept)}
+        try:
+            self._run = self._begin(run_dir, described, self.mode, resume)
+        except self._failures() as error:
+            if self.mode == "offline" or self._quiet:
+                raise
+            where = run_dir / "wandb" / "offline-*"
+            self._warn(f"{type(error).__name__}: {error}; recording offline, send it later by `wandb sync {where}`")
+            self._run = self._begin(run_dir, described, "offline", resume)
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def _begin(self, run_dir: Path, config: Record, mode: str, resume: bool) -> Any:
+        """The W&B run. One that was recorded offline cannot be joined, so it goes on as a new one of the same name."""
+        joined = resume and mode == "online"
+        return self._wandb.init(
+            project=self.project,
+            entity=self.entity,
+            mode=mode,
+            tags=self.tags,
+            group=self.group or run_dir.absolute().parent.name,
+            job_type=config.get("verb"),
+            name=run_dir.name,
+            id=_run_id(run_dir, joined),
+            resume="allow" if joined else None,
+            dir=str(run_dir),
+            config=config,
+            settings=self._settings(),
+        )
+
+    def _settings(self) -> Any:
+        """Settings of wandb, as quiet, as private and as short-tempered as the installed release can be."""
+        wanted = {
+            "silent": True,
+            "console": "off",
+            "disable_code": True,
+            "disable_git": True,
+            "x_disable_meta": True,
+            "x_disable_stats": True,
+            "x_disable_machine_info": True,
+            "x_save_requirements": False,
+            "login_timeout": 1.0,
+            "init_timeout": 20.0,
+            "finish_timeout": _FINISH_S / 2,
+        }
+        known = self._wandb.Settings.model_fields
+        return self._wandb.Settings(**{key: value for key, value in wanted.items() if key in known})
+
+    def _log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._run.log({"step": step, **metrics})
+
+    def _images(self, name: str, paths: Sequence[Path], step: int) -> None:
+        pictures = {path: self._wandb.Image(str(path), caption=path.stem) for path in paths}
+        self._run.log({"step": step, name: list(pictures.values())})
+        if rows := _completions(paths):
+            table = self._wandb.Table(columns=list(_COLUMNS))
+            for path, row in rows:
+                values = (row.get(key) for key in ("sample_id", "query", "text", "status", "iou", "reward"))
+                table.add_data(*values, self._wandb.Image(str(path)))
+            self._run.log({"step": step, f"{name}_completions": table})
+
+    def _close(self, exit_code: int) -> None:
+        self._run.finish(exit_code=exit_code)
+
+    def _abandon(self) -> None:
+        """End wandb's own process: the interpreter would wait for it at its exit until the server answers."""
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # a process that ended meanwhile
+                pid, name, _, parent = re.split(r" \(|\) | ", stat.read_text(errors="replace"), maxsplit=4)[:4]
+                if name == "wandb-core" and int(parent) == os.getpid():
+                    os.kill(int(pid), signal.SIGKILL)
+        if self._wandb is not None:
+            with contextlib.suppress(*self._failures()):  # it finds its process gone, and no longer waits for it
+                self._wandb.teardown()
+
+
+def _run_id(run_dir: Path, resume: bool) -> str:
+    """The W&B id of the run: a new one, or the noted one of a run that goes on."""
+    path = run_dir / _ID_FILE
+    if resume and path.is_file():
+        return path.read_text(encoding="utf-8").strip()
+    new = uuid.uuid4().hex[:12]
+    runs.write_text(path, new + "\n")
+    return new
+
+
+def _completions(paths: Sequence[Path]) -> list[tuple[Path, Record]]:
+    """Pictures that are an evaluation's overlays, each with its line of the predictions.jsonl beside their folder."""
+    found = []
+    for path in paths:
+        number, predictions = path.name.partition("_")[0], path.parent.parent / "predictions.jsonl"
+        if number.isdigit() and predictions.is_file():
+            with predictions.open(encoding="utf-8") as file:
+                lines = [line for index, line in enumerate(file) if index == int(number)]
+            found += [(path, json.loads(line)) for line in lines]
+    return found

@@ -1,0 +1,187 @@
+"""The nouns: one frozen record per stage of the pipeline, in the order in which data flows.
+
+One coordinate frame: every box and point in these records is in pixels of the original picture, x to the
+right, y down, (0, 0) at the outer corner of the top-left pixel. A box is (x0, y0, x1, y1) with x1 and y1 at the
+outer edge of the last pixel, so its area is (x1 - x0) * (y1 - y0) and a mask of columns 3..5 has x0=3, x1=6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+BoolMask = NDArray[np.bool_]
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpatialPrompt:
+    """One instance, predicted and reference alike: what a promptable segmenter takes."""
+
+    box: Box | None = None
+    """(x0, y0, x1, y1) in original-image pixels, or None for a point-only prompt."""
+    point_coords: tuple[Point, ...] = ()
+    """K points (x, y) in original-image pixels."""
+    point_labels: tuple[int, ...] = ()
+    """K labels: 1 foreground, 0 background."""
+
+    def __post_init__(self) -> None:
+        if len(self.point_coords) != len(self.point_labels):
+            raise ValueError(
+                f"SpatialPrompt: {len(self.point_coords)} point_coords but {len(self.point_labels)} point_labels"
+            )
+
+    @property
+    def positive_points(self) -> tuple[Point, ...]:
+        return tuple(p for p, label in zip(self.point_coords, self.point_labels, strict=True) if label == 1)
+
+    @property
+    def negative_points(self) -> tuple[Point, ...]:
+        return tuple(p for p, label in zip(self.point_coords, self.point_labels, strict=True) if label == 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One picture and one question."""
+
+    sample_id: str
+    """Unique within its dataset and split; seeds the draws of its rollouts."""
+    image: Image
+    """[H, W, 3] uint8 RGB."""
+    query: str
+    """The question in plain words."""
+    target_mask: BoolMask | None
+    """[H, W] bool; all False for a no-target question; None where masks are not available or not allowed."""
+    cues: tuple[SpatialPrompt, ...] | None
+    """Weak supervision: one box and interior points per instance; () for a no-target question; None if unknown."""
+    dataset: str
+    """Name of the dataset."""
+    split: str
+    """train | val | test | test_ood, or what the dataset calls it."""
+    reasoning: str | None = None
+    """A reference thought for supervised fine-tuning, where the dataset has one."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the picture in pixels."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def without_mask(self) -> Sample:
+        """The same sample with the mask removed: all that a mask-free reward may see."""
+        return replace(self, target_mask=None)
+
+
+class ParseStatus(StrEnum):
+    """How a completion was read. Everything but OK and REPAIRED is a failure of the model, and data."""
+
+    OK = "ok"
+    REPAIRED = "repaired"
+    """Invalid JSON that json-repair could read; only where repair is allowed."""
+    NO_ANSWER = "no_answer"
+    """No <answer> ... </answer> pair."""
+    BAD_JSON = "bad_json"
+    BAD_SCHEMA = "bad_schema"
+    """Valid JSON that is not a list of instances with the scheme's fields and counts."""
+    BAD_NUMBER = "bad_number"
+    """A coordinate that is not finite or is absurdly large."""
+    TOO_LONG = "too_long"
+    """Over the caps on characters, depth or number of instances."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the policy said, in original-image pixels."""
+
+    prompts: tuple[SpatialPrompt, ...]
+    """One per instance; () with status OK is the answer to a no-target question."""
+    status: ParseStatus
+    thinking: str | None = None
+    """Text between the think tags, or None."""
+    think_layout: bool = False
+    """True iff the completion is exactly <think>..</think> <answer>..</answer> and white space."""
+    fenced: bool = False
+    """True iff the JSON stood in a ```json fence inside the answer."""
+
+    @property
+    def ok(self) -> bool:
+        """True iff the answer can be used: parsed, or repaired where repair is allowed."""
+        return self.status in (ParseStatus.OK, ParseStatus.REPAIRED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskPrediction:
+    """What the segmenter made of the prompts of one answer."""
+
+    masks: NDArray[np.bool_]
+    """[N, H, W] bool at original resolution, one per prompt, in order."""
+    iou_predictions: NDArray[np.float32]
+    """[N] the segmenter's own quality estimate in [0, 1] (1 where it has none)."""
+    error: str | None = None
+    """Why the segmenter failed on this answer, or None."""
+
+    @property
+    def union(self) -> BoolMask:
+        """[H, W] bool, the logical OR of all instances."""
+        return np.asarray(self.masks.any(axis=0), dtype=np.bool_)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardBreakdown:
+    """A reward and the raw terms it was summed from."""
+
+    reward: float
+    """The weighted sum that the advantage is computed from."""
+    terms: Mapping[str, float]
+    """Raw, unweighted terms by name."""
+
+
+class FinishReason(StrEnum):
+    """Why a rollout ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What the policy generated for one prompt."""
+
+    token_ids: tuple[int, ...]
+    """[C] generated ids, end-of-sequence token included when it was drawn."""
+    logprobs: tuple[float, ...]
+    """[C] log-probability of each drawn token under the sampling distribution."""
+    text: str
+    """Decoded text without special tokens."""
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One completion followed through parsing, segmentation and reward."""
+
+    completion: Completion
+    answer: Answer
+    masks: MaskPrediction | None
+    """None where the reward needs no mask."""
+    reward: RewardBreakdown
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutGroup:
+    """The G sibling rollouts of one sample; never split over ranks or rows."""
+
+    sample: Sample
+    prompt: Any
+    """The policy's encoded prompt (policies decide its type)."""
+    rollouts: tuple[Rollout, ...]
+
+
+Record = dict[str, Any]
+"""One JSON object of a .jsonl file."""

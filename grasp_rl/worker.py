@@ -1,0 +1,131 @@
+"""The far side of the door: one run folder in, one run done. Hydra is never started here.
+
+    python -m grasp_rl.worker <run>/config.yaml [--trust MODULE ...] [--resume]
+
+The file on disk is what runs. Its end is written beside it: result.json, or error.json for an error that one line
+explains, and the state in status.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import FrameType
+
+from grasp_rl import runs
+from grasp_rl.config import ConfigError, RunConfig
+from grasp_rl.explain import of_system
+from grasp_rl.protocols import Components
+from grasp_rl.schema import check_components, check_trusted, instantiate, load_config
+from grasp_rl.types import Record
+
+_VERBS = {"train": "grasp_rl.train", "sft": "grasp_rl.sft", "evaluate": "grasp_rl.evaluate"}
+"""Modules with ``run(config: RunConfig, components: Components) -> dict``."""
+
+_INTERRUPTED = 130
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what a run folder says and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m grasp_rl.worker", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("config", type=Path, help="the run folder's config.yaml")
+    parser.add_argument("--trust", nargs="+", default=[], metavar="MODULE", help="outside modules to take classes from")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the run folder")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    run_dir: Path = arguments.config.parent
+    if int(os.environ.get("RANK", "0")) > 0:
+        return _run(arguments.config, arguments.trust, resume=arguments.resume, leads=False)
+    try:
+        with runs.locked(run_dir):
+            return _run(arguments.config, arguments.trust, resume=arguments.resume, leads=True)
+    except ConfigError as error:
+        log.error("%s", error)
+        return 2
+
+
+def _run(path: Path, trusted: Sequence[str], *, resume: bool, leads: bool) -> int:
+    """Run and judge: exit 0 done, 2 a config that cannot be used, 1 any other failure, 130 interrupted."""
+    run_dir = path.parent
+    _listen()
+    try:
+        config = load_config(path)
+        config = replace(config, run_dir=str(run_dir), resume=str(run_dir) if resume else config.resume)
+        if leads:
+            runs.started(run_dir, os.getpid(), runs.config_hash(asdict(config)))
+        result = _dispatch(config, check_trusted(trusted))
+    except (ConfigError, OSError) as error:
+        code = 2 if isinstance(error, ConfigError) else 1
+        log.error("%s", error, exc_info=code == 1)
+        if leads:
+            runs.write_json(run_dir / runs.ERROR, {"type": type(error).__name__, "message": of_system(error)})
+            runs.ended(run_dir, "failed", code)
+        return code
+    except KeyboardInterrupt:
+        log.warning("interrupted")
+        if leads:
+            runs.ended(run_dir, "interrupted", _INTERRUPTED)
+        return _INTERRUPTED
+    except BaseException:
+        if leads:
+            runs.ended(run_dir, "failed", 1)
+        raise
+    if leads:
+        runs.write_json(run_dir / runs.RESULT, {"verb": config.verb, "run_dir": config.run_dir} | result)
+        runs.ended(run_dir, "done", 0)
+    return 0
+
+
+def build(config: RunConfig, trusted: Sequence[str] = ()) -> Components:
+    """The components of ``config``, all checked before the first is built, the policy last.
+
+    Raises:
+        ConfigError: one of them cannot be built.
+    """
+    check_components(config, trusted)
+    if not set(config.trusted_modules) <= set(trusted):
+        raise ConfigError(f"trusted_modules={config.trusted_modules}: trust them on the command line, --trust MODULE")
+    data = instantiate(config.data, trusted, "data")
+    segmenter = instantiate(config.segmenter, trusted, "segmenter")
+    reward = instantiate(config.reward, trusted, "reward")
+    tracker = instantiate(config.tracker, trusted, "tracker")
+    policy = instantiate(config.policy, trusted, "policy")
+    return Components(policy=policy, segmenter=segmenter, reward=reward, data=data, tracker=tracker)
+
+
+def _dispatch(config: RunConfig, trusted: Sequence[str]) -> Record:
+    if trusted and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    components = build(config, trusted)
+    import torch
+
+    torch.set_num_threads(config.engine.threads)
+    run: Callable[[RunConfig, Components], Record] = importlib.import_module(_VERBS[config.verb]).run
+    return run(config, components)
+
+
+def _listen() -> None:
+    """Let the first SIGTERM or SIGINT raise KeyboardInterrupt, for an orderly end, and the second end at once."""
+    received: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            os._exit(_INTERRUPTED)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""Every option of every group and every experiment composes, and every component in it binds to its constructor."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import grasp_rl.conf
+import pytest
+import yaml
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from grasp_rl import compose
+from grasp_rl.config import EngineConfig, EvaluationConfig, RolloutConfig
+from grasp_rl.signatures import definitions, signature
+
+CONF = Path(next(iter(grasp_rl.conf.__path__)))
+OPTIONS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*.yaml") if path.parent != CONF)
+FIXED = ["verb=train", "run_dir=outputs/x"]
+
+
+def _given(engine: Any, overrides: list[str]) -> list[str]:
+    """``overrides`` and a value for everything that has no default."""
+    with compose.explained():
+        config = engine.compose_config(compose.CONFIG_NAME, overrides, RunMode.MULTIRUN)
+    missing = OmegaConf.missing_keys(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    return [*overrides, *(f"{key}=given" for key in sorted(missing))]
+
+
+def _targets(node: Any) -> list[str]:
+    if isinstance(node, list):
+        return [target for item in node for target in _targets(item)]
+    if not isinstance(node, dict):
+        return []
+    own = [node["_target_"]] if "_target_" in node else []
+    return own + [target for item in node.values() for target in _targets(item)]
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if not o.startswith("experiment/")])
+def test_option_composes_and_binds(option: str) -> None:
+    group, _, name = option.rpartition("/")
+    with compose.hydra("train") as engine:
+        job = compose.single(engine, _given(engine, [*FIXED, f"{group}={name}"]), ())
+    assert job.config["verb"] == "train"
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.startswith("experiment/")])
+def test_experiment_composes(option: str) -> None:
+    with compose.hydra("train") as engine:
+        overrides = ["verb=train", f"experiment={option.removeprefix('experiment/')}"]
+        overrides = _given(engine, overrides)
+        if compose.is_sweep(engine, overrides):
+            _, jobs, _ = compose.sweep(engine, overrides, ())
+            assert len(jobs) > 1
+        else:
+            assert compose.single(engine, overrides, ()).config["verb"] == "train"
+
+
+@pytest.mark.parametrize("verb", ["train", "sft", "evaluate"])
+def test_defaults_compose_for_every_verb(verb: str) -> None:
+    with compose.hydra(verb) as engine:
+        job = compose.single(engine, [f"verb={verb}"], ())
+    assert job.config["verb"] == verb
+    assert job.run_dir.parts[:2] == ("outputs", verb)
+    assert job.config["run_dir"] == str(job.run_dir)
+
+
+def _named_targets() -> list[str]:
+    texts = [yaml.safe_load(path.read_text()) for path in CONF.rglob("*.yaml")]
+    return sorted({target for text in texts for target in _targets(text)})
+
+
+@pytest.mark.parametrize("target", [t for t in _named_targets() if t.startswith("grasp_rl.")])
+def test_signature_read_from_source_is_the_real_one(target: str) -> None:
+    module, _, name = target.rpartition(".")
+    found = signature(module, definitions(module)[name])
+    try:
+        real = inspect.signature(getattr(importlib.import_module(module), name))
+    except ImportError as error:
+        pytest.skip(f"{target} needs {error.name}")
+    keywords = [p for p in real.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    assert found.names == [p.name for p in keywords]
+    assert [p.required for p in found.parameters] == [p.default is p.empty for p in keywords]
+    assert found.takes_any == any(p.kind is p.VAR_KEYWORD for p in real.parameters.values())
+
+
+@pytest.mark.parametrize(
+    ("option", "defaults"),
+    [
+        ("rollout/default", RolloutConfig()),
+        ("evaluation/default", EvaluationConfig()),
+        ("engine/local", EngineConfig()),
+    ],
+)
+def test_default_options_repeat_the_dataclass(option: str, defaults: Any) -> None:
+    text = yaml.safe_load((CONF / f"{option}.yaml").read_text())
+    assert text == asdict(defaults)
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "algorithm").glob("*.yaml")), ids=lambda path: path.stem)
+def test_algorithms_are_named_like_their_file(path: Path) -> None:
+    assert yaml.safe_load(path.read_text())["name"] == path.stem
+
+
+def test_published_settings() -> None:
+    found = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "algorithm").glob("*.yaml")}
+    shape = {name: (a["baseline"], a["scale_advantages"], a["loss"], a["importance"]) for name, a in found.items()}
+    assert shape["grpo"] == ("mean", True, "sequence_mean", "token")
+    assert shape["dapo"] == ("mean", True, "token_mean", "token")
+    assert shape["dr_grpo"] == ("mean", False, "constant", "token")
+    assert shape["rloo"] == ("leave_one_out", False, "constant", "token")
+    assert shape["gspo"] == ("mean", True, "sequence_mean", "sequence")
+    clips = {name: (a["clip_low"], a["clip_high"], a["beta"]) for name, a in found.items()}
+    assert clips["grpo"] == (0.2, 0.2, 0.001)
+    assert clips["dapo"] == (0.2, 0.28, 0.0)
+    assert clips["gspo"] == (3e-4, 4e-4, 0.0)
+
+
+def test_every_group_ships() -> None:
+    """A group that pyproject does not list would be missing in the wheel and found here."""
+    root = CONF.parent
+    if not (root / "pyproject.toml").exists():
+        pytest.skip("installed without its source tree")
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    groups = {path.parent for path in CONF.rglob("*.yaml")}
+    for group in groups:
+        assert (group / "__init__.py").exists(), group
+        assert ".".join(["grasp_rl.conf", *group.relative_to(CONF).parts]) in listed
+
+
+def test_job_folders_are_safe_and_say_what_is_special() -> None:
+    assert compose._job_folder("algorithm=grpo,seed=1", 3) == "algorithm=grpo,seed=1"
+    assert compose._job_folder("", 3) == "3"
+    odd = compose._job_folder("data.path=/a/b c", 0)
+    assert "/" not in odd
+    assert odd != compose._job_folder("data.path=/a_b/c", 0)
+    assert len(compose._job_folder("x=" + "y" * 500, 0)) <= 100
+    assert compose._job_folder("a=..", 0) not in ("..", ".")
+
+
+def test_sweep_is_planned_before_it_starts() -> None:
+    with compose.hydra("train") as engine:
+        overrides = ["verb=train", "seed=1,2", "algorithm=grpo,dapo", "rollout.temperature=0.9"]
+        folder, jobs, _ = compose.sweep(engine, overrides, ())
+    names = [job.run_dir.name for job in jobs]
+    assert sorted(names) == [f"algorithm={a},seed={s}" for a in ("dapo", "grpo") for s in (1, 2)]
+    assert {job.run_dir.parent for job in jobs} == {folder}
+    assert {job.config["rollout"]["temperature"] for job in jobs} == {0.9}
+
+
+def test_no_option_names_a_function_of_this_package() -> None:
+    """Only classes are components; a function could do anything when a config calls it."""
+    for target in _named_targets():
+        module, _, name = target.rpartition(".")
+        if target.startswith("grasp_rl."):
+            assert isinstance(definitions(module)[name], ast.ClassDef), target

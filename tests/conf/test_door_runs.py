@@ -1,0 +1,277 @@
+"""Run folders through the real door: how runs end, what is refused, what a sweep does when its jobs fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from grasp_rl import job, provenance, runs
+from grasp_rl.config import ConfigError
+from grasp_rl.progress import ProgressWatcher, ProgressWriter, duration
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., subprocess.Popen[str]]
+
+KINDS = {"config": 2, "os": 1, "bug": 1, "kill": 137}
+
+
+def _status(run_dir: Path) -> dict[str, Any]:
+    status = runs.read_json(run_dir / runs.STATUS)
+    assert status is not None
+    return status
+
+
+def _until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("trouble", KINDS)
+def test_how_a_run_fails(door: Run, lab: Path, outside: list[str], trouble: str) -> None:
+    ended = door("train", *outside, f"policy.trouble={trouble}", "run_dir=r")
+    assert ended.returncode == KINDS[trouble]
+    status = _status(lab / "r")
+    assert (status["state"], status["exit_code"]) == ("failed", KINDS[trouble])
+    said = {
+        "config": "policy.trouble='config': must be [red] or else\nlog: r/log.txt\n",
+        "os": "weights.safetensors: No such file or directory\nlog: r/log.txt\n",
+        "kill": "killed by signal 9, as the system does when memory runs out\nlog: r/log.txt\n",
+    }
+    if trouble == "bug":
+        assert ended.stderr.endswith("RuntimeError: a bug in the policy\nlog: r/log.txt\n")
+        assert len(ended.stderr.splitlines()) <= 16
+    else:
+        assert ended.stderr == said[trouble]
+    assert "Traceback" in (lab / "r/log.txt").read_text() or trouble in ("config", "kill")
+
+
+def test_what_a_run_folder_holds(door: Run, lab: Path, outside: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_SECRET", "s3cr3t-canary")
+    door("train", *outside, "policy.trouble=config", "run_dir=r", "name=hf_abcdefghijklmnop")
+    config = (lab / "r/config.yaml").read_text()
+    assert "run_dir: r\n" in config
+    assert "${" not in config
+    about = json.loads((lab / "r/environment.json").read_text())
+    assert about["packages"]["torch"]
+    assert set(about["git"]) == {"package", "working_directory"}
+    assert about["command"][:2] == ["grasp-rl", "train"]
+    assert "name=***" in about["command"]
+    for path in (lab / "r").iterdir():
+        assert b"s3cr3t-canary" not in path.read_bytes()
+    assert b"hf_abcdefghijklmnop" not in (lab / "r/environment.json").read_bytes()
+
+
+def test_a_folder_that_holds_a_run_is_refused(door: Run, lab: Path, outside: list[str]) -> None:
+    words = ["train", *outside, "policy.trouble=config", "run_dir=r"]
+    door(*words)
+    before = {path: path.stat().st_mtime_ns for path in (lab / "r").iterdir()}
+    ended = door(*words)
+    assert ended.returncode == 2
+    assert "run_dir='r': holds a run (failed); go on with resume=r" in ended.stderr
+    assert {path: path.stat().st_mtime_ns for path in (lab / "r").iterdir()} == before
+
+
+def test_going_on_with_a_run(door: Run, lab: Path, outside: list[str]) -> None:
+    door("train", *outside, "policy.trouble=config", "run_dir=r", "algorithm.steps=7")
+    trust = "trusted_modules=[outside_lab]"
+    refused = {
+        "trusted_modules: the run trusts ['outside_lab']": ["resume=r"],
+        "algorithm.group_size: cannot change": ["resume=r", trust, "algorithm.group_size=4"],
+        "tracker: cannot change": ["resume=r", trust, "tracker=none"],
+        "evaluation.evry: no such key; did you mean evaluation.every?": ["resume=r", trust, "evaluation.evry=4"],
+        "algorithm.steps=0: must be >= 1": ["resume=r", trust, "algorithm.steps=0"],
+        "one run": ["-m", "resume=r", trust],
+    }
+    for said, words in refused.items():
+        ended = door("train", *words)
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+        assert said in ended.stderr
+    assert "goes with" in door("sft", "resume=r", trust).stderr
+    ended = door("train", "resume=r", trust, "algorithm.steps=9", "evaluation.every=2")
+    assert ended.returncode == 2
+    config = (lab / "r/config.yaml").read_text()
+    assert "steps: 9\n" in config
+    assert "resume: r\n" in config
+    assert "steps: 7\n" in (lab / "r/earlier/1/config.yaml").read_text()
+
+
+@pytest.fixture
+def start(lab: Path, script: Path, quiet: dict[str, str]) -> Start:
+    """Start the console script in the lab without waiting for it."""
+
+    def begin(*words: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen([script, *words], cwd=lab, env=quiet, stdout=pipe, stderr=pipe, text=True)
+
+    return begin
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption(
+    door: Run, start: Start, quiet: dict[str, str], lab: Path, outside: list[str], number: int
+) -> None:
+    process = start("train", *outside, "policy.trouble=sleep", "run_dir=r")
+    _until(lambda: runs.is_locked(lab / "r"))
+    second = door("train", "resume=r", "trusted_modules=[outside_lab]")
+    assert "found a run that is still going on" in second.stderr
+    worker = [sys.executable, "-m", "grasp_rl.worker", "r/config.yaml", "--trust", "outside_lab"]
+    third = subprocess.run(worker, cwd=lab, capture_output=True, text=True, env=quiet, timeout=60, check=False)
+    assert third.returncode == 2
+    assert "a run is going on there" in third.stderr
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert _status(lab / "r")["state"] == "interrupted"
+    assert not (lab / "r/.stop").exists()
+
+
+def test_a_vanished_run_counts_as_interrupted(tmp_path: Path) -> None:
+    runs.started(tmp_path, 2**22 + 1, "x")
+    assert runs.state_of(tmp_path) == "interrupted"
+    runs.started(tmp_path, os.getpid(), "x")
+    assert runs.state_of(tmp_path) == "running"
+    runs.ended(tmp_path, "done", 0)
+    assert runs.state_of(tmp_path) == "done"
+    assert runs.state_of(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("launcher", ["serial", "joblib"])
+def test_failed_jobs_take_no_other_with_them(door: Run, lab: Path, outside: list[str], launcher: str) -> None:
+    words = ["train", "-m", *outside, f"launcher={launcher}", "policy.trouble=config,bug,kill", "hydra.sweep.dir=s"]
+    ended = door(*words, "--json")
+    assert ended.returncode == 1
+    answer = json.loads(ended.stdout)
+    assert answer["sweep_dir"] == "s"
+    found = {Path(ended["run_dir"]).name: ended for ended in answer["jobs"]}
+    assert {name: ended["exit_code"] for name, ended in found.items()} == {
+        "policy.trouble=config": 2,
+        "policy.trouble=bug": 1,
+        "policy.trouble=kill": 137,
+    }
+    assert found["policy.trouble=bug"]["error"]["message"] == "RuntimeError: a bug in the policy"
+    assert ended.stderr.count("failed") == 3
+    assert "0 of 3 done" in ended.stderr
+    assert "\npolicy.trouble=config: policy.trouble='config': must be [red] or else\n" in ended.stderr
+
+
+@pytest.mark.parametrize("launcher", ["serial", "joblib"])
+def test_an_interrupted_sweep_starts_nothing_more(start: Start, lab: Path, outside: list[str], launcher: str) -> None:
+    words = [*outside, f"launcher={launcher}", "policy.trouble=sleep", "seed=1,2,3,4", "hydra.sweep.dir=s"]
+    process = start("train", "-m", *words)
+    wanted = 2 if launcher == "joblib" else 1
+    _until(lambda: sum(runs.is_locked(path) for path in (lab / "s").glob("seed=*")) == wanted, 60)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    states = [runs.state_of(lab / "s" / f"seed={seed}") for seed in (1, 2, 3, 4)]
+    assert states.count("interrupted") == wanted
+    assert states.count(None) == 4 - wanted
+    assert out.count("not started") == 4 - wanted
+
+
+def test_a_sweep_keeps_what_is_done(door: Run, lab: Path, outside: list[str]) -> None:
+    words = ["train", "-m", *outside, "policy.trouble=config", "seed=1,2", "hydra.sweep.dir=s"]
+    door(*words)
+    runs.ended(lab / "s/seed=1", "done", 0)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (lab / "s/seed=1").iterdir()}
+    ended = door(*words)
+    assert "2 jobs in s, 1 of them done before" in ended.stdout
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (lab / "s/seed=1").iterdir()} == before
+    assert (lab / "s/seed=2/earlier/1/status.json").exists()
+    other = door(*words, "algorithm.steps=3")
+    assert other.returncode == 2
+    assert "holds a run with another config" in other.stderr
+
+
+def test_claims(tmp_path: Path) -> None:
+    wanted = job.Job(run_dir=tmp_path / "r", config={"verb": "train", "seed": 1})
+    assert job.claim(wanted, again=False) == "start"
+    runs.started(wanted.run_dir, 1, runs.config_hash(wanted.config))
+    runs.ended(wanted.run_dir, "failed", 1)
+    assert job.claim(wanted, again=True) == "resume"
+    sft = job.Job(run_dir=wanted.run_dir, config={"verb": "train", "seed": 2})
+    with pytest.raises(ConfigError, match="another config"):
+        job.claim(sft, again=True)
+
+
+def test_json_is_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    runs.write_json(path, {"a": float("nan"), "b": (1, 2.5), "c": Path("x"), "d": {1: None}})
+    assert json.loads(path.read_text()) == {"a": None, "b": [1, 2.5], "c": "x", "d": {"1": None}}
+    with pytest.raises(TypeError):
+        runs.write_text(path, None)  # type: ignore[arg-type]
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+    path.write_text('{"torn": ')
+    assert runs.read_json(path) is None
+
+
+def test_hash_of_what_decides_the_numbers() -> None:
+    base = {"seed": 0, "run_dir": "a", "name": "x", "resume": None, "tracker": {"_target_": "t"}}
+    assert runs.config_hash(base) == runs.config_hash(
+        base | {"run_dir": "b", "name": "y", "resume": "b", "tracker": {}}
+    )
+    assert runs.config_hash(base) != runs.config_hash(base | {"seed": 1})
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["+tracker.api_key=abc"], ["+tracker.api_key=***"]),
+        (["+tracker.token=abc", "rollout.max_new_tokens=5"], ["+tracker.token=***", "rollout.max_new_tokens=5"]),
+        (["--password", "abc", "seed=1"], ["--password", "***", "seed=1"]),
+        (["x=hf_abcdefghij"], ["x=***"]),
+        (["data.path=https://me:pw@host/x"], ["data.path=https://***@host/x"]),
+        (["prompt.box_key=bbox"], ["prompt.box_key=bbox"]),
+        (["x=" + "0123456789" * 4], ["x=***"]),
+    ],
+)
+def test_secrets_are_masked(words: list[str], kept: list[str]) -> None:
+    assert provenance.masked(words) == kept
+
+
+def test_progress_is_written_and_shown(tmp_path: Path) -> None:
+    run_dir = tmp_path / "seed=1"
+    writer = ProgressWriter(run_dir, total_steps=10, first_step=4, interval_s=60)
+    writer.update("train", 5, reward=0.25)
+    writer.update("train", 6, reward=0.5)
+    assert (runs.read_json(run_dir / runs.PROGRESS) or {})["step"] == 5
+    writer.update("validate", 6, giou=0.125)
+    state = runs.read_json(run_dir / runs.PROGRESS) or {}
+    assert set(state) == {"phase", "step", "total_steps", "reward", "giou", "eta_s", "message"}
+    assert (state["step"], state["total_steps"], state["reward"], state["giou"]) == (6, 10, 0.5, 0.125)
+    writer.update("done", 10)
+    assert (runs.read_json(run_dir / runs.PROGRESS) or {})["eta_s"] == 0
+    out = StringIO()
+    watcher = ProgressWatcher(Console(file=out, width=60), lambda: [run_dir])
+    watcher.print_moved()
+    watcher.print_moved()
+    assert out.getvalue() == "seed=1  done 10/10  reward 0.500  gIoU 0.125  left 0s\n"
+    Console(file=(shown := StringIO()), width=100).print(watcher.table())
+    assert "10/10   0.500  0.125" in shown.getvalue()
+
+
+def test_progress_lines_come_by_themselves(tmp_path: Path) -> None:
+    out = StringIO()
+    with ProgressWatcher(Console(file=out), lambda: [tmp_path], plain_every_s=0.05):
+        ProgressWriter(tmp_path, 3).update("train", 1)
+        _until(lambda: "train 1/3" in out.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "-"), (0.4, "0s"), (59.6, "1m00s"), (200, "3m20s"), (7500, "2h05m")]
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,75 @@
+"""The real pipeline through the real door: train, go on, evaluate, sweep, sweep again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RANDOM = "policy.weights=random"
+"""No warm start: this is about the door."""
+
+Door = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Door:
+    """Run the console script in ``tmp_path``."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).parent / "grasp-rl"), *words]
+        variables = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "dumb"}
+        return subprocess.run(
+            command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=600, check=False
+        )
+
+    return run
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_train_go_on_evaluate(door: Door, tmp_path: Path) -> None:
+    ended = door("train", "debug=fast", RANDOM, "run_dir=r", "--json")
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(ended.stdout)
+    assert result == _read(tmp_path / "r/result.json")
+    assert (result["verb"], result["run_dir"]) == ("train", "r")
+    assert _read(tmp_path / "r/status.json")["state"] == "done"
+    assert _read(tmp_path / "r/progress.json")["step"] == 2
+    assert "done after" in ended.stderr
+
+    ended = door("train", "resume=r", "algorithm.steps=3")
+    assert ended.returncode == 0, ended.stderr
+    assert _read(tmp_path / "r/progress.json")["step"] == 3
+    assert "giou" in ended.stdout
+    assert (tmp_path / "r/earlier/1/config.yaml").exists()
+
+    ended = door("evaluate", "init_from=r", "debug=fast", RANDOM, "run_dir=e", "--json")
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["verb"] == "evaluate"
+
+
+def test_a_sweep_started_again_does_what_is_missing(door: Door, tmp_path: Path) -> None:
+    words = ["train", "-m", "debug=fast", RANDOM, "evaluation.every=0", "init_from=null,nowhere", "hydra.sweep.dir=s"]
+    ended = door(*words, "--json")
+    assert ended.returncode == 1, ended.stderr
+    jobs = {Path(job["run_dir"]).name: job for job in json.loads(ended.stdout)["jobs"]}
+    assert {name: job["state"] for name, job in jobs.items()} == {
+        "init_from=null": "done",
+        "init_from=nowhere": "failed",
+    }
+    assert "nowhere" in jobs["init_from=nowhere"]["error"]["message"]
+    done = tmp_path / "s/init_from=null"
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in done.rglob("*")}
+    ended = door(*words)
+    assert ended.returncode == 1
+    assert "2 jobs in s, 1 of them done before" in ended.stdout
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in done.rglob("*")} == before

@@ -1,0 +1,229 @@
+"""Evaluation on the real pipeline: a random tiny policy, GrabCut and drawn scenes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+
+from grasp_rl import evaluate as evaluation
+from grasp_rl import runs
+from grasp_rl.config import ConfigError, EvaluationConfig, ParsingConfig, PromptConfig, RunConfig
+from grasp_rl.data.synthetic import SyntheticSource
+from grasp_rl.evaluate import evaluate, recompute
+from grasp_rl.metrics import score_of
+from grasp_rl.policies.tiny import TinyPolicy
+from grasp_rl.predictions import decode_mask, encode_mask, overlay_name, read_predictions, record_of
+from grasp_rl.prompting import format_answer
+from grasp_rl.protocols import Components, CoordinateFrame
+from grasp_rl.rewards.grasp import GraspReward
+from grasp_rl.rewards.think2seg import Think2SegReward
+from grasp_rl.rollout import Judge
+from grasp_rl.segmenters.grabcut import GrabCutSegmenter
+from grasp_rl.tracking.null import NullTracker
+from grasp_rl.types import Completion, FinishReason, Sample
+
+PROMPT = PromptConfig(template="compact")
+CONFIG = EvaluationConfig(batch_size=4, max_new_tokens=24, bootstrap_samples=50, overlays=2)
+SOURCE = SyntheticSource()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def policy() -> TinyPolicy:
+    return TinyPolicy(weights="random")
+
+
+def judge(reward: Any = None) -> Judge:
+    return Judge(segmenter=GrabCutSegmenter(), reward=reward or GraspReward(), prompt=PROMPT, parsing=ParsingConfig())
+
+
+class Changed:
+    """A dataset with fields of its samples replaced."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.inner, self.changes = SOURCE.split("val"), changes
+        self.name, self.split = self.inner.name, self.inner.split
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> Sample:
+        return replace(self.inner[index], **self.changes)
+
+
+def test_two_runs_write_equal_bytes_and_the_numbers_come_back(policy: TinyPolicy, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    results = [
+        evaluate(
+            policy,
+            judge(),
+            SOURCE.split("val"),
+            config=CONFIG,
+            limit=6,
+            folder=tmp_path / name,
+            on_progress=lambda done, total: told.append((done, total)),
+        )
+        for name in ("one", "two")
+    ]
+    assert told == [(4, 6), (6, 6)] * 2
+    one, two = ((tmp_path / name / "predictions.jsonl").read_bytes() for name in ("one", "two"))
+    assert one == two and len(one.splitlines()) == 6
+    numbers = dict(results[0].metrics)
+    assert numbers.pop("seconds_per_image") > 0
+    assert recompute(tmp_path / "one" / "predictions.jsonl", CONFIG) == numbers
+    written = runs.read_json(tmp_path / "one" / "metrics.json")
+    assert written is not None and written["giou"] == numbers["giou"] and "seconds_per_image" in written
+    assert [r["sample_id"] for r in results[0].records] == [f"val-0-{i}" for i in range(6)]
+    overlays = sorted(path.name for path in (tmp_path / "one" / "overlays").iterdir())
+    assert overlays == ["000_val-0-0.png", "001_val-0-1.png"]
+    assert Pillow.open(tmp_path / "one" / "overlays" / overlays[0]).size[0] == 336
+
+
+def follow(text: str | None, sample: Sample, reward: Any = None) -> dict[str, Any]:
+    """The record of one sample answered by ``text``, or by its own cues."""
+    height, width = sample.size
+    frame = CoordinateFrame(width=width, height=height, image_width=width, image_height=height)
+    spoken = text if text is not None else format_answer(sample.cues or (), "", frame, PROMPT)
+    completion = Completion(token_ids=(1,), logprobs=(0.0,), text=spoken, finish_reason=FinishReason.STOP)
+    asked = evaluation._judge_for(sample, judge(reward))
+    return record_of(sample, asked.follow(sample, frame, [completion])[0], boxes=True, empty_iou="one")
+
+
+def test_the_right_answer_scores_high() -> None:
+    scene = next(s for s in map(SOURCE.split("val").__getitem__, range(50)) if s.cues and len(s.cues) == 1)
+    record = follow(None, scene)
+    assert record["status"] == "ok" and record["instances"] == 1 and record["has_target"]
+    assert record["box_iou"] > 0.8 and record["iou"] > 0.6 and record["reward"] > 3
+    assert record["iou"] == record["intersection"] / record["union"]
+    assert record["terms"]["answer_format"] == 1
+    assert scene.target_mask is not None
+    np.testing.assert_array_equal(decode_mask(record["target"]), scene.target_mask)
+
+
+def test_no_target() -> None:
+    scene = next(s for s in map(SOURCE.split("val").__getitem__, range(80)) if s.cues == ())
+    silent, talking, broken = (follow(text, scene) for text in ("<answer>[]</answer>", ANSWER, "nonsense"))
+    assert (silent["empty"], silent["iou"], silent["union"]) == (True, 1.0, 0)
+    assert (talking["empty"], talking["iou"]) == (False, 0.0) and talking["union"] > 0
+    assert (broken["empty"], broken["iou"], broken["status"]) == (False, 0.0, "no_answer")
+    assert silent["box_iou"] is None and score_of(silent).group == "no_target"
+
+
+ANSWER = '<answer>[{"bbox_2d":[10,10,60,60],"positive_points":[[30,30],[40,40]]}]</answer>'
+
+
+@pytest.mark.parametrize(
+    ("removed", "reward", "rewarded"),
+    [
+        ({"cues": None}, GraspReward(), False),
+        ({"target_mask": None}, GraspReward(), True),
+        ({"target_mask": None}, Think2SegReward(), False),
+        ({"cues": None}, Think2SegReward(), True),
+    ],
+)
+def test_what_a_sample_lacks_is_left_out(policy: TinyPolicy, removed: Any, reward: Any, rewarded: bool) -> None:
+    scored = evaluate(policy, judge(reward), Changed(**removed), config=CONFIG, limit=3)
+    assert ("reward" in scored.metrics) == rewarded == any(name.startswith("term/") for name in scored.metrics)
+    assert ("giou" in scored.metrics) == ("cues" in removed)
+    assert ("box_iou" in scored.metrics) == ("target_mask" in removed)
+    assert scored.metrics["samples"] == 3
+    assert all((record["reward"] is not None) == rewarded for record in scored.records)
+
+
+def test_nothing_to_score_by(policy: TinyPolicy) -> None:
+    with pytest.raises(ConfigError, match="val-0-0 of synthetic has neither mask nor cues"):
+        evaluate(policy, judge(), Changed(cues=None, target_mask=None), config=CONFIG, limit=1)
+
+
+def test_the_policy_is_left_as_it_was(policy: TinyPolicy) -> None:
+    policy.train()
+    policy.core.visual.eval()
+    modes = [module.training for module in policy.modules()]
+    gradients = [parameter.requires_grad for parameter in policy.parameters()]
+    seen: list[bool] = []
+    handle = policy.core.language_model.register_forward_hook(lambda m, *_: seen.append(m.training))
+    evaluate(policy, judge(), SOURCE.split("val"), config=CONFIG, limit=1)
+    handle.remove()
+    assert seen and not any(seen)
+    assert modes == [module.training for module in policy.modules()]
+    assert gradients == [parameter.requires_grad for parameter in policy.parameters()]
+
+
+def test_a_failed_segmenter_is_an_empty_mask() -> None:
+    class Failing(GrabCutSegmenter):
+        def decode(self, embedding: Any, prompts: Any) -> Any:
+            return replace(super().decode(embedding, prompts), error="out of memory")
+
+    scene = next(s for s in map(SOURCE.split("val").__getitem__, range(50)) if s.cues)
+    completion = Completion(token_ids=(1,), logprobs=(0.0,), text=ANSWER, finish_reason=FinishReason.STOP)
+    frame = CoordinateFrame(width=112, height=112, image_width=112, image_height=112)
+    asked = replace(judge(), segmenter=Failing(), always_segment=True)
+    record = record_of(scene, asked.follow(scene, frame, [completion])[0], boxes=True, empty_iou="one")
+    assert record["segmenter_error"] == "out of memory" and record["iou"] == 0 and record["empty"] is False
+
+
+def test_overlay_names_are_harmless() -> None:
+    assert overlay_name(7, "../../etc/passwd") == "007_etc_passwd.png"
+    assert overlay_name(0, "<script>ä\0") == "000_script.png"
+    assert len(overlay_name(0, "x" * 500)) < 100
+
+
+def test_masks_survive_run_lengths() -> None:
+    mask = np.random.default_rng(0).random((17, 31)) > 0.5
+    encoded = json.loads(json.dumps(encode_mask(mask)))
+    np.testing.assert_array_equal(decode_mask(encoded), mask)
+
+
+@pytest.mark.parametrize("content", [None, "{]", '{"a": 1}\n', "[1]\n"])
+def test_unreadable_predictions(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "predictions.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match="evaluate again"):
+        read_predictions(path)
+
+
+@pytest.mark.parametrize("kind", ["run", "policy"])
+def test_the_verb(policy: TinyPolicy, tmp_path: Path, kind: Literal["run", "policy"]) -> None:
+    other = TinyPolicy(weights="random", seed=5)
+    saved = tmp_path / "old" / "checkpoints" / "step_000007" / "policy"
+    other.save(saved)
+    source = tmp_path / "old" if kind == "run" else saved
+    settings = replace(CONFIG, test_limit=3)
+    config = RunConfig(run_dir=str(tmp_path / "run"), init_from=str(source), prompt=PROMPT, evaluation=settings)
+    components = Components(
+        policy=TinyPolicy(weights="random"),
+        segmenter=GrabCutSegmenter(),
+        reward=GraspReward(),
+        data=SyntheticSource(),
+        tracker=NullTracker(),
+    )
+    result = evaluation.run(config, components)
+    expected = evaluate(other, judge(), SOURCE.split("test"), config=settings, limit=3)
+    assert result["split"] == "test" and result["samples"] == 3
+    assert result["metrics"]["giou"] == expected.metrics["giou"]
+    written = read_predictions(Path(result["predictions"]))
+    assert written == json.loads(json.dumps(expected.records))
+    progress = runs.read_json(tmp_path / "run" / "progress.json")
+    assert progress is not None and (progress["phase"], progress["step"], progress["total_steps"]) == ("evaluate", 3, 3)
+    json.dumps(runs.plain(result), allow_nan=False)
+
+
+def test_records_are_plain_json(policy: TinyPolicy) -> None:
+    scored = evaluate(policy, judge(), SOURCE.split("val"), config=CONFIG, limit=2)
+    assert json.loads(json.dumps(scored.records[0])).keys() == scored.records[0].keys()

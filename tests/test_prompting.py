@@ -1,0 +1,185 @@
+"""What is asked for is what is accepted: templates, canonical completions and the round trip through the parser."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from grasp_rl.config import ConfigError, ParsingConfig, PromptConfig
+from grasp_rl.parsing import parse
+from grasp_rl.prompting import build_messages, format_answer
+from grasp_rl.protocols import CoordinateFrame
+from grasp_rl.types import ParseStatus, SpatialPrompt
+
+OPTIONS = {
+    path.stem: yaml.safe_load(path.read_text())
+    for path in sorted((Path(str(files("grasp_rl.conf"))) / "prompt").glob("*.yaml"))
+}
+SCHEMES = {name: PromptConfig(**{**option, "template": "think2seg"}) for name, option in OPTIONS.items()}
+PIXELS = CoordinateFrame(width=840, height=616, image_width=1024, image_height=768)
+THOUSAND = CoordinateFrame(width=1000, height=1000, image_width=256, image_height=1500)
+FRAMES = {"pixels": PIXELS, "thousand": THOUSAND}
+KEEP_ALL = ParsingConfig(nms_iou=1.0, require_fence=True)
+
+
+def text_of(message: dict[str, Any]) -> str:
+    text: str = message["content"][-1]["text"]
+    return text
+
+
+def random_instances(draw: np.random.Generator, count: int, frame: CoordinateFrame) -> list[SpatialPrompt]:
+    """Instances with every field, boxes at least two units of the frame wide and high."""
+    size, scale = np.array([frame.image_width, frame.image_height]), np.array(frame.scale)
+    items = []
+    for _ in range(count):
+        low = draw.uniform(0, size - 2 * scale)
+        high = draw.uniform(low + 2 * scale, size)
+        points = tuple((float(x), float(y)) for x, y in draw.uniform(0, size, (16, 2)))
+        box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+        items.append(SpatialPrompt(box=box, point_coords=points, point_labels=(1,) * 8 + (0,) * 8))
+    return items
+
+
+def test_packaged_schemes() -> None:
+    counts = {name: (s.box, s.positive_points, s.negative_points) for name, s in SCHEMES.items()}
+    assert counts == {
+        "box": (True, 0, 0),
+        "points": (False, 2, 0),
+        "box_2points": (True, 2, 0),
+        "box_4points": (True, 4, 0),
+        "box_2pos_2neg": (True, 2, 2),
+    }
+    assert all(option["scheme"] == name for name, option in OPTIONS.items())
+    assert all(option["template"] == "${policy.prompt_template}" for option in OPTIONS.values())
+
+
+def test_format_answer_by_hand() -> None:
+    frame = CoordinateFrame(width=100, height=50, image_width=200, image_height=200)  # one unit is 2 x 4 pixels
+    item = SpatialPrompt(
+        box=(20.9, 41.9, 61.1, 82.1),  # 10.45, 10.475, 30.55, 20.525 units
+        point_coords=((25.9, 45.9), (60.0, 80.0), (0.0, 199.9)),  # cells 12, 11 and 30, 20 and 0, 49
+        point_labels=(1, 1, 0),
+    )
+    text = format_answer([item], "Two roofs.", frame, SCHEMES["box_2points"])
+    assert text == (
+        "<think>Two roofs.</think>\n<answer>```json\n"
+        '[{"bbox_2d":[10,10,31,21],"positive_points":[[12,11],[30,20]]}]\n```</answer>'
+    )
+    prompt = PromptConfig(positive_points=1, negative_points=1, box_key="b", positive_key="p", negative_key="n")
+    assert '[{"b":[10,10,31,21],"p":[[12,11]],"n":[[0,49]]}]' in format_answer([item], "", frame, prompt)
+    assert format_answer([], "", frame, prompt) == "<think></think>\n<answer>```json\n[]\n```</answer>"
+
+
+def test_format_answer_clips_and_keeps_a_unit_of_box() -> None:
+    frame = CoordinateFrame(width=100, height=100, image_width=100, image_height=100)
+    item = SpatialPrompt(box=(-5, 99.9, 0.2, 130), point_coords=((100, -3), (99.9, 400)), point_labels=(1, 1))
+    text = format_answer([item], "", frame, SCHEMES["box_2points"])
+    assert '{"bbox_2d":[0,99,1,100],"positive_points":[[99,0],[99,99]]}' in text
+
+
+def test_format_answer_refuses_what_it_cannot_say() -> None:
+    bare = SpatialPrompt(point_coords=((1, 1),), point_labels=(1,))
+    with pytest.raises(ValueError, match="needs a box"):
+        format_answer([bare], "", PIXELS, SCHEMES["box"])
+    with pytest.raises(ValueError, match="needs 2 positive_points, found 1"):
+        format_answer([bare], "", PIXELS, SCHEMES["points"])
+    with pytest.raises(ValueError, match="tag"):
+        format_answer([], "so </think>", PIXELS, SCHEMES["box"])
+
+
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
+@pytest.mark.parametrize("prompt", SCHEMES.values(), ids=SCHEMES)
+def test_round_trip_moves_nothing_by_more_than_half_a_unit(prompt: PromptConfig, frame: CoordinateFrame) -> None:
+    draw, half = np.random.default_rng(0), np.array(frame.scale) / 2 + 1e-9
+    for count in (0, 1, 2, 5, 20):
+        items = random_instances(draw, count, frame)
+        answer = parse(format_answer(items, "A thought.", frame, prompt), prompt, frame, KEEP_ALL)
+        assert answer.status is ParseStatus.OK
+        assert (answer.thinking, answer.think_layout, answer.fenced) == ("A thought.", True, True)
+        assert len(answer.prompts) == count
+        for said, heard in zip(items, answer.prompts, strict=True):
+            assert (heard.box is not None) == prompt.box
+            if said.box is not None and heard.box is not None:
+                assert np.all(np.abs(np.subtract(said.box, heard.box)) <= np.tile(half, 2))
+            expected = said.positive_points[: prompt.positive_points] + said.negative_points[: prompt.negative_points]
+            assert len(heard.point_coords) == len(expected)
+            assert heard.point_labels == (1,) * prompt.positive_points + (0,) * prompt.negative_points
+            moved = np.reshape(expected, (-1, 2)) - np.reshape(heard.point_coords, (-1, 2))
+            assert np.all(np.abs(moved) <= half)
+
+
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
+@pytest.mark.parametrize("prompt", SCHEMES.values(), ids=SCHEMES)
+def test_said_again_is_the_same_text(prompt: PromptConfig, frame: CoordinateFrame) -> None:
+    text = format_answer(random_instances(np.random.default_rng(1), 6, frame), "t", frame, prompt)
+    answer = parse(text, prompt, frame, KEEP_ALL)
+    assert format_answer(answer.prompts, "t", frame, prompt) == text
+
+
+@pytest.mark.parametrize("prompt", SCHEMES.values(), ids=SCHEMES)
+def test_think2seg_asks_for_the_scheme_and_shows_it(prompt: PromptConfig) -> None:
+    system, user = build_messages('Where would "boats" {{ dock }}?', PIXELS, prompt)
+    assert (system["role"], user["role"]) == ("system", "user")
+    assert user["content"][0] == {"type": "image"}
+    text = text_of(user)
+    assert 'Where would "boats" {{ dock }}?' in text
+    assert "to 840 at the right" in text
+    assert "to 616 at the bottom" in text
+    assert (prompt.box_key in text) == prompt.box
+    for key, count in ((prompt.positive_key, prompt.positive_points), (prompt.negative_key, prompt.negative_points)):
+        assert (key in text) == (count > 0)
+        assert (f'"{key}": exactly {count} [x, y] point' in text) == (count > 0)
+    example = text[text.rindex("<think>") :]
+    answer = parse(example, prompt, PIXELS, ParsingConfig(require_fence=True))
+    assert (answer.status, len(answer.prompts), answer.think_layout) == (ParseStatus.OK, 2, True)
+
+
+def test_compact_is_one_short_turn() -> None:
+    fields = {}
+    for name, option in OPTIONS.items():
+        (message,) = build_messages("the red roof", PIXELS, PromptConfig(**{**option, "template": "compact"}))
+        assert message["role"] == "user"
+        assert message["content"][0] == {"type": "image"}
+        query, fields[name] = text_of(message).split("\n")
+        assert query == "the red roof"
+    assert fields == {
+        "box": "bbox_2d",
+        "points": "positive_points:2",
+        "box_2points": "bbox_2d positive_points:2",
+        "box_4points": "bbox_2d positive_points:4",
+        "box_2pos_2neg": "bbox_2d positive_points:2 negative_points:2",
+    }
+
+
+def test_a_users_template_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("{{ query }} in {{ width }}x{{ height }}\n{% if box %}{{ box_key }}{% endif %}\n")
+    (message,) = build_messages("roof", PIXELS, PromptConfig(template=str(path)))
+    assert text_of(message) == "roof in 840x616\nbbox_2d"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{{ nonsense }}", "cannot be rendered"),
+        ("{{ query.__class__.__mro__ }}", "cannot be rendered"),
+        ("{% if box %}", "not a valid template"),
+        ("{% block system %}x{% endblock %}", "must have `user`"),
+        (b"\xff\xfe\x00", "must be one of compact, think2seg or the path"),
+    ],
+)
+def test_bad_templates_are_config_errors(tmp_path: Path, source: str | bytes, reason: str) -> None:
+    path = tmp_path / "bad.jinja"
+    path.write_bytes(source if isinstance(source, bytes) else source.encode())
+    with pytest.raises(ConfigError, match=r"prompt\.template=.*" + reason):
+        build_messages("roof", PIXELS, PromptConfig(template=str(path)))
+
+
+def test_a_missing_template_names_the_packaged_ones() -> None:
+    with pytest.raises(ConfigError, match=r"prompt\.template='think3seg': must be one of compact, think2seg"):
+        build_messages("roof", PIXELS, PromptConfig(template="think3seg"))

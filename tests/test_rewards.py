@@ -1,0 +1,442 @@
+"""Rewards against hand-computed values, a golden file, and a table of ways to cheat them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from grasp_rl.config import ConfigError, ParsingConfig, PromptConfig
+from grasp_rl.parsing import parse
+from grasp_rl.protocols import CoordinateFrame, CueReference, MaskReference, Reward
+from grasp_rl.rewards import terms
+from grasp_rl.rewards.grasp import GraspReward
+from grasp_rl.rewards.think2seg import Think2SegReward
+from grasp_rl.types import Answer, BoolMask, Box, MaskPrediction, ParseStatus, Point, SpatialPrompt
+
+GOLDEN = json.loads((Path(__file__).parent / "data" / "golden_rewards.json").read_text())
+SIZE = (400, 420)
+
+
+TARGETS = {
+    "grasp": "grasp_rl.rewards.grasp.GraspReward",
+    "visionreasoner": "grasp_rl.rewards.grasp.GraspReward",
+    "think2seg": "grasp_rl.rewards.think2seg.Think2SegReward",
+}
+
+
+def option(name: str) -> dict[str, Any]:
+    """The constructor arguments of a packaged YAML."""
+    values: dict[str, Any] = yaml.safe_load((Path(str(files("grasp_rl.conf"))) / "reward" / f"{name}.yaml").read_text())
+    assert values.pop("_target_") == TARGETS[name]
+    return values
+
+
+REWARDS: dict[str, Reward] = {
+    "grasp": GraspReward(**option("grasp")),
+    "visionreasoner": GraspReward(**option("visionreasoner")),
+    "think2seg": Think2SegReward(**option("think2seg")),
+}
+SOFT = GraspReward(box_l1_mode="soft", points_inside_weight=1.0, count_weight=1.0)
+
+
+def instance(box: Box | None, *points: Point) -> SpatialPrompt:
+    return SpatialPrompt(box=box, point_coords=points, point_labels=(1,) * len(points))
+
+
+def said(*prompts: SpatialPrompt, status: ParseStatus = ParseStatus.OK) -> Answer:
+    return Answer(prompts=prompts, status=status, thinking="", think_layout=True, fenced=True)
+
+
+def cues(*prompts: SpatialPrompt, size: tuple[int, int] = SIZE) -> CueReference:
+    return CueReference(cues=prompts, image_size=size)
+
+
+def fill(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> BoolMask:
+    """The union of rectangles as a mask."""
+    mask = np.zeros(size, bool)
+    for x0, y0, x1, y1 in boxes:
+        mask[round(y0) : round(y1), round(x0) : round(x1)] = True
+    return mask
+
+
+def segment(prompts: Sequence[SpatialPrompt], size: tuple[int, int]) -> MaskPrediction:
+    """A stand-in for the segmenter: it fills the box, or a square of side 10 around each point where there is none."""
+    masks = np.zeros((len(prompts), *size), bool)
+    for mask, item in zip(masks, prompts, strict=True):
+        squares = [(max(x - 5, 0), max(y - 5, 0), x + 5, y + 5) for x, y in item.positive_points]
+        mask |= fill([item.box] if item.box else squares, size)
+    return MaskPrediction(masks=masks, iou_predictions=np.ones(len(prompts), np.float32))
+
+
+def score(reward: Reward, answer: Answer, reference: CueReference) -> float:
+    """The reward of an answer where the target mask is the union of the reference boxes."""
+    if reward.supervision == "cues":
+        return reward(answer, reference, None).reward
+    target = fill([item.box for item in reference.cues if item.box], reference.image_size)
+    prediction = segment(answer.prompts, reference.image_size)
+    return reward(answer, MaskReference(target_mask=target), prediction).reward
+
+
+REFERENCE = cues(
+    instance((40, 40, 140, 140), (70, 70), (110, 110)),
+    instance((220, 220, 380, 300), (260, 260), (340, 260)),
+)
+HONEST = (
+    instance((41, 40, 141, 139), (71, 69), (109, 111)),
+    instance((219, 222, 378, 301), (262, 259), (341, 262)),
+)
+
+
+# Terms
+
+
+def test_formats() -> None:
+    answer = said()
+    assert terms.think_format(answer) == 1
+    assert terms.think_format(replace(answer, think_layout=False)) == 0
+    assert terms.answer_format(answer, require_fence=True) == 1
+    assert terms.answer_format(replace(answer, fenced=False), require_fence=True) == 0
+    assert terms.answer_format(replace(answer, fenced=False)) == 1
+    for status in set(ParseStatus) - {ParseStatus.OK}:
+        assert terms.answer_format(replace(answer, status=status)) == 0
+
+
+def test_count_ratio() -> None:
+    assert [terms.count_ratio(*pair) for pair in ((0, 0), (2, 2), (1, 4), (4, 1), (0, 3))] == [1, 1, 0.25, 0.25, 0]
+
+
+def test_box_tables() -> None:
+    a, b = instance((0, 0, 10, 10)), instance((5, 0, 15, 10))  # IoU 50 / 150; edges differ by 5, 0, 5, 0
+    assert terms.box_iou_table([a], [a, b], "soft", 0.5).tolist() == [[1, pytest.approx(1 / 3)]]
+    assert terms.box_iou_table([a], [a, b], "threshold", 0.3).tolist() == [[1, 1]]
+    assert terms.box_iou_table([a], [a, b], "threshold", 0.34).tolist() == [[1, 0]]
+    soft = terms.box_l1_table([a], [a, b], "soft", 0.05, 100)  # d = 2.5 / 100
+    assert soft.tolist() == [[1, pytest.approx(math.exp(-0.5))]]
+    assert terms.box_l1_table([a], [b], "threshold", 0.0251, 100).tolist() == [[1]]
+    assert terms.box_l1_table([a], [b], "threshold", 0.025, 100).tolist() == [[0]]  # d < fraction, strictly
+    assert terms.box_iou_table([a], [instance(None, (1, 1))], "soft", 0.5).tolist() == [[0]]
+    assert terms.box_l1_table([a], [instance(None, (1, 1))], "soft", 0.5, 100).tolist() == [[0]]
+
+
+def test_point_distance() -> None:
+    assert terms.point_distance([(0, 0), (10, 0)], [(10, 3), (0, 4)]) == pytest.approx(3.5)  # crosswise 4 and 3
+    assert terms.point_distance([(0, 0), (0, 0)], [(0, 0), (10, 0)]) == pytest.approx(5)  # a twin reaches one only
+    assert terms.point_distance([(0, 0)], [(9, 9), (3, 4)]) == pytest.approx(5)
+    assert terms.point_distance([(0, 0), (1, 0), (9, 0), (10, 0)], [(0, 0), (10, 0)]) == pytest.approx(0.5)
+    assert terms.point_distance([(0, 0), (0, 0), (0, 0), (0, 0)], [(0, 0), (10, 0)]) == pytest.approx(5)
+    assert terms.point_distance([(0, 0)], [(math.nan, 0)]) == math.inf
+
+
+def test_point_tables() -> None:
+    cue = instance((0, 0, 20, 20), (5, 5), (15, 15))
+    good, stray = instance((0, 0, 20, 20), (5, 8), (15, 12)), instance((0, 0, 20, 10), (5, 5), (15, 15))
+    assert terms.point_table([good], [cue], "soft", 0.03, 100).tolist() == [[pytest.approx(math.exp(-1))]]  # d = 3/100
+    assert terms.point_table([good], [cue], "threshold", 0.031, 100).tolist() == [[1]]
+    assert terms.point_table([good], [cue], "threshold", 0.03, 100).tolist() == [[0]]
+    assert terms.point_table([stray], [cue], "soft", 0.03, 100).tolist() == [[0]]  # a point outside its own box
+    assert terms.point_table([instance(None, (5, 5), (15, 15))], [cue], "soft", 0.03, 100).tolist() == [[1]]
+    assert terms.point_table([instance((0, 0, 9, 9))], [cue], "soft", 0.03, 100).tolist() == [[0]]
+    assert terms.point_inside_table([instance(None, (5, 5), (30, 5))], [cue]).tolist() == [[0.5]]
+
+
+def test_points_inside_boxes_and_masks() -> None:
+    mask = fill([(2, 1, 4, 3)], (5, 6))
+    assert terms.points_inside([(2.5, 1.5), (3.9, 2.9)], mask) == 1
+    assert terms.points_inside([(2.5, 1.5), (4.0, 1.5)], mask) == 0.5
+    assert terms.points_inside([(-1, 0), (6, 0), (0, 5), (math.nan, 0)], np.ones((5, 6), bool)) == 0
+    assert terms.points_inside([], mask) == 0
+    assert terms.points_inside([(0, 0), (4, 2), (4.1, 2)], (0, 0, 4, 2)) == pytest.approx(2 / 3)
+
+
+def test_repeats() -> None:
+    a, b = instance((0, 0, 4, 4), (1, 1), (2, 2)), instance((0, 0, 4, 4), (2, 2), (1, 1))
+    other = instance((0, 0, 4, 4), (1, 1), (3, 3))
+    assert terms.repeats([a, b, other, a]) == [False, True, False, True]
+
+
+# The golden file
+
+
+def golden_answer(case: dict[str, Any]) -> Answer:
+    height, width = case["image_size"]
+    spoken = case.get("frame", [width, height])
+    frame = CoordinateFrame(width=spoken[0], height=spoken[1], image_width=width, image_height=height)
+    return parse(case["text"], PromptConfig(**case["scheme"]), frame, ParsingConfig())
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case["name"])
+def test_golden_rewards(case: dict[str, Any]) -> None:
+    """Recomputed from the text.
+
+    Four of them by hand. ``honest pair`` (100 x 100): boxes off by one pixel on one edge of 20 x 20 have IoU 19/20 and
+    mean edge error 0.25; points off by (0, 1) and exact: d = 0.5 px, exp(-0.005 / 0.0357) = 0.86936; the union of masks
+    is 760 of 800 pixels. ``one of two``: one exact instance over max(1, 2): every accuracy term 1/2, IoU 400/800.
+    ``whole picture``: IoU 400/10000, edges off by 10, 10, 70, 70. ``no target, empty``: every term 1 whatever the
+    weights, 2 + 2 * 1 in all for the mask reward.
+    """
+    answer, size = golden_answer(case), tuple(case["image_size"])
+    assert answer.status == case["status"]
+    reference = cues(*(instance(tuple(c["box"]), *map(tuple, c["points"])) for c in case["cues"]), size=size)
+    target = MaskReference(target_mask=fill([c["box"] for c in case["cues"]], size))
+    for name, reward in REWARDS.items():
+        given = reference if reward.supervision == "cues" else target
+        found = reward(answer, given, segment(answer.prompts, size))
+        assert found.reward == pytest.approx(case[name]["reward"], abs=1e-6)
+        assert dict(found.terms) == pytest.approx(case[name]["terms"], abs=1e-6)
+
+
+# What they see
+
+
+def test_grasp_cannot_be_handed_a_mask() -> None:
+    mask = np.ones(SIZE, bool)
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        CueReference(cues=(), image_size=SIZE, target_mask=mask)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="learns from cues alone, it was handed a MaskReference"):
+        GraspReward()(said(), MaskReference(target_mask=mask), None)
+    assert GraspReward().supervision == "cues"
+    with pytest.raises(TypeError, match="supervision"):
+        GraspReward(supervision="mask")  # type: ignore[call-arg]
+
+
+def test_grasp_ignores_the_predicted_mask() -> None:
+    prediction = segment(HONEST, SIZE)
+    assert GraspReward()(said(*HONEST), REFERENCE, prediction) == GraspReward()(said(*HONEST), REFERENCE, None)
+
+
+def test_think2seg_wants_masks_and_predictions() -> None:
+    target = MaskReference(target_mask=segment(HONEST, SIZE).union)
+    with pytest.raises(TypeError, match="handed a CueReference"):
+        Think2SegReward()(said(), REFERENCE, None)
+    with pytest.raises(ValueError, match="needs the segmenter's prediction"):
+        Think2SegReward()(said(*HONEST), target, None)
+    failed = replace(segment(HONEST, SIZE), error="out of memory")
+    assert Think2SegReward()(said(*HONEST), target, failed).reward == 2
+    assert Think2SegReward()(said(*HONEST), target, segment(HONEST, SIZE)).reward == 4
+
+
+# The rules
+
+
+def test_no_target() -> None:
+    wrong, unread = said(HONEST[0]), said(status=ParseStatus.BAD_JSON)
+    for reward, empty, formats in (
+        (REWARDS["grasp"], 5, 2),
+        (REWARDS["visionreasoner"], 6, 3),
+        (SOFT, 7, 2),
+        (REWARDS["think2seg"], 4, 2),
+    ):
+        assert [score(reward, answer, cues()) for answer in (said(), wrong, unread)] == [empty, formats, 1]
+
+
+@pytest.mark.parametrize("status", sorted(set(ParseStatus) - {ParseStatus.OK, ParseStatus.REPAIRED}))
+def test_a_target_and_no_answer(status: ParseStatus) -> None:
+    for reward in REWARDS.values():
+        assert score(reward, said(status=status), REFERENCE) == 1  # the thought
+        assert score(reward, replace(said(status=status), think_layout=False), REFERENCE) == 0
+
+
+def test_an_empty_answer_to_a_target_earns_the_formats_alone() -> None:
+    assert [score(reward, said(), REFERENCE) for reward in REWARDS.values()] == [2, 3, 2]
+
+
+def test_a_repaired_answer_loses_its_format() -> None:
+    for reward, weight in ((GraspReward(), 1.0), (Think2SegReward(), 1.0)):
+        repaired = said(*HONEST, status=ParseStatus.REPAIRED)
+        assert score(reward, repaired, REFERENCE) == pytest.approx(score(reward, said(*HONEST), REFERENCE) - weight)
+
+
+def test_the_perfect_answer_earns_the_maximum_of_its_scheme() -> None:
+    perfect = said(*REFERENCE.cues)
+    assert [score(reward, perfect, REFERENCE) for reward in REWARDS.values()] == [5, 6, 4]
+    boxes = said(*(instance(item.box) for item in REFERENCE.cues))
+    points = said(*(instance(None, *item.point_coords) for item in REFERENCE.cues))
+    assert score(GraspReward(), boxes, REFERENCE) == 4
+    assert score(GraspReward(), points, REFERENCE) == 3
+
+
+def test_the_reward_is_the_weighted_sum_of_its_terms() -> None:
+    reward = GraspReward(think_weight=0.5, answer_weight=0.25, box_iou_weight=3, points_weight=2, count_weight=7)
+    found = reward(said(HONEST[0]), REFERENCE, None)
+    t = found.terms
+    assert set(t) == {"think_format", "answer_format", "box_iou", "box_l1", "points", "points_inside", "count"}
+    expected = 0.5 + 0.25 + 3 * t["box_iou"] + t["box_l1"] + 2 * t["points"] + 7 * t["count"]
+    assert found.reward == pytest.approx(expected)
+    assert all(0 <= value <= 1 for value in t.values())
+
+
+def test_instances_are_matched_on_the_summed_score() -> None:
+    """Swapped order earns the same, and a missing and a superfluous instance cost the same."""
+    one = REFERENCE.cues[0]
+    assert score(GraspReward(), said(*reversed(REFERENCE.cues)), REFERENCE) == 5
+    assert score(GraspReward(), said(one), REFERENCE) == pytest.approx(2 + 3 / 2)
+    assert score(GraspReward(), said(*REFERENCE.cues), cues(one)) == pytest.approx(2 + 3 / 2)
+
+
+# Cheating
+
+GRID = tuple(
+    instance((x, y, x + 50, y + 50), (x + 20, y + 25), (x + 30, y + 25))
+    for x in range(0, 400, 50)
+    for y in range(0, 400, 50)
+)
+WHOLE = instance((0, 0, 420, 400), (70, 70), (340, 260))
+CHEATS = {
+    "nothing": (),
+    "the whole picture": (WHOLE,),
+    "the whole picture twice": (WHOLE, WHOLE),
+    "the whole picture beside the honest": (*HONEST, WHOLE),
+    "one box around both": (instance((41, 40, 378, 301), (71, 69), (341, 262)),),
+    "many boxes": GRID,
+    "many boxes beside the honest": (*HONEST, *GRID),
+    "the honest twice": HONEST * 2,
+    "one instance twice": (HONEST[0], HONEST[0]),
+    "one instance only": (HONEST[0],),
+    "the same point twice": tuple(instance(i.box, i.point_coords[0], i.point_coords[0]) for i in HONEST),
+    "the box's centre twice": (
+        instance((41, 40, 141, 139), (91, 89.5), (91, 89.5)),
+        instance((219, 222, 378, 301), (298.5, 261.5), (298.5, 261.5)),
+    ),
+    "points outside their box": tuple(instance(i.box, (5, 5), (400, 10)) for i in HONEST),
+    "points of the other instance": (
+        instance(HONEST[0].box, *HONEST[1].point_coords),
+        instance(HONEST[1].box, *HONEST[0].point_coords),
+    ),
+    "slivers through the target": tuple(
+        instance((x, 40, x + 2, 140), (x + 1, 70), (x + 1, 110)) for x in range(40, 140, 4)
+    ),
+    "boxes grown by half": (
+        instance((16, 15, 166, 164), *HONEST[0].point_coords),
+        instance((179, 202, 418, 321), *HONEST[1].point_coords),
+    ),
+}
+
+
+@pytest.mark.parametrize("reward", [*REWARDS.values(), SOFT], ids=[*REWARDS, "soft"])
+@pytest.mark.parametrize("prompts", CHEATS.values(), ids=CHEATS)
+def test_no_cheat_beats_the_honest_answer(prompts: tuple[SpatialPrompt, ...], reward: Reward) -> None:
+    honest, cheat = score(reward, said(*HONEST), REFERENCE), score(reward, said(*prompts), REFERENCE)
+    assert cheat <= honest + 1e-12
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(CHEATS) - {"the honest twice", "the same point twice", "the box's centre twice"})
+)
+def test_cheats_cost_something(name: str) -> None:
+    assert score(SOFT, said(*CHEATS[name]), REFERENCE) < score(SOFT, said(*HONEST), REFERENCE) - 0.1
+
+
+def test_two_identical_points_do_not_beat_two_good_ones() -> None:
+    for name in ("the same point twice", "the box's centre twice"):
+        assert (
+            score(GraspReward(), said(*CHEATS[name]), REFERENCE) < score(GraspReward(), said(*HONEST), REFERENCE) - 0.2
+        )
+
+
+def random_instances(draw: np.random.Generator, count: int) -> list[SpatialPrompt]:
+    items = []
+    for _ in range(count):
+        x0, x1 = np.sort(draw.uniform(0, SIZE[1], 2)).tolist()
+        y0, y1 = np.sort(draw.uniform(0, SIZE[0], 2)).tolist()
+        points = [(float(draw.uniform(x0, x1)), float(draw.uniform(y0, y1))) for _ in range(2)]
+        items.append(instance((x0, y0, x1 + 1, y1 + 1), *points))
+    return items
+
+
+def near(draw: np.random.Generator, item: SpatialPrompt, sigma: float) -> SpatialPrompt:
+    """The same instance, a little off."""
+    assert item.box is not None
+    dx, dy = draw.normal(0, sigma, 2).tolist()
+    box = (item.box[0] + dx, item.box[1] + dy, item.box[2] + dx, item.box[3] + dy)
+    return instance(box, *((x + dx, y + dy) for x, y in item.point_coords))
+
+
+@pytest.mark.parametrize("reward", [REWARDS["grasp"], REWARDS["visionreasoner"], SOFT], ids=["grasp", "vr", "soft"])
+def test_order_counts_for_nothing_and_repetition_never_pays(reward: GraspReward) -> None:
+    draw = np.random.default_rng(5)
+    for _ in range(60):
+        reference = cues(*random_instances(draw, int(draw.integers(1, 5))))
+        prompts = [near(draw, item, 8) for item in reference.cues][: int(draw.integers(1, 5))]
+        prompts += random_instances(draw, int(draw.integers(0, 2)))
+        plain = score(reward, said(*prompts), reference)
+        for order in list(permutations(range(len(prompts))))[:24]:
+            assert score(reward, said(*(prompts[i] for i in order)), reference) == pytest.approx(plain, abs=1e-9)
+        shuffled = cues(*reversed(reference.cues))
+        assert score(reward, said(*prompts), shuffled) == pytest.approx(plain, abs=1e-9)
+        for item in prompts:
+            twin = replace(item, point_coords=item.point_coords[::-1])
+            assert score(reward, said(*prompts, item), reference) <= plain + 1e-9
+            assert score(reward, said(*prompts, item, twin), reference) <= plain + 1e-9
+
+
+def test_the_unit_of_length_counts_for_nothing() -> None:
+    def scaled(item: SpatialPrompt) -> SpatialPrompt:
+        assert item.box is not None
+        box = (3 * item.box[0], 3 * item.box[1], 3 * item.box[2], 3 * item.box[3])
+        return instance(box, *((3 * x, 3 * y) for x, y in item.point_coords))
+
+    large = cues(*map(scaled, REFERENCE.cues), size=(3 * SIZE[0], 3 * SIZE[1]))
+    for reward in (REWARDS["grasp"], REWARDS["visionreasoner"], SOFT):
+        expected = score(reward, said(*HONEST), REFERENCE)
+        assert score(reward, said(*map(scaled, HONEST)), large) == pytest.approx(expected)
+
+
+def test_farther_is_never_better() -> None:
+    target = REFERENCE.cues[1]
+    assert target.box is not None
+    for reward in (REWARDS["grasp"], REWARDS["visionreasoner"], SOFT, REWARDS["think2seg"]):
+        rewards = []
+        for shift in range(0, 40, 2):
+            box = (target.box[0] - shift, target.box[1], target.box[2] - shift, target.box[3])
+            moved = instance(box, *((x - shift, y) for x, y in target.point_coords))
+            rewards.append(score(reward, said(moved), cues(target)))
+        assert rewards == sorted(rewards, reverse=True)
+        assert rewards[0] > rewards[-1]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e300])
+def test_rewards_are_finite_whatever_the_numbers(bad: float) -> None:
+    broken = (instance((bad, 0, 9, 9), (bad, 1), (2, bad)), instance((0, 0, bad, bad), (1, 1), (bad, bad)))
+    for reward in (REWARDS["grasp"], REWARDS["visionreasoner"], SOFT):
+        for prompts, reference in ((HONEST, cues(*broken)), (broken, REFERENCE), (broken, cues(*broken))):
+            found = reward(said(*prompts), reference, None)
+            assert math.isfinite(found.reward)
+            assert all(0 <= value <= 1 for value in found.terms.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("think_weight", -1.0),
+        ("box_iou_weight", math.nan),
+        ("count_weight", math.inf),
+        ("points_weight", "1e-3"),
+        ("answer_weight", True),
+        ("box_iou_mode", "hard"),
+        ("points_mode", None),
+        ("box_iou_threshold", 1.5),
+        ("box_l1_fraction", 10),
+        ("points_fraction", 0.0),
+    ],
+)
+def test_bad_arguments_name_their_key(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"reward\.{key}="):
+        GraspReward(**{key: value})  # type: ignore[arg-type]
+    if key == "think_weight":
+        with pytest.raises(ConfigError, match=r"reward\.mask_weight="):
+            Think2SegReward(mask_weight=-1)
+
+
+def test_the_packaged_grasp_option_is_the_class_default() -> None:
+    assert REWARDS["grasp"] == GraspReward()
+    assert REWARDS["think2seg"] == Think2SegReward()

@@ -1,0 +1,162 @@
+"""Every segmenter keeps the protocol; each is checked for what it promises beyond it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import Sam2Config, Sam2Model
+
+from grasp_rl.config import ConfigError
+from grasp_rl.geometry import mask_iou
+from grasp_rl.protocols import Segmenter
+from grasp_rl.segmenters.box_fill import BoxFillSegmenter
+from grasp_rl.segmenters.grabcut import GrabCutSegmenter
+from grasp_rl.segmenters.sam2 import Sam2Segmenter
+from grasp_rl.types import Sample, SpatialPrompt
+
+
+@pytest.fixture(scope="session")
+def tiny_sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Sam2Model of the real class, small enough for a test."""
+    torch.manual_seed(0)
+    backbone = {
+        "model_type": "sam2_hiera_det_model", "hidden_size": 16, "num_attention_heads": 1,
+        "blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [16, 32, 64, 128],
+        "num_attention_heads_per_stage": [1, 2, 4, 8], "global_attention_blocks": [3], "image_size": [256, 256],
+        "window_positional_embedding_background_size": [7, 7],
+    }  # fmt: skip
+    config = Sam2Config(
+        vision_config={
+            "backbone_config": backbone, "backbone_channel_list": [128, 64, 32, 16],
+            "backbone_feature_sizes": [[64, 64], [32, 32], [16, 16]], "fpn_hidden_size": 64,
+        },
+        prompt_encoder_config={"hidden_size": 64, "image_size": 256, "mask_input_channels": 16},
+        mask_decoder_config={
+            "hidden_size": 64, "mlp_dim": 128, "num_attention_heads": 4, "iou_head_hidden_dim": 64,
+        },
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("sam2")
+    Sam2Model(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=["grabcut", "box_fill", "sam2"])
+def segmenter(request: pytest.FixtureRequest, tiny_sam2: Path) -> Segmenter:
+    made: dict[str, Segmenter] = {"grabcut": GrabCutSegmenter(), "box_fill": BoxFillSegmenter()}
+    return made[request.param] if request.param in made else Sam2Segmenter(str(tiny_sam2), device="cpu")
+
+
+PROMPTS = (
+    SpatialPrompt(box=(10, 12, 60, 50)),
+    SpatialPrompt(point_coords=((30.5, 30.5), (40.5, 31.5)), point_labels=(1, 1)),
+    SpatialPrompt(box=(20, 20, 70, 90), point_coords=((40.5, 50.5), (25.5, 85.5)), point_labels=(1, 0)),
+    SpatialPrompt(box=(0, 0, 1, 1)),
+    SpatialPrompt(box=(0, 0, 112, 90)),
+)
+
+
+def test_protocol(segmenter: Segmenter) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (90, 112, 3), dtype=np.uint8)
+    embedding = segmenter.encode(image)
+    result = segmenter.decode(embedding, PROMPTS)
+    assert result.masks.shape == (5, 90, 112)
+    assert result.masks.dtype == np.bool_
+    assert result.iou_predictions.shape == (5,)
+    assert ((result.iou_predictions >= 0) & (result.iou_predictions <= 1)).all()
+    assert np.array_equal(result.union, result.masks.any(0))
+    nothing = segmenter.decode(embedding, ())
+    assert nothing.masks.shape == (0, 90, 112)
+    assert not nothing.union.any()
+
+
+def test_order_batch_and_thread_do_not_matter(segmenter: Segmenter) -> None:
+    image = np.random.default_rng(1).integers(60, 190, (90, 112, 3), dtype=np.uint8)
+    embedding = segmenter.encode(image)
+    together = segmenter.decode(embedding, PROMPTS).masks
+    backwards = segmenter.decode(embedding, PROMPTS[::-1]).masks[::-1]
+    assert np.array_equal(together, backwards)
+    assert np.array_equal(together, segmenter.decode(segmenter.encode(image), PROMPTS).masks)
+    with ThreadPoolExecutor(3) as pool:
+        for masks in pool.map(lambda _: segmenter.decode(embedding, PROMPTS).masks, range(6)):
+            assert np.array_equal(together, masks)
+
+
+def test_grabcut_with_the_true_cues_finds_the_objects(samples: list[Sample]) -> None:
+    segmenter = GrabCutSegmenter()
+    found = []
+    for sample in samples:
+        assert sample.target_mask is not None
+        assert sample.cues is not None
+        if sample.cues:
+            found.append(mask_iou(segmenter.decode(segmenter.encode(sample.image), sample.cues).union, sample.target_mask))
+    assert len(found) >= 5
+    assert np.mean(found) > 0.8
+
+
+def test_grabcut_obeys_its_points() -> None:
+    """Two halves of one box: a positive point picks its half, a negative point loses the other."""
+    image = np.full((80, 80, 3), 40, dtype=np.uint8)
+    image[20:60, 20:40], image[20:60, 40:60] = (200, 60, 60), (60, 60, 200)
+    segmenter = GrabCutSegmenter(floor=0.05)
+    prompt = SpatialPrompt(box=(15, 15, 65, 65), point_coords=((30, 40), (50, 40)), point_labels=(1, 0))
+    mask = segmenter.decode(segmenter.encode(image), [prompt]).union
+    assert mask[40, 30]
+    assert not mask[40, 50]
+
+
+def test_grabcut_fills_where_the_cut_fails() -> None:
+    flat = np.full((50, 50, 3), 128, dtype=np.uint8)
+    segmenter = GrabCutSegmenter()
+    mask = segmenter.decode(segmenter.encode(flat), [SpatialPrompt(box=(10, 10, 30, 30))]).union
+    assert mask[10:30, 10:30].mean() > 0.9
+    assert mask.sum() == mask[10:30, 10:30].sum()
+
+
+def test_box_fill_by_hand() -> None:
+    masks = BoxFillSegmenter().decode((10, 12), [SpatialPrompt(box=(2, 3, 5, 7))]).masks
+    assert masks.sum() == 12
+    assert masks[0, 3:7, 2:5].all()
+
+
+def test_sam2_bucketed_equals_one_by_one(tiny_sam2: Path) -> None:
+    """Padding with label -10 is neutral: at least 99.9 % of the pixels are those of single calls."""
+    segmenter = Sam2Segmenter(str(tiny_sam2), device="cpu")
+    image = np.random.default_rng(2).integers(0, 255, (90, 112, 3), dtype=np.uint8)
+    embedding = segmenter.encode(image)
+    together = segmenter.decode(embedding, PROMPTS).masks
+    single = np.concatenate([segmenter.decode(embedding, [p]).masks for p in PROMPTS])
+    assert (together == single).mean() > 0.999
+
+
+def test_sam2_calls_are_counted(tiny_sam2: Path) -> None:
+    """One encoder pass; one decoder call for prompts with a box and one for those without."""
+    segmenter = Sam2Segmenter(str(tiny_sam2), device="cpu")
+    calls = {"encoder": 0, "decoder": 0}
+
+    def count(name: str) -> None:
+        calls[name] += 1
+
+    segmenter.model.vision_encoder.register_forward_hook(lambda *_: count("encoder"))
+    segmenter.model.mask_decoder.register_forward_hook(lambda *_: count("decoder"))
+    embedding = segmenter.encode(np.zeros((64, 64, 3), dtype=np.uint8))
+    segmenter.decode(embedding, PROMPTS * 4)
+    assert calls == {"encoder": 1, "decoder": 2}
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (lambda: GrabCutSegmenter(iterations=0), "segmenter.iterations=0"),
+        (lambda: GrabCutSegmenter(ring=0.7), "segmenter.ring=0.7"),
+        (lambda: BoxFillSegmenter(radius=0), "segmenter.radius=0"),
+        (lambda: Sam2Segmenter("/no/such/folder"), "segmenter.path"),
+        (lambda: Sam2Segmenter("x", device="tpu"), "segmenter.device='tpu'"),
+    ],
+)
+def test_bad_arguments_name_their_key(make: object, key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        make()  # type: ignore[operator]
