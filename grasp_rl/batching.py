@@ -57,6 +57,4 @@ def micro_batches(
         for n, group in enumerate(picked):
             for g, rollout in enumerate(group.rollouts):
                 sampled[n, g, : len(rollout.completion.logprobs)] = torch.tensor(rollout.completion.logprobs)
-        yield TrainBatch(
-            groups=picked, completions=completions, sampled_logp=sampled, advantages=advantages[chunk]
-        )
+        yield TrainBatch(groups=picked, completions=completions, sampled_logp=sampled, advantages=advantages[chunk])

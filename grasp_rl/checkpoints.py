@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, pruned after, found again.
 
-``<run>/checkpoints/step_000100/`` holds ``policy/`` (what plain transformers or PEFT reads) and ``state.pt`` (optimizer,
-step). ``best.json`` names the step that validation likes best. A folder is built under a temporary name, flushed to
-disk, and renamed; a reader never sees half of one.
+``<run>/checkpoints/step_000100/`` holds ``policy/`` (what plain transformers or PEFT reads) and ``state.pt``
+(optimizer, step). ``best.json`` names the step that validation likes best. A folder is built under a temporary name,
+flushed to disk, and renamed; a reader never sees half of one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from grasp_rl.config import ConfigError
 
@@ -30,16 +31,21 @@ def save(run_dir: Path, step: int, save_policy: Callable[[Path], None], state: d
     """Write the checkpoint of ``step``; an older folder of the same step is replaced.
 
     Raises:
-        OSError: it could not be written (disk full, no permission). Older checkpoints are untouched.
+        OSError: it could not be written (disk full, no permission). Older checkpoints are untouched, and nothing of
+            this one is left to fill the disk.
     """
     final = folder_of(run_dir, step)
     partial = final.with_name(f".{final.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_policy(partial / "policy")
-    torch.save({"step": step, **state}, partial / _STATE)
-    for path in [*partial.rglob("*"), partial]:
-        _flush(path)
+    try:
+        save_policy(partial / "policy")
+        torch.save({"step": step, **state}, partial / _STATE)
+        for path in [*partial.rglob("*"), partial]:
+            _flush(path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have words of their own for it
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(f"{final}: could not be written ({error}); older checkpoints are untouched") from error
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
@@ -99,8 +105,8 @@ def find_policy(source: Path) -> Path:
         if (candidate / "config.json").is_file() or (candidate / "adapter_config.json").is_file():
             return candidate
     raise ConfigError(
-        f"init_from={str(source)!r}: no policy there; must be a run folder with checkpoints, one of its checkpoints, or "
-        "a folder with config.json or adapter_config.json"
+        f"init_from={str(source)!r}: no policy there; must be a run folder with checkpoints, one of its checkpoints, "
+        "or a folder with config.json or adapter_config.json"
     )
 
 

@@ -217,6 +217,10 @@ class SftPhase:
     """Demonstrated boxes and points move right and down by this fraction of the box's side."""
     noise: float = 0.0
     """Standard deviation of independent noise on each edge and point, as a fraction of the box's side."""
+    attention_weight: float = 0.0
+    """Weight of teaching two heads to look at the instance whose coordinate is said; see grasp_rl.sft."""
+    attention_layers: list[int] = field(default_factory=lambda: [1, 2])
+    """Decoder layers whose first two heads are taught."""
     questions_per_picture: int = 1
     """Questions about one picture packed behind it in one row, where the dataset can give several."""
 
@@ -226,7 +230,9 @@ class SftPhase:
         _require(self.lr > 0, "sft.phases[].lr", self.lr, "> 0")
         _require(self.noise >= 0, "sft.phases[].noise", self.noise, ">= 0")
         _require(self.box_scale_bias > -0.5, "sft.phases[].box_scale_bias", self.box_scale_bias, "> -0.5")
-        _require(self.questions_per_picture >= 1, "sft.phases[].questions_per_picture", self.questions_per_picture, ">= 1")
+        _require(
+            self.questions_per_picture >= 1, "sft.phases[].questions_per_picture", self.questions_per_picture, ">= 1"
+        )
 
 
 @dataclass

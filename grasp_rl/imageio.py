@@ -73,7 +73,9 @@ def read_mask(path: str | Path, size: tuple[int, int], max_pixels: int = MAX_PIX
     with _decoded(path, max_pixels) as picture:
         if (picture.height, picture.width) != size:
             found, expected = f"{picture.width} x {picture.height}", f"{size[1]} x {size[0]}"
-            raise ImageError(f"{path}: a mask of {found} pixels (width x height) for a picture of {expected}")
+            raise ImageError(
+                f"{path}: a mask of {found} pixels (width x height) for a picture of {expected}; make one of its size"
+            )
         indexed = picture.mode in ("1", "L", "P", "I", "F") or picture.mode.startswith("I;")
         values = np.asarray(picture) if indexed else _on_black(picture).max(axis=2)
         least = 128 if picture.format in ("JPEG", "MPO") else 1

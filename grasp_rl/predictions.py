@@ -1,6 +1,6 @@
 """What an evaluation leaves behind: one record a sample, from which every number can be had again without a model.
 
-An evaluation folder holds ``predictions.jsonl`` (one record a line, masks run-length encoded; two equal runs write equal
+An evaluation folder holds ``predictions.jsonl`` (one record a line, masks run-length encoded; equal runs write equal
 bytes), ``metrics.json`` (the numbers, with the seconds that an image took) and ``overlays/`` (the first samples drawn).
 """
 

@@ -160,7 +160,7 @@ def _example_prompts(frame: CoordinateFrame, prompt: PromptConfig) -> list[Spati
 @lru_cache(maxsize=32)
 def _load_template(name: str) -> Template:
     """The compiled template called ``name``; read once per process."""
-    packaged = sorted(path.stem for path in _PACKAGED.glob("*.jinja"))
+    packaged = sorted(path.stem for path in _PACKAGED.glob("*.jinja") if "." not in path.stem)
     path = _PACKAGED / f"{name}.jinja" if name in packaged else Path(name)
     valid = f"must be one of {', '.join(packaged)} or the path to a readable template file"
     try:

@@ -67,9 +67,7 @@ class Judge:
 
     def _segment(self, sample: Sample, answers: Sequence[Answer]) -> list[MaskPrediction]:
         embedding = self.segmenter.encode(sample.image) if any(a.prompts for a in answers) else None
-        return [
-            self.segmenter.decode(embedding, a.prompts) if a.prompts else no_masks(sample.size) for a in answers
-        ]
+        return [self.segmenter.decode(embedding, a.prompts) if a.prompts else no_masks(sample.size) for a in answers]
 
 
 def no_masks(size: tuple[int, int]) -> MaskPrediction:

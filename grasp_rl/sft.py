@@ -2,6 +2,10 @@
 
 Several questions about one picture share one packed row, ``[picture | question answer | question answer | ...]``: the
 vision tower and the picture's tokens are paid once. Only answers are scored.
+
+With ``attention_weight`` two heads are also taught where to look: a coordinate's prediction attends to the picture
+tokens that its instance covers (SegEarth-R2, arXiv 2512.20013, supervises attention maps likewise). A small model
+without any pretraining otherwise sits on a plateau before it discovers looking.
 """
 
 from __future__ import annotations
@@ -9,12 +13,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -24,9 +30,10 @@ from grasp_rl.config import ConfigError, OptimizerConfig, PromptConfig, RunConfi
 from grasp_rl.data.demonstrations import distort
 from grasp_rl.engines.local import LocalEngine, pick_device
 from grasp_rl.evaluate import evaluate
+from grasp_rl.policies.vlm import EncodedPrompt
 from grasp_rl.progress import ProgressWriter
 from grasp_rl.prompting import format_answer
-from grasp_rl.protocols import Components, Dataset
+from grasp_rl.protocols import Components, CoordinateFrame, Dataset
 from grasp_rl.rollout import Judge
 from grasp_rl.sampling import keyed_generator, sample_order
 from grasp_rl.tracking.local import MetricsLog
@@ -36,15 +43,27 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Pixels:
+    """An encoded prompt in NumPy: a tensor would cross the worker's pipe as a file descriptor, one by one."""
+
+    input_ids: NDArray[np.int64]
+    pixel_values: NDArray[np.float32]
+    image_grid_thw: NDArray[np.int64]
+    frame: CoordinateFrame
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One picture with several questions and answers."""
 
-    prompt: Any
+    prompt: _Pixels
     """The encoded prompt up to the end of the picture."""
     completions: tuple[tuple[int, ...], ...]
     """Per question: the rest of its prompt, then the answer and the end of sequence."""
     unscored: tuple[int, ...]
     """Per question: how many of those tokens are prompt."""
+    looks: tuple[tuple[int, int, NDArray[np.bool_]], ...]
+    """(question, token of its completion, [T] bool picture tokens that the token's prediction should attend to)."""
 
 
 def run(config: RunConfig, components: Components) -> Record:
@@ -74,12 +93,13 @@ def run(config: RunConfig, components: Components) -> Record:
             final_lr_ratio=phase.final_lr_ratio,
         )
         engine = LocalEngine(policy, optimizer, phase.steps)
-        losses: list[float] = []
+        losses: list[dict[str, float]] = []
         for batch in DataLoader(rows, batch_size=None, num_workers=1, prefetch_factor=4):
-            losses.append(_step(policy, engine, batch, bf16=config.sft.bf16))
+            losses.append(_step(policy, engine, batch, phase, bf16=config.sft.bf16))
             done += 1
             if done % config.sft.log_every == 0 or done == total:
-                row = {"loss": math.fsum(losses) / len(losses), "phase": float(number)}
+                row = {key: math.fsum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
+                row["phase"] = float(number)
                 losses.clear()
                 metrics.log(done, row)
                 progress.update(f"sft phase {number + 1}", done)
@@ -89,19 +109,39 @@ def run(config: RunConfig, components: Components) -> Record:
     return {"steps": done, **_examine(config, components, policy, progress, done)}
 
 
-def _step(policy: Any, engine: LocalEngine, rows: Sequence[Row], *, bf16: bool) -> float:
-    """One optimizer step on the mean negative log-likelihood of the answers' tokens."""
+def _step(policy: Any, engine: LocalEngine, rows: Sequence[Row], phase: SftPhase, *, bf16: bool) -> dict[str, float]:
+    """One optimizer step on the mean negative log-likelihood of the answers' tokens, and on where they look."""
+    prompts = [
+        EncodedPrompt(
+            input_ids=torch.from_numpy(row.prompt.input_ids),
+            pixel_values=torch.from_numpy(row.prompt.pixel_values),
+            image_grid_thw=torch.from_numpy(row.prompt.image_grid_thw),
+            frame=row.prompt.frame,
+        )
+        for row in rows
+    ]
     with torch.autocast(policy.device.type, torch.bfloat16, enabled=bf16):
-        logp, _, scored = policy.logprobs(
-            policy.embed([row.prompt for row in rows]),
+        scores = policy.logprobs(
+            policy.embed(prompts),
             [row.completions for row in rows],
             unscored=[row.unscored for row in rows],
             entropy=False,
+            attention_layers=phase.attention_layers if phase.attention_weight else (),
         )
-        loss = -logp.sum() / scored.sum()
-    engine.backward(loss)
+    nll = -scores.logp.sum() / scores.valid.sum()
+    result = {"loss": nll.item()}
+    looks = [(b, *look) for b, row in enumerate(rows) for look in row.looks]
+    total = nll
+    if scores.picture_attention is not None and looks:
+        b, g, t = (torch.tensor(values, device=policy.device) for values in list(zip(*looks, strict=True))[:3])
+        wanted = torch.from_numpy(np.stack([look[3] for look in looks])).to(policy.device)
+        share = (scores.picture_attention[b, g, t] * wanted).sum(-1)
+        look_loss = -(share + 1e-6).log().mean()
+        result["look_loss"] = look_loss.item()
+        total = nll + phase.attention_weight * look_loss
+    engine.backward(total)
     engine.step()
-    return float(loss)
+    return result
 
 
 def _examine(
@@ -144,7 +184,10 @@ def _schemes(config: RunConfig) -> dict[str, tuple[PromptConfig, float]]:
         values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
         if not isinstance(values, dict):
             raise ConfigError(f"conf/prompt/{name}.yaml: must be a mapping, found {type(values).__name__}")
-        schemes[name] = (PromptConfig(**{str(k): v for k, v in values.items()} | {"template": config.prompt.template}), weight)
+        schemes[name] = (
+            PromptConfig(**{str(k): v for k, v in values.items()} | {"template": config.prompt.template}),
+            weight,
+        )
     return schemes
 
 
@@ -179,15 +222,17 @@ class _RowStream(TorchDataset[list[Row]]):
 
     def _row(self, number: int, key: str) -> Row:
         rng = keyed_generator("demonstration", self.seed, self.number, key)
-        prefix: Any = None
-        completions, unscored = [], []
-        for sample in self._same_picture(number):
+        samples = self._same_picture(number)
+        chosen = [self.prompts[int(rng.choice(len(self.prompts), p=self.weights))] for _ in samples]
+        questions = [(s.query, scheme) for s, scheme in zip(samples, chosen, strict=True)]
+        encoded = self.policy.encode_questions(samples[0].image, questions)
+        split = self.policy.picture_end(encoded[0])
+        completions, unscored, looks = [], [], []
+        for place, (sample, scheme, question) in enumerate(zip(samples, chosen, encoded, strict=True)):
             if sample.cues is None:
-                raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset} has no boxes and points to imitate")
-            scheme = self.prompts[int(rng.choice(len(self.prompts), p=self.weights))]
-            encoded = self.policy.encode(sample.image, sample.query, scheme)
-            split = self.policy.picture_end(encoded)
-            prefix = prefix or replace(encoded, input_ids=encoded.input_ids[:split])
+                raise ConfigError(
+                    f"sft: sample {sample.sample_id} of {sample.dataset} has no boxes or points"
+                )
             cues = distort(
                 sample.cues,
                 rng,
@@ -196,11 +241,25 @@ class _RowStream(TorchDataset[list[Row]]):
                 shift=self.phase.box_shift_bias,
                 noise=self.phase.noise,
             )
-            text = format_answer(cues, sample.reasoning or "", encoded.frame, scheme)
-            question = encoded.input_ids[split:].tolist()
-            completions.append((*question, *self.policy.tokens_of(text)))
-            unscored.append(len(question))
-        return Row(prompt=prefix, completions=tuple(completions), unscored=tuple(unscored))
+            text = format_answer(cues, sample.reasoning or "", question.frame, scheme)
+            asked, said = tuple(question.input_ids[split:].tolist()), self.policy.tokens_of(text)
+            completions.append((*asked, *said))
+            unscored.append(len(asked))
+            if self.phase.attention_weight:
+                covered = [self.policy.covered(cue.box, question) for cue in sample.cues if cue.box]
+                looks += [(place, len(asked) + t, covered[i]) for t, i in self.policy.coordinates_in(said)]
+        first = encoded[0]
+        return Row(
+            prompt=_Pixels(
+                input_ids=first.input_ids[:split].numpy(),
+                pixel_values=first.pixel_values.numpy(),
+                image_grid_thw=first.image_grid_thw.numpy(),
+                frame=first.frame,
+            ),
+            completions=tuple(completions),
+            unscored=tuple(unscored),
+            looks=tuple(looks),
+        )
 
     def _same_picture(self, number: int) -> list[Sample]:
         several = getattr(self.questions, "same_picture", None)

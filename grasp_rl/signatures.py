@@ -116,7 +116,7 @@ def fits(annotation: ast.expr | None, value: Any) -> bool:
 
 
 def _fits_tuple(items: list[ast.expr], value: list[Any]) -> bool:
-    if isinstance(items[-1], ast.Constant) and items[-1].value is ...:
+    if items and isinstance(items[-1], ast.Constant) and items[-1].value is ...:
         return all(fits(items[0], item) for item in value)
     return len(items) == len(value) and all(fits(kind, item) for kind, item in zip(items, value, strict=True))
 

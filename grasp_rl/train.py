@@ -9,8 +9,8 @@
 
 This is GRPO (Shao et al. 2024, arXiv 2402.03300, algorithm 1, outcome supervision) without a value model. With the
 default options the advantage is centred but not divided by the group's standard deviation and the loss has a constant
-divisor (Dr. GRPO, arXiv 2503.20783): neither easy groups nor short answers weigh more. With beta = 0 no reference policy
-is run. Data order and every draw are functions of (seed, step), so a resumed run is the same run.
+divisor (Dr. GRPO, arXiv 2503.20783): neither easy groups nor short answers weigh more. With beta = 0 there is no
+reference policy. Data order and every draw are functions of (seed, step), so a resumed run is the same run.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from grasp_rl import checkpoints, runs
 from grasp_rl.batching import rewards_of
@@ -52,7 +50,14 @@ def run(config: RunConfig, components: Components) -> Record:
         ConfigError: the run cannot start or go on as configured.
         RuntimeError: the gradient was not finite three steps in a row.
     """
-    return Trainer(config, components).run()
+    trainer = Trainer(config, components)
+    exit_code = 1
+    try:
+        result = trainer.run()
+        exit_code = 0
+    finally:
+        components.tracker.finish(exit_code)
+    return result
 
 
 class Trainer:
@@ -64,9 +69,10 @@ class Trainer:
         self.data, self.tracker = components.data, components.tracker
         if config.init_from:
             self.policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
-        judged = {"segmenter": components.segmenter, "reward": components.reward, "prompt": config.prompt}
-        self.judge = Judge(**judged, parsing=config.parsing)
-        self.examiner = Judge(**judged, parsing=config.parsing, always_segment=True)
+        self.judge = Judge(
+            segmenter=components.segmenter, reward=components.reward, prompt=config.prompt, parsing=config.parsing
+        )
+        self.examiner = replace(self.judge, always_segment=True)
         self.reference = make_reference(self.policy, config.algorithm.beta, config.rollout.temperature)
         total = config.algorithm.steps * config.algorithm.iterations
         self.engine = LocalEngine(self.policy, config.optimizer, total)
@@ -79,6 +85,8 @@ class Trainer:
         algorithm = self.config.algorithm
         self.tracker.start(self.run_dir, asdict(self.config), resume=self.first_step > 0)
         questions = self.data.split("train")
+        if self.config.evaluation.every:
+            self.data.split("val")  # a split that is missing is better missed now than after the first steps
         before = self._examine("before", self.config.evaluation.test_split, self.config.evaluation.test_limit)
         self.policy.train()
         for step in range(self.first_step, algorithm.steps):
@@ -108,7 +116,6 @@ class Trainer:
         if best:
             self.policy.load_weights(checkpoints.folder_of(self.run_dir, best[0]) / "policy")
         after = self._examine("after", self.config.evaluation.test_split, self.config.evaluation.test_limit)
-        self.tracker.finish(0)
         return {"steps": algorithm.steps, "best_step": best[0] if best else None, "before": before, "after": after}
 
     def _next_samples(self, questions: Dataset, step: int) -> list[Sample]:
@@ -149,10 +156,10 @@ class Trainer:
             return
         checkpoints.save(self.run_dir, step, self.policy.save, {"engine": self.engine.state_dict()})
         if validate:
-            result = self._validate(step)
+            reward = self._validate(step).get("reward")  # None where no sample has what the reward compares with
             marked = checkpoints.best(self.run_dir)
-            if marked is None or result["reward"] > marked[1]:
-                checkpoints.mark_best(self.run_dir, step, result["reward"])
+            if reward is not None and (marked is None or reward > marked[1]):
+                checkpoints.mark_best(self.run_dir, step, reward)
         checkpoints.prune(self.run_dir, self.config.checkpoint.keep_last)
 
     def _validate(self, step: int) -> dict[str, float]:
@@ -163,7 +170,7 @@ class Trainer:
         row = {f"val/{key}": value for key, value in kept.items()}
         self.metrics.log(step, row)
         self.tracker.log(row, step)
-        self.progress.update("train", step, giou=kept["giou"])
+        self.progress.update("train", step, giou=kept.get("giou"))
         return kept
 
     def _examine(self, when: str, split: str, limit: int | None) -> dict[str, float]:
@@ -183,7 +190,8 @@ class Trainer:
             folder=folder,
             on_progress=lambda done, total: self.progress.update(f"test {when}", step, message=f"{done}/{total}"),
         )
-        self.progress.update(f"test {when}", step, giou=scored.metrics["giou"])
+        self.progress.update(f"test {when}", step, giou=scored.metrics.get("giou"))
+        self.tracker.log({f"test_{when}/{key}": value for key, value in scored.metrics.items()}, step)
         self.tracker.images(f"test_{when}", sorted(folder.glob("overlays/*.png")), step)
         return dict(scored.metrics)
 

@@ -29,12 +29,12 @@ def make_reference(policy: Any, beta: float, temperature: float) -> Reference | 
         prompts = [group.prompt for group in batch.groups]
         if frozen is None:
             with policy.adapter_disabled():
-                return torch.as_tensor(
-                    policy.logprobs(policy.embed(prompts), batch.completions, temperature=temperature, entropy=False)[0]
+                scores = policy.logprobs(
+                    policy.embed(prompts), batch.completions, temperature=temperature, entropy=False
                 )
-        return torch.as_tensor(
-            frozen.logprobs(frozen.embed(prompts), batch.completions, temperature=temperature, entropy=False)[0]
-        )
+        else:
+            scores = frozen.logprobs(frozen.embed(prompts), batch.completions, temperature=temperature, entropy=False)
+        return torch.as_tensor(scores.logp)
 
     return score
 
@@ -66,12 +66,14 @@ def update(
     batches = list(micro_batches(groups, advantages, size=algorithm.micro_batch_groups, skip_zero=skip))
     reference_logp = [reference(batch) if reference else None for batch in batches]
     old: list[Tensor] = []
-    sums: dict[str, float] = {}
+    sums: defaultdict[str, float] = defaultdict(float)
+    mismatch = 0.0
     for iteration in range(algorithm.iterations):
-        sums = defaultdict(float)
+        sums = defaultdict(float, dict.fromkeys(("loss", "kl", "clip_fraction", "ratio", "entropy", "scored"), 0.0))
         for number, batch in enumerate(batches):
             embedded = policy.embed([group.prompt for group in batch.groups])
-            logp, entropy, valid = policy.logprobs(embedded, batch.completions, temperature=rollout.temperature)
+            scores = policy.logprobs(embedded, batch.completions, temperature=rollout.temperature)
+            logp, valid = scores.logp, scores.valid
             if iteration == 0:
                 old.append(logp.detach())
             loss, shares = policy_loss(
@@ -87,13 +89,10 @@ def update(
             for key, value in shares.items():
                 sums[key] += value
             if iteration == 0:
-                sums["mismatch"] += float(((logp.detach() - batch.sampled_logp.to(logp.device)) * valid).abs().sum())
-            sums["entropy"] += float(entropy.sum())
+                mismatch += float(((logp.detach() - batch.sampled_logp.to(logp.device)) * valid).abs().sum())
+            sums["entropy"] += float(scores.entropy.sum())
             sums["scored"] += float(valid.sum())
         report = engine.step()
         sums |= {"grad_norm": report.grad_norm, "lr": report.lr, "skipped": float(not report.applied)}
-    scored = max(1.0, sums.pop("scored", 0.0))
-    sums["entropy"] = sums.get("entropy", 0.0) / scored
-    if algorithm.iterations == 1:
-        sums["mismatch"] = sums.get("mismatch", 0.0) / scored
-    return dict(sums)
+    scored = max(1.0, sums.pop("scored"))
+    return {**sums, "entropy": sums["entropy"] / scored, "mismatch": mismatch / scored}

@@ -82,12 +82,15 @@ def test_two_runs_write_equal_bytes_and_the_numbers_come_back(policy: TinyPolicy
     ]
     assert told == [(4, 6), (6, 6)] * 2
     one, two = ((tmp_path / name / "predictions.jsonl").read_bytes() for name in ("one", "two"))
-    assert one == two and len(one.splitlines()) == 6
+    assert one == two
+    assert len(one.splitlines()) == 6
     numbers = dict(results[0].metrics)
     assert numbers.pop("seconds_per_image") > 0
     assert recompute(tmp_path / "one" / "predictions.jsonl", CONFIG) == numbers
     written = runs.read_json(tmp_path / "one" / "metrics.json")
-    assert written is not None and written["giou"] == numbers["giou"] and "seconds_per_image" in written
+    assert written is not None
+    assert written["giou"] == numbers["giou"]
+    assert "seconds_per_image" in written
     assert [r["sample_id"] for r in results[0].records] == [f"val-0-{i}" for i in range(6)]
     overlays = sorted(path.name for path in (tmp_path / "one" / "overlays").iterdir())
     assert overlays == ["000_val-0-0.png", "001_val-0-1.png"]
@@ -107,8 +110,12 @@ def follow(text: str | None, sample: Sample, reward: Any = None) -> dict[str, An
 def test_the_right_answer_scores_high() -> None:
     scene = next(s for s in map(SOURCE.split("val").__getitem__, range(50)) if s.cues and len(s.cues) == 1)
     record = follow(None, scene)
-    assert record["status"] == "ok" and record["instances"] == 1 and record["has_target"]
-    assert record["box_iou"] > 0.8 and record["iou"] > 0.6 and record["reward"] > 3
+    assert record["status"] == "ok"
+    assert record["instances"] == 1
+    assert record["has_target"]
+    assert record["box_iou"] > 0.8
+    assert record["iou"] > 0.6
+    assert record["reward"] > 3
     assert record["iou"] == record["intersection"] / record["union"]
     assert record["terms"]["answer_format"] == 1
     assert scene.target_mask is not None
@@ -119,9 +126,11 @@ def test_no_target() -> None:
     scene = next(s for s in map(SOURCE.split("val").__getitem__, range(80)) if s.cues == ())
     silent, talking, broken = (follow(text, scene) for text in ("<answer>[]</answer>", ANSWER, "nonsense"))
     assert (silent["empty"], silent["iou"], silent["union"]) == (True, 1.0, 0)
-    assert (talking["empty"], talking["iou"]) == (False, 0.0) and talking["union"] > 0
+    assert (talking["empty"], talking["iou"]) == (False, 0.0)
+    assert talking["union"] > 0
     assert (broken["empty"], broken["iou"], broken["status"]) == (False, 0.0, "no_answer")
-    assert silent["box_iou"] is None and score_of(silent).group == "no_target"
+    assert silent["box_iou"] is None
+    assert score_of(silent).group == "no_target"
 
 
 ANSWER = '<answer>[{"bbox_2d":[10,10,60,60],"positive_points":[[30,30],[40,40]]}]</answer>'
@@ -159,7 +168,8 @@ def test_the_policy_is_left_as_it_was(policy: TinyPolicy) -> None:
     handle = policy.core.language_model.register_forward_hook(lambda m, *_: seen.append(m.training))
     evaluate(policy, judge(), SOURCE.split("val"), config=CONFIG, limit=1)
     handle.remove()
-    assert seen and not any(seen)
+    assert seen
+    assert not any(seen)
     assert modes == [module.training for module in policy.modules()]
     assert gradients == [parameter.requires_grad for parameter in policy.parameters()]
 
@@ -174,7 +184,9 @@ def test_a_failed_segmenter_is_an_empty_mask() -> None:
     frame = CoordinateFrame(width=112, height=112, image_width=112, image_height=112)
     asked = replace(judge(), segmenter=Failing(), always_segment=True)
     record = record_of(scene, asked.follow(scene, frame, [completion])[0], boxes=True, empty_iou="one")
-    assert record["segmenter_error"] == "out of memory" and record["iou"] == 0 and record["empty"] is False
+    assert record["segmenter_error"] == "out of memory"
+    assert record["iou"] == 0
+    assert record["empty"] is False
 
 
 def test_overlay_names_are_harmless() -> None:
@@ -215,12 +227,14 @@ def test_the_verb(policy: TinyPolicy, tmp_path: Path, kind: Literal["run", "poli
     )
     result = evaluation.run(config, components)
     expected = evaluate(other, judge(), SOURCE.split("test"), config=settings, limit=3)
-    assert result["split"] == "test" and result["samples"] == 3
+    assert result["split"] == "test"
+    assert result["samples"] == 3
     assert result["metrics"]["giou"] == expected.metrics["giou"]
     written = read_predictions(Path(result["predictions"]))
     assert written == json.loads(json.dumps(expected.records))
     progress = runs.read_json(tmp_path / "run" / "progress.json")
-    assert progress is not None and (progress["phase"], progress["step"], progress["total_steps"]) == ("evaluate", 3, 3)
+    assert progress is not None
+    assert (progress["phase"], progress["step"], progress["total_steps"]) == ("evaluate", 3, 3)
     json.dumps(runs.plain(result), allow_nan=False)
 
 

@@ -80,8 +80,10 @@ def test_table_by_hand() -> None:
 
 def test_empty_iou_switch() -> None:
     assert summarise(TABLE, empty_iou="zero", bootstrap_samples=10)["giou"] == pytest.approx(1.25 / 6)
-    assert iou(TABLE[3], "one") == 1 and iou(TABLE[3], "zero") == 0
-    assert iou(TABLE[4], "one") == 0 and iou(TABLE[5], "one") == 0
+    assert iou(TABLE[3], "one") == 1
+    assert iou(TABLE[3], "zero") == 0
+    assert iou(TABLE[4], "one") == 0
+    assert iou(TABLE[5], "one") == 0
 
 
 def test_pr_is_strict_at_every_threshold() -> None:
@@ -102,7 +104,8 @@ def test_numbers_without_a_denominator_are_left_out() -> None:
 
 def test_a_sample_of_unknown_instances_is_in_no_group() -> None:
     numbers = summarise([score(instances=None)], bootstrap_samples=10)
-    assert numbers["giou"] == 0.5 and "giou/single" not in numbers
+    assert numbers["giou"] == 0.5
+    assert "giou/single" not in numbers
     assert numbers["share/single"] == numbers["share/multi"] == numbers["share/no_target"] == 0
 
 
@@ -110,7 +113,8 @@ def test_intervals_are_seeded_and_shrink_with_samples() -> None:
     rng = np.random.default_rng(0)
     many = [score(i, intersection=int(v), union=100) for i, v in enumerate(rng.integers(0, 101, 400))]
     first, again = summarise(many), summarise(many)
-    assert first == again and first != summarise(many, seed=1)
+    assert first == again
+    assert first != summarise(many, seed=1)
     few = summarise(many[:40])
     assert first["giou_high"] - first["giou_low"] < 0.5 * (few["giou_high"] - few["giou_low"])
     # The normal approximation of the same interval: 1.96 standard errors of the mean on each side.
@@ -130,10 +134,14 @@ def test_paired_difference() -> None:
     before = {"a": 0.2, "b": 0.4, "c": 0.9, "gone": 0.0}
     after = {"a": 0.5, "b": 0.7, "c": 1.2, "new": 1.0}
     found = paired_difference(before, after)
-    assert found.mean == pytest.approx(0.3) and found.samples == 3
-    assert found.low == pytest.approx(0.3) and found.high == pytest.approx(0.3)  # the same gain everywhere: no width
+    assert found.mean == pytest.approx(0.3)
+    assert found.samples == 3
+    assert found.low == pytest.approx(0.3)
+    assert found.high == pytest.approx(0.3)
     mixed = paired_difference({"a": 0.0, "b": 0.0}, {"a": 1.0, "b": -1.0})
-    assert mixed.mean == 0 and mixed.low == -1 and mixed.high == 1
+    assert mixed.mean == 0
+    assert mixed.low == -1
+    assert mixed.high == 1
     with pytest.raises(ValueError, match="no sample in common"):
         paired_difference({"a": 1.0}, {"b": 1.0})
 

@@ -71,7 +71,8 @@ def test_packed_rows_equal_repeated_rows(
         for group in groups
     ]
     weights = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
-    logp, entropy, valid = random_policy.logprobs(random_policy.embed(prompts), ids)
+    scores = random_policy.logprobs(random_policy.embed(prompts), ids)
+    logp, entropy, valid = scores.logp, scores.entropy, scores.valid
     (logp.sum(-1) * weights).sum().backward()
     packed = {n: p.grad.clone() for n, p in random_policy.named_parameters() if p.grad is not None}
     random_policy.zero_grad()
@@ -137,9 +138,9 @@ def test_sampled_logprobs_are_the_scored_ones(
     )  # fmt: skip
     prompts = encode(random_policy, samples[:3], compact)
     with torch.no_grad():
-        logp, _, _ = random_policy.logprobs(
+        logp = random_policy.logprobs(
             random_policy.embed(prompts), [[c.token_ids for c in group] for group in groups], temperature=temperature
-        )
+        ).logp
     for b, group in enumerate(groups):
         for g, completion in enumerate(group):
             drawn = torch.tensor(completion.logprobs)
@@ -157,7 +158,9 @@ def test_draws_do_not_depend_on_the_layout(
         random_policy, samples, compact, group_size=4, seed=5, step=7,
         config=RolloutConfig(max_new_tokens=24, batch_rows=4),
     )[1]  # fmt: skip
-    pairs = [(a.token_ids, b.token_ids) for x, y in zip(together, apart, strict=True) for a, b in zip(x, y, strict=True)]
+    pairs = [
+        (a.token_ids, b.token_ids) for x, y in zip(together, apart, strict=True) for a, b in zip(x, y, strict=True)
+    ]
     equal = sum(p == q for a, b in pairs for p, q in zip(a, b, strict=False))
     assert equal / sum(len(a) for a, _ in pairs) >= 0.999
     other = generate(
@@ -188,22 +191,23 @@ def test_lora_starts_at_the_base_trains_alone_and_comes_back(
     base, adapted = TinyPolicy(weights="random"), TinyPolicy(weights="random", lora_rank=4)
     prompts = encode(base, samples[:1], compact)
     ids = [[(5, 6, 7, 8), (9, 10)]]
-    before = base.logprobs(base.embed(prompts), ids)[0]
-    torch.testing.assert_close(adapted.logprobs(adapted.embed(prompts), ids)[0], before)
+    before = base.logprobs(base.embed(prompts), ids).logp
+    torch.testing.assert_close(adapted.logprobs(adapted.embed(prompts), ids).logp, before)
     trained = [n for n, p in adapted.named_parameters() if p.requires_grad]
-    assert trained and all("lora_" in name for name in trained)
+    assert trained
+    assert all("lora_" in name for name in trained)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
-    moved = adapted.logprobs(adapted.embed(prompts), ids)[0]
+    moved = adapted.logprobs(adapted.embed(prompts), ids).logp
     assert (moved - before).abs().max() > 1e-3
     with adapted.adapter_disabled():
-        torch.testing.assert_close(adapted.logprobs(adapted.embed(prompts), ids)[0], before)
+        torch.testing.assert_close(adapted.logprobs(adapted.embed(prompts), ids).logp, before)
     adapted.save(tmp_path)
     again = TinyPolicy(weights="random", lora_rank=4)
     again.load_weights(tmp_path)
-    torch.testing.assert_close(again.logprobs(again.embed(prompts), ids)[0], moved)
+    torch.testing.assert_close(again.logprobs(again.embed(prompts), ids).logp, moved)
     with pytest.raises(ConfigError, match="adapter"):
         base.load_weights(tmp_path)
 

@@ -72,9 +72,9 @@ def fill(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> BoolMask:
 def segment(prompts: Sequence[SpatialPrompt], size: tuple[int, int]) -> MaskPrediction:
     """A stand-in for the segmenter: it fills the box, or a square of side 10 around each point where there is none."""
     masks = np.zeros((len(prompts), *size), bool)
-    for mask, item in zip(masks, prompts, strict=True):
+    for index, item in enumerate(prompts):
         squares = [(max(x - 5, 0), max(y - 5, 0), x + 5, y + 5) for x, y in item.positive_points]
-        mask |= fill([item.box] if item.box else squares, size)
+        masks[index] = fill([item.box] if item.box else squares, size)
     return MaskPrediction(masks=masks, iou_predictions=np.ones(len(prompts), np.float32))
 
 

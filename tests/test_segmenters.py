@@ -92,7 +92,9 @@ def test_grabcut_with_the_true_cues_finds_the_objects(samples: list[Sample]) -> 
         assert sample.target_mask is not None
         assert sample.cues is not None
         if sample.cues:
-            found.append(mask_iou(segmenter.decode(segmenter.encode(sample.image), sample.cues).union, sample.target_mask))
+            found.append(
+                mask_iou(segmenter.decode(segmenter.encode(sample.image), sample.cues).union, sample.target_mask)
+            )
     assert len(found) >= 5
     assert np.mean(found) > 0.8
 

@@ -51,7 +51,9 @@ def disturbed(mask: BoolMask, scheme: str, scale: float, shift: float, angle: fl
     return prompt, box_iou(new, box)
 
 
-def score(segmenter: GrabCutSegmenter, style: str, scheme: str, scale: float, shift: float, count: int) -> tuple[float, float]:
+def score(
+    segmenter: GrabCutSegmenter, style: str, scheme: str, scale: float, shift: float, count: int
+) -> tuple[float, float]:
     """(gIoU, mean box IoU) over ``count`` scenes, all instances of one category each."""
     ious, boxes = [], []
     for index in range(count):
@@ -86,7 +88,15 @@ def main() -> None:
                 rows.append(("train", scheme, name, value, round(giou, 4), round(biou, 4)))
             axis.plot(values, curve, marker="o", label=scheme)
             print(scheme, name, [round(c, 2) for c in curve], flush=True)
-        rows.append(("ood", scheme, "scale", 1.0, *(round(v, 4) for v in score(segmenter, "ood", scheme, 1.0, 0.0, arguments.scenes))))
+        rows.append(
+            (
+                "ood",
+                scheme,
+                "scale",
+                1.0,
+                *(round(v, 4) for v in score(segmenter, "ood", scheme, 1.0, 0.0, arguments.scenes)),
+            )
+        )
         print("ood", rows[-1])
     axes[0].set_xlabel("box and points scaled about the box's centre")
     axes[1].set_xlabel("box and points shifted, share of the side")

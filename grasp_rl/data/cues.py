@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from grasp_rl.geometry import exterior_points, interior_points, mask_to_box
 from grasp_rl.types import BoolMask, SpatialPrompt
@@ -10,7 +10,7 @@ from grasp_rl.types import BoolMask, SpatialPrompt
 POSITIVE_POINTS, NEGATIVE_POINTS = 4, 2
 
 
-def cues_from_masks(masks: Sequence[BoolMask]) -> tuple[SpatialPrompt, ...]:
+def cues_from_masks(masks: Iterable[BoolMask]) -> tuple[SpatialPrompt, ...]:
     """One cue per non-empty instance mask [H, W], left to right.
 
     A cue has the tight box, four interior points (peaks of the distance transform, deepest first) and two background
@@ -21,7 +21,9 @@ def cues_from_masks(masks: Sequence[BoolMask]) -> tuple[SpatialPrompt, ...]:
         box = mask_to_box(mask)
         if box is None:
             continue
-        positive = interior_points(mask, POSITIVE_POINTS)
+        x0, y0, x1, y1 = map(int, box)  # a small thing in a large picture costs what the thing costs
+        inside = interior_points(mask[y0:y1, x0:x1], POSITIVE_POINTS)
+        positive = tuple((x + x0, y + y0) for x, y in inside)
         negative = exterior_points(mask, box, NEGATIVE_POINTS)
         cues.append(
             SpatialPrompt(

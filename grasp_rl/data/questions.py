@@ -62,7 +62,10 @@ OOD_PHRASES: dict[str, tuple[str, ...]] = {
 
 # Two steps: the first category of the list that is in the picture is the answer.
 PREFERENCES: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (("field", "court", "lot"), "where could a helicopter land after the flood", "after a flood a helicopter could land where"),
+    (
+        ("field", "court", "lot"),
+        "where could a helicopter land after the flood", "after a flood a helicopter could land where",
+    ),
     (("roof", "wood", "lot"), "where is the best cover from the sun", "the sun is strong, where is cover"),
     (("water", "tank"), "where would firefighters get water", "firefighters need water from where"),
     (("vessel", "vehicle"), "what could take people away", "people could leave in what"),

@@ -67,7 +67,7 @@ class LocalEngine:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch's share of the loss."""
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self) -> StepReport:
         """Clip, update, clear. A gradient that is not finite leaves weights and moments alone."""

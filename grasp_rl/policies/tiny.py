@@ -156,9 +156,7 @@ def build_model(tokenizer: Any, seed: int = 0, hidden: int = 128, layers: int = 
         for name, parameter in model.named_parameters():
             if "pos_embed" in name:
                 parameter.normal_(0, 0.5, generator=generator)
-            elif "patch_embed" in name and parameter.ndim > 1:
-                parameter.normal_(0, 0.05, generator=generator)
-            elif "embed_tokens" in name:
+            elif ("patch_embed" in name and parameter.ndim > 1) or "embed_tokens" in name:
                 parameter.normal_(0, 0.05, generator=generator)
             elif parameter.ndim == 2:
                 parameter.normal_(0, 0.7 / parameter.shape[1] ** 0.5, generator=generator)
@@ -232,5 +230,3 @@ class TinyPolicy(VlmPolicy):
             train_tower=train_tower,
         )
         self.prompt_template = prompt_template
-
-

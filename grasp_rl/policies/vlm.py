@@ -17,16 +17,20 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.utils.logging import disable_progress_bar
 
 from grasp_rl.config import ConfigError, PromptConfig
 from grasp_rl.policies.packed import attention_mask, pack
 from grasp_rl.prompting import build_messages
 from grasp_rl.protocols import CoordinateFrame
-from grasp_rl.types import Completion, FinishReason, Image
+from grasp_rl.types import Box, Completion, FinishReason, Image
+
+disable_progress_bar()  # a run's log is a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,20 @@ class EmbeddedPrompt:
     """[P] bool, True at image tokens."""
     positions: Tensor
     """[3, P] M-RoPE positions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a forward over B packed rows of G completions says about their tokens."""
+
+    logp: Tensor
+    """[B, G, C] log-probabilities; 0 where no token is scored."""
+    entropy: Tensor
+    """[B, G, C] entropies, detached; 0 where no token is scored or none was wanted."""
+    valid: Tensor
+    """[B, G, C] bool, True where a token is scored."""
+    picture_attention: Tensor | None = None
+    """[B, G, C, T] share of attention that each token's prediction pays to each picture token, if wanted."""
 
 
 class VlmPolicy(nn.Module):
@@ -104,6 +122,10 @@ class VlmPolicy(nn.Module):
 
     def encode(self, image: Image, query: str, prompt: PromptConfig) -> EncodedPrompt:
         """Tokens and patches for ``image`` [H, W, 3] uint8 RGB and ``query`` under a prompt scheme."""
+        return self.encode_questions(image, [(query, prompt)])[0]
+
+    def encode_questions(self, image: Image, questions: Sequence[tuple[str, PromptConfig]]) -> list[EncodedPrompt]:
+        """Several questions about one picture, which is resized and cut into patches once."""
         height, width = image.shape[:2]
         sizes: dict[str, Any] = {}
         if self.resize == "square":
@@ -116,17 +138,24 @@ class VlmPolicy(nn.Module):
         if self.coordinates == "thousand":
             spoken = (1000, 1000)
         frame = CoordinateFrame(width=spoken[0], height=spoken[1], image_width=width, image_height=height)
-        text = self.tokenizer.apply_chat_template(
-            build_messages(query, frame, prompt), tokenize=False, add_generation_prompt=True
-        )
         tokens = int(grid.prod()) // self.image_processor.merge_size**2
+        return [
+            EncodedPrompt(
+                input_ids=torch.tensor(self._question_ids(query, frame, prompt, tokens)),
+                pixel_values=features["pixel_values"],
+                image_grid_thw=grid,
+                frame=frame,
+            )
+            for query, prompt in questions
+        ]
+
+    def _question_ids(self, query: str, frame: CoordinateFrame, prompt: PromptConfig, tokens: int) -> list[int]:
+        """Ids of the chat messages, the picture's place widened to ``tokens`` image tokens."""
+        messages = build_messages(query, frame, prompt)
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         image_token = self.tokenizer.convert_ids_to_tokens(self.stock.config.image_token_id)
         before, after = text.split(image_token)
-        text = before + image_token * tokens + after
-        ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
-        return EncodedPrompt(
-            input_ids=ids, pixel_values=features["pixel_values"], image_grid_thw=grid, frame=frame
-        )
+        return list(self.tokenizer(before + image_token * tokens + after, add_special_tokens=False)["input_ids"])
 
     def picture_end(self, prompt: EncodedPrompt) -> int:
         """Number of leading tokens of ``prompt`` up to and including the picture: what its questions share."""
@@ -136,6 +165,27 @@ class VlmPolicy(nn.Module):
         """Token ids of a completion, end of sequence included."""
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return (*ids, self.tokenizer.eos_token_id)
+
+    def coordinates_in(self, said: Sequence[int]) -> list[tuple[int, int]]:
+        """(position, instance) of every token of an answer that is part of a coordinate; instances count from 0."""
+        found, instance = [], -1
+        for position, token in enumerate(said):
+            piece = self.tokenizer.decode([token])
+            instance += piece.count("{")
+            if instance >= 0 and piece.strip().isdigit():
+                found.append((position, instance))
+        return found
+
+    def covered(self, box: Box, prompt: EncodedPrompt) -> NDArray[np.bool_]:
+        """[T] bool: the picture tokens that ``box`` (original-image pixels) covers by a third, or covers most."""
+        merge = self.image_processor.merge_size
+        rows, columns = (int(v) // merge for v in prompt.image_grid_thw[0, 1:])
+        x0, x1 = (v * columns / prompt.frame.image_width for v in (box[0], box[2]))
+        y0, y1 = (v * rows / prompt.frame.image_height for v in (box[1], box[3]))
+        across = np.clip(np.minimum(x1, np.arange(columns) + 1) - np.maximum(x0, np.arange(columns)), 0, 1)
+        down = np.clip(np.minimum(y1, np.arange(rows) + 1) - np.maximum(y0, np.arange(rows)), 0, 1)
+        share = np.outer(down, across).reshape(-1)
+        return np.asarray(share >= min(0.35, share.max()), dtype=np.bool_)
 
     def embed(self, prompts: Sequence[EncodedPrompt]) -> list[EmbeddedPrompt]:
         """One pass of the vision tower over the pictures of ``prompts``, and the prompts' embeddings and positions."""
@@ -174,7 +224,8 @@ class VlmPolicy(nn.Module):
         temperature: float = 1.0,
         unscored: Sequence[Sequence[int]] | None = None,
         entropy: bool = True,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        attention_layers: Sequence[int] = (),
+    ) -> Scores:
         """Score G completions of each prompt in one packed row per prompt.
 
         Args:
@@ -183,10 +234,8 @@ class VlmPolicy(nn.Module):
             temperature: divides the logits; the one they were sampled with.
             unscored: B x G numbers of leading tokens that are context only (a question of its own, in fine-tuning).
             entropy: whether entropies are wanted.
-
-        Returns:
-            log-probabilities [B, G, C], entropies [B, G, C] (detached; 0 if not wanted) and [B, G, C] bool, True where
-            a token is scored; 0 elsewhere.
+            attention_layers: layers whose first two heads' attention to the picture is wanted, averaged; needs eager
+                attention and pictures of one size.
         """
         lengths = torch.tensor([[len(c) for c in group] for group in completions])
         layout = pack(torch.tensor([len(p.embeddings) for p in prompts]), lengths)
@@ -211,13 +260,24 @@ class VlmPolicy(nn.Module):
             positions[:, b, count:] += prompt.positions.max() + 1
             positions[:, b, :count] = prompt.positions
         hidden = hidden.index_put((row[valid], target[valid]), words[valid])
-        output = self._language_model(
-            hidden, positions, attention_mask(layout.segment.to(self.device)), _deepstack(prompts), visual
+        result = self._language_model(
+            hidden,
+            positions,
+            attention_mask(layout.segment.to(self.device)),
+            _deepstack(prompts),
+            visual,
+            output_attentions=bool(attention_layers),
         )
+        source = layout.predictor_index.to(self.device)
+        attention = None
+        if attention_layers:
+            heads = torch.stack([result.attentions[layer][:, :2].float().mean(1) for layer in attention_layers])
+            columns = torch.stack([line.nonzero()[:, 0] for line in visual])[:, None, None].expand(*target.shape, -1)
+            attention = heads.mean(0)[row, source].gather(-1, columns)
         if unscored is not None:
             skipped = torch.tensor(unscored, device=self.device)
             valid = valid & (torch.arange(width, device=self.device) >= skipped[..., None])
-        predictor = output[row[valid], layout.predictor_index.to(self.device)[valid]]  # (tokens, D)
+        predictor = result.last_hidden_state[row[valid], source[valid]]  # (tokens, D)
         logits = self.stock.lm_head(predictor).float()
         if temperature != 1.0:
             logits = logits / temperature
@@ -228,21 +288,22 @@ class VlmPolicy(nn.Module):
             with torch.no_grad():
                 logp = torch.log_softmax(logits, dim=-1)
                 uncertainty = empty.masked_scatter(valid, -(logp.exp() * logp).sum(-1))
-        return empty.masked_scatter(valid, scores), uncertainty, valid
+        return Scores(
+            logp=empty.masked_scatter(valid, scores), entropy=uncertainty, valid=valid, picture_attention=attention
+        )
 
     def _language_model(
         self, hidden: Tensor, positions: Tensor, mask: Tensor, deepstack: list[Tensor], visual: Tensor, **kwargs: Any
-    ) -> Tensor:
-        """Last hidden states [B, L, D] of the stock language model for ready-made embeddings."""
+    ) -> Any:
+        """The stock language model's output for ready-made embeddings [B, L, D]."""
         if mask.dtype == torch.bool and self.core.language_model.config._attn_implementation == "eager":
             mask = torch.where(mask, 0.0, torch.finfo(hidden.dtype).min)  # eager attention adds its mask
         if deepstack:
             kwargs |= {"visual_pos_masks": visual, "deepstack_visual_embeds": deepstack}
         cached = "past_key_values" in kwargs
-        output = self.core.language_model(
+        return self.core.language_model(
             inputs_embeds=hidden, position_ids=positions, attention_mask=mask, use_cache=cached, **kwargs
         )
-        return torch.as_tensor(output.last_hidden_state)
 
     @torch.no_grad()
     def generate(
@@ -317,16 +378,14 @@ class VlmPolicy(nn.Module):
             hidden[b, start:], visual[b, start:], mask[b, start:] = prompt.embeddings, prompt.visual, 1
             positions[:, b, start:] = prompt.positions
         cache = DynamicCache(config=self.core.language_model.config)
-        output = self._language_model(
-            hidden, positions, mask, _deepstack(prompts), visual, past_key_values=cache
-        )
+        output = self._language_model(hidden, positions, mask, _deepstack(prompts), visual, past_key_values=cache)
         cache.batch_repeat_interleave(group_size)
         following = torch.stack([p.positions.max() + 1 for p in prompts])
         return _DecodeState(
             cache=cache,
             mask=mask.repeat_interleave(group_size, 0),
             position=following.repeat_interleave(group_size),
-            logits=self.stock.lm_head(output[:, -1]).repeat_interleave(group_size, 0),
+            logits=self.stock.lm_head(output.last_hidden_state[:, -1]).repeat_interleave(group_size, 0),
         )
 
     def _decode(self, state: _DecodeState, token: Tensor) -> None:

@@ -78,7 +78,7 @@ class GrabCutSegmenter:
         """Smooth ``image`` [H, W, 3] uint8 RGB once and take its checksum."""
         smoothed = cv2.GaussianBlur(image, (0, 0), self.smooth) if self.smooth else image
         return GrabCutEmbedding(
-            image=np.ascontiguousarray(smoothed, dtype=np.uint8), digest=zlib.crc32(np.ascontiguousarray(image))
+            image=np.ascontiguousarray(smoothed, dtype=np.uint8), digest=zlib.crc32(image.tobytes())
         )
 
     def decode(self, embedding: GrabCutEmbedding, prompts: Sequence[SpatialPrompt]) -> MaskPrediction:

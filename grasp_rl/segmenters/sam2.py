@@ -72,7 +72,9 @@ class Sam2Segmenter:
     @torch.inference_mode()
     def encode(self, image: Image) -> Sam2Embedding:
         """One pass of the image encoder over ``image`` [H, W, 3] uint8 RGB."""
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.model.device).permute(2, 0, 1)[None].float() / 255
+        pixels = (
+            torch.from_numpy(np.ascontiguousarray(image)).to(self.model.device).permute(2, 0, 1)[None].float() / 255
+        )
         pixels = torch.nn.functional.interpolate(
             pixels, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False
         )

@@ -57,13 +57,9 @@ class WandbTracker(Mirror):
         super().__init__(finish_s=_FINISH_S)
         self.project, self.entity, self.mode = project, entity, mode
         self.tags, self.group = list(tags), group
+        self._quiet = mode == "disabled"
         self._wandb: Any = None
         self._run: Any = None
-
-    def start(self, run_dir: Path, config: Mapping[str, Any], resume: bool) -> None:
-        """Begin; returns at once, whatever the service does."""
-        if self.mode != "disabled":
-            super().start(run_dir, config, resume)
 
     def _failures(self) -> tuple[type[BaseException], ...]:
         """RuntimeError, ValueError and TypeError are what wandb raises for a service that died or refused a value.
@@ -153,8 +149,8 @@ class WandbTracker(Mirror):
                 pid, name, _, parent = re.split(r" \(|\) | ", stat.read_text(errors="replace"), maxsplit=4)[:4]
                 if name == "wandb-core" and int(parent) == os.getpid():
                     os.kill(int(pid), signal.SIGKILL)
-        if self._wandb is not None:
-            with contextlib.suppress(*self._failures()):  # it finds its process gone, and no longer waits for it
+        if self._wandb is not None:  # it finds its process gone, takes it for a reason to exit, and waits no more
+            with contextlib.suppress(SystemExit, *self._failures()):
                 self._wandb.teardown()
 
 

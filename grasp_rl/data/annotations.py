@@ -1,0 +1,222 @@
+"""The lines of an annotations file: one JSON object each, checked key by key. docs/datasets.md has the schema.
+
+No picture is opened here. A line that cannot be used comes back with everything that is wrong with it, so that one
+reader serves those who stop at the first such line and those who list them all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from grasp_rl.config import ConfigError
+from grasp_rl.types import Record
+
+REQUIRED = ("id", "image", "query", "split")
+TARGETS = ("mask", "rle", "polygons", "boxes")
+"""Of these a row has exactly one."""
+KEYS = (*REQUIRED, *TARGETS, "reasoning")
+MAX_ABS = 1e6
+"""Largest coordinate, in pixels."""
+
+
+class AnnotationError(ConfigError):
+    """A row that cannot be used. The message names the file, the line, the key, what was found and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One question about one picture, as written down."""
+
+    line: int
+    """Its line in the annotations file, from 1."""
+    sample_id: str
+    image: Path
+    query: str
+    split: str
+    reasoning: str | None
+    kind: str
+    """Which one of :data:`TARGETS` the row has."""
+    target: Any
+    """Its value; a path for ``mask``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line that was read."""
+
+    number: int
+    row: Row | None
+    """None where the line cannot be used."""
+    problems: tuple[str, ...]
+    """What is wrong with it: key, what was found, remedy."""
+
+
+def annotations_path(root: str | Path, name: str = "annotations.jsonl") -> Path:
+    """The annotations file that ``root`` means: itself, or ``name`` in it.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(root)
+    path = path / name if path.is_dir() else path
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; name a folder that holds {name}, or the annotations file itself")
+    return path
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Every line of an annotations file that is not blank, in order; of several with one id the first counts."""
+    seen: dict[str, int] = {}
+    with path.open("rb") as file:
+        for number, data in enumerate(file, 1):
+            if not data.strip():
+                continue
+            record, found = _decoded(data)
+            found = found or problems_of(record)
+            if not found and record["id"] in seen:
+                found = [f"id={record['id']!r}: also the id of line {seen[record['id']]}; every row needs its own"]
+            if found:
+                yield Line(number=number, row=None, problems=tuple(found))
+                continue
+            seen[record["id"]] = number
+            yield Line(number=number, row=_row(record, number, path.parent), problems=())
+
+
+def problems_of(record: Any) -> list[str]:
+    """What is wrong with a row's keys and values, as far as that can be told without its picture."""
+    if not isinstance(record, dict):
+        return [f"found {_kind(record)}; a line is one JSON object, {{...}}"]
+    given = {key: value for key, value in record.items() if value is not None}
+    found = [f"{key}: no such key{_near(key)}; valid: {', '.join(KEYS)}" for key in given if key not in KEYS]
+    missing = [key for key in REQUIRED if key not in given]
+    found += [f"{', '.join(missing)}: missing; every row needs {', '.join(REQUIRED)}"] if missing else []
+    targets = [key for key in TARGETS if key in given]
+    if len(targets) != 1:
+        named = " and ".join(targets) or "none"
+        found.append(f"found {named} of {', '.join(TARGETS)}; give exactly one (polygons: [] where nothing answers)")
+    for key, check in _CHECKS.items():
+        complaint = check(given[key]) if key in given else None
+        if complaint:
+            found.append(f"{key}={_short(given[key])}: {complaint}")
+    return found
+
+
+def _decoded(data: bytes) -> tuple[Any, list[str]]:
+    """The JSON value of a line, or what is wrong with it."""
+    try:
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object), []
+    except UnicodeDecodeError as error:
+        return None, [f"not UTF-8 at byte {error.start}; save the file as UTF-8"]
+    except (ValueError, RecursionError) as error:
+        return None, [f"not JSON ({error}); write one JSON object on this line"]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Record:
+    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the key {repeated[0]!r} occurs twice")
+    return dict(pairs)
+
+
+def _row(record: Record, number: int, folder: Path) -> Row:
+    kind = next(key for key in TARGETS if record.get(key) is not None)
+    return Row(
+        line=number,
+        sample_id=record["id"],
+        image=folder / record["image"],
+        query=record["query"],
+        split=record["split"],
+        reasoning=record.get("reasoning"),
+        kind=kind,
+        target=folder / record["mask"] if kind == "mask" else record[kind],
+    )
+
+
+def _text(value: Any) -> str | None:
+    return None if isinstance(value, str) and value.strip() else "must be text that is not empty"
+
+
+def _path(value: Any) -> str | None:
+    if _text(value) is not None or "\0" in value:
+        return "must be the path of a file"
+    return "must be relative to the annotations file" if PurePosixPath(value).is_absolute() else None
+
+
+def _split(value: Any) -> str | None:
+    valid = isinstance(value, str) and re.fullmatch(r"\w[\w.-]*", value)
+    return None if valid else "must be a word, such as train, val or test"
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -MAX_ABS <= value <= MAX_ABS
+
+
+def _numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(map(_number, value))
+
+
+def _polygons(value: Any) -> str | None:
+    if not isinstance(value, list):
+        return "must be a list of rings, [] where nothing answers"
+    for index, ring in enumerate(value):
+        if not isinstance(ring, list) or len(ring) < 3 or not all(_numbers(point, 2) for point in ring):
+            return f"ring {index} must be a list of three or more points [x, y], finite and in pixels of the picture"
+    return None
+
+
+def _boxes(value: Any) -> str | None:
+    if not isinstance(value, list):
+        return "must be a list of boxes [x0, y0, x1, y1], [] where nothing answers"
+    for index, box in enumerate(value):
+        if not _numbers(box, 4) or not (box[0] < box[2] and box[1] < box[3]):
+            return f"box {index} must be [x0, y0, x1, y1] with x0 < x1 and y0 < y1, in pixels of the picture"
+    return None
+
+
+def _rle(value: Any) -> str | None:
+    if not isinstance(value, dict) or set(value) != {"size", "counts"}:
+        return 'must be {"size": [height, width], "counts": ...}'
+    size, counts = value["size"], value["counts"]
+    if not (isinstance(size, list) and len(size) == 2 and all(_count(n) and n > 0 for n in size)):
+        return "size must be [height, width]"
+    if not (isinstance(counts, str) or (isinstance(counts, list) and all(map(_count, counts)))):
+        return "counts must be COCO's compressed text or a list of whole numbers"
+    return None
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+_CHECKS: dict[str, Callable[[Any], str | None]] = {
+    "id": _text,
+    "image": _path,
+    "query": _text,
+    "split": _split,
+    "mask": _path,
+    "rle": _rle,
+    "polygons": _polygons,
+    "boxes": _boxes,
+    "reasoning": _text,
+}
+
+
+def _near(key: str) -> str:
+    near = difflib.get_close_matches(key, KEYS, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _kind(value: Any) -> str:
+    return {list: "a list", str: "text", type(None): "null"}.get(type(value), type(value).__name__)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

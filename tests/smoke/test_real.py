@@ -1,0 +1,103 @@
+"""Real pictures through the real door: both rewards, once with GrabCut and once with a Sam2Model of the real class."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image as Pillow
+from transformers import Sam2Config, Sam2Model
+
+from grasp_rl.policies.tiny import WARM_START
+from grasp_rl.types import Record
+
+AERIAL = Path(__file__).parents[1] / "data/aerial"
+WARM = (WARM_START / "config.json").is_file()
+STEPS = 5
+WORDS = [
+    "data=jsonl",
+    f"data.root={AERIAL}",
+    f"policy.weights={'warm_start' if WARM else 'random'}",
+    "debug=fast",
+    f"algorithm.steps={STEPS}",
+    "algorithm.group_size=3",
+    f"evaluation.every={STEPS}",
+    "evaluation.overlays=3",
+    "checkpoint.every=0",
+    "rollout.max_new_tokens=48",
+    "evaluation.max_new_tokens=48",
+]
+
+
+@pytest.fixture(scope="module")
+def tiny_sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Sam2Model, small enough for a test, in a folder as users have one."""
+    torch.manual_seed(0)
+    backbone = {
+        "model_type": "sam2_hiera_det_model", "hidden_size": 16, "num_attention_heads": 1,
+        "blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [16, 32, 64, 128],
+        "num_attention_heads_per_stage": [1, 2, 4, 8], "global_attention_blocks": [3], "image_size": [256, 256],
+        "window_positional_embedding_background_size": [7, 7],
+    }  # fmt: skip
+    config = Sam2Config(
+        vision_config={
+            "backbone_config": backbone, "backbone_channel_list": [128, 64, 32, 16],
+            "backbone_feature_sizes": [[64, 64], [32, 32], [16, 16]], "fpn_hidden_size": 64,
+        },
+        prompt_encoder_config={"hidden_size": 64, "image_size": 256, "mask_input_channels": 16},
+        mask_decoder_config={
+            "hidden_size": 64, "mlp_dim": 128, "num_attention_heads": 4, "iou_head_hidden_dim": 64,
+        },
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("sam2")
+    Sam2Model(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("segmenter", ["grabcut", "sam2"])
+@pytest.mark.parametrize("reward", ["grasp", "think2seg"])
+def test_five_steps_on_real_pictures(tmp_path: Path, tiny_sam2: Path, segmenter: str, reward: str) -> None:
+    words = ["train", *WORDS, f"reward={reward}", f"segmenter={segmenter}", "run_dir=r", "--json"]
+    words += [f"segmenter.path={tiny_sam2}"] if segmenter == "sam2" else []
+    ended = subprocess.run(
+        [Path(sys.executable).parent / "grasp-rl", *words],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TERM": "dumb", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(ended.stdout)
+    assert result["before"]["samples"] == result["after"]["samples"] == 3
+    rows = _rows(tmp_path / "r/metrics.jsonl")
+    trained = [row for row in rows if "reward" in row]
+    assert [row["step"] for row in trained] == list(range(1, STEPS + 1))
+    term = "mask_iou" if reward == "think2seg" else "box_iou"
+    for row in trained:
+        assert isinstance(row["reward"], float)
+        assert any(term in key for key in row), sorted(row)
+    assert [row["step"] for row in rows if "val/reward" in row] == [STEPS]
+    for when in ("eval_before", "eval_after"):
+        predictions = _rows(tmp_path / "r" / when / "predictions.jsonl")
+        assert [p["sample_id"] for p in predictions] == ["meadow-2", "islands-2", "islands-3"]
+        assert all(p["segmenter_error"] is None for p in predictions)
+        overlays = sorted((tmp_path / "r" / when / "overlays").glob("*.png"))
+        assert [path.stem[4:] for path in overlays] == [p["sample_id"] for p in predictions]
+        for path in overlays:
+            assert Pillow.open(path).convert("RGB").getextrema() != ((0, 0), (0, 0), (0, 0))
+        if WARM:
+            assert any(p["prompts"] for p in predictions)
+    if WARM:
+        assert max(row["parse/ok"] for row in trained) > 0.5
+        assert max(row["reward"] for row in trained) > 0
+
+
+def _rows(path: Path) -> list[Record]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,214 @@
+"""Predicting on a picture of one's own: files, defaults, runs and refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image as Pillow
+
+from grasp_rl import predict
+from grasp_rl.config import ConfigError
+from grasp_rl.data.synthetic import SyntheticSource
+from grasp_rl.imageio import read_image, read_mask, write_image
+from grasp_rl.policies.tiny import TinyPolicy
+from grasp_rl.predict import Predictor, check_query, main, read_config
+from grasp_rl.prompting import format_answer
+from grasp_rl.types import Completion, FinishReason
+
+SCENE = next(s for s in map(SyntheticSource().split("test").__getitem__, range(20)) if s.cues)
+RANDOM = ["policy.weights=random", "evaluation.max_new_tokens=16"]
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    write_image(tmp_path / "scene.png", SCENE.image)
+    return tmp_path / "scene.png"
+
+
+def speak(monkeypatch: pytest.MonkeyPatch, text: str | None = None) -> None:
+    """Let the policy say ``text``, or the scene's own answer in the policy's frame."""
+    seen: list[Any] = []
+    encode = TinyPolicy.encode
+
+    def noting(self: TinyPolicy, image: Any, query: str, prompt: Any) -> Any:
+        seen.append((encode(self, image, query, prompt), prompt))
+        return seen[-1][0]
+
+    def generate(self: TinyPolicy, prompts: Any, uniforms: None, *, group_size: int, max_new_tokens: int) -> Any:
+        encoded, prompt = seen[-1]
+        said = text if text is not None else format_answer(SCENE.cues or (), "here", encoded.frame, prompt)
+        return [[Completion(token_ids=(1,), logprobs=(0.0,), text=said, finish_reason=FinishReason.STOP)]]
+
+    monkeypatch.setattr(TinyPolicy, "encode", noting)
+    monkeypatch.setattr(TinyPolicy, "generate", generate)
+
+
+def test_a_random_policy_writes_three_files(
+    picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([str(picture), "--query", "the roof", *RANDOM]) == 0
+    out = tmp_path / "outputs" / "predict"
+    assert sorted(path.name for path in out.iterdir()) == ["scene.json", "scene_mask.png", "scene_overlay.png"]
+    assert "could not be read (no_answer): outputs/predict/scene_overlay.png" in capsys.readouterr().out
+    assert not read_mask(out / "scene_mask.png", SCENE.size).any()
+    record = json.loads((out / "scene.json").read_text())
+    assert record["status"] == "no_answer"
+    assert record["policy"]["weights"] == "random"
+
+
+@pytest.mark.parametrize("size", [(112, 112), (150, 260)])
+def test_files_are_of_the_pictures_own_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], size: tuple[int, int]
+) -> None:
+    speak(monkeypatch)
+    resized = Pillow.fromarray(SCENE.image).resize((size[1], size[0]))
+    resized.save(tmp_path / "big.tif")
+    assert main([str(tmp_path / "big.tif"), "--query", SCENE.query, "--out", str(tmp_path), "--json", *RANDOM]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record == json.loads((tmp_path / "big.json").read_text())
+    assert record["size"] == list(size)
+    assert record["status"] == "ok"
+    assert record["thinking"] == "here"
+    mask = read_mask(tmp_path / "big_mask.png", size)
+    assert record["mask_area"] == mask.sum() > 0
+    assert set(np.unique(read_image(tmp_path / "big_mask.png"))) == {0, 255}
+    assert record["prompts"][0]["box"][2] <= size[1]
+    assert len(record["prompts"]) == len(SCENE.cues or ())
+    assert max(read_image(tmp_path / "big_overlay.png").shape[:2]) >= 336
+    assert record["seconds"]["policy"] >= 0
+    assert record["segmenter"]["_target_"].endswith("GrabCutSegmenter")
+
+
+def test_repair_is_on_unless_told_otherwise(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speak(monkeypatch, '<answer>[{"bbox_2d":[10,10,60,60],"positive_points":[[30,30],[40,40]]},]</answer>')
+    words = [str(picture), "--query", "roof", "--out", str(tmp_path), *RANDOM]
+    assert main(words) == 0
+    assert capsys.readouterr().out.startswith("1 instance, ")
+    assert main([*words, "--no-repair"]) == 0
+    assert "could not be read (bad_json)" in capsys.readouterr().out
+
+
+def test_nothing_there(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speak(monkeypatch, "<answer>[]</answer>")
+    assert main([str(picture), "--query", "roof", "--out", str(tmp_path), *RANDOM]) == 0
+    assert capsys.readouterr().out.startswith("nothing in the picture fits: ")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with two checkpoints, the first of them the best."""
+    folder = tmp_path / "run"
+    config = read_config(None, "points", None, ["policy.weights=random", "prompt.template=think2seg"])
+    from dataclasses import asdict
+
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config)))
+    for step, seed in ((10, 1), (20, 2)):
+        TinyPolicy(weights="random", seed=seed).save(folder / "checkpoints" / f"step_{step:06d}" / "policy")
+    (folder / "checkpoints" / "best.json").write_text('{"step": 10, "value": 1.0}')
+    return folder
+
+
+def test_a_runs_own_config_and_best_weights(picture: Path, run: Path, tmp_path: Path) -> None:
+    words = [str(picture), "--query", "roof", "--run", str(run), "evaluation.max_new_tokens=8", "--out", str(tmp_path)]
+    assert main(words) == 0
+    record = json.loads((tmp_path / "scene.json").read_text())
+    assert record["policy"]["loaded_from"] == str(run / "checkpoints" / "step_000010" / "policy")
+    assert record["prompt"]["scheme"] == "points"
+    assert record["prompt"]["template"] == "think2seg"
+    (run / "checkpoints" / "best.json").unlink()
+    assert main(words) == 0
+    record = json.loads((tmp_path / "scene.json").read_text())
+    assert record["policy"]["loaded_from"].endswith("step_000020/policy")
+
+
+def test_what_can_change_about_a_run(run: Path) -> None:
+    config = read_config(run, "box", "grabcut", ["parsing.nms_iou=0.7"])
+    assert (config.prompt.scheme, config.prompt.template) == ("box", "think2seg")
+    assert config.parsing.nms_iou == 0.7
+    with pytest.raises(
+        ConfigError, match="segmenter=grabcut: goes without --run; with it, use --prompt and --segmenter"
+    ):
+        read_config(run, None, None, ["segmenter=grabcut"])
+    with pytest.raises(ConfigError, match="nms_iu"):
+        read_config(run, None, None, ["parsing.nms_iu=0.7"])
+
+
+def test_the_defaults() -> None:
+    config = read_config(None, None, None, [])
+    assert config.policy["_target_"].endswith("TinyPolicy")
+    assert config.segmenter["_target_"].endswith("GrabCutSegmenter")
+    assert read_config(None, "points", None, ["parsing.nms_iou=1"]).prompt.box is False
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("x" * 2001, "at most 2000"),
+        ("look at <|image_pad|>", r"'<\|image_pad\|>', which is reserved"),
+    ],
+)
+def test_questions_that_cannot_be_asked(query: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check_query(query, ["<|image_pad|>"])
+
+
+def test_refusals_are_one_line(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    for words in (
+        [str(picture), "--query", ""],
+        [str(tmp_path / "gone.png"), "--query", "a"],
+        [str(tmp_path / "bad.png"), "--query", "a"],
+        [str(picture), "--query", "a", "--run", str(tmp_path / "no_run")],
+        [str(picture), "--query", "a", "--prompt", "boxes"],
+        [str(picture), "--query", "a", "--segmenter", "sam9"],
+        [str(picture), "--query", "a", "policy.weights=/nowhere"],
+        [str(picture), "--query", "a <|im_end|>", *RANDOM],
+        [str(picture), "--query", "a", "init_from=/nowhere", *RANDOM],
+    ):
+        assert main(words) == 2, words
+        captured = capsys.readouterr()
+        assert captured.err.startswith("grasp-rl predict: ")
+        assert captured.err.count("\n") == 1
+        assert captured.out == ""
+    assert main([str(picture), "--query", "", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["state"] == "refused"
+
+
+def test_one_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "dot.png", np.full((1, 1, 3), 90, np.uint8))
+    speak(monkeypatch, '<answer>[{"bbox_2d":[0,0,112,112],"positive_points":[[30,30],[40,40]]}]</answer>')
+    assert main([str(tmp_path / "dot.png"), "--query", "roof", "--out", str(tmp_path), *RANDOM]) == 0
+    assert json.loads((tmp_path / "dot.json").read_text())["mask_area"] in (0, 1)
+
+
+def test_equal_input_gives_equal_answers() -> None:
+    predictor = Predictor(read_config(None, None, None, RANDOM))
+    first, second = (predictor.predict(SCENE.image, "the roof") for _ in range(2))
+    assert first.text == second.text
+    assert not predictor.policy.training
+
+
+def test_as_a_module(picture: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "grasp_rl.predict", str(picture), "--query", "the roof", "--json", *RANDOM]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["query"] == "the roof"
+    assert predict.MAX_QUERY == 2000
