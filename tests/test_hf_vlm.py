@@ -60,7 +60,7 @@ def test_packed_rows_and_generation_equal_the_stock_model(qwen2_5: Path) -> None
         policy.encode(picture(100, 140), "the roof", PromptConfig()),
         policy.encode(picture(90, 84), "a", PromptConfig()),
     ]
-    ids = [[(5, 6, 7), (8, 9)], [(10,), (11, 12, 13, 14)]]
+    ids = [[(45, 46, 47), (48, 49)], [(50,), (51, 52, 53, 54)]]
     logp = policy.logprobs(policy.embed(prompts), ids).logp
     with torch.no_grad():
         greedy = policy.generate(policy.embed(prompts), None, group_size=1, max_new_tokens=1)

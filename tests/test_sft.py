@@ -1,0 +1,82 @@
+"""Supervised fine-tuning: what a row holds, that packing questions changes nothing, and that it learns."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from grasp_rl.config import OptimizerConfig, PromptConfig, SftPhase
+from grasp_rl.data.demonstrations import distort
+from grasp_rl.data.synthetic import SyntheticSource
+from grasp_rl.engines.local import LocalEngine
+from grasp_rl.policies.tiny import TinyPolicy
+from grasp_rl.sft import _RowStream, _step
+from grasp_rl.types import Sample, SpatialPrompt
+
+PHASE = SftPhase(steps=40, batch_size=4, questions_per_picture=3, attention_weight=0.15)
+
+
+def stream(policy: TinyPolicy, source: SyntheticSource, phase: SftPhase = PHASE) -> _RowStream:
+    schemes = {"box_2points": (PromptConfig(template="compact"), 1.0)}
+    return _RowStream(policy, source.split("train"), schemes, phase, seed=0, phase_number=0)
+
+
+def test_rows_are_a_function_of_their_index(random_policy: TinyPolicy, source: SyntheticSource) -> None:
+    first, again = stream(random_policy, source)[3], stream(random_policy, source)[3]
+    assert [r.completions for r in first] == [r.completions for r in again]
+    assert [r.completions for r in first] != [r.completions for r in stream(random_policy, source)[4]]
+
+
+def test_a_row_asks_and_answers(random_policy: TinyPolicy, source: SyntheticSource) -> None:
+    row = stream(random_policy, source)[0][0]
+    assert len(row.completions) == len(row.unscored) == 3
+    decode = random_policy.tokenizer.decode
+    for tokens, question in zip(row.completions, row.unscored, strict=True):
+        assert decode(tokens[question:], skip_special_tokens=True).startswith("<think>")
+        assert tokens[-1] == random_policy.tokenizer.eos_token_id
+        assert "bbox_2d positive_points:2" in decode(tokens[:question])
+    assert row.prompt.input_ids[-1] == random_policy.stock.config.image_token_id
+    for place, token, wanted in row.looks:
+        assert decode([row.completions[place][token]]).isdigit()
+        assert 0 < wanted.sum() < 64
+
+
+def test_covered_by_hand(random_policy: TinyPolicy, samples: list[Sample]) -> None:
+    """A box over columns 1-2 and row 3 of the 8 x 8 picture tokens of 14 pixels."""
+    prompt = random_policy.encode(samples[0].image, "a", PromptConfig(template="compact"))
+    covered = random_policy.covered((14.0, 42.0, 42.0, 56.0), prompt)
+    assert np.flatnonzero(covered).tolist() == [25, 26]
+    assert random_policy.covered((15.0, 43.0, 16.0, 44.0), prompt).sum() == 1
+
+
+def test_distorted_demonstrations_by_hand() -> None:
+    cue = SpatialPrompt(box=(20.0, 20.0, 40.0, 60.0), point_coords=((30.0, 40.0),), point_labels=(1,))
+    (shifted,) = distort([cue], np.random.default_rng(0), (112, 112), scale=0.0, shift=0.1, noise=0.0)
+    assert shifted.box == (22.0, 24.0, 42.0, 64.0)
+    assert shifted.point_coords == ((32.0, 44.0),)
+    (grown,) = distort([cue], np.random.default_rng(0), (112, 112), scale=0.25, shift=0.0, noise=0.0)
+    assert grown.box == (15.0, 10.0, 45.0, 70.0)
+    (clipped,) = distort([cue], np.random.default_rng(0), (50, 30), scale=0.0, shift=1.0, noise=0.0)
+    assert clipped.box is not None
+    assert clipped.box[0] < clipped.box[2] <= 30
+    assert clipped.box[1] < clipped.box[3] <= 50
+    assert distort([cue], np.random.default_rng(0), (112, 112), scale=0, shift=0, noise=0) == (cue,)
+
+
+def test_it_learns_to_say_and_to_look(random_policy: TinyPolicy, source: SyntheticSource) -> None:
+    rows = stream(random_policy, source)[0]
+    engine = LocalEngine(random_policy, OptimizerConfig(lr=1.5e-3), 40)
+    losses = [_step(random_policy, engine, rows, PHASE, bf16=False) for _ in range(25)]
+    assert losses[-1]["loss"] < 0.4 * losses[0]["loss"]
+    assert losses[-1]["look_loss"] < 0.8 * losses[0]["look_loss"]
+
+
+def test_attention_to_the_picture_is_a_share(random_policy: TinyPolicy, source: SyntheticSource) -> None:
+    row = stream(random_policy, source)[0][0]
+    prompt = random_policy.encode(source.split("train")[0].image, "a", PromptConfig(template="compact"))
+    scores = random_policy.logprobs(random_policy.embed([prompt]), [row.completions], attention_layers=(1, 2))
+    assert scores.picture_attention is not None
+    assert scores.picture_attention.shape == (*scores.logp.shape, 64)
+    total = scores.picture_attention.sum(-1)[scores.valid]
+    assert ((total > 0) & (total < 1)).all()
+    assert torch.isfinite(scores.logp).all()
