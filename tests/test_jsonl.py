@@ -166,6 +166,7 @@ def test_run_lengths_round_trip() -> None:
         ({"size": [6, 4], "counts": "\u00ff\u00ff"}, "no run lengths"),
         ({"size": [6, 4], "counts": "hello world"}, "encode anew"),
         ({"size": [6, 4], "counts": "P"}, "break off"),
+        ({"size": [6, 4], "counts": "n0J"}, "counts of 24 pixels in all for 24, or a negative one"),
         ({"size": [6, 4], "counts": "o" * 100_000}, "no run lengths"),
     ],
 )
