@@ -24,7 +24,7 @@ Usage: grasp-rl VERB [arguments]
   evaluate   score a policy on a split              grasp-rl evaluate init_from=RUN_FOLDER
   predict    answer questions about your pictures   grasp-rl predict --help
   report     tables and figures of finished runs    grasp-rl report FOLDER
-  data       fetch, convert, check, look at data    grasp-rl data --help
+  data       check and look at a dataset            grasp-rl data --help
   doctor     what is installed, what is missing     grasp-rl doctor
 
   grasp-rl VERB --help     the arguments of a verb; for train, sft and evaluate every option and value

@@ -6,7 +6,6 @@ mask-free reward is handed references that cannot hold a mask, and no mask is pr
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from grasp_rl.config import ParsingConfig, PromptConfig, RolloutConfig
+from grasp_rl.config import ConfigError, ParsingConfig, PromptConfig, RolloutConfig
 from grasp_rl.parsing import parse
 from grasp_rl.protocols import CueReference, MaskReference, Reward, Segmenter
 from grasp_rl.sampling import token_uniforms
 from grasp_rl.types import Answer, Completion, MaskPrediction, Rollout, RolloutGroup, Sample
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +40,7 @@ class Judge:
             completions: the siblings.
 
         Raises:
-            ValueError: the sample has no mask, or no cues, and the reward needs them.
+            ConfigError: the sample has no mask, or no cues, and the reward needs them.
         """
         reference = self.reference(sample)
         answers = [parse(c.text, self.prompt, frame, self.parsing) for c in completions]
@@ -59,10 +56,16 @@ class Judge:
         """What the reward may see of ``sample``."""
         if self.reward.supervision == "cues":
             if sample.cues is None:
-                raise ValueError(f"sample {sample.sample_id}: a cue reward needs boxes and points, the sample has none")
+                raise ConfigError(
+                    f"reward: sample {sample.sample_id} has no boxes or points and this reward needs them; take a mask "
+                    "reward such as reward=think2seg, or data with cues"
+                )
             return CueReference(cues=sample.cues, image_size=sample.size)
         if sample.target_mask is None:
-            raise ValueError(f"sample {sample.sample_id}: a mask reward needs a mask, the sample has none")
+            raise ConfigError(
+                f"reward: sample {sample.sample_id} has no mask and this reward needs one; take a mask-free one, such "
+                "as reward=grasp, or data with masks"
+            )
         return MaskReference(target_mask=sample.target_mask)
 
     def _segment(self, sample: Sample, answers: Sequence[Answer]) -> list[MaskPrediction]:

@@ -230,9 +230,7 @@ class _RowStream(TorchDataset[list[Row]]):
         completions, unscored, looks = [], [], []
         for place, (sample, scheme, question) in enumerate(zip(samples, chosen, encoded, strict=True)):
             if sample.cues is None:
-                raise ConfigError(
-                    f"sft: sample {sample.sample_id} of {sample.dataset} has no boxes or points"
-                )
+                raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset} has no boxes or points")
             cues = distort(
                 sample.cues,
                 rng,
@@ -241,7 +239,10 @@ class _RowStream(TorchDataset[list[Row]]):
                 shift=self.phase.box_shift_bias,
                 noise=self.phase.noise,
             )
-            text = format_answer(cues, sample.reasoning or "", question.frame, scheme)
+            try:
+                text = format_answer(cues, sample.reasoning or "", question.frame, scheme)
+            except ValueError as error:  # a cue without the points that the scheme asks for
+                raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset}: {error}") from error
             asked, said = tuple(question.input_ids[split:].tolist()), self.policy.tokens_of(text)
             completions.append((*asked, *said))
             unscored.append(len(asked))
