@@ -8,8 +8,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import Sam2Config, Sam2Model
 
 from grasp_rl.config import ParsingConfig, PromptConfig
 from grasp_rl.data.synthetic import SyntheticSource
@@ -45,3 +48,28 @@ def compact() -> PromptConfig:
 @pytest.fixture
 def strict() -> ParsingConfig:
     return ParsingConfig()
+
+
+@pytest.fixture(scope="session")
+def tiny_sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Sam2Model of the real class, small enough for a test."""
+    torch.manual_seed(0)
+    backbone = {
+        "model_type": "sam2_hiera_det_model", "hidden_size": 16, "num_attention_heads": 1,
+        "blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [16, 32, 64, 128],
+        "num_attention_heads_per_stage": [1, 2, 4, 8], "global_attention_blocks": [3], "image_size": [256, 256],
+        "window_positional_embedding_background_size": [7, 7],
+    }  # fmt: skip
+    config = Sam2Config(
+        vision_config={
+            "backbone_config": backbone, "backbone_channel_list": [128, 64, 32, 16],
+            "backbone_feature_sizes": [[64, 64], [32, 32], [16, 16]], "fpn_hidden_size": 64,
+        },
+        prompt_encoder_config={"hidden_size": 64, "image_size": 256, "mask_input_channels": 16},
+        mask_decoder_config={
+            "hidden_size": 64, "mlp_dim": 128, "num_attention_heads": 4, "iou_head_hidden_dim": 64,
+        },
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("sam2")
+    Sam2Model(config).save_pretrained(folder)
+    return folder

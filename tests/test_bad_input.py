@@ -36,8 +36,8 @@ from grasp_rl.config import (
 from grasp_rl.data.jsonl import JsonlSource
 from grasp_rl.data.synthetic import SyntheticSource
 from grasp_rl.evaluate import evaluate
+from grasp_rl.policies.records import EmbeddedPrompt
 from grasp_rl.policies.tiny import TinyPolicy
-from grasp_rl.policies.vlm import EmbeddedPrompt
 from grasp_rl.prompting import format_answer
 from grasp_rl.protocols import Components, CoordinateFrame, Dataset, DataSource
 from grasp_rl.rewards.grasp import GraspReward

@@ -10,8 +10,8 @@ from transformers import Qwen2VLImageProcessorPil, Qwen3VLForConditionalGenerati
 
 from grasp_rl.config import ConfigError, PromptConfig, RolloutConfig
 from grasp_rl.policies.packed import attention_mask, pack
+from grasp_rl.policies.records import EncodedPrompt
 from grasp_rl.policies.tiny import TinyPolicy
-from grasp_rl.policies.vlm import EncodedPrompt
 from grasp_rl.rollout import generate
 from grasp_rl.types import Completion, Sample
 

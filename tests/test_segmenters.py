@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import Sam2Config, Sam2Model
 
 from grasp_rl.config import ConfigError
 from grasp_rl.geometry import mask_iou
@@ -17,31 +15,6 @@ from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 from grasp_rl.segmenters.sam2 import Sam2Segmenter
 from grasp_rl.types import Sample, SpatialPrompt
-
-
-@pytest.fixture(scope="session")
-def tiny_sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Sam2Model of the real class, small enough for a test."""
-    torch.manual_seed(0)
-    backbone = {
-        "model_type": "sam2_hiera_det_model", "hidden_size": 16, "num_attention_heads": 1,
-        "blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [16, 32, 64, 128],
-        "num_attention_heads_per_stage": [1, 2, 4, 8], "global_attention_blocks": [3], "image_size": [256, 256],
-        "window_positional_embedding_background_size": [7, 7],
-    }  # fmt: skip
-    config = Sam2Config(
-        vision_config={
-            "backbone_config": backbone, "backbone_channel_list": [128, 64, 32, 16],
-            "backbone_feature_sizes": [[64, 64], [32, 32], [16, 16]], "fpn_hidden_size": 64,
-        },
-        prompt_encoder_config={"hidden_size": 64, "image_size": 256, "mask_input_channels": 16},
-        mask_decoder_config={
-            "hidden_size": 64, "mlp_dim": 128, "num_attention_heads": 4, "iou_head_hidden_dim": 64,
-        },
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("sam2")
-    Sam2Model(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(params=["grabcut", "box_fill", "sam2"])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,58 +20,17 @@ from numpy.typing import NDArray
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import DynamicCache
 from transformers.utils.logging import disable_progress_bar
 
 from grasp_rl.config import ConfigError, PromptConfig
+from grasp_rl.policies.decoding import generate
 from grasp_rl.policies.packed import attention_mask, pack
+from grasp_rl.policies.records import EmbeddedPrompt, EncodedPrompt, Scores, deepstack_of
 from grasp_rl.prompting import build_messages
 from grasp_rl.protocols import CoordinateFrame
-from grasp_rl.types import Box, Completion, FinishReason, Image
+from grasp_rl.types import Box, Completion, Image
 
 disable_progress_bar()  # a run's log is a file
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedPrompt:
-    """One picture and question, ready for the model."""
-
-    input_ids: Tensor
-    """[P] token ids; the picture's place holds one image token per merged patch."""
-    pixel_values: Tensor
-    """[patches, channels * patch area] float32."""
-    image_grid_thw: Tensor
-    """[1, 3] patches along time, height and width."""
-    frame: CoordinateFrame
-    """What the policy's coordinates mean for this picture."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbeddedPrompt:
-    """A prompt after the vision tower: shared by rollout, update and reference where the tower is frozen."""
-
-    embeddings: Tensor
-    """[P, D]"""
-    deepstack: tuple[Tensor, ...]
-    """Per DeepStack layer [image tokens, D]; () for models without."""
-    visual: Tensor
-    """[P] bool, True at image tokens."""
-    positions: Tensor
-    """[3, P] M-RoPE positions."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """What a forward over B packed rows of G completions says about their tokens."""
-
-    logp: Tensor
-    """[B, G, C] log-probabilities; 0 where no token is scored."""
-    entropy: Tensor
-    """[B, G, C] entropies, detached; 0 where no token is scored or none was wanted."""
-    valid: Tensor
-    """[B, G, C] bool, True where a token is scored."""
-    picture_attention: Tensor | None = None
-    """[B, G, C, T] share of attention that each token's prediction pays to each picture token, if wanted."""
 
 
 class VlmPolicy(nn.Module):
@@ -260,11 +218,11 @@ class VlmPolicy(nn.Module):
             positions[:, b, count:] += prompt.positions.max() + 1
             positions[:, b, :count] = prompt.positions
         hidden = hidden.index_put((row[valid], target[valid]), words[valid])
-        result = self._language_model(
+        result = self.language_model(
             hidden,
             positions,
             attention_mask(layout.segment.to(self.device)),
-            _deepstack(prompts),
+            deepstack_of(prompts),
             visual,
             output_attentions=bool(attention_layers),
         )
@@ -292,10 +250,19 @@ class VlmPolicy(nn.Module):
             logp=empty.masked_scatter(valid, scores), entropy=uncertainty, valid=valid, picture_attention=attention
         )
 
-    def _language_model(
+    def language_model(
         self, hidden: Tensor, positions: Tensor, mask: Tensor, deepstack: list[Tensor], visual: Tensor, **kwargs: Any
     ) -> Any:
-        """The stock language model's output for ready-made embeddings [B, L, D]."""
+        """The stock language model's output for ready-made embeddings [B, L, D].
+
+        Args:
+            hidden: embeddings.
+            positions: [3, B, L] M-RoPE positions.
+            mask: [B, L] of valid tokens, or [B, 1, L, L] bool of what each query may see.
+            deepstack: features of all rows' pictures, one tensor per layer; [] for none.
+            visual: [B, L] bool, True at image tokens.
+            **kwargs: go to the stock model, for example ``past_key_values``.
+        """
         if mask.dtype == torch.bool and self.core.language_model.config._attn_implementation == "eager":
             mask = torch.where(mask, 0.0, torch.finfo(hidden.dtype).min)  # eager attention adds its mask
         if deepstack:
@@ -305,7 +272,6 @@ class VlmPolicy(nn.Module):
             inputs_embeds=hidden, position_ids=positions, attention_mask=mask, use_cache=cached, **kwargs
         )
 
-    @torch.no_grad()
     def generate(
         self,
         prompts: Sequence[EmbeddedPrompt],
@@ -315,91 +281,10 @@ class VlmPolicy(nn.Module):
         max_new_tokens: int,
         temperature: float = 1.0,
     ) -> list[list[Completion]]:
-        """G completions of each prompt after one prefill per prompt.
-
-        Args:
-            prompts: B embedded prompts.
-            uniforms: [B, G, max_new_tokens] float64 in [0, 1): token t is drawn by inverse CDF from uniform t, so the
-                draw does not depend on the batch's layout. None decodes greedily.
-            group_size: G.
-            max_new_tokens: a completion without end of sequence by then has finish reason LENGTH.
-            temperature: divides the logits.
-
-        Returns:
-            B lists of G completions.
-        """
-        state = self._prefill(prompts, group_size)
-        rows = len(prompts) * group_size
-        drawn = None if uniforms is None else uniforms.reshape(rows, max_new_tokens).to(self.device)
-        tokens: list[list[int]] = [[] for _ in range(rows)]
-        scores: list[list[float]] = [[] for _ in range(rows)]
-        alive = torch.arange(rows, device=self.device)
-        end = self.tokenizer.eos_token_id
-        for step in range(max_new_tokens):
-            logp = torch.log_softmax(state.logits.float() / temperature, dim=-1)
-            if drawn is None:
-                token = logp.argmax(-1)
-            else:
-                cdf = logp.double().exp().cumsum(-1)
-                target = drawn[alive, step, None] * cdf[:, -1:]
-                token = torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=cdf.shape[-1] - 1)
-            chosen = logp.gather(-1, token[:, None])[:, 0]
-            for row, value, score in zip(alive.tolist(), token.tolist(), chosen.tolist(), strict=True):
-                tokens[row].append(value)
-                scores[row].append(score)
-            going = (token != end).nonzero()[:, 0]
-            if not len(going) or step + 1 == max_new_tokens:
-                break
-            if len(going) < len(token):
-                state.select(going)
-                alive, token = alive[going], token[going]
-            self._decode(state, token)
-        done = [
-            Completion(
-                token_ids=tuple(ids),
-                logprobs=tuple(values),
-                text=self.tokenizer.decode(ids, skip_special_tokens=True),
-                finish_reason=FinishReason.STOP if ids[-1] == end else FinishReason.LENGTH,
-            )
-            for ids, values in zip(tokens, scores, strict=True)
-        ]
-        return [done[i : i + group_size] for i in range(0, rows, group_size)]
-
-    def _prefill(self, prompts: Sequence[EmbeddedPrompt], group_size: int) -> _DecodeState:
-        """Run the left-padded prompts once and expand the cache to G rows each."""
-        longest = max(len(p.embeddings) for p in prompts)
-        rows, width = len(prompts), prompts[0].embeddings.shape[-1]
-        hidden = prompts[0].embeddings.new_zeros(rows, longest, width)
-        visual = torch.zeros(rows, longest, dtype=torch.bool, device=self.device)
-        mask = torch.zeros(rows, longest, dtype=torch.long, device=self.device)
-        positions = torch.zeros(3, rows, longest, dtype=torch.long, device=self.device)
-        for b, prompt in enumerate(prompts):
-            start = longest - len(prompt.embeddings)
-            hidden[b, start:], visual[b, start:], mask[b, start:] = prompt.embeddings, prompt.visual, 1
-            positions[:, b, start:] = prompt.positions
-        cache = DynamicCache(config=self.core.language_model.config)
-        output = self._language_model(hidden, positions, mask, _deepstack(prompts), visual, past_key_values=cache)
-        cache.batch_repeat_interleave(group_size)
-        following = torch.stack([p.positions.max() + 1 for p in prompts])
-        return _DecodeState(
-            cache=cache,
-            mask=mask.repeat_interleave(group_size, 0),
-            position=following.repeat_interleave(group_size),
-            logits=self.stock.lm_head(output.last_hidden_state[:, -1]).repeat_interleave(group_size, 0),
+        """G completions of each prompt after one prefill each; see :func:`grasp_rl.policies.decoding.generate`."""
+        return generate(
+            self, prompts, uniforms, group_size=group_size, max_new_tokens=max_new_tokens, temperature=temperature
         )
-
-    def _decode(self, state: _DecodeState, token: Tensor) -> None:
-        """One token for every living row."""
-        state.mask = torch.cat([state.mask, state.mask.new_ones(len(token), 1)], 1)
-        output = self.core.language_model(
-            inputs_embeds=self.core.get_input_embeddings()(token[:, None]),
-            position_ids=state.position.expand(3, -1)[..., None],
-            attention_mask=state.mask,
-            past_key_values=state.cache,
-            use_cache=True,
-        )
-        state.logits = self.stock.lm_head(output.last_hidden_state[:, -1])
-        state.position = state.position + 1
 
     def make_reference(self) -> VlmPolicy | None:
         """A frozen copy for the KL term, or None where disabling the LoRA adapter gives the reference at no cost."""
@@ -443,28 +328,6 @@ class VlmPolicy(nn.Module):
                     raise ConfigError(f"policy weights in {folder}: keys do not fit, {[*missing, *unexpected][:4]}")
         except RuntimeError as error:
             raise ConfigError(f"policy weights in {folder} do not fit this policy: {error}") from error
-
-
-@dataclass(kw_only=True)
-class _DecodeState:
-    """What decoding carries from token to token; rows are dropped when their completion ends."""
-
-    cache: Any
-    mask: Tensor
-    """[rows, tokens so far]"""
-    position: Tensor
-    """[rows] M-RoPE position of the next token."""
-    logits: Tensor
-    """[rows, V]"""
-
-    def select(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
-        self.mask, self.position = self.mask[rows], self.position[rows]
-
-
-def _deepstack(prompts: Sequence[EmbeddedPrompt]) -> list[Tensor]:
-    """DeepStack features of all rows, concatenated in row order, one tensor per layer."""
-    return [torch.cat(layer) for layer in zip(*(p.deepstack for p in prompts), strict=True)]
 
 
 def _squash(image: Image, side: int) -> Image:

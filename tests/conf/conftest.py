@@ -71,7 +71,7 @@ OPTIONS = {
     "experiment/sly_sweep": (
         "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params: {trusted_modules: '[outside_lab]'}\n"
     ),
-    "experiment/sly_path": "# @package _global_\nhydra:\n  job:\n    env_set:\n      PYTHONPATH: /tmp/elsewhere\n",
+    "experiment/sly_path": "# @package _global_\nhydra:\n  job:\n    env_set:\n      PYTHONPATH: elsewhere\n",
     "experiment/sly_callback": "# @package _global_\nhydra:\n  callbacks:\n    x:\n      _target_: os.system\n",
 }
 

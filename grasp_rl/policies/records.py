@@ -1,0 +1,58 @@
+"""What a policy passes between its own stages: encoded, embedded, scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grasp_rl.protocols import CoordinateFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPrompt:
+    """One picture and question, ready for the model."""
+
+    input_ids: Tensor
+    """[P] token ids; the picture's place holds one image token per merged patch."""
+    pixel_values: Tensor
+    """[patches, channels * patch area] float32."""
+    image_grid_thw: Tensor
+    """[1, 3] patches along time, height and width."""
+    frame: CoordinateFrame
+    """What the policy's coordinates mean for this picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedPrompt:
+    """A prompt after the vision tower: shared by rollout, update and reference where the tower is frozen."""
+
+    embeddings: Tensor
+    """[P, D]"""
+    deepstack: tuple[Tensor, ...]
+    """Per DeepStack layer [image tokens, D]; () for models without."""
+    visual: Tensor
+    """[P] bool, True at image tokens."""
+    positions: Tensor
+    """[3, P] M-RoPE positions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a forward over B packed rows of G completions says about their tokens."""
+
+    logp: Tensor
+    """[B, G, C] log-probabilities; 0 where no token is scored."""
+    entropy: Tensor
+    """[B, G, C] entropies, detached; 0 where no token is scored or none was wanted."""
+    valid: Tensor
+    """[B, G, C] bool, True where a token is scored."""
+    picture_attention: Tensor | None = None
+    """[B, G, C, T] share of attention that each token's prediction pays to each picture token, if wanted."""
+
+
+def deepstack_of(prompts: Sequence[EmbeddedPrompt]) -> list[Tensor]:
+    """DeepStack features of all rows, concatenated in row order, one tensor per layer."""
+    return [torch.cat(layer) for layer in zip(*(p.deepstack for p in prompts), strict=True)]
