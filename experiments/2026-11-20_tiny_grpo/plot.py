@@ -23,10 +23,14 @@ def main(sweep: Path) -> None:
         result = json.loads((folder / "result.json").read_text())
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         reward = config["reward"]["_target_"].rsplit(".", 1)[1].removesuffix("Reward").lower()
-        runs.append({"reward": reward, "prompt": config["prompt"]["scheme"], "seed": config["seed"], "rows": rows, **result})
+        runs.append(
+            {"reward": reward, "prompt": config["prompt"]["scheme"], "seed": config["seed"], "rows": rows, **result}
+        )
     cells = sorted({(r["reward"], r["prompt"]) for r in runs})
     figure, axes = plt.subplots(2, len(cells), figsize=(3.6 * len(cells), 5.4), sharex=True, squeeze=False)
-    lines = ["| reward | prompt | seed | gIoU before | after | gain | one instance | several | no-target | box IoU | best step |"]
+    lines = [
+        "| reward | prompt | seed | gIoU before | after | gain | one instance | several | no-target | box IoU | best step |"
+    ]
     lines.append("|---" * 11 + "|")
     for column, cell in enumerate(cells):
         group = sorted((r for r in runs if (r["reward"], r["prompt"]) == cell), key=lambda r: r["seed"])
@@ -34,13 +38,19 @@ def main(sweep: Path) -> None:
             steps = [(row["step"], row["reward"]) for row in run["rows"] if "reward" in row]
             smooth = np.convolve([v for _, v in steps], np.ones(10) / 10, mode="valid")
             axes[0, column].plot([s for s, _ in steps][9:], smooth, lw=1, label=f"seed {run['seed']}")
-            scored = [(0, run["before"]["giou"])] + [(row["step"], row["val/giou"]) for row in run["rows"] if "val/giou" in row]
+            scored = [(0, run["before"]["giou"])] + [
+                (row["step"], row["val/giou"]) for row in run["rows"] if "val/giou" in row
+            ]
             axes[1, column].plot(*zip(*scored[1:], strict=True), marker="o", ms=3, lw=1)
             b, a = run["before"], run["after"]
-            pairs = [f"{b.get(k, float('nan')):.3f} → {a.get(k, float('nan')):.3f}" for k in ("giou/single", "giou/multi", "no_target_accuracy", "box_iou")]
+            pairs = [
+                f"{b.get(k, float('nan')):.3f} → {a.get(k, float('nan')):.3f}"
+                for k in ("giou/single", "giou/multi", "no_target_accuracy", "box_iou")
+            ]
             lines.append(
                 f"| {cell[0]} | {cell[1]} | {run['seed']} | {b['giou']:.3f} | {a['giou']:.3f} | {a['giou'] - b['giou']:+.3f} | "
-                + " | ".join(pairs) + f" | {run['best_step']} |"
+                + " | ".join(pairs)
+                + f" | {run['best_step']} |"
             )
         axes[0, column].set_title(f"{cell[0]}, {cell[1]}", fontsize=10)
         axes[1, column].set_xlabel("optimizer step")
@@ -51,7 +61,7 @@ def main(sweep: Path) -> None:
     axes[0, 0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(HERE / "curves.png", dpi=100)
-    (HERE / "table.md").write_text("\n".join(lines) + "\n")
+
     print("\n".join(lines))
 
 
