@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -47,8 +47,7 @@ class _Pixels:
     """An encoded prompt in NumPy: a tensor would cross the worker's pipe as a file descriptor, one by one."""
 
     input_ids: NDArray[np.int64]
-    pixel_values: NDArray[np.float32]
-    image_grid_thw: NDArray[np.int64]
+    inputs: Mapping[str, NDArray[Any]]
     frame: CoordinateFrame
 
 
@@ -114,8 +113,7 @@ def _step(policy: Any, engine: LocalEngine, rows: Sequence[Row], phase: SftPhase
     prompts = [
         EncodedPrompt(
             input_ids=torch.from_numpy(row.prompt.input_ids),
-            pixel_values=torch.from_numpy(row.prompt.pixel_values),
-            image_grid_thw=torch.from_numpy(row.prompt.image_grid_thw),
+            inputs={name: torch.from_numpy(array) for name, array in row.prompt.inputs.items()},
             frame=row.prompt.frame,
         )
         for row in rows
@@ -253,8 +251,7 @@ class _RowStream(TorchDataset[list[Row]]):
         return Row(
             prompt=_Pixels(
                 input_ids=first.input_ids[:split].numpy(),
-                pixel_values=first.pixel_values.numpy(),
-                image_grid_thw=first.image_grid_thw.numpy(),
+                inputs={name: tensor.numpy() for name, tensor in first.inputs.items()},
                 frame=first.frame,
             ),
             completions=tuple(completions),

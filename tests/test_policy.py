@@ -32,8 +32,8 @@ def stock_logprobs(policy: TinyPolicy, prompt: EncodedPrompt, completion: tuple[
     logits = policy.stock(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        pixel_values=prompt.pixel_values,
-        image_grid_thw=prompt.image_grid_thw,
+        pixel_values=prompt.inputs["pixel_values"],
+        image_grid_thw=prompt.inputs["image_grid_thw"],
         mm_token_type_ids=(ids == policy.stock.config.image_token_id).int(),
     ).logits[0, len(prompt.input_ids) - 1 : -1]
     return torch.log_softmax(logits.float(), -1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
@@ -119,8 +119,8 @@ def test_greedy_equals_generate(random_policy: TinyPolicy, samples: list[Sample]
         stock = random_policy.stock.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            pixel_values=prompt.pixel_values,
-            image_grid_thw=prompt.image_grid_thw,
+            pixel_values=prompt.inputs["pixel_values"],
+            image_grid_thw=prompt.inputs["image_grid_thw"],
             mm_token_type_ids=(ids == random_policy.stock.config.image_token_id).int(),
             max_new_tokens=16,
             do_sample=False,

@@ -47,7 +47,7 @@ def generate(
     tokens: list[list[int]] = [[] for _ in range(rows)]
     scores: list[list[float]] = [[] for _ in range(rows)]
     alive = torch.arange(rows, device=policy.device)
-    end = policy.tokenizer.eos_token_id
+    ends = torch.tensor(policy.ends, device=policy.device)
     for step in range(max_new_tokens):
         logp = torch.log_softmax(state.logits.float() / temperature, dim=-1)
         if drawn is None:
@@ -60,7 +60,7 @@ def generate(
         for row, value, score in zip(alive.tolist(), token.tolist(), chosen.tolist(), strict=True):
             tokens[row].append(value)
             scores[row].append(score)
-        going = (token != end).nonzero()[:, 0]
+        going = (~torch.isin(token, ends)).nonzero()[:, 0]
         if not len(going) or step + 1 == max_new_tokens:
             break
         if len(going) < len(token):
@@ -72,7 +72,7 @@ def generate(
             token_ids=tuple(ids),
             logprobs=tuple(values),
             text=policy.tokenizer.decode(ids, skip_special_tokens=True),
-            finish_reason=FinishReason.STOP if ids[-1] == end else FinishReason.LENGTH,
+            finish_reason=FinishReason.STOP if ids[-1] in policy.ends else FinishReason.LENGTH,
         )
         for ids, values in zip(tokens, scores, strict=True)
     ]
@@ -86,7 +86,8 @@ def _prefill(policy: VlmPolicy, prompts: Sequence[EmbeddedPrompt], group_size: i
     hidden = prompts[0].embeddings.new_zeros(rows, longest, width)
     visual = torch.zeros(rows, longest, dtype=torch.bool, device=policy.device)
     mask = torch.zeros(rows, longest, dtype=torch.long, device=policy.device)
-    positions = torch.zeros(3, rows, longest, dtype=torch.long, device=policy.device)
+    axes = len(prompts[0].positions)
+    positions = torch.zeros(axes, rows, longest, dtype=torch.long, device=policy.device)
     for b, prompt in enumerate(prompts):
         start = longest - len(prompt.embeddings)
         hidden[b, start:], visual[b, start:], mask[b, start:] = prompt.embeddings, prompt.visual, 1
@@ -99,6 +100,7 @@ def _prefill(policy: VlmPolicy, prompts: Sequence[EmbeddedPrompt], group_size: i
         cache=cache,
         mask=mask.repeat_interleave(group_size, 0),
         position=following.repeat_interleave(group_size),
+        axes=axes,
         logits=policy.stock.lm_head(output.last_hidden_state[:, -1]).repeat_interleave(group_size, 0),
     )
 
@@ -108,7 +110,7 @@ def _decode(policy: VlmPolicy, state: _DecodeState, token: Tensor) -> None:
     state.mask = torch.cat([state.mask, state.mask.new_ones(len(token), 1)], 1)
     output = policy.core.language_model(
         inputs_embeds=policy.core.get_input_embeddings()(token[:, None]),
-        position_ids=state.position.expand(3, -1)[..., None],
+        position_ids=(state.position.expand(state.axes, -1) if state.axes > 1 else state.position)[..., None],
         attention_mask=state.mask,
         past_key_values=state.cache,
         use_cache=True,
@@ -125,7 +127,9 @@ class _DecodeState:
     mask: Tensor
     """[rows, tokens so far]"""
     position: Tensor
-    """[rows] M-RoPE position of the next token."""
+    """[rows] position of the next token, on every axis."""
+    axes: int
+    """Axes of a position: 1, or the 3 of M-RoPE."""
     logits: Tensor
     """[rows, V]"""
 

@@ -1,75 +1,91 @@
-"""Any Qwen2.5-VL or Qwen3-VL by hub id or local folder, without torchvision."""
+"""A pretrained vision-language model by hub id or local folder, without torchvision."""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, Qwen2VLImageProcessorPil
 
 from grasp_rl.config import ConfigError
-from grasp_rl.policies.lora import add_lora
+from grasp_rl.policies.backbone import ImageSize, backbone_of
+from grasp_rl.policies.loading import Source, first_line, load_config, load_model, load_tokenizer
+from grasp_rl.policies.lora import TARGETS, add_lora
 from grasp_rl.policies.vlm import VlmPolicy
 
-COORDINATES = {"qwen2_5_vl": "absolute", "qwen3_vl": "thousand"}
-"""The frame each model type was trained to speak: pixels of the resized picture, or 0..1000."""
+log = logging.getLogger(__name__)
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class HfVlmPolicy(VlmPolicy):
-    """What ``policy=hf_vlm`` instantiates.
+    """What the options of ``conf/policy`` instantiate, ``tiny`` apart.
+
+    The family is found by the ``model_type`` in the checkpoint's config; see grasp_rl.policies.backbone.
 
     Args:
         path: hub id (``Qwen/Qwen2.5-VL-3B-Instruct``) or a folder of a saved model with tokenizer and image processor.
-        revision: hub revision; pin it for a result to be reproducible.
+        image: bounds and shape of the resized picture.
+        revision: hub branch, tag or commit; pin a commit for a reproducible result. What it meant is logged and kept
+            as ``commit``.
         prompt_template: the words of the question; read by conf/prompt.
+        coordinates: absolute | thousand; None takes the frame that the family was trained to speak.
         dtype: float32 | bfloat16
-        min_pixels: smallest area of the resized picture; null leaves the checkpoint's own.
-        max_pixels: largest area of the resized picture, the knob against out-of-memory.
-        train_tower: whether gradients reach the vision tower.
+        train_tower: whether gradients reach the vision tower (with LoRA: whether it gets adapters too).
         lora_rank: 0 for full fine-tuning.
         lora_alpha: scale of the adapter is lora_alpha / lora_rank.
-        attention: attention implementation of transformers, for example sdpa or eager.
+        lora_targets: names of the language model's linear layers that get an adapter.
+        checkpoint_activations: recompute activations in the backward pass: less memory, about a third more time.
+        attention: attention implementation of transformers, for example sdpa, eager or flash_attention_2.
+        allow_pickle_weights: read pytorch_model.bin where there are no safetensors (``weights_only``).
         seed: of a fresh adapter.
 
     Raises:
-        ConfigError: there is no such model here, or it is of another type.
+        ConfigError: there is no such model here, it is of an unknown family, or its weights do not fit.
     """
 
     def __init__(
         self,
         path: str,
+        image: ImageSize,
         revision: str | None = None,
         prompt_template: str = "think2seg",
+        coordinates: str | None = None,
         dtype: str = "bfloat16",
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
         train_tower: bool = False,
         lora_rank: int = 0,
         lora_alpha: int = 16,
+        lora_targets: list[str] | None = None,
+        checkpoint_activations: bool = False,
         attention: str = "sdpa",
+        allow_pickle_weights: bool = False,
         seed: int = 0,
     ) -> None:
         if dtype not in DTYPES:
             raise ConfigError(f"policy.dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
-        source: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+        source = Source(path=path, revision=revision, allow_pickle=allow_pickle_weights)
+        config = load_config(source)
+        family = backbone_of(config.model_type)
+        tokenizer = load_tokenizer(source)
         try:
-            kind = AutoConfig.from_pretrained(path, **source).model_type
-            if kind not in COORDINATES:
-                raise ConfigError(f"policy.path={path!r}: is a {kind}; must be one of {', '.join(COORDINATES)}")
-            tokenizer = AutoTokenizer.from_pretrained(path, **source)
-            pixels = {k: v for k, v in (("min_pixels", min_pixels), ("max_pixels", max_pixels)) if v is not None}
-            processor = Qwen2VLImageProcessorPil.from_pretrained(path, revision=revision, **pixels)
-            model = AutoModelForImageTextToText.from_pretrained(
-                path, dtype=DTYPES[dtype], attn_implementation=attention, use_safetensors=True, **source
-            )
-        except OSError as error:
-            raise ConfigError(f"policy.path={path!r}: cannot be loaded: {error}") from error
+            processor = family.load_processor(path, revision=revision)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"policy.path={path!r}: has no image processor: {first_line(error)}") from error
+        model = load_model(source, dtype=DTYPES[dtype], attention=attention)
+        backbone = family(processor, image, model.config)
+        tower = family.tower if train_tower else ()
         super().__init__(
-            add_lora(model, rank=lora_rank, alpha=lora_alpha, seed=seed),
+            add_lora(model, rank=lora_rank, alpha=lora_alpha, seed=seed, targets=lora_targets or TARGETS, tower=tower),
             tokenizer,
-            processor,
-            coordinates=COORDINATES[kind],
+            backbone,
+            coordinates=coordinates,
             train_tower=train_tower,
+            checkpoint_activations=checkpoint_activations,
         )
         self.prompt_template = prompt_template
+        self.commit: str | None = getattr(config, "_commit_hash", None)
+        """The hub commit that was loaded; None for a local folder."""
+        if self.commit and not revision:
+            log.warning("policy.path=%s: not pinned; this run uses policy.revision=%s", path, self.commit)
+        elif not Path(path).is_dir():
+            log.info("policy.path=%s: commit %s", path, self.commit)

@@ -1,21 +1,48 @@
-"""LoRA by PEFT on the language model's linear layers."""
+"""LoRA (arXiv:2106.09685) by PEFT, on the language model's linear layers and, where it is trained, the tower's."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 
+from grasp_rl.config import ConfigError
+
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def add_lora(model: Any, *, rank: int, alpha: int, seed: int = 0, targets: Sequence[str] = TARGETS) -> Any:
-    """``model`` wrapped with a fresh adapter of ``rank`` that changes nothing yet, or ``model`` itself for rank 0."""
+def add_lora(
+    model: Any, *, rank: int, alpha: int, seed: int = 0, targets: Sequence[str] = TARGETS, tower: Sequence[str] = ()
+) -> Any:
+    """``model`` wrapped with a fresh adapter that changes nothing yet, or ``model`` itself for rank 0.
+
+    Args:
+        model: a stock ...ForConditionalGeneration.
+        rank: of the adapter's matrices.
+        alpha: the adapter's scale is alpha / rank.
+        seed: of its initialisation.
+        targets: names of the language model's linear layers that get one.
+        tower: parts of the body all of whose linear layers get one too.
+
+    Raises:
+        ConfigError: a target is no linear layer of the language model.
+    """
     if rank == 0:
         return model
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    language = [name for name in linear if name.startswith("model.language_model.")]
+    for target in targets:
+        if not any(name.endswith(f".{target}") for name in language):
+            found = ", ".join(sorted({name.rpartition(".")[2] for name in language}))
+            raise ConfigError(f"policy.lora_targets: {target!r} is no linear layer here; must be of {found}")
+    chosen = [name for name in language if name.rpartition(".")[2] in targets]
+    chosen += [name for name in linear if name.startswith(tuple(f"model.{part}." for part in tower))]
+    pattern = "|".join(sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in chosen}))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        pattern = r".*language_model.*\.(" + "|".join(targets) + r")$"
-        return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, target_modules=pattern, lora_dropout=0.0))
+        return get_peft_model(
+            model, LoraConfig(r=rank, lora_alpha=alpha, target_modules=f"({pattern})", lora_dropout=0.0)
+        )

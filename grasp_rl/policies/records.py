@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +17,8 @@ class EncodedPrompt:
 
     input_ids: Tensor
     """[P] token ids; the picture's place holds one image token per merged patch."""
-    pixel_values: Tensor
-    """[patches, channels * patch area] float32."""
-    image_grid_thw: Tensor
-    """[1, 3] patches along time, height and width."""
+    inputs: Mapping[str, Tensor]
+    """The picture as the model family takes it, by keyword; see grasp_rl.policies.backbone."""
     frame: CoordinateFrame
     """What the policy's coordinates mean for this picture."""
 
@@ -36,7 +34,7 @@ class EmbeddedPrompt:
     visual: Tensor
     """[P] bool, True at image tokens."""
     positions: Tensor
-    """[3, P] M-RoPE positions."""
+    """[A, P] positions: one axis, or the three of M-RoPE."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,8 @@ from transformers import (
 )
 
 from grasp_rl.config import ConfigError
+from grasp_rl.policies.backbone import ImageSize
+from grasp_rl.policies.backbones.qwen3_vl import Qwen3VL
 from grasp_rl.policies.lora import add_lora
 from grasp_rl.policies.vlm import VlmPolicy
 
@@ -223,10 +225,8 @@ class TinyPolicy(VlmPolicy):
         super().__init__(
             add_lora(model, rank=lora_rank, alpha=lora_alpha, seed=seed),
             tokenizer,
-            processor,
-            coordinates="absolute",
-            resize="square",
-            side=SIDE,
+            Qwen3VL(processor, ImageSize(max_pixels=SIDE * SIDE, resize="square"), model.config),
+            coordinates="absolute",  # its numbers are single tokens 0..112
             train_tower=train_tower,
         )
         self.prompt_template = prompt_template

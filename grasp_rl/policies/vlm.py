@@ -1,8 +1,8 @@
-"""A Qwen-VL policy on stock transformers: encode, generate G completions, score a packed shared-prefix row.
+"""A vision-language policy on stock transformers: encode, generate G completions, score a packed shared-prefix row.
 
 The picture goes through the vision tower once per phase; its features and the prompt's embeddings are shared by the G
-completions. No modelling code is copied: the language model of the stock class is called with embeddings, M-RoPE
-positions, DeepStack features and a 4-D mask of our own.
+completions. No modelling code is copied: the language model of the stock class is called with embeddings, positions,
+DeepStack features and a 4-D mask of our own. What differs between families stands in grasp_rl/policies/backbones.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
 from grasp_rl.config import ConfigError, PromptConfig
+from grasp_rl.policies.backbone import FRAMES, Backbone
 from grasp_rl.policies.decoding import generate
+from grasp_rl.policies.loading import check_keys
 from grasp_rl.policies.packed import attention_mask, pack
 from grasp_rl.policies.records import EmbeddedPrompt, EncodedPrompt, Scores, deepstack_of
 from grasp_rl.prompting import build_messages
@@ -34,35 +36,50 @@ disable_progress_bar()  # a run's log is a file
 
 
 class VlmPolicy(nn.Module):
-    """A vision-language model of the Qwen2.5-VL or Qwen3-VL class, and what it needs to speak.
+    """A vision-language model on stock transformers, and what it needs to speak.
 
     Args:
         model: the stock model, or a PEFT model around it.
         tokenizer: its tokenizer, with a chat template and the model's image token.
-        image_processor: a Qwen2-VL image processor (PIL back end: no torchvision needed).
-        coordinates: ``absolute`` pixels of the resized picture (Qwen2.5-VL) or ``thousand`` (0..1000, Qwen3-VL).
-        resize: ``square`` squashes every picture to ``side`` x ``side``; ``keep`` leaves the aspect to the processor.
-        side: side of the square in pixels.
-        train_tower: whether gradients reach the vision tower.
+        backbone: what its family does its own way.
+        coordinates: ``absolute`` pixels of the resized picture or ``thousand`` (0..1000); None takes what the family
+            was trained to speak.
+        train_tower: whether gradients reach the tower.
+        checkpoint_activations: recompute activations in the backward pass instead of keeping them.
     """
 
     def __init__(
         self,
         model: Any,
         tokenizer: Any,
-        image_processor: Any,
+        backbone: Backbone,
         *,
-        coordinates: str = "absolute",
-        resize: str = "keep",
-        side: int = 112,
+        coordinates: str | None = None,
         train_tower: bool = True,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
-        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
-        self.coordinates, self.resize, self.side = coordinates, resize, side
-        for parameter in self.core.visual.parameters():
+        if coordinates is not None and coordinates not in FRAMES:
+            raise ConfigError(f"policy.coordinates={coordinates!r}: must be one of {', '.join(FRAMES)} or null")
+        self.model, self.tokenizer, self.backbone = model, tokenizer, backbone
+        self.coordinates = coordinates or backbone.coordinates
+        self.image_token_id = int(self.stock.config.image_token_id)
+        for parameter in self.tower_parameters():
             parameter.requires_grad_(train_tower and parameter.requires_grad)
-        self.train_tower = any(p.requires_grad for p in self.core.visual.parameters())
+        self.train_tower = any(p.requires_grad for p in self.tower_parameters())
+        generation = getattr(self.stock.generation_config, "eos_token_id", None)
+        named = generation if isinstance(generation, list) else [generation]
+        self.ends = sorted({int(i) for i in (*named, tokenizer.eos_token_id) if i is not None})
+        """Token ids that end a completion."""
+        if checkpoint_activations:
+            self.stock.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def tower_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters between the pixels and the language model's input, adapters on them included."""
+        parts = tuple(f"{name}." for name in self.backbone.tower)
+        for name, parameter in self.core.named_parameters():
+            if f"{name}.".startswith(parts):
+                yield parameter
 
     @property
     def stock(self) -> Any:
@@ -84,40 +101,34 @@ class VlmPolicy(nn.Module):
 
     def encode_questions(self, image: Image, questions: Sequence[tuple[str, PromptConfig]]) -> list[EncodedPrompt]:
         """Several questions about one picture, which is resized and cut into patches once."""
-        height, width = image.shape[:2]
-        sizes: dict[str, Any] = {}
-        if self.resize == "square":
-            image = _squash(image, self.side)
-            sizes["do_resize"] = False
-        features = self.image_processor(images=[image], return_tensors="pt", input_data_format="channels_last", **sizes)
-        grid = features["image_grid_thw"]
-        patch = self.image_processor.patch_size
-        spoken = (grid[0, 2].item() * patch, grid[0, 1].item() * patch)
-        if self.coordinates == "thousand":
-            spoken = (1000, 1000)
-        frame = CoordinateFrame(width=spoken[0], height=spoken[1], image_width=width, image_height=height)
-        tokens = int(grid.prod()) // self.image_processor.merge_size**2
+        image_token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        picture = self.backbone.see(image, self.core, image_token)
+        width, height = picture.canvas if self.coordinates == "absolute" else (1000, 1000)
+        frame = CoordinateFrame(width=width, height=height, image_width=image.shape[1], image_height=image.shape[0])
         return [
             EncodedPrompt(
-                input_ids=torch.tensor(self._question_ids(query, frame, prompt, tokens)),
-                pixel_values=features["pixel_values"],
-                image_grid_thw=grid,
+                input_ids=torch.tensor(self._question_ids(query, frame, prompt, image_token, picture.tokens)),
+                inputs=picture.inputs,
                 frame=frame,
             )
             for query, prompt in questions
         ]
 
-    def _question_ids(self, query: str, frame: CoordinateFrame, prompt: PromptConfig, tokens: int) -> list[int]:
-        """Ids of the chat messages, the picture's place widened to ``tokens`` image tokens."""
+    def _question_ids(
+        self, query: str, frame: CoordinateFrame, prompt: PromptConfig, image_token: str, tokens: str
+    ) -> list[int]:
+        """Ids of the chat messages, the picture's place widened to its ``tokens``."""
         messages = build_messages(query, frame, prompt)
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        image_token = self.tokenizer.convert_ids_to_tokens(self.stock.config.image_token_id)
-        before, after = text.split(image_token)
-        return list(self.tokenizer(before + image_token * tokens + after, add_special_tokens=False)["input_ids"])
+        if text.count(image_token) != 1:
+            raise ConfigError(f"the question {query!r} holds {image_token!r}, which stands for the picture; reword it")
+        begins = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
+        encoded = self.tokenizer(text.replace(image_token, tokens), add_special_tokens=not begins)
+        return list(encoded["input_ids"])
 
     def picture_end(self, prompt: EncodedPrompt) -> int:
         """Number of leading tokens of ``prompt`` up to and including the picture: what its questions share."""
-        return int((prompt.input_ids == self.stock.config.image_token_id).nonzero()[-1]) + 1
+        return int((prompt.input_ids == self.image_token_id).nonzero()[-1]) + 1
 
     def tokens_of(self, text: str) -> tuple[int, ...]:
         """Token ids of a completion, end of sequence included."""
@@ -136,8 +147,7 @@ class VlmPolicy(nn.Module):
 
     def covered(self, box: Box, prompt: EncodedPrompt) -> NDArray[np.bool_]:
         """[T] bool: the picture tokens that ``box`` (original-image pixels) covers by a third, or covers most."""
-        merge = self.image_processor.merge_size
-        rows, columns = (int(v) // merge for v in prompt.image_grid_thw[0, 1:])
+        rows, columns = self.backbone.grid(prompt.inputs)
         x0, x1 = (v * columns / prompt.frame.image_width for v in (box[0], box[2]))
         y0, y1 = (v * rows / prompt.frame.image_height for v in (box[1], box[3]))
         across = np.clip(np.minimum(x1, np.arange(columns) + 1) - np.maximum(x0, np.arange(columns)), 0, 1)
@@ -147,29 +157,20 @@ class VlmPolicy(nn.Module):
 
     def embed(self, prompts: Sequence[EncodedPrompt]) -> list[EmbeddedPrompt]:
         """One pass of the vision tower over the pictures of ``prompts``, and the prompts' embeddings and positions."""
-        pixels = torch.cat([p.pixel_values for p in prompts]).to(self.device)
-        grids = torch.cat([p.image_grid_thw for p in prompts]).to(self.device)
+        inputs = [{name: tensor.to(self.device) for name, tensor in p.inputs.items()} for p in prompts]
         with contextlib.nullcontext() if self.train_tower else torch.no_grad():
-            features = self.core.get_image_features(pixels, grids, return_dict=True)
-        deepstack = list(zip(*(getattr(features, "deepstack_features", None) or ()), strict=True))
+            pictures = self.backbone.features(self.core, inputs)
         embedded = []
-        for index, prompt in enumerate(prompts):
+        for prompt, own, picture in zip(prompts, inputs, pictures, strict=True):
             ids = prompt.input_ids.to(self.device)
-            visual = ids == self.stock.config.image_token_id
+            visual = ids == self.image_token_id
             words = self.core.get_input_embeddings()(ids)
-            picture = features.pooler_output[index].to(words.dtype)
-            positions, _ = self.core.get_rope_index(
-                ids[None],
-                image_grid_thw=prompt.image_grid_thw.to(self.device),
-                mm_token_type_ids=visual[None].int(),
-                attention_mask=torch.ones_like(ids[None]),
-            )
             embedded.append(
                 EmbeddedPrompt(
-                    embeddings=words.masked_scatter(visual[:, None], picture),
-                    deepstack=tuple(deepstack[index]) if deepstack else (),
+                    embeddings=words.masked_scatter(visual[:, None], picture.tokens.to(words.dtype)),
+                    deepstack=picture.deepstack,
                     visual=visual,
-                    positions=positions[:, 0],
+                    positions=self.backbone.positions(self.core, ids, visual, own),
                 )
             )
         return embedded
@@ -210,7 +211,7 @@ class VlmPolicy(nn.Module):
         row = torch.arange(rows, device=self.device)[:, None, None].expand_as(target)
         hidden = words.new_zeros(rows, length, words.shape[-1])
         visual = torch.zeros(rows, length, dtype=torch.bool, device=self.device)
-        positions = layout.offset.to(self.device).expand(3, rows, length).clone()
+        positions = layout.offset.to(self.device).expand(len(prompts[0].positions), rows, length).clone()
         for b, prompt in enumerate(prompts):
             count = len(prompt.embeddings)
             hidden[b, :count] = prompt.embeddings
@@ -257,7 +258,7 @@ class VlmPolicy(nn.Module):
 
         Args:
             hidden: embeddings.
-            positions: [3, B, L] M-RoPE positions.
+            positions: [A, B, L] positions, A = 1 or the 3 axes of M-RoPE.
             mask: [B, L] of valid tokens, or [B, 1, L, L] bool of what each query may see.
             deepstack: features of all rows' pictures, one tensor per layer; [] for none.
             visual: [B, L] bool, True at image tokens.
@@ -269,7 +270,11 @@ class VlmPolicy(nn.Module):
             kwargs |= {"visual_pos_masks": visual, "deepstack_visual_embeds": deepstack}
         cached = "past_key_values" in kwargs
         return self.core.language_model(
-            inputs_embeds=hidden, position_ids=positions, attention_mask=mask, use_cache=cached, **kwargs
+            inputs_embeds=hidden,
+            position_ids=positions if len(positions) > 1 else positions[0],
+            attention_mask=mask,
+            use_cache=cached,
+            **kwargs,
         )
 
     def generate(
@@ -304,14 +309,14 @@ class VlmPolicy(nn.Module):
         """Write what transformers (or PEFT, for an adapter) reads: weights in safetensors, tokenizer, processor."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        self.image_processor.save_pretrained(folder)
+        self.backbone.image_processor.save_pretrained(folder)
 
     def load_weights(self, folder: Path) -> None:
         """Take the weights that :meth:`save` wrote into this policy of the same shape.
 
         Raises:
-            ConfigError: the folder holds an adapter and this policy has none, or the other way round, or the shapes
-                differ.
+            ConfigError: the folder holds an adapter and this policy has none, or the other way round, or the weights
+                do not fit.
         """
         adapter = folder / "adapter_model.safetensors"
         if adapter.is_file() != hasattr(self.model, "disable_adapter"):
@@ -320,19 +325,11 @@ class VlmPolicy(nn.Module):
         try:
             if adapter.is_file():
                 set_peft_model_state_dict(self.model, load_file(adapter))
-            else:
-                state = load_file(folder / "model.safetensors")
-                missing, unexpected = self.stock.load_state_dict(state, strict=False)
-                tied = set(self.stock.all_tied_weights_keys or ())
-                if unexpected or set(missing) - tied:
-                    raise ConfigError(f"policy weights in {folder}: keys do not fit, {[*missing, *unexpected][:4]}")
-        except RuntimeError as error:
+                return
+            loaded, report = type(self.stock).from_pretrained(
+                folder, config=self.stock.config, dtype=self.stock.dtype, use_safetensors=True, output_loading_info=True
+            )
+        except (RuntimeError, SafetensorError, OSError) as error:
             raise ConfigError(f"policy weights in {folder} do not fit this policy: {error}") from error
-
-
-def _squash(image: Image, side: int) -> Image:
-    """``image`` as a square of ``side`` pixels, aspect ratio given up; area-averaged where it shrinks."""
-    if image.shape[:2] == (side, side):
-        return image
-    method = cv2.INTER_AREA if min(image.shape[:2]) > side else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, (side, side), interpolation=method), dtype=np.uint8)
+        check_keys(f"policy weights in {folder}", report)
+        self.stock.load_state_dict(loaded.state_dict())

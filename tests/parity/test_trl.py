@@ -146,8 +146,8 @@ def trl_inputs(
         "old_per_token_logps": old.flatten(0, 1),
         "ref_per_token_logps": reference.flatten(0, 1),
         "num_items_in_batch": completion_mask.sum(),
-        "pixel_values": torch.cat([encoded[b].pixel_values for b, _ in rows]),
-        "image_grid_thw": torch.cat([encoded[b].image_grid_thw for b, _ in rows]),
+        "pixel_values": torch.cat([encoded[b].inputs["pixel_values"] for b, _ in rows]),
+        "image_grid_thw": torch.cat([encoded[b].inputs["image_grid_thw"] for b, _ in rows]),
         "num_images": [1] * len(rows),
         "mm_token_type_ids": types,
     }

@@ -1,0 +1,1 @@
+"""One file per model family, named as transformers names its ``model_type``; each defines one ``Backbone``."""

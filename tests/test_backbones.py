@@ -1,0 +1,255 @@
+"""Every model family on a tiny checkpoint of its real class: what goes in, what comes out, against the stock code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+import transformers
+import yaml
+from transformers import AutoModelForImageTextToText
+from transformers.models.internvl.processing_internvl import InternVLProcessor
+from transformers.models.llava.processing_llava import LlavaProcessor
+from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
+from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+from transformers.processing_utils import ProcessorMixin
+
+from grasp_rl.config import ConfigError, ParsingConfig, PromptConfig
+from grasp_rl.parsing import parse
+from grasp_rl.policies import backbone, backbones
+from grasp_rl.policies.backbone import Backbone, ImageSize, backbone_of
+from grasp_rl.policies.hf_vlm import HfVlmPolicy
+from grasp_rl.policies.records import EncodedPrompt
+from grasp_rl.prompting import build_messages, format_answer
+from grasp_rl.types import SpatialPrompt
+
+PROMPT = PromptConfig(positive_points=1)
+SQUARES = {"qwen2_5_vl": 112, "qwen3_vl": 128, "internvl": 112, "llava": 100, "llava_onevision": 112}
+"""A side that each tiny checkpoint can see."""
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: tiny_models.build(name, tmp_path_factory.mktemp(name)) for name in tiny_models.FAMILIES}
+
+
+@pytest.fixture(params=tiny_models.FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def policy(family: str, checkpoints: dict[str, Path]) -> HfVlmPolicy:
+    return HfVlmPolicy(str(checkpoints[family]), ImageSize(), dtype="float32", train_tower=True)
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def stock_inputs(policy: HfVlmPolicy, prompt: EncodedPrompt, completion: tuple[int, ...] = ()) -> dict[str, Any]:
+    """The keywords that plain transformers takes for the prompt and a completion."""
+    row = torch.cat([prompt.input_ids, torch.tensor(completion, dtype=torch.long)])[None]
+    inputs = {"input_ids": row, "attention_mask": torch.ones_like(row), **prompt.inputs}
+    if "image_grid_thw" in prompt.inputs:
+        inputs["mm_token_type_ids"] = (row == policy.image_token_id).int()
+    return inputs
+
+
+def test_packed_rows_equal_the_stock_model(policy: HfVlmPolicy) -> None:
+    """Log-probabilities and gradients of [prompt | c1 | c2], pictures of two sizes, against one row a completion."""
+    prompts = [policy.encode(picture(100, 140), "the roof", PROMPT), policy.encode(picture(84, 84), "a", PROMPT)]
+    ids = [[(45, 46, 47), (48, 49)], [(50,), (51, 52, 53, 54)]]
+    logp = policy.logprobs(policy.embed(prompts), ids).logp
+    logp.sum().backward()
+    found = {name: p.grad.clone() for name, p in policy.stock.named_parameters() if p.grad is not None}
+    policy.zero_grad()
+    for b, prompt in enumerate(prompts):
+        for g, completion in enumerate(ids[b]):
+            logits = policy.stock(**stock_inputs(policy, prompt, completion)).logits
+            scored = torch.log_softmax(logits[0, len(prompt.input_ids) - 1 : -1], -1)
+            expected = scored.gather(-1, torch.tensor(completion)[:, None])[:, 0]
+            expected.sum().backward()
+            assert (logp[b, g, : len(completion)] - expected).abs().max() < 1e-5
+    for name, parameter in policy.stock.named_parameters():
+        if parameter.grad is not None:
+            scale = parameter.grad.abs().max().clamp(min=1)
+            assert (found[name] - parameter.grad).abs().max() < 1e-5 * scale, name
+
+
+def test_greedy_answers_equal_generate(policy: HfVlmPolicy) -> None:
+    prompts = [policy.encode(picture(100, 140), "the roof", PROMPT), policy.encode(picture(84, 84), "a", PROMPT)]
+    ours = policy.generate(policy.embed(prompts), None, group_size=2, max_new_tokens=12)
+    first, second = (group[0] for group in ours)
+    assert abs(first.logprobs[0] - second.logprobs[0]) > 1e-4  # the picture and question matter
+    for prompt, group in zip(prompts, ours, strict=True):
+        stock = policy.stock.generate(**stock_inputs(policy, prompt), max_new_tokens=12, do_sample=False)
+        expected = tuple(stock[0, len(prompt.input_ids) :].tolist())
+        assert all(c.token_ids == expected for c in group)
+
+
+def image_only(family: str, policy: HfVlmPolicy) -> Any:
+    """The family's own processor without its video part, the one piece that needs torchvision."""
+    stock: dict[str, Any] = {
+        "qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor, "internvl": InternVLProcessor,
+        "llava": LlavaProcessor, "llava_onevision": LlavaOnevisionProcessor,
+    }  # fmt: skip
+
+    class ImageOnly(stock[family]):  # type: ignore[misc]
+        def __init__(self, image_processor: Any, tokenizer: Any, chat_template: Any = None) -> None:
+            ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    words, config = policy.tokenizer, policy.stock.config
+    made = ImageOnly(policy.backbone.image_processor, words)
+    token = words.convert_ids_to_tokens(policy.image_token_id)
+    vision = config.vision_config
+    made.image_token, made.image_token_id, made.video_token = token, policy.image_token_id, "<|video_pad|>"
+    made.video_token_id = words.convert_tokens_to_ids("<|video_pad|>")
+    if family == "internvl":
+        import re
+
+        made.start_image_token, made.end_image_token, made.image_seq_length = "<img>", "</img>", 4
+        made.start_image_token_id, made.end_image_token_id = words.convert_tokens_to_ids(["<img>", "</img>"])
+        made.multimodal_pattern = re.compile(f"(?P<image>{re.escape(token)})")
+    if family.startswith("llava"):
+        made.patch_size, made.num_additional_image_tokens = vision.patch_size, 1
+        made.vision_feature_select_strategy = config.vision_feature_select_strategy
+    if family == "llava_onevision":
+        made.num_image_tokens, made.vision_aspect_ratio = 16, config.vision_aspect_ratio
+    return made
+
+
+def test_the_question_equals_the_stock_processors(family: str, policy: HfVlmPolicy) -> None:
+    """Token ids and pixels, from a square picture, which LLaVA's own processor does not crop."""
+    image = picture(120, 120)
+    prompt = policy.encode(image, "the roof", PROMPT)
+    words = policy.tokenizer.apply_chat_template(
+        build_messages("the roof", prompt.frame, PROMPT), tokenize=False, add_generation_prompt=True
+    )
+    stock = image_only(family, policy)(images=[image], text=[words], return_tensors="pt")
+    assert stock["input_ids"][0].tolist() == prompt.input_ids.tolist()
+    pixels = stock["pixel_values"].reshape(prompt.inputs["pixel_values"].shape)
+    # LLaVA resizes with our area average instead of the processor's bicubic filter
+    assert (pixels - prompt.inputs["pixel_values"]).abs().mean() < (0.6 if family == "llava" else 1e-6)
+
+
+@pytest.mark.parametrize("coordinates", [None, "absolute", "thousand"])
+@pytest.mark.parametrize("resize", ["keep", "square"])
+@pytest.mark.parametrize("size", [(100, 140), (333, 97), (56, 56)])
+def test_frames_round_trip(
+    family: str, checkpoints: dict[str, Path], resize: str, coordinates: str | None, size: tuple[int, int]
+) -> None:
+    """A box said in the policy's frame comes back within half a unit of it."""
+    area = SQUARES[family] ** 2 if resize == "square" else None
+    policy = HfVlmPolicy(
+        str(checkpoints[family]), ImageSize(resize=resize, max_pixels=area), coordinates=coordinates, dtype="float32"
+    )
+    frame = policy.encode(picture(*size), "a", PROMPT).frame
+    height, width = size
+    assert (frame.image_height, frame.image_width) == size
+    spoken = coordinates or {"qwen2_5_vl": "absolute"}.get(family, "thousand")
+    if spoken == "thousand":
+        assert (frame.width, frame.height) == (1000, 1000)
+    elif resize == "square":
+        assert (frame.width, frame.height) == (SQUARES[family], SQUARES[family])
+    box = (0.2 * width, 0.1 * height, 0.7 * width, 0.9 * height)
+    said = format_answer(
+        [SpatialPrompt(box=box, point_coords=((0.5 * width, 0.5 * height),), point_labels=(1,))], "t", frame, PROMPT
+    )
+    read = parse(said, PROMPT, frame, ParsingConfig()).prompts[0]
+    assert read.box is not None
+    for found, true, unit in zip(read.box, box, (*frame.scale, *frame.scale), strict=True):
+        assert abs(found - true) <= 0.5 * unit + 1e-6
+
+
+@pytest.mark.parametrize(("family", "area"), [("qwen2_5_vl", 56 * 56 * 2), ("qwen3_vl", 64 * 64 * 2),
+                                              ("internvl", 56 * 56 * 2), ("llava_onevision", 56 * 112)])  # fmt: skip
+def test_fewer_pixels_give_fewer_tokens(checkpoints: dict[str, Path], family: str, area: int) -> None:
+    """``policy.image.max_pixels`` is the knob against running out of memory."""
+    counts = []
+    for bound in (None, area):
+        policy = HfVlmPolicy(str(checkpoints[family]), ImageSize(max_pixels=bound), dtype="float32")
+        prompt = policy.encode(picture(200, 200), "a", PROMPT)
+        counts.append(int((prompt.input_ids == policy.image_token_id).sum()))
+        policy.embed([prompt])  # as many features as tokens, or masked_scatter would not fit
+    assert counts[1] < 0.7 * counts[0]
+
+
+def test_min_pixels_enlarges_a_small_picture(checkpoints: dict[str, Path]) -> None:
+    policy = HfVlmPolicy(str(checkpoints["qwen2_5_vl"]), ImageSize(min_pixels=40 * 28 * 28), dtype="float32")
+    prompt = policy.encode(picture(30, 30), "a", PROMPT)
+    assert int((prompt.input_ids == policy.image_token_id).sum()) >= 40
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (lambda _: ImageSize(resize="crop"), r"policy\.image\.resize='crop'"),
+        (lambda _: ImageSize(min_pixels=0), r"policy\.image\.min_pixels=0"),
+        (lambda _: ImageSize(min_pixels=9, max_pixels=4), r"policy\.image\.min_pixels=9.*max_pixels=4"),
+        (lambda _: ImageSize(resize="square"), r"policy\.image\.max_pixels=null"),
+        (lambda c: HfVlmPolicy(str(c["llava"]), ImageSize(max_pixels=99)), "sees one size only"),
+        (lambda c: HfVlmPolicy(str(c["llava_onevision"]), ImageSize(max_pixels=99)), "no canvas of this checkpoint"),
+        (lambda c: HfVlmPolicy(str(c["llava"]), ImageSize(), coordinates="unit"), r"policy\.coordinates='unit'"),
+        (lambda c: HfVlmPolicy(str(c["llava"]), ImageSize(), lora_rank=2, lora_targets=["x_proj"]), "'x_proj' is no"),
+    ],
+)
+def test_bad_settings_name_their_key(checkpoints: dict[str, Path], make: Any, key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        make(checkpoints)
+
+
+def test_a_ribbon_keeps_its_aspect_only_up_to_a_point(checkpoints: dict[str, Path]) -> None:
+    policy = HfVlmPolicy(str(checkpoints["qwen2_5_vl"]), ImageSize(), dtype="float32")
+    with pytest.raises(ConfigError, match=r"policy\.image\.resize=keep: a picture of 20000 x 8 pixels"):
+        policy.encode(picture(8, 20_000), "a", PROMPT)
+    squared = HfVlmPolicy(str(checkpoints["qwen2_5_vl"]), ImageSize(resize="square", max_pixels=112**2))
+    assert squared.encode(picture(8, 20_000), "a", PROMPT).frame.image_width == 20_000
+    assert squared.encode(picture(1, 1), "a", PROMPT).frame.image_width == 1
+
+
+def test_a_question_cannot_hold_a_picture(policy: HfVlmPolicy) -> None:
+    token = policy.tokenizer.convert_ids_to_tokens(policy.image_token_id)
+    with pytest.raises(ConfigError, match="stands for the picture; reword it"):
+        policy.encode(picture(60, 60), f"{token} what", PROMPT)
+
+
+def test_one_file_and_one_option_for_each_family() -> None:
+    """Common code names no family; each file of the room is a family that transformers knows and a test builds."""
+    room = Path(next(iter(backbones.__path__)))
+    files = sorted(path.stem for path in room.glob("*.py") if path.stem != "__init__")
+    assert files == sorted(tiny_models.FAMILIES)
+    for name in files:
+        assert name in transformers.CONFIG_MAPPING
+        assert issubclass(backbone_of(name), Backbone)
+    common = [p for p in Path(backbone.__file__).parent.glob("*.py") if p.stem not in ("tiny",)]
+    for path in common:
+        code = [line for line in path.read_text().splitlines() if line.lstrip().startswith(("if ", "elif ", "match "))]
+        assert not [line for line in code if any(word in line.lower() for word in ("qwen", "llava", "internvl"))]
+    with pytest.raises(ConfigError, match="a model of type 'bert'; must be one of internvl, llava"):
+        backbone_of("bert")
+
+
+CONF = Path(__file__).parents[1] / "conf/policy"
+
+
+@pytest.mark.parametrize("option", sorted(p.stem for p in CONF.glob("*.yaml") if p.stem not in ("tiny", "hf_vlm")))
+def test_published_shapes(option: str) -> None:
+    """Each option's published architecture builds on the meta device with its published number of parameters."""
+    from published_models import PUBLISHED
+
+    published = PUBLISHED[option]
+    assert yaml.safe_load((CONF / f"{option}.yaml").read_text())["path"] == published.hub_id
+    config = transformers.AutoConfig.for_model(published.model_type, **published.config)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    count = sum(p.numel() for p in model.parameters())
+    assert count == pytest.approx(published.parameters, rel=0.01)
+    family = backbone_of(published.model_type)
+    for part in family.tower:
+        assert hasattr(model.model, part)

@@ -1,0 +1,159 @@
+"""Checkpoints of the real classes at a few hundred thousand parameters, with tokenizer and processor, saved as hubs do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    CLIPImageProcessorPil,
+    GotOcr2ImageProcessorPil,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessorPil,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+
+from grasp_rl.policies.tiny import TinyPolicy
+
+FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl", "llava", "llava_onevision")
+
+CHAT = (
+    "{%- for m in messages %}{{ m.role }}:{% for part in m.content %}{% if part.type == 'image' %}{{ '<IMAGE>' }}"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}<|im_end|>{% endfor %}"
+    "{%- if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+def tokenizer(image_token: str, *more: str, template: str | None = None) -> Any:
+    made = TinyPolicy(weights="random").tokenizer
+    made.add_special_tokens({"additional_special_tokens": [image_token, *more]}, replace_extra_special_tokens=False)
+    made.chat_template = template or CHAT.replace("<IMAGE>", image_token)
+    return made
+
+
+def text_config(words: Any, **more: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(words), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 8192, "bos_token_id": None,
+        "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id, "initializer_range": 0.15,
+    } | more  # fmt: skip
+
+
+def qwen2_5_vl(folder: Path) -> None:
+    words = TinyPolicy(weights="random").tokenizer
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6}
+    config = Qwen2_5_VLConfig(
+        text_config=text_config(words, rope_parameters=rope),
+        vision_config={
+            "initializer_range": 0.15, "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 64,
+            "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112,
+            "fullatt_block_indexes": [1],
+        },
+        image_token_id=words.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=words.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=words.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=words.convert_tokens_to_ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    bounds = {"min_pixels": 4 * 28 * 28, "max_pixels": 64 * 28 * 28}
+    Qwen2VLImageProcessorPil(patch_size=14, merge_size=2, **bounds).save_pretrained(folder)
+
+
+def qwen3_vl(folder: Path) -> None:
+    words = TinyPolicy(weights="random").tokenizer
+    rope = {"rope_type": "default", "mrope_section": [3, 3, 2], "mrope_interleaved": True, "rope_theta": 1e6}
+    config = Qwen3VLConfig(
+        text_config=text_config(words, rope_parameters=rope, head_dim=16),
+        vision_config={
+            "initializer_range": 0.15, "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 64,
+            "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0],
+        },
+        image_token_id=words.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=words.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=words.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=words.convert_tokens_to_ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    Qwen3VLForConditionalGeneration(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    bounds = {"min_pixels": 4 * 32 * 32, "max_pixels": 64 * 32 * 32}
+    Qwen2VLImageProcessorPil(patch_size=16, merge_size=2, **bounds).save_pretrained(folder)
+
+
+def internvl(folder: Path) -> None:
+    words = tokenizer("<IMG_CONTEXT>", "<img>", "</img>")
+    config = InternVLConfig(
+        text_config=text_config(words, model_type="qwen2"),
+        vision_config={
+            "hidden_size": 32, "initializer_range": 0.15, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+            "image_size": [56, 56], "patch_size": [14, 14],
+        },
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    InternVLForConditionalGeneration(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    GotOcr2ImageProcessorPil(size={"height": 56, "width": 56}, max_patches=6).save_pretrained(folder)
+
+
+def llava(folder: Path) -> None:
+    words = tokenizer("<image>")
+    config = LlavaConfig(
+        text_config=text_config(words, model_type="llama", num_key_value_heads=4),
+        vision_config={
+            "model_type": "clip_vision_model", "hidden_size": 32, "initializer_range": 0.15, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "intermediate_size": 64, "image_size": 56, "patch_size": 14, "projection_dim": 32,
+        },
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}).save_pretrained(folder)
+
+
+def llava_onevision(folder: Path) -> None:
+    words = tokenizer("<image>", "<video>")
+    points = [[56 * a, 56 * b] for a in (1, 2, 3) for b in (1, 2, 3)]
+    config = LlavaOnevisionConfig(
+        text_config=text_config(words, model_type="qwen2"),
+        vision_config={
+            "model_type": "siglip_vision_model", "hidden_size": 32, "initializer_range": 0.15, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "intermediate_size": 64, "image_size": 56, "patch_size": 14, "vision_use_head": False,
+        },
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        video_token_id=words.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=points,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    LlavaOnevisionForConditionalGeneration(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    LlavaOnevisionImageProcessorPil(size={"height": 56, "width": 56}, image_grid_pinpoints=points).save_pretrained(
+        folder
+    )
+
+
+BUILDERS: dict[str, Callable[[Path], None]] = {
+    "qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl, "internvl": internvl, "llava": llava,
+    "llava_onevision": llava_onevision,
+}  # fmt: skip
+
+
+def build(family: str, folder: Path) -> Path:
+    """A random checkpoint of ``family`` in ``folder``, its weights large enough for every part to matter."""
+    torch.manual_seed(0)
+    BUILDERS[family](folder)
+    return folder
