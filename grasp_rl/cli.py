@@ -24,6 +24,7 @@ Usage: grasp-rl VERB [arguments]
   evaluate   score a policy on a split              grasp-rl evaluate init_from=RUN_FOLDER
   predict    answer questions about your pictures   grasp-rl predict --help
   report     tables and figures of finished runs    grasp-rl report FOLDER
+  export     write a policy for others to load      grasp-rl export RUN_FOLDER --out FOLDER --merge
   data       check and look at a dataset            grasp-rl data --help
   doctor     what is installed, what is missing     grasp-rl doctor
 
@@ -34,7 +35,7 @@ Usage: grasp-rl VERB [arguments]
 Tab completion: eval "$(grasp-rl -sc install=bash)" (zsh alike; fish: grasp-rl -sc install=fish | source)
 """
 
-VERBS = (*_COMPOSED, "predict", "report", "data", "doctor")
+VERBS = (*_COMPOSED, "predict", "report", "export", "data", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,9 +65,9 @@ def _run(verb: str, rest: list[str]) -> int:
         from grasp_rl import launch
 
         return launch.main(verb, rest)
-    if verb == "predict":  # torch from its first line on, so in a process of its own
+    if verb in ("predict", "export"):  # torch from their first line on, so in a process of its own
         sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "grasp_rl.predict", *rest])
+        os.execv(sys.executable, [sys.executable, "-P", "-m", f"grasp_rl.{verb}", *rest])
     if verb == "report":
         from grasp_rl import report
 

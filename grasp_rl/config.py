@@ -43,6 +43,10 @@ class PromptConfig:
     box_key: str = "bbox_2d"
     positive_key: str = "positive_points"
     negative_key: str = "negative_points"
+    flat_points: bool = False
+    """Each point a field of its own, [x, y]: KEY where there is one, else KEY_1, KEY_2, ... (Seg-Zero)."""
+    single_object: bool = False
+    """The answer is one object, not a list of them; null says that there is none (Seg-Zero)."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.positive_points <= 8, "prompt.positive_points", self.positive_points, "in 0..8")
@@ -50,6 +54,28 @@ class PromptConfig:
         _require(self.box or self.positive_points > 0, "prompt.box", self.box, "true, or prompt.positive_points > 0")
         keys = (self.box_key, self.positive_key, self.negative_key)
         _require(len(set(keys)) == 3 and all(keys), "prompt.*_key", keys, "three different non-empty names")
+        names = self.fields
+        _require(len(set(names)) == len(names), "prompt.*_key", names, "different names for every field")
+
+    @property
+    def fields(self) -> list[str]:
+        """Names of the fields of one instance, in order."""
+        return ([self.box_key] if self.box else []) + self.positive_fields + self.negative_fields
+
+    @property
+    def positive_fields(self) -> list[str]:
+        """Fields that hold the foreground points."""
+        return self._point_fields(self.positive_key, self.positive_points)
+
+    @property
+    def negative_fields(self) -> list[str]:
+        """Fields that hold the background points."""
+        return self._point_fields(self.negative_key, self.negative_points)
+
+    def _point_fields(self, key: str, count: int) -> list[str]:
+        if not self.flat_points or count == 1:
+            return [key] if count else []
+        return [f"{key}_{i + 1}" for i in range(count)]
 
 
 @dataclass

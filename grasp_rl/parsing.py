@@ -7,7 +7,8 @@ the rewards look at the status. The rules, in order:
 2. The answer is what stands between the last ``</answer>`` and the ``<answer>`` before it: else NO_ANSWER.
 3. It is JSON and nothing else, bare or in one ```json fence; with ``require_fence`` bare JSON is BAD_JSON.
 4. Nesting, instances, and brackets beyond what so many instances need are capped before the JSON is decoded: TOO_LONG.
-5. A list of objects with exactly the scheme's fields and counts, no field twice: else BAD_SCHEMA. Booleans and strings
+5. A list of objects (one object or null, ``single_object``) with exactly the scheme's fields and counts, no field
+   twice: else BAD_SCHEMA. Booleans and strings
    are not numbers.
 6. A number of more than 32 characters, not finite, or beyond ``max_abs_coordinate`` is BAD_NUMBER.
 7. Box corners are put in order and everything is clipped to the picture. A box of no area after that is BAD_NUMBER and
@@ -178,32 +179,35 @@ def _read_instances(
     value: object, prompt: PromptConfig, frame: CoordinateFrame, config: ParsingConfig
 ) -> list[SpatialPrompt]:
     """The instances of decoded JSON, in original-image pixels."""
+    if prompt.single_object:
+        value = [] if value is None else [value]
     if not isinstance(value, list):
         raise _ReadError(ParseStatus.BAD_SCHEMA)
     if len(value) > config.max_instances:
         raise _ReadError(ParseStatus.TOO_LONG)
     limit = min(config.max_abs_coordinate, sys.float_info.max)
-    keys = {prompt.box_key} if prompt.box else set()
-    keys |= {prompt.positive_key} if prompt.positive_points else set()
-    keys |= {prompt.negative_key} if prompt.negative_points else set()
+    keys = set(prompt.fields)
     instances = []
     for item in value:
         if not isinstance(item, dict) or item.keys() != keys:
             raise _ReadError(ParseStatus.BAD_SCHEMA)
         box = _picture_box(_read_numbers(item[prompt.box_key], 4, limit), frame) if prompt.box else None
-        positive = _read_points(item.get(prompt.positive_key, []), prompt.positive_points, limit)
-        negative = _read_points(item.get(prompt.negative_key, []), prompt.negative_points, limit)
+        positive = _read_points(item, prompt.positive_fields, prompt.positive_points, prompt.flat_points, limit)
+        negative = _read_points(item, prompt.negative_fields, prompt.negative_points, prompt.flat_points, limit)
         points = tuple(_picture_point(point, frame) for point in positive + negative)
         labels = (1,) * len(positive) + (0,) * len(negative)
         instances.append(SpatialPrompt(box=box, point_coords=points, point_labels=labels))
     return instances
 
 
-def _read_points(value: object, count: int, limit: float) -> list[list[float]]:
-    """``count`` points of two numbers each."""
-    if not isinstance(value, list) or len(value) != count:
+def _read_points(item: dict[str, Any], names: list[str], count: int, flat: bool, limit: float) -> list[list[float]]:
+    """``count`` points of two numbers each, from one list of them or, ``flat``, from a field each."""
+    points = [item[name] for name in names]
+    if names and not flat:
+        points = points[0]
+    if not isinstance(points, list) or len(points) != count:
         raise _ReadError(ParseStatus.BAD_SCHEMA)
-    return [_read_numbers(point, 2, limit) for point in value]
+    return [_read_numbers(point, 2, limit) for point in points]
 
 
 def _read_numbers(value: object, count: int, limit: float) -> list[float]:

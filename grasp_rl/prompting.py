@@ -5,8 +5,9 @@ The instruction, its worked example and the parser all read their field names an
 
 A template is a Jinja file. Its block ``system``, if any, is the system turn and its block ``user`` the text of the user
 turn; a file without blocks is the text of the user turn. Variables: ``query``, ``width`` and ``height`` (of the
-policy's frame), ``box``, ``positive_points``, ``negative_points``, ``box_key``, ``positive_key``, ``negative_key`` and
-``example`` (a worked completion with two instances).
+policy's frame), ``box``, ``positive_points``, ``negative_points``, ``box_key``, ``positive_key``, ``negative_key``,
+``positive_fields``, ``negative_fields`` (the fields' names), ``flat_points``, ``single_object`` and ``example`` (a
+worked completion with two instances, or with one where the scheme says one).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ FENCE_OPEN, FENCE_CLOSE = "```json", "```"
 
 _PACKAGED = Path(__file__).parent / "templates"
 _EXAMPLE_THOUGHT = "Two places in the picture fit the question: one on the upper left, one on the lower right."
+_EXAMPLE_SINGLE = "One place in the picture fits the question, on the upper left."
 _EXAMPLE_BOXES: tuple[Box, ...] = ((0.1, 0.15, 0.35, 0.4), (0.55, 0.6, 0.85, 0.9))
 
 
@@ -58,7 +60,11 @@ def build_messages(query: str, frame: CoordinateFrame, prompt: PromptConfig) -> 
         "box_key": prompt.box_key,
         "positive_key": prompt.positive_key,
         "negative_key": prompt.negative_key,
-        "example": format_answer(_example_prompts(frame, prompt), _EXAMPLE_THOUGHT, frame, prompt),
+        "positive_fields": prompt.positive_fields,
+        "negative_fields": prompt.negative_fields,
+        "flat_points": prompt.flat_points,
+        "single_object": prompt.single_object,
+        "example": _example(frame, prompt),
     }
     template = _load_template(prompt.template)
     messages: list[dict[str, Any]] = []
@@ -89,7 +95,12 @@ def format_answer(prompts: Sequence[SpatialPrompt], thinking: str, frame: Coordi
     """
     if any(tag in thinking for tag in (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)):
         raise ValueError("format_answer: the thought contains a think or answer tag")
-    instances = json.dumps([_instance(p, frame, prompt) for p in prompts], separators=(",", ":"))
+    said: Any = [_instance(p, frame, prompt) for p in prompts]
+    if prompt.single_object:
+        if len(said) > 1:
+            raise ValueError(f"format_answer: the scheme {prompt.scheme!r} says one instance, found {len(said)}")
+        said = said[0] if said else None
+    instances = json.dumps(said, separators=(",", ":"))
     answer = f"{ANSWER_OPEN}{FENCE_OPEN}\n{instances}\n{FENCE_CLOSE}{ANSWER_CLOSE}"
     return f"{THINK_OPEN}{thinking}{THINK_CLOSE}\n{answer}"
 
@@ -101,14 +112,14 @@ def _instance(item: SpatialPrompt, frame: CoordinateFrame, prompt: PromptConfig)
         if item.box is None:
             raise ValueError(f"format_answer: the scheme {prompt.scheme!r} needs a box")
         fields[prompt.box_key] = _spoken_box(item.box, frame)
-    for key, points, count in (
-        (prompt.positive_key, item.positive_points, prompt.positive_points),
-        (prompt.negative_key, item.negative_points, prompt.negative_points),
+    for key, names, points, count in (
+        (prompt.positive_key, prompt.positive_fields, item.positive_points, prompt.positive_points),
+        (prompt.negative_key, prompt.negative_fields, item.negative_points, prompt.negative_points),
     ):
         if len(points) < count:
             raise ValueError(f"format_answer: the scheme {prompt.scheme!r} needs {count} {key}, found {len(points)}")
-        if count:
-            fields[key] = [_spoken_point(p, frame) for p in points[:count]]
+        spoken = [_spoken_point(p, frame) for p in points[:count]]
+        fields |= dict(zip(names, spoken if prompt.flat_points else [spoken], strict=False))
     return fields
 
 
@@ -136,6 +147,14 @@ def _spoken_point(point: Point, frame: CoordinateFrame) -> list[int]:
         min(max(math.floor(point[0] / scale_x), 0), int(frame.width) - 1),
         min(max(math.floor(point[1] / scale_y), 0), int(frame.height) - 1),
     ]
+
+
+def _example(frame: CoordinateFrame, prompt: PromptConfig) -> str:
+    """A worked completion."""
+    made = _example_prompts(frame, prompt)
+    if prompt.single_object:
+        return format_answer(made[:1], _EXAMPLE_SINGLE, frame, prompt)
+    return format_answer(made, _EXAMPLE_THOUGHT, frame, prompt)
 
 
 def _example_prompts(frame: CoordinateFrame, prompt: PromptConfig) -> list[SpatialPrompt]:

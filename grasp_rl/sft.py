@@ -14,6 +14,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from grasp_rl import checkpoints
+from grasp_rl.cards import write_card
 from grasp_rl.config import ConfigError, OptimizerConfig, PromptConfig, RunConfig, SftPhase
 from grasp_rl.data.demonstrations import distort
 from grasp_rl.engines.local import LocalEngine, pick_device
@@ -103,9 +105,14 @@ def run(config: RunConfig, components: Components) -> Record:
                 metrics.log(done, row)
                 progress.update(f"sft phase {number + 1}", done)
             if done % config.sft.save_every == 0 or done == total:
-                checkpoints.save(run_dir, done, policy.save, {"phase": number})
+                checkpoints.save(run_dir, done, partial(_save, policy, config, done), {"phase": number})
                 checkpoints.prune(run_dir, config.checkpoint.keep_last)
     return {"steps": done, **_examine(config, components, policy, progress, done)}
+
+
+def _save(policy: Any, config: RunConfig, step: int, folder: Path) -> None:
+    policy.save(folder)
+    write_card(folder, config, step=step, scores={}, commit=getattr(policy, "commit", None))
 
 
 def _step(policy: Any, engine: LocalEngine, rows: Sequence[Row], phase: SftPhase, *, bf16: bool) -> dict[str, float]:

@@ -24,6 +24,7 @@ from typing import Any
 
 from grasp_rl import checkpoints, runs
 from grasp_rl.batching import rewards_of
+from grasp_rl.cards import write_card
 from grasp_rl.config import ConfigError, RunConfig
 from grasp_rl.engines.local import LocalEngine, pick_device
 from grasp_rl.evaluate import evaluate
@@ -80,6 +81,8 @@ class Trainer:
         self.metrics = MetricsLog(self.run_dir, resume_step=self.first_step if config.resume else None)
         self.progress = ProgressWriter(self.run_dir, config.algorithm.steps, self.first_step)
         self.skipped = 0
+        self.scores: dict[str, dict[str, float]] = {}
+        """What was scored so far, for the model card."""
 
     def run(self) -> Record:
         algorithm = self.config.algorithm
@@ -154,7 +157,9 @@ class Trainer:
         validate = every > 0 and (last or step % every == 0)
         if not (validate or last or (save_every and step % save_every == 0)):
             return
-        checkpoints.save(self.run_dir, step, self.policy.save, {"engine": self.engine.state_dict()})
+        checkpoints.save(
+            self.run_dir, step, lambda to: self._save_policy(to, step), {"engine": self.engine.state_dict()}
+        )
         if validate:
             reward = self._validate(step).get("reward")  # None where no sample has what the reward compares with
             marked = checkpoints.best(self.run_dir)
@@ -162,11 +167,16 @@ class Trainer:
                 checkpoints.mark_best(self.run_dir, step, reward)
         checkpoints.prune(self.run_dir, self.config.checkpoint.keep_last)
 
+    def _save_policy(self, folder: Path, step: int) -> None:
+        self.policy.save(folder)
+        write_card(folder, self.config, step=step, scores=self.scores, commit=getattr(self.policy, "commit", None))
+
     def _validate(self, step: int) -> dict[str, float]:
         self.progress.update("validate", step)
         settings = self.config.evaluation
         scored = evaluate(self.policy, self.examiner, self.data.split("val"), config=settings, limit=settings.val_limit)
         kept = {k: v for k, v in scored.metrics.items() if k != "seconds_per_image"}
+        self.scores[f"val, step {step}"] = kept
         row = {f"val/{key}": value for key, value in kept.items()}
         self.metrics.log(step, row)
         self.tracker.log(row, step)
@@ -178,6 +188,7 @@ class Trainer:
         folder = self.run_dir / f"eval_{when}"
         known = runs.read_json(folder / "metrics.json") if when == "before" and self.config.resume else None
         if known is not None:
+            self.scores[f"{split}, {when}"] = known
             return known
         step = self.first_step if when == "before" else self.config.algorithm.steps
         self.progress.update(f"test {when}", step)
@@ -190,6 +201,7 @@ class Trainer:
             folder=folder,
             on_progress=lambda done, total: self.progress.update(f"test {when}", step, message=f"{done}/{total}"),
         )
+        self.scores[f"{split}, {when}"] = dict(scored.metrics)
         self.progress.update(f"test {when}", step, giou=scored.metrics.get("giou"))
         self.tracker.log({f"test_{when}/{key}": value for key, value in scored.metrics.items()}, step)
         self.tracker.images(f"test_{when}", sorted(folder.glob("overlays/*.png")), step)

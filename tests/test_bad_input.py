@@ -37,7 +37,7 @@ from grasp_rl.data.jsonl import JsonlSource
 from grasp_rl.data.synthetic import SyntheticSource
 from grasp_rl.evaluate import evaluate
 from grasp_rl.policies.records import EmbeddedPrompt
-from grasp_rl.policies.tiny import TinyPolicy
+from grasp_rl.policies.tiny import SIDE, TinyPolicy
 from grasp_rl.prompting import format_answer
 from grasp_rl.protocols import Components, CoordinateFrame, Dataset, DataSource
 from grasp_rl.rewards.grasp import GraspReward
@@ -75,7 +75,7 @@ class Speaker(TinyPolicy):
         return [[self._say(draws[:4].tolist()) for draws in group] for group in uniforms]
 
     def _say(self, draws: list[float]) -> Completion:
-        side = self.side
+        side = SIDE
         x, y, w, h = (draw * side / 2 for draw in draws)
         box = SpatialPrompt(
             box=(x, y, x + w + 2, y + h + 2),

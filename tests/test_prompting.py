@@ -53,6 +53,8 @@ def test_packaged_schemes() -> None:
         "box_2points": (True, 2, 0),
         "box_4points": (True, 4, 0),
         "box_2pos_2neg": (True, 2, 2),
+        "visionreasoner": (True, 1, 0),
+        "seg_zero": (True, 2, 0),
     }
     assert all(option["scheme"] == name for name, option in OPTIONS.items())
     assert all(option["template"] == "${policy.prompt_template}" for option in OPTIONS.values())
@@ -73,6 +75,30 @@ def test_format_answer_by_hand() -> None:
     prompt = PromptConfig(positive_points=1, negative_points=1, box_key="b", positive_key="p", negative_key="n")
     assert '[{"b":[10,10,31,21],"p":[[12,11]],"n":[[0,49]]}]' in format_answer([item], "", frame, prompt)
     assert format_answer([], "", frame, prompt) == "<think></think>\n<answer>```json\n[]\n```</answer>"
+
+
+def test_the_schemas_of_released_checkpoints() -> None:
+    """A flat point or two, one object or a list: read as they are written, and nothing else is."""
+    item = SpatialPrompt(box=(10, 10, 30, 20), point_coords=((12, 11), (28, 18)), point_labels=(1, 1))
+    frame = CoordinateFrame(width=100, height=100, image_width=100, image_height=100)
+    seg_zero, reasoner = SCHEMES["seg_zero"], SCHEMES["visionreasoner"]
+    one = format_answer([item], "", frame, seg_zero)
+    assert '{"bbox":[10,10,30,20],"points_1":[12,11],"points_2":[28,18]}' in one
+    assert '[{"bbox_2d":[10,10,30,20],"point_2d":[12,11]}]' in format_answer([item], "", frame, reasoner)
+    assert "\nnull\n" in format_answer([], "", frame, seg_zero)
+    bad = ParseStatus.BAD_SCHEMA
+    for text, scheme in (
+        ('[{"bbox":[1,1,3,2],"points_1":[1,1],"points_2":[2,1]}]', seg_zero),
+        ('{"bbox":[1,1,3,2],"points_1":[[1,1]],"points_2":[2,1]}', seg_zero),
+        ('{"bbox":[1,1,3,2],"points_1":[1,1]}', seg_zero),
+        ('[{"bbox_2d":[1,1,3,2],"point_2d":[[1,1]]}]', reasoner),
+        ("null", reasoner),
+    ):
+        assert parse(f"<answer>{text}</answer>", scheme, frame, ParsingConfig()).status is bad, text
+    with pytest.raises(ValueError, match="says one instance, found 2"):
+        format_answer([item, item], "", frame, seg_zero)
+    with pytest.raises(ConfigError, match="different names for every field"):
+        PromptConfig(flat_points=True, positive_points=2, positive_key="p", box_key="p_1")
 
 
 def test_format_answer_clips_and_keeps_a_unit_of_box() -> None:
@@ -96,7 +122,7 @@ def test_format_answer_refuses_what_it_cannot_say() -> None:
 @pytest.mark.parametrize("prompt", SCHEMES.values(), ids=SCHEMES)
 def test_round_trip_moves_nothing_by_more_than_half_a_unit(prompt: PromptConfig, frame: CoordinateFrame) -> None:
     draw, half = np.random.default_rng(0), np.array(frame.scale) / 2 + 1e-9
-    for count in (0, 1, 2, 5, 20):
+    for count in (0, 1) if prompt.single_object else (0, 1, 2, 5, 20):
         items = random_instances(draw, count, frame)
         answer = parse(format_answer(items, "A thought.", frame, prompt), prompt, frame, KEEP_ALL)
         assert answer.status is ParseStatus.OK
@@ -116,7 +142,9 @@ def test_round_trip_moves_nothing_by_more_than_half_a_unit(prompt: PromptConfig,
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
 @pytest.mark.parametrize("prompt", SCHEMES.values(), ids=SCHEMES)
 def test_said_again_is_the_same_text(prompt: PromptConfig, frame: CoordinateFrame) -> None:
-    text = format_answer(random_instances(np.random.default_rng(1), 6, frame), "t", frame, prompt)
+    text = format_answer(
+        random_instances(np.random.default_rng(1), 1 if prompt.single_object else 6, frame), "t", frame, prompt
+    )
     answer = parse(text, prompt, frame, KEEP_ALL)
     assert format_answer(answer.prompts, "t", frame, prompt) == text
 
@@ -133,10 +161,16 @@ def test_think2seg_asks_for_the_scheme_and_shows_it(prompt: PromptConfig) -> Non
     assert (prompt.box_key in text) == prompt.box
     for key, count in ((prompt.positive_key, prompt.positive_points), (prompt.negative_key, prompt.negative_points)):
         assert (key in text) == (count > 0)
-        assert (f'"{key}": exactly {count} [x, y] point' in text) == (count > 0)
+        listed = count > 0 and not prompt.flat_points
+        assert (f'"{key}": exactly {count} [x, y] point' in text) == listed
+    assert all(f'"{name}"' in text for name in prompt.fields)
     example = text[text.rindex("<think>") :]
     answer = parse(example, prompt, PIXELS, ParsingConfig(require_fence=True))
-    assert (answer.status, len(answer.prompts), answer.think_layout) == (ParseStatus.OK, 2, True)
+    assert (answer.status, len(answer.prompts), answer.think_layout) == (
+        ParseStatus.OK,
+        1 if prompt.single_object else 2,
+        True,
+    )
 
 
 def test_compact_is_one_short_turn() -> None:
@@ -153,6 +187,8 @@ def test_compact_is_one_short_turn() -> None:
         "box_2points": "bbox_2d positive_points:2",
         "box_4points": "bbox_2d positive_points:4",
         "box_2pos_2neg": "bbox_2d positive_points:2 negative_points:2",
+        "visionreasoner": "bbox_2d point_2d:1",
+        "seg_zero": "bbox points:2",
     }
 
 

@@ -305,6 +305,11 @@ class VlmPolicy(nn.Module):
         with self.model.disable_adapter():
             yield
 
+    def merge(self) -> None:
+        """Fold the LoRA adapter into the weights and forget it; nothing to do without one."""
+        if hasattr(self.model, "merge_and_unload"):
+            self.model = self.model.merge_and_unload()
+
     def save(self, folder: Path) -> None:
         """Write what transformers (or PEFT, for an adapter) reads: weights in safetensors, tokenizer, processor."""
         self.model.save_pretrained(folder)

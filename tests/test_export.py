@@ -1,0 +1,97 @@
+"""A trained policy as others load it: the card beside each checkpoint, and `grasp-rl export`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
+
+from grasp_rl import cli
+
+AERIAL = Path(__file__).parent / "data/aerial"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_sam2: Path) -> Path:
+    """Two optimizer steps of a LoRA adapter on a tiny Qwen2.5-VL, real pictures and a tiny SAM 2, through the door."""
+    folder = tmp_path_factory.mktemp("run")
+    model = tiny_models.build("qwen2_5_vl", folder / "model")
+    words = [
+        "train", "policy=qwen2_5_vl_3b", f"policy.path={model}", "policy.dtype=float32", "policy.lora_rank=4",
+        "segmenter=sam2", f"segmenter.path={tiny_sam2}", "reward=think2seg", "data=jsonl", f"data.root={AERIAL}",
+        "debug=fast", "algorithm.steps=2", "algorithm.group_size=2", "evaluation.every=2", "evaluation.overlays=1",
+        "rollout.max_new_tokens=8", "evaluation.max_new_tokens=8", f"run_dir={folder / 'run'}", "optimizer.lr=0.01",
+    ]  # fmt: skip
+    ended = subprocess.run(
+        [sys.executable, "-m", "grasp_rl.cli", *words],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    adapter = folder / "run/checkpoints/step_000002/policy/adapter_model.safetensors"
+    torch.manual_seed(0)  # random answers earn nothing, so two steps of them need not move the adapter
+    save_file({k: 0.1 * torch.randn_like(v) for k, v in load_file(adapter).items()}, adapter)
+    return folder / "run"
+
+
+def test_every_checkpoint_has_a_card(run: Path) -> None:
+    card = (run / "checkpoints/step_000002/policy/README.md").read_text()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["library_name"] == "peft"
+    assert head["base_model"] == str(run.parent / "model")
+    assert "PeftModel.from_pretrained" in card
+    assert "| test, before |" in card
+    resolved = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    assert resolved["algorithm"]["steps"] == 2
+    commit = json.loads((run / "environment.json").read_text())["git"]["package"]["commit"]
+    assert commit in card
+
+
+def test_export_merges_the_adapter(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["export", str(run), "--out", str(out), "--merge", "--json"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "grasp_rl.cli", *words], capture_output=True, text=True, timeout=300, check=True
+    )
+    told = json.loads(ended.stdout)
+    assert told["merged"]
+    assert told["step"] == 2
+    merged = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32)
+    base = AutoModelForImageTextToText.from_pretrained(run.parent / "model", dtype=torch.float32)
+    adapter = AutoModelForImageTextToText.from_pretrained(run.parent / "model", dtype=torch.float32)
+    adapter.load_adapter(str(run / "checkpoints/step_000002/policy"))
+    ids = torch.arange(20)[None] + 40
+    with torch.no_grad():
+        merged_logits, base_logits, adapted = (m(input_ids=ids).logits for m in (merged, base, adapter))
+    assert (merged_logits - adapted).abs().max() < 1e-4
+    assert (merged_logits - base_logits).abs().max() > 1e-3
+    card = (out / "README.md").read_text()
+    assert "library_name: transformers" in card
+    assert "| test, after |" in card
+
+
+def test_export_refuses_with_one_line(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grasp_rl import export
+
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").touch()
+    assert export.main([str(run), "--out", str(tmp_path / "full")]) == 2
+    assert "is not empty; name a new folder" in capfd.readouterr().err
+    assert export.main([str(tmp_path), "--out", str(tmp_path / "new")]) == 2
+    assert "no such file" in capfd.readouterr().err
+    assert export.main([str(run), "--out", str(tmp_path / "new"), "--step", "7"]) == 2
+    assert "no policy there" in capfd.readouterr().err
+    assert "export" in cli.VERBS
