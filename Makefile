@@ -28,10 +28,13 @@ parity:  ## the same numbers as TRL's GRPOTrainer
 	@bash scripts/setup.sh $(VENV) dev
 	@$(BIN)/python -m pytest -m parity tests/parity
 
+parity-sam2:  ## the SAM ports against Meta's packages, in an environment of its own
+	@bash scripts/parity_sam2.sh .venv-sam2
+
 format:  ## rewrite the sources in the project's format
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 clean:  ## remove the environment and all outputs
-	rm -rf $(VENV) outputs build dist *.egg-info
+	rm -rf $(VENV) .venv-sam2 outputs build dist *.egg-info
 
-.PHONY: help demo test check lint parity format clean
+.PHONY: help demo test check lint parity parity-sam2 format clean

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from grasp_rl import __version__
+from grasp_rl import __version__, allocator
 
 _COMPOSED = ("train", "sft", "evaluate")
 
@@ -26,6 +26,7 @@ Usage: grasp-rl VERB [arguments]
   report     tables and figures of finished runs    grasp-rl report FOLDER
   export     write a policy for others to load      grasp-rl export RUN_FOLDER --out FOLDER --merge
   data       check and look at a dataset            grasp-rl data --help
+  bench      what a step costs, here and in TRL     grasp-rl bench step
   doctor     what is installed, what is missing     grasp-rl doctor
 
   grasp-rl VERB --help     the arguments of a verb; for train, sft and evaluate every option and value
@@ -35,7 +36,7 @@ Usage: grasp-rl VERB [arguments]
 Tab completion: eval "$(grasp-rl -sc install=bash)" (zsh alike; fish: grasp-rl -sc install=fish | source)
 """
 
-VERBS = (*_COMPOSED, "predict", "report", "export", "data", "doctor")
+VERBS = (*_COMPOSED, "predict", "report", "export", "data", "bench", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,9 +66,9 @@ def _run(verb: str, rest: list[str]) -> int:
         from grasp_rl import launch
 
         return launch.main(verb, rest)
-    if verb in ("predict", "export"):  # torch from their first line on, so in a process of its own
+    if verb in ("predict", "export", "bench"):  # torch from their first line on, so in a process of its own
         sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, "-P", "-m", f"grasp_rl.{verb}", *rest])
+        os.execve(sys.executable, [sys.executable, "-P", "-m", f"grasp_rl.{verb}", *rest], allocator.environment())
     if verb == "report":
         from grasp_rl import report
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from omegaconf import OmegaConf
 
-from grasp_rl import provenance, runs
+from grasp_rl import allocator, provenance, runs
 from grasp_rl.config import ConfigError
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def run_worker(job: Job, stop: StopFile) -> int:
     """Start the worker of a prepared folder, pass signals on, and return its exit code (128+n for signal n)."""
     engine = job.config["engine"]
     threads = str(engine["threads"])
-    variables = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    variables = allocator.environment() | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     with (job.run_dir / runs.LOG).open("ab") as log:
         process = subprocess.Popen(
             worker_command(job),

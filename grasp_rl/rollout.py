@@ -6,10 +6,12 @@ mask-free reward is handed references that cannot hold a mask, and no mask is pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -17,7 +19,12 @@ from grasp_rl.config import ConfigError, ParsingConfig, PromptConfig, RolloutCon
 from grasp_rl.parsing import parse
 from grasp_rl.protocols import CueReference, MaskReference, Reward, Segmenter
 from grasp_rl.sampling import token_uniforms
-from grasp_rl.types import Answer, Completion, MaskPrediction, Rollout, RolloutGroup, Sample
+from grasp_rl.types import Answer, Completion, MaskPrediction, Rollout, RolloutGroup, Sample, SpatialPrompt
+
+log = logging.getLogger(__name__)
+
+FAILURES = (RuntimeError, ValueError, cv2.error)
+"""What a segmenter may raise for a prompt or picture it cannot take; out of memory is a RuntimeError, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +76,58 @@ class Judge:
         return MaskReference(target_mask=sample.target_mask)
 
     def _segment(self, sample: Sample, answers: Sequence[Answer]) -> list[MaskPrediction]:
-        embedding = self.segmenter.encode(sample.image) if any(a.prompts for a in answers) else None
-        return [self.segmenter.decode(embedding, a.prompts) if a.prompts else no_masks(sample.size) for a in answers]
+        """The masks of every answer: the picture is encoded once, and equal prompts are decoded once, all together."""
+        prompts = list(dict.fromkeys(prompt for answer in answers for prompt in answer.prompts))
+        if not prompts:
+            return [no_masks(sample.size) for _ in answers]
+        try:
+            embedding = self.segmenter.encode(sample.image)
+        except FAILURES as error:
+            log.warning("segmenter: could not encode %s: %s", sample.sample_id, error)
+            return [no_masks(sample.size, str(error) if a.prompts else None) for a in answers]
+        masks = decode(self.segmenter, embedding, prompts, sample)
+        place = {prompt: index for index, prompt in enumerate(prompts)}
+        return [masks([place[p] for p in a.prompts]) if a.prompts else no_masks(sample.size) for a in answers]
 
 
-def no_masks(size: tuple[int, int]) -> MaskPrediction:
-    """The prediction for an answer without prompts: zero masks of ``size`` (height, width)."""
-    return MaskPrediction(masks=np.zeros((0, *size), dtype=np.bool_), iou_predictions=np.zeros(0, dtype=np.float32))
+def decode(
+    segmenter: Segmenter, embedding: Any, prompts: Sequence[SpatialPrompt], sample: Sample
+) -> Callable[[Sequence[int]], MaskPrediction]:
+    """The masks of ``prompts``, as a function of the indices wanted.
+
+    Where the call fails, each prompt is tried alone, so that a bad one costs only the answers it stands in: their
+    prediction has ``error`` set and no masks.
+    """
+    try:
+        return segmenter.decode(embedding, prompts).rows
+    except FAILURES as error:
+        log.warning("segmenter: decoding %d prompts of %s failed (%s)", len(prompts), sample.sample_id, error)
+    singles: list[MaskPrediction] = []
+    for prompt in prompts:
+        try:
+            singles.append(segmenter.decode(embedding, [prompt]))
+        except FAILURES as error:
+            singles.append(no_masks(sample.size, f"{type(error).__name__}: {error}"))
+
+    def chosen(indices: Sequence[int]) -> MaskPrediction:
+        parts = [singles[i] for i in indices]
+        errors = [part.error for part in parts if part.error is not None]
+        return no_masks(sample.size, errors[0]) if errors else joined(parts)
+
+    return chosen
+
+
+def joined(parts: Sequence[MaskPrediction]) -> MaskPrediction:
+    """Several predictions for one picture as one, in order."""
+    masks = [part.masks for part in parts]
+    stacked = np.concatenate(masks) if isinstance(masks[0], np.ndarray) else torch.cat(masks)
+    return MaskPrediction(masks=stacked, iou_predictions=np.concatenate([part.iou_predictions for part in parts]))
+
+
+def no_masks(size: tuple[int, int], error: str | None = None) -> MaskPrediction:
+    """The prediction for an answer without prompts, or one that failed: zero masks of ``size`` (height, width)."""
+    masks = np.zeros((0, *size), dtype=np.bool_)
+    return MaskPrediction(masks=masks, iou_predictions=np.zeros(0, dtype=np.float32), error=error)
 
 
 def generate(

@@ -31,6 +31,7 @@ def rollout_statistics(groups: Sequence[RolloutGroup], rewards: Tensor) -> dict[
         "truncated": sum(r.completion.finish_reason is FinishReason.LENGTH for r in rollouts) / count,
         "instances": sum(len(r.answer.prompts) for r in rollouts) / count,
     }
+    row["segmenter_failed"] = sum(r.masks is not None and r.masks.error is not None for r in rollouts) / count
     for status in ParseStatus:
         row[f"parse/{status}"] = sum(r.answer.status is status for r in rollouts) / count
     for name in rollouts[0].reward.terms:

@@ -7,7 +7,7 @@ outer edge of the last pixel, so its area is (x1 - x0) * (y1 - y0) and a mask of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -119,8 +119,9 @@ class Answer:
 class MaskPrediction:
     """What the segmenter made of the prompts of one answer."""
 
-    masks: NDArray[np.bool_]
-    """[N, H, W] bool at original resolution, one per prompt, in order."""
+    masks: Any
+    """[N, H, W] bool at original resolution, one per prompt, in order: a NumPy array, or a tensor where the segmenter
+    runs on a device."""
     iou_predictions: NDArray[np.float32]
     """[N] the segmenter's own quality estimate in [0, 1] (1 where it has none)."""
     error: str | None = None
@@ -128,8 +129,28 @@ class MaskPrediction:
 
     @property
     def union(self) -> BoolMask:
-        """[H, W] bool, the logical OR of all instances."""
-        return np.asarray(self.masks.any(axis=0), dtype=np.bool_)
+        """[H, W] bool in host memory, the logical OR of all instances."""
+        union = self.masks.any(0)
+        return np.asarray(union if isinstance(union, np.ndarray) else union.cpu().numpy(), dtype=np.bool_)
+
+    def iou(self, target: BoolMask) -> float:
+        """IoU of the union with ``target`` [H, W] bool, counted where the masks are; 1 if both are empty.
+
+        Raises:
+            ValueError: ``target`` has another size.
+        """
+        if tuple(self.masks.shape[1:]) != target.shape:
+            raise ValueError(f"MaskPrediction.iou: masks of {tuple(self.masks.shape[1:])}, a target of {target.shape}")
+        union = self.masks.any(0)
+        if not isinstance(union, np.ndarray):
+            target = union.new_tensor(target)
+        both, either = int((union & target).sum()), int((union | target).sum())
+        return both / either if either else 1.0
+
+    def rows(self, indices: Sequence[int]) -> MaskPrediction:
+        """The prediction for some of the prompts."""
+        chosen = list(indices)
+        return MaskPrediction(masks=self.masks[chosen], iou_predictions=self.iou_predictions[chosen], error=self.error)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
+
+if importlib.util.find_spec("torchvision") is not None and not torch.cuda.is_available():
+    # only in the parity environment: a CUDA build of torchvision imports under a CPU build of torch, and transformers
+    # under it, once torchvision's two compiled operators are declared
+    _DECLARED = torch.library.Library("torchvision", "DEF")
+    for _name in ("nms", "qnms"):
+        _DECLARED.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+import tiny_models
 from transformers import Sam2Config, Sam2Model
 
 from grasp_rl.config import ParsingConfig, PromptConfig
@@ -71,5 +81,5 @@ def tiny_sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("sam2")
-    Sam2Model(config).save_pretrained(folder)
+    tiny_models.loud(Sam2Model(config)).save_pretrained(folder)
     return folder

@@ -36,11 +36,12 @@ def test_protocol(segmenter: Segmenter) -> None:
     image = np.random.default_rng(0).integers(0, 255, (90, 112, 3), dtype=np.uint8)
     embedding = segmenter.encode(image)
     result = segmenter.decode(embedding, PROMPTS)
-    assert result.masks.shape == (5, 90, 112)
-    assert result.masks.dtype == np.bool_
+    masks = np.asarray(result.masks)
+    assert masks.shape == (5, 90, 112)
+    assert masks.dtype == np.bool_
     assert result.iou_predictions.shape == (5,)
     assert ((result.iou_predictions >= 0) & (result.iou_predictions <= 1)).all()
-    assert np.array_equal(result.union, result.masks.any(0))
+    assert np.array_equal(result.union, masks.any(0))
     nothing = segmenter.decode(embedding, ())
     assert nothing.masks.shape == (0, 90, 112)
     assert not nothing.union.any()
@@ -49,8 +50,8 @@ def test_protocol(segmenter: Segmenter) -> None:
 def test_order_batch_and_thread_do_not_matter(segmenter: Segmenter) -> None:
     image = np.random.default_rng(1).integers(60, 190, (90, 112, 3), dtype=np.uint8)
     embedding = segmenter.encode(image)
-    together = segmenter.decode(embedding, PROMPTS).masks
-    backwards = segmenter.decode(embedding, PROMPTS[::-1]).masks[::-1]
+    together = np.asarray(segmenter.decode(embedding, PROMPTS).masks)
+    backwards = np.asarray(segmenter.decode(embedding, PROMPTS[::-1]).masks)[::-1]
     assert np.array_equal(together, backwards)
     assert np.array_equal(together, segmenter.decode(segmenter.encode(image), PROMPTS).masks)
     with ThreadPoolExecutor(3) as pool:
@@ -97,39 +98,12 @@ def test_box_fill_by_hand() -> None:
     assert masks[0, 3:7, 2:5].all()
 
 
-def test_sam2_bucketed_equals_one_by_one(tiny_sam2: Path) -> None:
-    """Padding with label -10 is neutral: at least 99.9 % of the pixels are those of single calls."""
-    segmenter = Sam2Segmenter(str(tiny_sam2), device="cpu")
-    image = np.random.default_rng(2).integers(0, 255, (90, 112, 3), dtype=np.uint8)
-    embedding = segmenter.encode(image)
-    together = segmenter.decode(embedding, PROMPTS).masks
-    single = np.concatenate([segmenter.decode(embedding, [p]).masks for p in PROMPTS])
-    assert (together == single).mean() > 0.999
-
-
-def test_sam2_calls_are_counted(tiny_sam2: Path) -> None:
-    """One encoder pass; one decoder call for prompts with a box and one for those without."""
-    segmenter = Sam2Segmenter(str(tiny_sam2), device="cpu")
-    calls = {"encoder": 0, "decoder": 0}
-
-    def count(name: str) -> None:
-        calls[name] += 1
-
-    segmenter.model.vision_encoder.register_forward_hook(lambda *_: count("encoder"))
-    segmenter.model.mask_decoder.register_forward_hook(lambda *_: count("decoder"))
-    embedding = segmenter.encode(np.zeros((64, 64, 3), dtype=np.uint8))
-    segmenter.decode(embedding, PROMPTS * 4)
-    assert calls == {"encoder": 1, "decoder": 2}
-
-
 @pytest.mark.parametrize(
     ("make", "key"),
     [
         (lambda: GrabCutSegmenter(iterations=0), "segmenter.iterations=0"),
         (lambda: GrabCutSegmenter(ring=0.7), "segmenter.ring=0.7"),
         (lambda: BoxFillSegmenter(radius=0), "segmenter.radius=0"),
-        (lambda: Sam2Segmenter("/no/such/folder"), "segmenter.path"),
-        (lambda: Sam2Segmenter("x", device="tpu"), "segmenter.device='tpu'"),
     ],
 )
 def test_bad_arguments_name_their_key(make: object, key: str) -> None:

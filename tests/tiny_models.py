@@ -157,3 +157,16 @@ def build(family: str, folder: Path) -> Path:
     torch.manual_seed(0)
     BUILDERS[family](folder)
     return folder
+
+
+def loud(model: Any) -> Any:
+    """``model`` with weights large enough for every part to matter; a library's 0.02 leaves tiny models mute."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 1.0 / parameter[0].numel() ** 0.5, generator=generator)
+        if hasattr(model, "shared_image_embedding"):  # SAM encodes places in pictures and prompts by one code
+            code = model.shared_image_embedding.positional_embedding
+            model.prompt_encoder.shared_embedding.positional_embedding.copy_(code)
+    return model

@@ -72,7 +72,8 @@ class VlmPolicy(nn.Module):
         self.ends = sorted({int(i) for i in (*named, tokenizer.eos_token_id) if i is not None})
         """Token ids that end a completion."""
         if checkpoint_activations:
-            self.stock.gradient_checkpointing_enable({"use_reentrant": False})
+            enable = getattr(self.stock, "activation_checkpointing_enable", self.stock.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
 
     def tower_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters between the pixels and the language model's input, adapters on them included."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from grasp_rl.geometry import mask_iou
 from grasp_rl.protocols import CueReference, MaskReference
 from grasp_rl.rewards import terms
 from grasp_rl.types import Answer, MaskPrediction, RewardBreakdown
@@ -57,4 +56,4 @@ def _mask_term(answer: Answer, reference: MaskReference, prediction: MaskPredict
         return 0.0
     if prediction is None:
         raise ValueError("Think2SegReward: an answer with instances needs the segmenter's prediction")
-    return 0.0 if prediction.error is not None else mask_iou(prediction.union, reference.target_mask)
+    return 0.0 if prediction.error is not None else prediction.iou(reference.target_mask)

@@ -1,126 +1,136 @@
-"""SAM 2 as ported to transformers: one encoder pass per picture, all prompts of an answer in bucketed decoder calls.
-
-No torchvision: the preprocessing (square resize, ImageNet mean and deviation) is a few lines of torch. Prompts come and
-masks go at original resolution.
-"""
+"""SAM 2 and 2.1 (arXiv:2408.00714): transformers' port, or the ``sam2`` package behind the same protocol."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from transformers import Sam2Model
 
 from grasp_rl.config import ConfigError
-from grasp_rl.types import Image, MaskPrediction, SpatialPrompt
+from grasp_rl.segmenters.promptable import PromptableSegmenter
+from grasp_rl.segmenters.weights import Weights
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PAD_LABEL = -10
-"""The label that transformers' SAM ports ignore; -1 would add an attended token."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sam2Embedding:
-    """One encoded picture."""
-
-    features: Any
-    """Image embeddings of all levels, as Sam2Model.get_image_embeddings returns them."""
-    size: tuple[int, int]
-    """(height, width) of the original picture."""
+VIDEO = ("memory_", "obj_ptr_", "maskmem_", "mask_downsample", "no_mem_pos_enc", "no_obj_ptr", "no_obj_embed_spatial")
+"""Beginnings of the original keys that only video needs."""
 
 
-class Sam2Segmenter:
-    """A frozen ``Sam2Model``.
+def _hiera(width: int, heads: int, blocks: list[int], attend: list[int], background: int, windows: list[int]) -> Any:
+    widths = [width * 2**i for i in range(4)]
+    return {
+        "vision_config": {
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model",
+                "hidden_size": width,
+                "num_attention_heads": heads,
+                "blocks_per_stage": blocks,
+                "embed_dim_per_stage": widths,
+                "num_attention_heads_per_stage": [heads * 2**i for i in range(4)],
+                "global_attention_blocks": attend,
+                "window_positional_embedding_background_size": [background, background],
+                "window_size_per_stage": windows,
+            },
+            "backbone_channel_list": widths[::-1],
+        }
+    }
+
+
+class Sam2Segmenter(PromptableSegmenter):
+    """``Sam2Model``. The original squashes every picture to a square; so prompts scale by side / width, side / height.
 
     Args:
-        path: a hub id (``facebook/sam2.1-hiera-small``) or a local folder of a saved Sam2Model.
-        revision: hub revision; pin it for a result to be reproducible.
-        mask_threshold: logit above which a pixel belongs to the mask.
-        multimask: take the best of three masks by predicted IoU, as Seg-Zero does for evaluation.
-        device: auto | cpu | cuda
-
-    Raises:
-        ConfigError: there is no such model here.
+        path: a hub id (``facebook/sam2.1-hiera-small``), a local folder of the port, or an original ``.pt`` file.
+        backend: transformers | sam2, the package of that name; it takes original files only.
+        **options: as for :class:`~grasp_rl.segmenters.promptable.PromptableSegmenter`.
     """
+
+    MODEL = "Sam2Model"
+    ARCHITECTURES = {
+        "hiera_tiny": _hiera(96, 1, [1, 2, 7, 2], [5, 7, 9], 7, [8, 4, 14, 7]),
+        "hiera_small": _hiera(96, 1, [1, 2, 11, 2], [7, 10, 13], 7, [8, 4, 14, 7]),
+        "hiera_base_plus": _hiera(112, 2, [2, 3, 16, 3], [12, 16, 20], 14, [8, 4, 14, 7]),
+        "hiera_large": _hiera(144, 2, [2, 6, 36, 4], [23, 33, 43], 7, [8, 4, 16, 8]),
+    }
 
     def __init__(
         self,
         path: str,
         revision: str | None = None,
+        architecture: str | None = None,
+        allow_pickle_weights: bool = False,
+        backend: str = "transformers",
         mask_threshold: float = 0.0,
         multimask: bool = False,
+        fill_holes: int = 0,
+        min_region: int = 0,
+        decode_chunk: int = 64,
+        cache: str = "none",
+        cache_mb: int = 2048,
+        cache_dir: str = "outputs/embeddings",
+        dtype: str = "float32",
         device: str = "auto",
     ) -> None:
-        if device not in ("auto", "cpu", "cuda"):
-            raise ConfigError(f"segmenter.device={device!r}: must be one of auto, cpu, cuda")
-        try:
-            model = Sam2Model.from_pretrained(path, revision=revision, use_safetensors=True)
-        except OSError as error:
-            kind = "folder" if Path(path).exists() else "hub id or folder"
-            raise ConfigError(f"segmenter.path={path!r}: no Sam2Model in this {kind}: {error}") from error
-        chosen = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-        self.model = model.to(chosen).eval().requires_grad_(False)
-        self.mask_threshold, self.multimask = mask_threshold, multimask
-        self.side = int(model.config.prompt_encoder_config.image_size)
+        if backend not in ("transformers", "sam2"):
+            raise ConfigError(f"segmenter.backend={backend!r}: must be one of transformers, sam2")
+        self.backend = backend
+        super().__init__(
+            path, revision, architecture, allow_pickle_weights, mask_threshold, multimask, fill_holes, min_region,
+            decode_chunk, cache, cache_mb, cache_dir, dtype, device,
+        )  # fmt: skip
 
-    @torch.inference_mode()
-    def encode(self, image: Image) -> Sam2Embedding:
-        """One pass of the image encoder over ``image`` [H, W, 3] uint8 RGB."""
-        pixels = (
-            torch.from_numpy(np.ascontiguousarray(image)).to(self.model.device).permute(2, 0, 1)[None].float() / 255
-        )
-        pixels = torch.nn.functional.interpolate(
-            pixels, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False
-        )
-        mean, deviation = (pixels.new_tensor(v)[:, None, None] for v in (MEAN, DEVIATION))
-        features = self.model.get_image_embeddings((pixels - mean) / deviation)
-        return Sam2Embedding(features=features, size=(image.shape[0], image.shape[1]))
+    def _build(self, weights: Weights) -> tuple[Any, str | None]:
+        if self.backend == "transformers":
+            return super()._build(weights)
+        from grasp_rl.segmenters.sam2_package import load_package
 
-    @torch.inference_mode()
-    def decode(self, embedding: Sam2Embedding, prompts: Sequence[SpatialPrompt]) -> MaskPrediction:
-        """Masks [N, H, W] for N prompts; those with and without a box go in one decoder call each."""
-        height, width = embedding.size
-        masks = np.zeros((len(prompts), height, width), dtype=np.bool_)
-        quality = np.zeros(len(prompts), dtype=np.float32)
-        buckets: dict[bool, list[int]] = defaultdict(list)
-        for index, prompt in enumerate(prompts):
-            if prompt.box is not None or prompt.point_coords:
-                buckets[prompt.box is not None].append(index)
-        for indices in buckets.values():
-            logits, scores = self._decode([prompts[i] for i in indices], embedding)
-            upsampled = torch.nn.functional.interpolate(
-                logits[:, None], (height, width), mode="bilinear", align_corners=False
-            )[:, 0]
-            masks[indices] = (upsampled > self.mask_threshold).cpu().numpy()
-            quality[indices] = scores.float().clamp(0, 1).cpu().numpy()
-        return MaskPrediction(masks=masks, iou_predictions=quality)
+        return load_package(weights), None
 
-    def _decode(self, prompts: Sequence[SpatialPrompt], embedding: Sam2Embedding) -> tuple[Tensor, Tensor]:
-        """Low-resolution logits [N, h, w] and predicted IoU [N] of prompts that all have a box, or all have none."""
-        scale = torch.tensor([self.side / embedding.size[1], self.side / embedding.size[0]])
-        device = self.model.device
-        inputs: dict[str, Tensor] = {}
-        longest = max(len(p.point_coords) for p in prompts)
-        if longest:
-            points = torch.zeros(1, len(prompts), longest, 2)
-            labels = torch.full((1, len(prompts), longest), PAD_LABEL, dtype=torch.int)
-            for index, prompt in enumerate(prompts):
-                count = len(prompt.point_coords)
-                if count:
-                    points[0, index, :count] = torch.tensor(prompt.point_coords) * scale
-                    labels[0, index, :count] = torch.tensor(prompt.point_labels, dtype=torch.int)
-            inputs |= {"input_points": points.to(device), "input_labels": labels.to(device)}
-        if prompts[0].box is not None:
-            boxes = torch.tensor([p.box for p in prompts]) * scale.repeat(2)
-            inputs["input_boxes"] = boxes[None].to(device)
-        output = self.model(image_embeddings=embedding.features, multimask_output=self.multimask, **inputs)
-        logits, scores = output.pred_masks[0], output.iou_scores[0]  # (N, K, h, w), (N, K)
-        best = scores.argmax(1)
-        row = torch.arange(len(prompts), device=device)
-        return logits[row, best], scores[row, best]
+    @staticmethod
+    def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Meta's original keys in the port's words; what only video needs is left out."""
+        renamed: dict[str, Tensor] = {}
+        points: dict[int, Tensor] = {}
+        for name, value in state.items():
+            point = re.fullmatch(r"sam_prompt_encoder\.point_embeddings\.(\d)\.weight", name)
+            if point:
+                points[int(point[1])] = value
+            elif not name.startswith(VIDEO):
+                renamed[_renamed(name)] = value
+        if points:
+            renamed["prompt_encoder.point_embed.weight"] = torch.cat([points[i] for i in sorted(points)])
+        code = "prompt_encoder.shared_embedding.positional_embedding"
+        if code in renamed:
+            renamed["shared_image_embedding.positional_embedding"] = renamed[code]
+        return renamed
+
+
+_MASK_EMBED = {"0": "conv1", "1": "layer_norm1", "3": "conv2", "4": "layer_norm2", "6": "conv3"}
+_UPSCALE = {"0": "upscale_conv1", "1": "upscale_layer_norm", "3": "upscale_conv2"}
+_HEAD = {"0": "proj_in", "1": "layers.0", "2": "proj_out"}
+_MLP = {"0": "proj_in", "1": "proj_out"}
+
+
+def _renamed(name: str) -> str:
+    """One original key in the port's words."""
+    if name == "no_mem_embed":
+        return "no_memory_embedding"
+    for old, new in (
+        ("image_encoder.trunk.", "vision_encoder.backbone."),
+        ("image_encoder.neck.", "vision_encoder.neck."),
+        ("sam_prompt_encoder.", "prompt_encoder."),
+        ("sam_mask_decoder.", "mask_decoder."),
+        ("patch_embed.proj.", "patch_embed.projection."),
+        ("pe_layer.positional_encoding_gaussian_matrix", "shared_embedding.positional_embedding"),
+        (".out_proj.", ".o_proj."),
+    ):
+        name = name.replace(old, new)
+    if name.startswith("vision_encoder.neck."):
+        name = name.replace(".conv.", ".")
+    name = re.sub(r"\.norm(\d|_)", r".layer_norm\1", name)
+    name = re.sub(r"mask_downscaling\.(\d)\.", lambda m: f"mask_embed.{_MASK_EMBED[m[1]]}.", name)
+    name = re.sub(r"output_upscaling\.(\d)\.", lambda m: f"{_UPSCALE[m[1]]}.", name)
+    if re.search(r"(hypernetworks_mlps\.\d|iou_prediction_head|pred_obj_score_head)\.layers\.", name):
+        return re.sub(r"\.layers\.(\d)\.", lambda m: f".{_HEAD[m[1]]}.", name)
+    return re.sub(r"\.mlp\.layers\.(\d)\.", lambda m: f".mlp.{_MLP[m[1]]}.", name)

@@ -1,0 +1,18 @@
+"""How the C library hands out large blocks in the processes that compute on a CPU.
+
+By default glibc maps every block over 32 MiB anew and gives it back at once, and the kernel fills each page with zeros
+on first touch. A step that allocates the same hundreds of mebibytes over and over spends most of its time there:
+experiments/LOG.md has the numbers. With these settings, memory that was used once stays with the process.
+"""
+
+from __future__ import annotations
+
+import os
+
+SETTINGS = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+"""Environment variables of glibc; other C libraries ignore them."""
+
+
+def environment() -> dict[str, str]:
+    """The process's own environment, with the settings added where it has none."""
+    return SETTINGS | dict(os.environ)

@@ -1,0 +1,28 @@
+"""`grasp-rl bench`: choose a benchmark by its name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+BENCHMARKS = {
+    "segment": "the reward of one group through a promptable segmenter, and its embedding cache",
+    "step": "one optimizer step of GRPO, here and in TRL's GRPOTrainer",
+}
+"""Name, a module of this package with ``main(argv)``, and what it measures."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``grasp-rl bench <argv>`` and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    lines = [f"  {name:<10} {text}" for name, text in BENCHMARKS.items()]
+    usage = "\n".join(["Usage: grasp-rl bench WHAT [arguments]", "", *lines, "", "  grasp-rl bench WHAT --help"]) + "\n"
+    if not words or words[0] in ("--help", "-h", "help"):
+        sys.stdout.write(usage)
+        return 0
+    if words[0] not in BENCHMARKS:
+        sys.stderr.write(f"grasp-rl bench: {words[0]}: must be one of {', '.join(BENCHMARKS)}\n")
+        return 2
+    code: int = importlib.import_module(f"grasp_rl.bench.{words[0]}").main(words[1:])
+    return code
