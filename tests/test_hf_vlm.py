@@ -141,7 +141,7 @@ def test_recomputed_activations_give_the_same_gradient(checkpoint: Path, rank: i
 def test_bfloat16_and_attention_are_taken(qwen: Path, attention: str) -> None:
     policy = load(qwen, dtype="bfloat16", attention=attention)
     assert policy.stock.dtype == torch.bfloat16
-    assert policy.core.language_model.config._attn_implementation == attention
+    assert policy.core.language_model.config._attn_implementation == f"packed_{attention}"
     scores = policy.logprobs(policy.embed([asked(policy)]), [[(45, 46), (47,)]])
     exact = load(qwen, attention=attention)
     reference = exact.logprobs(exact.embed([asked(exact)]), [[(45, 46), (47,)]])

@@ -37,6 +37,7 @@ class HfVlmPolicy(VlmPolicy):
         lora_targets: names of the language model's linear layers that get an adapter.
         checkpoint_activations: recompute activations in the backward pass: less memory, about a third more time.
         attention: attention implementation of transformers, for example sdpa, eager or flash_attention_2.
+        packed_attention: two_calls | mask, for packed rows; see grasp_rl.policies.attention.
         allow_pickle_weights: read pytorch_model.bin where there are no safetensors (``weights_only``).
         seed: of a fresh adapter.
 
@@ -58,6 +59,7 @@ class HfVlmPolicy(VlmPolicy):
         lora_targets: list[str] | None = None,
         checkpoint_activations: bool = False,
         attention: str = "sdpa",
+        packed_attention: str = "two_calls",
         allow_pickle_weights: bool = False,
         seed: int = 0,
     ) -> None:
@@ -81,6 +83,7 @@ class HfVlmPolicy(VlmPolicy):
             coordinates=coordinates,
             train_tower=train_tower,
             checkpoint_activations=checkpoint_activations,
+            packed_attention=packed_attention,
         )
         self.prompt_template = prompt_template
         self.commit: str | None = getattr(config, "_commit_hash", None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from grasp_rl.policies.backbone import PictureFeatures
 from grasp_rl.protocols import CoordinateFrame
 
 
@@ -21,6 +22,8 @@ class EncodedPrompt:
     """The picture as the model family takes it, by keyword; see grasp_rl.policies.backbone."""
     frame: CoordinateFrame
     """What the policy's coordinates mean for this picture."""
+    seen: list[PictureFeatures] = field(default_factory=list, compare=False)
+    """The picture's features, once a frozen tower has looked; else empty."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
 from grasp_rl.config import ConfigError, PromptConfig
-from grasp_rl.policies.backbone import FRAMES, Backbone
+from grasp_rl.policies.attention import PREFIX, register, two_calls
+from grasp_rl.policies.backbone import FRAMES, Backbone, PictureFeatures, PictureInputs
 from grasp_rl.policies.decoding import generate
 from grasp_rl.policies.loading import check_keys
 from grasp_rl.policies.packed import attention_mask, pack
 from grasp_rl.policies.records import EmbeddedPrompt, EncodedPrompt, Scores, deepstack_of
+from grasp_rl.policies.scoring import score_tokens
 from grasp_rl.prompting import build_messages
 from grasp_rl.protocols import CoordinateFrame
 from grasp_rl.types import Box, Completion, Image
@@ -46,6 +48,8 @@ class VlmPolicy(nn.Module):
             was trained to speak.
         train_tower: whether gradients reach the tower.
         checkpoint_activations: recompute activations in the backward pass instead of keeping them.
+        packed_attention: ``two_calls`` for packed rows (see grasp_rl.policies.attention), or ``mask``, one stock call
+            under a 4-D mask: the reference, and what attention maps need.
     """
 
     def __init__(
@@ -57,8 +61,11 @@ class VlmPolicy(nn.Module):
         coordinates: str | None = None,
         train_tower: bool = True,
         checkpoint_activations: bool = False,
+        packed_attention: str = "two_calls",
     ) -> None:
         super().__init__()
+        if packed_attention not in ("two_calls", "mask"):
+            raise ConfigError(f"policy.packed_attention={packed_attention!r}: must be one of two_calls, mask")
         if coordinates is not None and coordinates not in FRAMES:
             raise ConfigError(f"policy.coordinates={coordinates!r}: must be one of {', '.join(FRAMES)} or null")
         self.model, self.tokenizer, self.backbone = model, tokenizer, backbone
@@ -71,6 +78,10 @@ class VlmPolicy(nn.Module):
         named = generation if isinstance(generation, list) else [generation]
         self.ends = sorted({int(i) for i in (*named, tokenizer.eos_token_id) if i is not None})
         """Token ids that end a completion."""
+        self.packed_attention = packed_attention
+        language = self.core.language_model.config
+        if packed_attention == "two_calls" and not language._attn_implementation.startswith(PREFIX):
+            language._attn_implementation = register(language._attn_implementation)
         if checkpoint_activations:
             enable = getattr(self.stock, "activation_checkpointing_enable", self.stock.gradient_checkpointing_enable)
             enable({"use_reentrant": False})
@@ -157,12 +168,10 @@ class VlmPolicy(nn.Module):
         return np.asarray(share >= min(0.35, share.max()), dtype=np.bool_)
 
     def embed(self, prompts: Sequence[EncodedPrompt]) -> list[EmbeddedPrompt]:
-        """One pass of the vision tower over the pictures of ``prompts``, and the prompts' embeddings and positions."""
-        inputs = [{name: tensor.to(self.device) for name, tensor in p.inputs.items()} for p in prompts]
-        with contextlib.nullcontext() if self.train_tower else torch.no_grad():
-            pictures = self.backbone.features(self.core, inputs)
+        """The prompts' embeddings and positions, after one pass of the tower over pictures that need it."""
+        pictures = self._look(prompts)
         embedded = []
-        for prompt, own, picture in zip(prompts, inputs, pictures, strict=True):
+        for prompt, picture in zip(prompts, pictures, strict=True):
             ids = prompt.input_ids.to(self.device)
             visual = ids == self.image_token_id
             words = self.core.get_input_embeddings()(ids)
@@ -171,10 +180,25 @@ class VlmPolicy(nn.Module):
                     embeddings=words.masked_scatter(visual[:, None], picture.tokens.to(words.dtype)),
                     deepstack=picture.deepstack,
                     visual=visual,
-                    positions=self.backbone.positions(self.core, ids, visual, own),
+                    positions=self.backbone.positions(self.core, ids, visual, self._on_device(prompt.inputs)),
                 )
             )
         return embedded
+
+    def _look(self, prompts: Sequence[EncodedPrompt]) -> list[PictureFeatures]:
+        """Features of every picture. A frozen tower looks at each once, whoever asks next: policy or reference."""
+        if self.train_tower:
+            return self.backbone.features(self.core, [self._on_device(p.inputs) for p in prompts])
+        new = [p for p in prompts if not p.seen]
+        if new:
+            with torch.no_grad():
+                found = self.backbone.features(self.core, [self._on_device(p.inputs) for p in new])
+            for prompt, features in zip(new, found, strict=True):
+                prompt.seen.append(features)
+        return [p.seen[0] for p in prompts]
+
+    def _on_device(self, inputs: PictureInputs) -> PictureInputs:
+        return {name: tensor.to(self.device) for name, tensor in inputs.items()}
 
     def logprobs(
         self,
@@ -198,7 +222,8 @@ class VlmPolicy(nn.Module):
                 attention and pictures of one size.
         """
         lengths = torch.tensor([[len(c) for c in group] for group in completions])
-        layout = pack(torch.tensor([len(p.embeddings) for p in prompts]), lengths)
+        prompt_lengths = torch.tensor([len(p.embeddings) for p in prompts])
+        layout = pack(prompt_lengths, lengths)
         rows, length = layout.segment.shape
         width = int(lengths.max())
         ids = torch.zeros(*lengths.shape, width, dtype=torch.long)
@@ -220,14 +245,14 @@ class VlmPolicy(nn.Module):
             positions[:, b, count:] += prompt.positions.max() + 1
             positions[:, b, :count] = prompt.positions
         hidden = hidden.index_put((row[valid], target[valid]), words[valid])
-        result = self.language_model(
-            hidden,
-            positions,
-            attention_mask(layout.segment.to(self.device)),
-            deepstack_of(prompts),
-            visual,
-            output_attentions=bool(attention_layers),
-        )
+        if self.packed_attention == "two_calls" and not attention_layers:
+            plan = two_calls(layout, prompt_lengths, lengths).to(self.device)
+            wanted: dict[str, Any] = {"packed": plan}
+            mask = hidden.new_empty(1, 1, 1, 1)  # a mask made by somebody is taken as it is
+        else:
+            wanted = {"output_attentions": bool(attention_layers)}
+            mask = attention_mask(layout.segment.to(self.device))
+        result = self.language_model(hidden, positions, mask, deepstack_of(prompts), visual, **wanted)
         source = layout.predictor_index.to(self.device)
         attention = None
         if attention_layers:
@@ -238,18 +263,21 @@ class VlmPolicy(nn.Module):
             skipped = torch.tensor(unscored, device=self.device)
             valid = valid & (torch.arange(width, device=self.device) >= skipped[..., None])
         predictor = result.last_hidden_state[row[valid], source[valid]]  # (tokens, D)
-        logits = self.stock.lm_head(predictor).float()
-        if temperature != 1.0:
-            logits = logits / temperature
-        scores = -nn.functional.cross_entropy(logits, ids[valid], reduction="none")
+        head = self.stock.lm_head
+        logp, uncertainty = score_tokens(
+            head,
+            predictor,
+            ids[valid],
+            vocabulary=head.out_features,
+            temperature=temperature,
+            entropy=entropy,
+        )
         empty = torch.zeros(ids.shape, device=self.device)
-        uncertainty = empty
-        if entropy:
-            with torch.no_grad():
-                logp = torch.log_softmax(logits, dim=-1)
-                uncertainty = empty.masked_scatter(valid, -(logp.exp() * logp).sum(-1))
         return Scores(
-            logp=empty.masked_scatter(valid, scores), entropy=uncertainty, valid=valid, picture_attention=attention
+            logp=empty.masked_scatter(valid, logp),
+            entropy=empty.masked_scatter(valid, uncertainty),
+            valid=valid,
+            picture_attention=attention,
         )
 
     def language_model(
@@ -265,7 +293,7 @@ class VlmPolicy(nn.Module):
             visual: [B, L] bool, True at image tokens.
             **kwargs: go to the stock model, for example ``past_key_values``.
         """
-        if mask.dtype == torch.bool and self.core.language_model.config._attn_implementation == "eager":
+        if mask.dtype == torch.bool and self.core.language_model.config._attn_implementation.endswith("eager"):
             mask = torch.where(mask, 0.0, torch.finfo(hidden.dtype).min)  # eager attention adds its mask
         if deepstack:
             kwargs |= {"visual_pos_masks": visual, "deepstack_visual_embeds": deepstack}

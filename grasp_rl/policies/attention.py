@@ -1,0 +1,126 @@
+"""Attention of the packed row in two calls, registered with transformers under a name of our own.
+
+A 4-D mask makes the stock kernel look at L x L pairs of a row of L = P + sum(C) tokens, nearly all of them masked: a
+completion sees the prompt and itself. Two calls look at what is seen: the prompt at itself, P x P, causal; and each of
+the G completions at the prompt and itself, C x (P + C). Without a packed layout (prefill, decoding, evaluation) the
+stock implementation runs, as if nothing were registered.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from grasp_rl.policies.packed import PackedLayout
+
+PREFIX = "packed_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoCalls:
+    """Where the queries of the second call are found, what they see, and where all results go."""
+
+    prompt: int
+    """Longest prompt of the B rows, in tokens."""
+    gather: Tensor
+    """[B, G * C] places of the completions' tokens in their rows; 0 for padding."""
+    seen: Tensor
+    """[B, G, 1, C, prompt + C] bool, True where a completion's token sees a prompt's, or its own completion's."""
+    back: Tensor
+    """[B, L] where each token of a row stands among the results [prompt | G * C]."""
+
+    def to(self, device: torch.device) -> TwoCalls:
+        """The same plan on ``device``."""
+        return replace(self, gather=self.gather.to(device), seen=self.seen.to(device), back=self.back.to(device))
+
+
+def two_calls(layout: PackedLayout, prompt_lengths: Tensor, lengths: Tensor) -> TwoCalls:
+    """The plan of a packed layout of B rows.
+
+    Args:
+        layout: see :func:`grasp_rl.policies.packed.pack`.
+        prompt_lengths: [B]
+        lengths: [B, G] tokens of the completions.
+    """
+    rows, groups = lengths.shape
+    prompt, width = int(prompt_lengths.max()), int(lengths.max())
+    step = torch.arange(width)
+    visible = torch.arange(prompt)[None] < prompt_lengths[:, None]  # (B, prompt)
+    own = step[:, None] >= step[None]
+    seen = torch.cat(
+        [
+            visible[:, None, None, None].expand(rows, groups, 1, width, prompt),
+            own.expand(rows, groups, 1, width, width),
+        ],
+        dim=-1,
+    )
+    place = torch.arange(layout.segment.shape[1]).expand_as(layout.segment)
+    behind = prompt + (layout.segment - 1) * width + layout.offset
+    back = torch.where(layout.segment == 0, place, torch.where(layout.segment > 0, behind, 0))
+    return TwoCalls(prompt=prompt, gather=layout.completion_index.flatten(1), seen=seen, back=back)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, plan: TwoCalls, scaling: float | None) -> Tensor:
+    """[B, L, H, D] results for queries [B, H, L, D] and keys and values [B, K, L, D] of K heads, H a multiple of K."""
+    rows, heads, _, size = query.shape
+    kv_heads, shared = key.shape[1], heads // key.shape[1]
+    prompt, groups, width = plan.prompt, plan.seen.shape[1], plan.seen.shape[3]
+    first = scaled_dot_product_attention(
+        query[:, :, :prompt],
+        key[:, :, :prompt].repeat_interleave(shared, 1),
+        value[:, :, :prompt].repeat_interleave(shared, 1),
+        is_causal=True,
+        scale=scaling,
+    )
+
+    def taken(x: Tensor) -> Tensor:
+        """[B, G, heads, C, D] tokens of the completions."""
+        index = plan.gather[:, None, :, None].expand(-1, x.shape[1], -1, size)
+        return x.gather(2, index).reshape(rows, -1, groups, width, size).transpose(1, 2)
+
+    def with_prompt(x: Tensor) -> Tensor:
+        """[B * G, K, prompt + C, D]"""
+        before = x[:, None, :, :prompt].expand(-1, groups, -1, -1, -1)
+        return torch.cat([before, taken(x)], dim=3).flatten(0, 1)
+
+    # the query heads that share a key head stand in one long query, so that no key is repeated for them
+    asked = taken(query).reshape(rows * groups, kv_heads, shared * width, size)
+    seen = plan.seen.flatten(0, 1).expand(-1, shared, -1, -1).flatten(1, 2)[:, None]
+    second = scaled_dot_product_attention(asked, with_prompt(key), with_prompt(value), attn_mask=seen, scale=scaling)
+    second = second.reshape(rows, groups, heads, width, size).transpose(1, 2).flatten(2, 3)  # (B, H, G * C, D)
+    results = torch.cat([first, second], dim=2)
+    return results.gather(2, plan.back[:, None, :, None].expand(-1, heads, -1, size)).transpose(1, 2).contiguous()
+
+
+def register(base: str) -> str:
+    """Register two-call attention over transformers' implementation ``base``; returns its name."""
+    name = PREFIX + base
+
+    def forward(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, packed: TwoCalls | None = None,
+        scaling: float | None = None, **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        if packed is not None:
+            return attend(query, key, value, packed, scaling), None
+        stock = _eager_of(module) if base == "eager" else ALL_ATTENTION_FUNCTIONS[base]
+        result: tuple[Tensor, Tensor | None] = stock(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+        return result
+
+    AttentionInterface.register(name, forward)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+    return name
+
+
+def _eager_of(module: Any) -> Any:
+    """The eager attention of the module's own model file, which is registered nowhere."""
+    return sys.modules[type(module).__module__].eager_attention_forward

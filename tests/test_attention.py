@@ -1,0 +1,181 @@
+"""Two-call attention, chunked scores and shared looks: the same numbers as the plain way, at fewer passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+from grasp_rl.config import AlgorithmConfig, ConfigError, OptimizerConfig, ParsingConfig, PromptConfig, RolloutConfig
+from grasp_rl.engines.local import LocalEngine
+from grasp_rl.grpo.advantages import advantages
+from grasp_rl.policies import attention, scoring
+from grasp_rl.policies.backbone import ImageSize
+from grasp_rl.policies.backbones.qwen2_5_vl import Qwen25VL
+from grasp_rl.policies.hf_vlm import HfVlmPolicy
+from grasp_rl.protocols import CueReference
+from grasp_rl.rollout import Judge, follow_groups, generate
+from grasp_rl.segmenters.box_fill import BoxFillSegmenter
+from grasp_rl.types import Answer, RewardBreakdown, Sample
+from grasp_rl.update import make_reference, update
+
+IDS = [[(45, 46, 47), (48,)], [(50, 51), (52, 53, 54, 55, 56)]]
+
+
+@pytest.fixture(scope="module", params=tiny_models.FAMILIES)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.build(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.build("qwen2_5_vl", tmp_path_factory.mktemp("qwen"))
+
+
+def load(folder: Path, **more: object) -> HfVlmPolicy:
+    return HfVlmPolicy(str(folder), ImageSize(), **{"dtype": "float32", **more})  # type: ignore[arg-type]
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("base", ["sdpa", "eager"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_two_calls_equal_the_mask(
+    checkpoint: Path, base: str, recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of different prompts and completions: log-probabilities and gradients to 1e-5, and both ways are taken."""
+    calls: list[int] = []
+    stock = attention.attend
+    monkeypatch.setattr(attention, "attend", lambda *a: (calls.append(1), stock(*a))[1])
+    found = []
+    for packed in ("two_calls", "mask"):
+        policy = load(
+            checkpoint, attention=base, packed_attention=packed, train_tower=True, checkpoint_activations=recompute
+        ).train()
+        prompts = [
+            policy.encode(picture(100, 140), "the roof", PromptConfig()),
+            policy.encode(picture(60, 84), "a", PromptConfig()),
+        ]
+        logp = policy.logprobs(policy.embed(prompts), IDS).logp
+        (logp * torch.arange(1.0, 21.0).view(2, 2, 5)).sum().backward()
+        found.append((logp.detach(), {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}))
+        assert len(calls) == 2 * (1 + recompute)  # two layers, by two calls only
+    (logp, gradients), (expected, reference) = found
+    assert (logp - expected).abs().max() < 1e-5
+    for name, gradient in reference.items():
+        assert (gradients[name] - gradient).abs().max() < 1e-5 * gradient.abs().max().clamp(min=1), name
+
+
+def test_nothing_is_computed_for_siblings(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second call looks at C x (P + C) pairs for each completion, never at L x L."""
+    sizes = []
+    stock = attention.scaled_dot_product_attention
+
+    def seen(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **more: object) -> torch.Tensor:
+        sizes.append((tuple(query.shape), tuple(key.shape)))
+        return stock(query, key, value, **more)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", seen)
+    policy = load(qwen)
+    prompt = policy.encode(picture(100, 140), "the roof", PromptConfig())
+    count = len(prompt.input_ids)
+    policy.logprobs(policy.embed([prompt]), [[(45,) * 6] * 5])
+    heads, kv, size = 4, 2, 16
+    assert sizes[0] == ((1, heads, count, size), (1, heads, count, size))
+    assert sizes[1] == ((5, kv, heads // kv * 6, size), (5, kv, count + 6, size))
+
+
+def test_a_wrong_name_is_refused(qwen: Path) -> None:
+    with pytest.raises(ConfigError, match=r"policy\.packed_attention='flex': must be one of two_calls, mask"):
+        load(qwen, packed_attention="flex")
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_chunked_scores_are_the_same(monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
+    """Chunks of any size give the log-probabilities, entropies and gradients of the whole, and never more logits."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(8, 50, bias=False)
+    hidden, targets = torch.randn(23, 8, requires_grad=True), torch.randint(0, 50, (23,))
+    widest: list[int] = []
+    head.register_forward_hook(lambda _m, _i, out: widest.append(out.numel()))
+    found = []
+    for limit in (10**9, 50 * 5, 1):
+        monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", limit)
+        widest.clear()
+        logp, entropy = scoring.score_tokens(head, hidden, targets, vocabulary=50, temperature=temperature)
+        gradients = torch.autograd.grad((logp * torch.arange(23.0)).sum(), (hidden, head.weight))
+        assert max(widest) <= max(limit, 50)
+        found.append((logp.detach(), entropy, *gradients))
+    logits = torch.log_softmax(head(hidden) / temperature, -1)
+    assert torch.allclose(found[0][0], logits.gather(-1, targets[:, None])[:, 0], atol=1e-6)
+    assert torch.allclose(found[0][1], -(logits.exp() * logits).sum(-1), atol=1e-5)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+
+
+class Alternating:
+    """Different siblings earn differently."""
+
+    supervision = "cues"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, answer: Answer, reference: CueReference, prediction: object) -> RewardBreakdown:
+        self.asked += 1
+        return RewardBreakdown(reward=float(self.asked % 3), terms={"x": float(self.asked % 3)})
+
+
+@pytest.mark.parametrize(
+    ("more", "beta", "passes"),
+    [
+        ({"lora_rank": 2}, 0.1, 1),
+        ({"lora_rank": 2}, 0.0, 1),
+        ({"train_tower": False}, 0.1, 1),
+        ({"train_tower": True}, 0.0, 2),
+        ({"train_tower": True}, 0.1, 3),
+    ],
+)
+def test_tower_passes_of_a_step(
+    qwen: Path, more: dict[str, object], beta: float, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once with a frozen tower, twice with a trained one, three times where a reference has a tower of its own."""
+    policy = load(qwen, **more).train()
+    reference = make_reference(policy, beta, 1.0)
+    looked: list[int] = []
+    stock = Qwen25VL.features
+    monkeypatch.setattr(
+        Qwen25VL, "features", lambda self, core, inputs: (looked.append(len(inputs)), stock(self, core, inputs))[1]
+    )
+    tokens: list[int] = []
+    policy.core.language_model.register_forward_pre_hook(
+        lambda _m, _a, kwargs: tokens.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    sample = Sample(
+        sample_id="a", image=picture(84, 84), query="a", target_mask=None, cues=(), dataset="d", split="train"
+    )
+    prompt = PromptConfig()
+    prompts, completions = generate(
+        policy, [sample], prompt, group_size=3, config=RolloutConfig(max_new_tokens=5), seed=0, step=0
+    )
+    judge = Judge(segmenter=BoxFillSegmenter(), reward=Alternating(), prompt=prompt, parsing=ParsingConfig())  # type: ignore[arg-type]
+    groups = follow_groups(judge, [sample], prompts, completions)
+    gains = advantages(
+        torch.tensor([[r.reward.reward for r in g.rollouts] for g in groups]), baseline="mean", scale=True
+    )
+    tokens.clear()
+    row = update(
+        policy, LocalEngine(policy, OptimizerConfig(), 1), groups, gains, reference,
+        algorithm=AlgorithmConfig(group_size=3, beta=beta), rollout=RolloutConfig(max_new_tokens=5),
+    )  # fmt: skip
+    assert sum(looked) == passes
+    length = len(prompts[0].input_ids) + sum(len(c.token_ids) for c in completions[0])
+    own_reference = beta > 0 and "lora_rank" in more
+    assert tokens == [length] * (1 + own_reference)
+    assert row["mismatch"] < 1e-5  # sampled and scored alike
