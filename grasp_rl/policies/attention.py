@@ -2,8 +2,8 @@
 
 A 4-D mask makes the stock kernel look at L x L pairs of a row of L = P + sum(C) tokens, nearly all of them masked: a
 completion sees the prompt and itself. Two calls look at what is seen: the prompt at itself, P x P, causal; and each of
-the G completions at the prompt and itself, C x (P + C). Without a packed layout (prefill, decoding, evaluation) the
-stock implementation runs, as if nothing were registered.
+the G completions at the prompt and itself, C x (P + C). One token at a time (decoding) needs one call that repeats no key
+for grouped heads. Everything else (prefill) goes to the stock implementation, as if nothing were registered.
 """
 
 from __future__ import annotations
@@ -100,6 +100,22 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: TwoCalls, scaling: f
     return results.gather(2, plan.back[:, None, :, None].expand(-1, heads, -1, size)).transpose(1, 2).contiguous()
 
 
+def attend_one(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """[B, 1, H, D] results for one token a row: the heads that share a key head ask together, so no key is repeated.
+
+    Args:
+        query: [B, H, 1, D]
+        key: [B, K, n, D], H a multiple of K.
+        value: [B, K, n, D]
+        mask: [B, 1, 1, n], bool or additive, or None to see all.
+        scaling: of the scores.
+    """
+    rows, heads, _, size = query.shape
+    asked = query.reshape(rows, key.shape[1], -1, size)
+    found = scaled_dot_product_attention(asked, key, value, attn_mask=mask, scale=scaling)
+    return found.reshape(rows, 1, heads, size)
+
+
 def register(base: str) -> str:
     """Register two-call attention over transformers' implementation ``base``; returns its name."""
     name = PREFIX + base
@@ -110,6 +126,8 @@ def register(base: str) -> str:
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         if packed is not None:
             return attend(query, key, value, packed, scaling), None
+        if query.shape[2] == 1 and not kwargs.get("output_attentions"):
+            return attend_one(query, key, value, attention_mask, scaling), None
         stock = _eager_of(module) if base == "eager" else ALL_ATTENTION_FUNCTIONS[base]
         result: tuple[Tensor, Tensor | None] = stock(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from grasp_rl.policies.growing_cache import growing_cache, padding_mask
 from grasp_rl.policies.records import EmbeddedPrompt, deepstack_of
 from grasp_rl.types import Completion, FinishReason
 
@@ -41,7 +41,7 @@ def generate(
     Returns:
         B lists of G completions.
     """
-    state = _prefill(policy, prompts, group_size)
+    state = _prefill(policy, prompts, group_size, max_new_tokens)
     rows = len(prompts) * group_size
     drawn = None if uniforms is None else uniforms.reshape(rows, max_new_tokens).to(policy.device)
     tokens: list[list[int]] = [[] for _ in range(rows)]
@@ -79,7 +79,9 @@ def generate(
     return [done[i : i + group_size] for i in range(0, rows, group_size)]
 
 
-def _prefill(policy: VlmPolicy, prompts: Sequence[EmbeddedPrompt], group_size: int) -> _DecodeState:
+def _prefill(
+    policy: VlmPolicy, prompts: Sequence[EmbeddedPrompt], group_size: int, max_new_tokens: int
+) -> _DecodeState:
     """Run the left-padded prompts once and expand the cache to G rows each."""
     longest = max(len(p.embeddings) for p in prompts)
     rows, width = len(prompts), prompts[0].embeddings.shape[-1]
@@ -92,13 +94,16 @@ def _prefill(policy: VlmPolicy, prompts: Sequence[EmbeddedPrompt], group_size: i
         start = longest - len(prompt.embeddings)
         hidden[b, start:], visual[b, start:], mask[b, start:] = prompt.embeddings, prompt.visual, 1
         positions[:, b, start:] = prompt.positions
-    cache = DynamicCache(config=policy.core.language_model.config)
+    cache = growing_cache(policy.core.language_model.config)
     output = policy.language_model(hidden, positions, mask, deepstack_of(prompts), visual, past_key_values=cache)
     cache.batch_repeat_interleave(group_size)
+    lengths = torch.tensor([len(p.embeddings) for p in prompts], device=policy.device)
+    seen = padding_mask(lengths, longest, max_new_tokens)
     following = torch.stack([p.positions.max() + 1 for p in prompts])
     return _DecodeState(
         cache=cache,
-        mask=mask.repeat_interleave(group_size, 0),
+        length=longest,
+        mask=None if seen is None else seen.repeat_interleave(group_size, 0),
         position=following.repeat_interleave(group_size),
         axes=axes,
         logits=policy.stock.lm_head(output.last_hidden_state[:, -1]).repeat_interleave(group_size, 0),
@@ -107,13 +112,12 @@ def _prefill(policy: VlmPolicy, prompts: Sequence[EmbeddedPrompt], group_size: i
 
 def _decode(policy: VlmPolicy, state: _DecodeState, token: Tensor) -> None:
     """One token for every living row."""
-    state.mask = torch.cat([state.mask, state.mask.new_ones(len(token), 1)], 1)
-    output = policy.core.language_model(
-        inputs_embeds=policy.core.get_input_embeddings()(token[:, None]),
-        position_ids=(state.position.expand(state.axes, -1) if state.axes > 1 else state.position)[..., None],
-        attention_mask=state.mask,
+    state.length += 1
+    output = policy.language_model(
+        policy.core.get_input_embeddings()(token[:, None]),
+        state.position.expand(state.axes, -1)[..., None],
+        None if state.mask is None else state.mask[..., : state.length],
         past_key_values=state.cache,
-        use_cache=True,
     )
     state.logits = policy.stock.lm_head(output.last_hidden_state[:, -1])
     state.position = state.position + 1
@@ -124,8 +128,10 @@ class _DecodeState:
     """What decoding carries from token to token; rows are dropped when their completion ends."""
 
     cache: Any
-    mask: Tensor
-    """[rows, tokens so far]"""
+    length: int
+    """Tokens so far, left padding included."""
+    mask: Tensor | None
+    """[rows, 1, 1, all tokens there can be] bool, False on left padding; None where there is none."""
     position: Tensor
     """[rows] position of the next token, on every axis."""
     axes: int
@@ -135,4 +141,4 @@ class _DecodeState:
 
     def select(self, rows: Tensor) -> None:
         self.cache.batch_select_indices(rows)
-        self.mask, self.position = self.mask[rows], self.position[rows]
+        self.mask, self.position = None if self.mask is None else self.mask[rows], self.position[rows]

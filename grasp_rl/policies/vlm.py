@@ -281,28 +281,34 @@ class VlmPolicy(nn.Module):
         )
 
     def language_model(
-        self, hidden: Tensor, positions: Tensor, mask: Tensor, deepstack: list[Tensor], visual: Tensor, **kwargs: Any
+        self,
+        hidden: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        deepstack: Sequence[Tensor] = (),
+        visual: Tensor | None = None,
+        **kwargs: Any,
     ) -> Any:
         """The stock language model's output for ready-made embeddings [B, L, D].
 
         Args:
             hidden: embeddings.
             positions: [A, B, L] positions, A = 1 or the 3 axes of M-RoPE.
-            mask: [B, L] of valid tokens, or [B, 1, L, L] bool of what each query may see.
-            deepstack: features of all rows' pictures, one tensor per layer; [] for none.
-            visual: [B, L] bool, True at image tokens.
+            mask: [B, L] of valid tokens, or [B, 1, L, L] bool of what each query may see; None for no padding.
+            deepstack: features of all rows' pictures, one tensor per layer.
+            visual: [B, L] bool, True at image tokens; needed with ``deepstack``.
             **kwargs: go to the stock model, for example ``past_key_values``.
         """
-        if mask.dtype == torch.bool and self.core.language_model.config._attn_implementation.endswith("eager"):
-            mask = torch.where(mask, 0.0, torch.finfo(hidden.dtype).min)  # eager attention adds its mask
+        adds = self.core.language_model.config._attn_implementation.endswith("eager")  # instead of choosing by it
+        if adds and mask is not None and mask.dtype == torch.bool:
+            mask = torch.where(mask, 0.0, torch.finfo(hidden.dtype).min)
         if deepstack:
-            kwargs |= {"visual_pos_masks": visual, "deepstack_visual_embeds": deepstack}
-        cached = "past_key_values" in kwargs
+            kwargs |= {"visual_pos_masks": visual, "deepstack_visual_embeds": list(deepstack)}
         return self.core.language_model(
             inputs_embeds=hidden,
             position_ids=positions if len(positions) > 1 else positions[0],
             attention_mask=mask,
-            use_cache=cached,
+            use_cache="past_key_values" in kwargs,
             **kwargs,
         )
 

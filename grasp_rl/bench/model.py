@@ -1,0 +1,128 @@
+"""The model that is measured: a random Qwen2.5-VL small enough for one core, in the proportions of Qwen2.5-VL-3B."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
+
+from grasp_rl.bench.task import messages
+from grasp_rl.policies.tiny import build_corpus, build_tokenizer
+
+PATCH, MERGE = 14, 2
+WINDOW = 112
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Sizes of a Qwen2.5-VL.
+
+    The defaults keep what decides where the time of a step goes in Qwen2.5-VL-3B (arXiv:2502.13923 and the hub's
+    config.json: language model 36 layers of 2048, MLP 11008, 16 query and 2 key-value heads; tower 32 layers of 1280,
+    MLP 3420, 4 of them with full attention): the tower over a picture of 840 x 840 costs
+    0.7 to 0.8 of the language model over its prompt of 1200 tokens, eight
+    query heads share a key-value head, and MLP to width, tower width to language width and one full attention in eight
+    layers are the same. Depth is kept rather than width.
+    """
+
+    hidden: int = 256
+    layers: int = 10
+    heads: int = 8
+    kv_heads: int = 1
+    intermediate: int = 1376
+    tower_hidden: int = 160
+    tower_layers: int = 8
+    tower_heads: int = 4
+    tower_intermediate: int = 428
+    tower_full_attention_every: int = 8
+
+    @property
+    def tower_full_attention(self) -> list[int]:
+        """Layers of the tower where a patch sees the whole picture, not only its window; the last one is among them."""
+        every = self.tower_full_attention_every
+        return list(range(every - 1, self.tower_layers, every)) or [self.tower_layers - 1]
+
+    def tower_flops(self, patches: int) -> float:
+        """Floating-point operations of one tower forward over a picture of ``patches`` patches of 14 x 14 pixels."""
+        width, full = self.tower_hidden, len(self.tower_full_attention)
+        merged = MERGE**2 * width
+        linear = 2 * patches * self.tower_layers * (4 * width**2 + 3 * width * self.tower_intermediate)
+        merger = 2 * (patches / MERGE**2) * merged * (merged + self.hidden)
+        per_window = (WINDOW / PATCH) ** 2
+        attention = 4 * patches * width * (full * patches + (self.tower_layers - full) * per_window)
+        return linear + merger + attention
+
+    def language_flops(self, tokens: int) -> float:
+        """Floating-point operations of one causal forward of the language model over ``tokens``, without its head."""
+        head = self.hidden // self.heads
+        block = self.hidden * (2 * self.hidden + 2 * self.kv_heads * head + 3 * self.intermediate)
+        return self.layers * (2 * tokens * block + 2 * tokens**2 * self.hidden)
+
+
+STANDARD = Shape()
+SMOKE = Shape(
+    hidden=64, layers=2, intermediate=128, tower_hidden=32, tower_layers=2, tower_intermediate=64,
+    tower_full_attention_every=2,
+)  # fmt: skip
+"""Runs in seconds; its times mean nothing."""
+SHAPES = {"standard": STANDARD, "smoke": SMOKE}
+
+
+def build_words() -> Any:
+    """A tokenizer that knows the words of the prompt, so that they take about as many tokens as in Qwen's own."""
+    prompt = [part["text"] for message in messages(840) for part in message["content"] if "text" in part]
+    return build_tokenizer(build_corpus() + prompt * 8, vocabulary=2048)
+
+
+def build(folder: Path, shape: Shape = STANDARD, *, seed: int = 0) -> Path:
+    """Save a random model of ``shape`` with tokenizer and image processor into ``folder``, as the hub would.
+
+    The weights are float32 and so small (standard deviation 0.02, the library's own) that sampling is nearly uniform.
+    """
+    words = build_words()
+    ids = {name: words.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
+    head = shape.hidden // shape.heads
+    sections = [head // 2 - 2 * (3 * head // 16), 3 * head // 16, 3 * head // 16]  # 16, 24, 24 of 64, as published
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(words),
+            "hidden_size": shape.hidden,
+            "intermediate_size": shape.intermediate,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
+            "max_position_embeddings": 32768,
+            "rope_parameters": {"rope_type": "default", "mrope_section": sections, "rope_theta": 1e6},
+            "bos_token_id": None,
+            "eos_token_id": words.eos_token_id,
+            "pad_token_id": words.pad_token_id,
+        },
+        vision_config={
+            "depth": shape.tower_layers,
+            "hidden_size": shape.tower_hidden,
+            "intermediate_size": shape.tower_intermediate,
+            "num_heads": shape.tower_heads,
+            "out_hidden_size": shape.hidden,
+            "patch_size": PATCH,
+            "spatial_merge_size": MERGE,
+            "temporal_patch_size": 2,
+            "window_size": WINDOW,
+            "fullatt_block_indexes": shape.tower_full_attention,
+        },
+        image_token_id=ids["image_pad"],
+        video_token_id=ids["video_pad"],
+        vision_start_token_id=words.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=words.convert_tokens_to_ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    bounds = {"min_pixels": (PATCH * MERGE) ** 2, "max_pixels": 4096**2}
+    Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=MERGE, **bounds).save_pretrained(folder)
+    return folder

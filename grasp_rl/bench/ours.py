@@ -1,0 +1,199 @@
+"""Our side of `grasp-rl bench step`: the training loop of grasp_rl.train itself, each step measured.
+
+python -m grasp_rl.bench.ours TASK DESCRIPTOR
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from grasp_rl.bench.measure import Meter
+from grasp_rl.bench.task import BETA, LEARNING_RATE, LORA_ALPHA, LORA_RANK, PROMPT, QUESTION, Pipe, Task
+from grasp_rl.config import AlgorithmConfig, EngineConfig, EvaluationConfig, OptimizerConfig, RolloutConfig, RunConfig
+from grasp_rl.engines.local import LocalEngine, StepReport
+from grasp_rl.policies.backbone import ImageSize
+from grasp_rl.policies.hf_vlm import HfVlmPolicy
+from grasp_rl.policies.records import EmbeddedPrompt, EncodedPrompt, Scores
+from grasp_rl.protocols import Components, CueReference, Dataset, MaskReference
+from grasp_rl.rollout import Judge
+from grasp_rl.segmenters.box_fill import BoxFillSegmenter
+from grasp_rl.tracking.null import NullTracker
+from grasp_rl.train import Stopwatch, Trainer
+from grasp_rl.types import Answer, Completion, MaskPrediction, RewardBreakdown, Rollout, Sample
+
+
+class MeasuredPolicy(HfVlmPolicy):
+    """The policy with its phases timed; no completion ends before its last token."""
+
+    meter: Meter
+
+    def encode(self, *words: Any, **named: Any) -> EncodedPrompt:
+        with self.meter.phase("encode"):
+            return super().encode(*words, **named)
+
+    def embed(self, *words: Any, **named: Any) -> list[EmbeddedPrompt]:
+        with self.meter.phase("tower"):
+            return super().embed(*words, **named)
+
+    def generate(self, *words: Any, **named: Any) -> list[list[Completion]]:
+        with self.meter.phase("decode"):
+            return super().generate(*words, **named)
+
+    def logprobs(self, *words: Any, **named: Any) -> Scores:
+        with self.meter.phase("policy" if torch.is_grad_enabled() else "reference"):
+            return super().logprobs(*words, **named)
+
+
+class MeasuredEngine(LocalEngine):
+    """The engine with its phases timed."""
+
+    def __init__(self, meter: Meter, *words: Any) -> None:
+        self.meter = meter
+        super().__init__(*words)
+
+    def backward(self, loss: Tensor) -> None:
+        with self.meter.phase("backward"):
+            super().backward(loss)
+
+    def step(self) -> StepReport:
+        with self.meter.phase("optimizer"):
+            return super().step()
+
+
+class MeasuredJudge(Judge):
+    """The judge with its time counted as the reward's."""
+
+    def __init__(self, meter: Meter, judge: Judge) -> None:
+        object.__setattr__(self, "meter", meter)  # a judge is frozen
+        super().__init__(**{part.name: getattr(judge, part.name) for part in fields(judge)})
+
+    def follow(self, *words: Any, **named: Any) -> list[Rollout]:
+        meter: Meter = self.meter  # type: ignore[attr-defined]
+        with meter.phase("reward"):
+            return super().follow(*words, **named)
+
+
+class MeasuredTrainer(Trainer):
+    """The real loop: a step begins when the pipe asks for it, nothing is evaluated or saved."""
+
+    def __init__(self, config: RunConfig, components: Components, meter: Meter) -> None:
+        super().__init__(config, components)
+        self.meter = meter
+        self.judge = MeasuredJudge(meter, self.judge)
+        self.engine = MeasuredEngine(meter, self.policy, config.optimizer, config.algorithm.steps)
+
+    def _next_samples(self, questions: Dataset, step: int) -> list[Sample]:
+        self.meter.begin()
+        return super()._next_samples(questions, step)
+
+    def _log(self, step: int, row: dict[str, float], clock: Stopwatch) -> None:
+        super()._log(step, row, clock)
+        self.meter.end(loss=row["loss"], grad_norm=row["grad_norm"])
+
+    def _milestones(self, step: int) -> None:
+        """Nothing is saved."""
+
+    def _examine(self, when: str, split: str, limit: int | None) -> dict[str, float]:
+        return {}
+
+
+class DrawnReward:
+    """The task's rewards in turn; cheap, and different between siblings."""
+
+    supervision: Literal["cues", "mask"] = "cues"
+
+    def __init__(self, task: Task) -> None:
+        self.values, self.asked = task.rewards(), 0
+
+    def __call__(
+        self, answer: Answer, reference: CueReference | MaskReference, prediction: MaskPrediction | None
+    ) -> RewardBreakdown:
+        self.asked += 1
+        return RewardBreakdown(reward=self.values[(self.asked - 1) % len(self.values)], terms={})
+
+
+class OneQuestion:
+    """A dataset of the task's one question."""
+
+    def __init__(self, task: Task) -> None:
+        self.sample = Sample(
+            sample_id="bench", image=task.image(), query=QUESTION, target_mask=None, cues=(), dataset="bench",
+            split="train",
+        )  # fmt: skip
+
+    def split(self, name: str) -> Any:
+        """The same one for every name."""
+        return [self.sample]
+
+
+def make_policy(task: Task, kind: type[HfVlmPolicy] = HfVlmPolicy) -> HfVlmPolicy:
+    """The task's model as our policy."""
+    return kind(
+        task.model,
+        ImageSize(max_pixels=task.side**2, resize="square"),
+        dtype="float32" if task.device == "cpu" else "bfloat16",
+        train_tower=task.mode == "full",
+        lora_rank=LORA_RANK if task.mode == "lora" else 0,
+        lora_alpha=LORA_ALPHA,
+    )
+
+
+def make_config(task: Task, folder: str) -> RunConfig:
+    """GRPO on one group a step, with a reference."""
+    algorithm = AlgorithmConfig(
+        steps=task.steps, prompts_per_step=1, group_size=task.groups, loss="sequence_mean", scale_advantages=True,
+        beta=BETA, micro_batch_groups=1,
+    )  # fmt: skip
+    return RunConfig(
+        run_dir=folder,
+        seed=task.seed,
+        prompt=PROMPT,
+        algorithm=algorithm,
+        optimizer=OptimizerConfig(lr=LEARNING_RATE),
+        rollout=RolloutConfig(max_new_tokens=task.length),
+        evaluation=EvaluationConfig(every=0),
+        engine=EngineConfig(device=task.device),
+    )
+
+
+def run(task: Task, pipe: Pipe) -> None:
+    """Run the steps of ``task``, each when ``pipe`` asks for it."""
+    meter = Meter(pipe, task.device)
+    policy: Any = make_policy(task, MeasuredPolicy)
+    policy.meter, policy.ends = meter, []
+    meter.watch(policy.core)
+    components = Components(
+        policy=policy,
+        segmenter=BoxFillSegmenter(),
+        reward=DrawnReward(task),
+        data=OneQuestion(task),
+        tracker=NullTracker(),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = MeasuredTrainer(make_config(task, folder), components, meter)
+        meter.ready(**sizes(policy.model))
+        trainer.run()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the steps of the task in ``argv``, each when asked for."""
+    torch.set_num_threads(1)
+    run(Task.loads(argv[0]), Pipe(int(argv[1])))
+    return 0
+
+
+def sizes(model: Any) -> dict[str, int]:
+    """Numbers of parameters."""
+    counted = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return {"parameters": sum(n for n, _ in counted), "trainable": sum(n for n, trained in counted if trained)}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

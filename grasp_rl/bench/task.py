@@ -1,0 +1,98 @@
+"""The work of one measured step, and the pipe between the process that measures and the one that asks for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from grasp_rl.config import PromptConfig
+from grasp_rl.prompting import build_messages
+from grasp_rl.protocols import CoordinateFrame
+from grasp_rl.sampling import keyed_generator
+from grasp_rl.types import Image
+
+BETA = 0.04
+"""Weight of the KL term; TRL's own example value, and what GRPO (arXiv:2402.03300) trains with."""
+LEARNING_RATE = 1e-6
+LORA_RANK, LORA_ALPHA = 16, 32
+QUESTION = "Where could a helicopter land after the flood?"
+PROMPT = PromptConfig(template="think2seg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One optimizer step on one group: G completions of one question about one picture."""
+
+    model: str
+    """Folder of the saved model that both sides load."""
+    groups: int
+    """G, completions of the question."""
+    length: int
+    """C, tokens of every completion; nothing ends one earlier."""
+    side: int
+    """Height and width of the picture in pixels, a multiple of 28."""
+    mode: str
+    """lora: adapters on the language model, frozen tower; full: everything is trained, the tower too."""
+    steps: int
+    """Steps to run, the warm-up included."""
+    device: str = "cpu"
+    seed: int = 0
+
+    @property
+    def pictures(self) -> int:
+        """Image tokens of the picture."""
+        return (self.side // 28) ** 2
+
+    def image(self) -> Image:
+        """[side, side, 3] of noise."""
+        shape = (self.side, self.side, 3)
+        return np.asarray(keyed_generator("bench", self.seed).integers(0, 256, shape), dtype=np.uint8)
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The chat messages that ask the question, the picture's place in them."""
+        return messages(self.side)
+
+    def rewards(self) -> list[float]:
+        """G drawn rewards: whatever is written, both sides earn the same, and siblings differ."""
+        drawn: list[float] = keyed_generator("bench reward", self.seed).random(self.groups).tolist()
+        return drawn
+
+    def dumps(self) -> str:
+        """For the command line of the measured process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def loads(cls, text: str) -> Task:
+        """What :meth:`dumps` wrote."""
+        return cls(**json.loads(text))
+
+
+def messages(side: int) -> list[dict[str, Any]]:
+    """The chat messages that ask the question about a picture of ``side`` x ``side`` pixels."""
+    frame = CoordinateFrame(width=side, height=side, image_width=side, image_height=side)
+    return build_messages(QUESTION, frame, PROMPT)
+
+
+class Pipe:
+    """The measured process's end: one JSON line out for every line in.
+
+    Args:
+        out: the file descriptor to write to; stdout belongs to whatever the libraries have to say.
+    """
+
+    def __init__(self, out: int) -> None:
+        self._out = os.fdopen(out, "w", encoding="utf-8")
+
+    def send(self, record: dict[str, Any]) -> None:
+        self._out.write(json.dumps(record) + "\n")
+        self._out.flush()
+
+    def wait(self) -> None:
+        """Return when the next step is asked for; end the process when nobody asks any more."""
+        if not sys.stdin.readline():
+            raise SystemExit(0)

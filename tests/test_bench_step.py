@@ -1,0 +1,143 @@
+"""What `grasp-rl bench step` counts, and what it tells; with TRL under the mark parity."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grasp_rl import cli
+from grasp_rl.bench import ours
+from grasp_rl.bench.cli import main
+from grasp_rl.bench.measure import PHASES
+from grasp_rl.bench.model import SMOKE, Shape, build, build_words
+from grasp_rl.bench.step import summary, table
+from grasp_rl.bench.task import Pipe, Task, messages
+
+GROUPS, LENGTH, SIDE = 3, 5, 112
+TOWER_PASSES = {"lora": 1, "full": 3}
+"""Of the picture in a step: a frozen tower looks once, a trained one for rollout, reference and policy each."""
+SIZES = ["--shape", "smoke", "--groups", "3", "--length", "5", "--side", "112", "--repeats", "1"]
+
+
+class Recorder(Pipe):
+    """A pipe into a list."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    def send(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+
+    def wait(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("bench"), SMOKE)
+
+
+def prompt_tokens(side: int) -> int:
+    """P by the tokenizer alone: the picture's one token stands for (side / 28)^2."""
+    ids = build_words().apply_chat_template(messages(side), tokenize=True, add_generation_prompt=True)["input_ids"]
+    return len(ids) - 1 + (side // 28) ** 2
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_our_counts_are_exact(model: Path, mode: str) -> None:
+    pipe, prompt = Recorder(), prompt_tokens(SIDE)
+    ours.run(Task(model=str(model), groups=GROUPS, length=LENGTH, side=SIDE, mode=mode, steps=2), pipe)
+    loaded, *steps = pipe.records
+    assert (loaded["trainable"] == loaded["parameters"]) == (mode == "full")
+    assert len(steps) == 2
+    for row in steps:
+        assert row["counts"] == {
+            "tower_pictures": TOWER_PASSES[mode],
+            "prefill_tokens": prompt,
+            "decode_tokens": GROUPS * (LENGTH - 1),
+            "reference_tokens": prompt + GROUPS * LENGTH,
+            "policy_tokens": prompt + GROUPS * LENGTH,
+        }
+        assert set(row["phases"]) == set(PHASES)
+        assert sum(row["phases"].values()) == pytest.approx(row["cpu_s"], abs=1e-6)
+        assert row["grad_norm"] > 0
+
+
+def test_the_standard_shape_keeps_the_proportions_of_the_3b() -> None:
+    published = Shape(
+        hidden=2048, layers=36, heads=16, kv_heads=2, intermediate=11008, tower_hidden=1280, tower_layers=32,
+        tower_heads=16, tower_intermediate=3420,
+    )  # fmt: skip
+    for shape in (Shape(), published):
+        assert shape.heads // shape.kv_heads == 8
+        assert 0.7 < shape.tower_flops(3600) / shape.language_flops(1200) < 0.8
+        assert shape.tower_full_attention[-1] == shape.tower_layers - 1
+        assert len(shape.tower_full_attention) * 8 == shape.tower_layers
+
+
+def test_the_summary_is_the_median_and_refuses_counts_that_differ() -> None:
+    steps = [{"cpu_s": s, "wall_s": 2 * s, "peak_mib": 1.0, "counts": {"policy_tokens": 7}, "phases": {"tower": s}}
+             for s in (1.0, 4.0, 2.0)]  # fmt: skip
+    found = summary(steps, tokens=8)
+    assert found["cpu_s"] == {"median": 2.0, "min": 1.0, "max": 4.0}
+    assert found["tokens_per_s"]["median"] == 2.0
+    steps[1]["counts"] = {"policy_tokens": 8}
+    with pytest.raises(RuntimeError, match="the counts differ"):
+        summary(steps, tokens=8)
+
+
+def test_json_is_one_object_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["step", *SIZES, "--only", "ours", "--json", "--out", str(tmp_path)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["command"].startswith("grasp-rl bench step --shape smoke")
+    assert {"date", "device", "git", "versions", "model", "task", "sides"} <= set(told)
+    assert told["task"]["prompt_tokens"] == prompt_tokens(SIDE)
+    side = told["sides"]["ours"]
+    assert all(side[key]["median"] > 0 for key in ("cpu_s", "wall_s", "tokens_per_s"))
+    assert set(side["phases_s"]) == set(PHASES)
+    assert json.loads((tmp_path / "step.json").read_text()) == told
+    assert (tmp_path / "step.md").read_text() == table(told, profile=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nothing"], "must be one of"),
+        (["step", "--side", "100"], "must be a multiple of 28"),
+        (["step", "--groups", "1"], "must be >= 2"),
+    ],
+)
+def test_a_bad_command_line_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert printed.out == ""
+
+
+def test_the_verb_lists_its_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "bench" in cli.VERBS
+    assert main(["--help"]) == 0
+    assert "  step " in capsys.readouterr().out
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_both_sides_do_the_same_work(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["step", *SIZES, "--mode", mode, "--json"]) == 0
+    told, prompt = json.loads(capsys.readouterr().out), prompt_tokens(SIDE)
+    here, there = told["sides"]["ours"], told["sides"]["trl"]
+    assert there["counts"] == {
+        "tower_pictures": 3 * GROUPS,
+        "prefill_tokens": GROUPS * prompt,
+        "decode_tokens": GROUPS * (LENGTH - 1),
+        "reference_tokens": GROUPS * (prompt + LENGTH),
+        "policy_tokens": GROUPS * (prompt + LENGTH),
+    }
+    assert here["trainable"] == there["trainable"]
+    assert set(told["trl_over_ours"]) == {"cpu_s", "wall_s", "peak_mib"}
+    assert abs(told["parity"]["ours"]) > 1e-3
+    assert told["parity"]["loss_difference"] < 1e-5
+    assert told["parity"]["logprob_difference"] < 1e-5
