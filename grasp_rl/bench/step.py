@@ -3,7 +3,8 @@
 Both sides train the same saved model (a random Qwen2.5-VL in the proportions of Qwen2.5-VL-3B, see
 grasp_rl.bench.model) in float32 on one question about one picture: G completions of exactly C tokens, a drawn reward, a
 KL term. Each has a process of its own with one thread; their steps take turns, so that a busy machine troubles both.
-The first step of each is not counted. TRL's settings stand in grasp_rl/bench/peer.py.
+The first step of each is not counted. TRL's settings stand in grasp_rl/bench/peer.py. Both have the allocator's
+settings of grasp_rl.allocator: memory once used stays, so a peak is the highest so far.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from grasp_rl import runs
+from grasp_rl import allocator, runs
 from grasp_rl.bench.measure import PHASES
 from grasp_rl.bench.model import SHAPES, build
 from grasp_rl.bench.task import Task
@@ -65,7 +66,7 @@ class Worker:
     """
 
     def __init__(self, module: str, task: Task) -> None:
-        environment = os.environ | ONE_THREAD | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = allocator.environment() | ONE_THREAD | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         reads, writes = os.pipe()
         command = [sys.executable, "-P", "-m", module, task.dumps(), str(writes)]
         self._process = subprocess.Popen(

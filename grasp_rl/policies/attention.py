@@ -2,8 +2,8 @@
 
 A 4-D mask makes the stock kernel look at L x L pairs of a row of L = P + sum(C) tokens, nearly all of them masked: a
 completion sees the prompt and itself. Two calls look at what is seen: the prompt at itself, P x P, causal; and each of
-the G completions at the prompt and itself, C x (P + C). One token at a time (decoding) needs one call that repeats no key
-for grouped heads. Everything else (prefill) goes to the stock implementation, as if nothing were registered.
+the G completions at the prompt and itself, C x (P + C). One token at a time (decoding) needs one call that repeats no
+key for grouped heads. All else (prefill) goes to the stock implementation, as if nothing were registered.
 """
 
 from __future__ import annotations

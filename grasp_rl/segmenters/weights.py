@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from grasp_rl.config import ConfigError
+
+log = logging.getLogger(__name__)
 
 disable_progress_bar()  # a run's log is a file
 
@@ -95,8 +98,12 @@ def _ported(weights: Weights, model_class: str) -> tuple[Any, str | None]:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{weights.where}: no {model_class} in this {kind}: {error}{_hint(weights)}") from error
+    commit = getattr(config, "_commit_hash", None)
+    if commit:
+        pinned = "" if weights.revision else ", not pinned: segmenter.revision takes it"
+        log.info("%s: hub commit %s%s", weights.where, commit, pinned)
     _check(weights, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"])
-    return model, getattr(config, "_commit_hash", None)
+    return model, commit
 
 
 def _same_kind(weights: Weights, found: str, wanted: str) -> None:
