@@ -26,7 +26,7 @@ lint:  ## ruff, mypy and the import floors
 
 parity:  ## the same numbers as TRL's GRPOTrainer
 	@bash scripts/setup.sh $(VENV) dev
-	@$(BIN)/python -m pytest -m parity tests/parity
+	@$(BIN)/python -m pytest -m parity tests/parity tests/test_bench_step.py
 
 parity-sam2:  ## the SAM ports against Meta's packages, in an environment of its own
 	@bash scripts/parity_sam2.sh .venv-sam2

@@ -137,6 +137,21 @@ def test_recomputed_activations_give_the_same_gradient(checkpoint: Path, rank: i
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-4, atol=1e-6), name
 
 
+def test_rollouts_keep_their_cache_while_activations_are_recomputed(checkpoint: Path) -> None:
+    """In training mode with recomputation, sampled answers and their log-probabilities are the evaluated ones."""
+    plain, recomputing = load(checkpoint).eval(), load(checkpoint, checkpoint_activations=True).train()
+    found = []
+    for policy in (plain, recomputing):
+        drawn = torch.rand(1, 2, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        groups = policy.generate(policy.embed([asked(policy)]), drawn, group_size=2, max_new_tokens=9)
+        found.append([(c.token_ids, c.logprobs) for c in groups[0]])
+        assert policy.training == (policy is recomputing)
+    assert found[0] == found[1]
+    scores = recomputing.logprobs(recomputing.embed([asked(recomputing)]), [[ids for ids, _ in found[1]]])
+    for row, (ids, logprobs) in zip(scores.logp[0], found[1], strict=True):
+        assert (row[: len(ids)] - torch.tensor(logprobs)).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_bfloat16_and_attention_are_taken(qwen: Path, attention: str) -> None:
     policy = load(qwen, dtype="bfloat16", attention=attention)

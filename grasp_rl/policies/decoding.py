@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,29 @@ def generate(
     Returns:
         B lists of G completions.
     """
+    with _without_recomputation(policy):
+        return _generate(policy, prompts, uniforms, group_size, max_new_tokens, temperature)
+
+
+@contextlib.contextmanager
+def _without_recomputation(policy: VlmPolicy) -> Iterator[None]:
+    """Evaluation mode: stock layers that recompute their activations in training refuse the key-value cache."""
+    training = policy.training
+    policy.eval()
+    try:
+        yield
+    finally:
+        policy.train(training)
+
+
+def _generate(
+    policy: VlmPolicy,
+    prompts: Sequence[EmbeddedPrompt],
+    uniforms: Tensor | None,
+    group_size: int,
+    max_new_tokens: int,
+    temperature: float,
+) -> list[list[Completion]]:
     state = _prefill(policy, prompts, group_size, max_new_tokens)
     rows = len(prompts) * group_size
     drawn = None if uniforms is None else uniforms.reshape(rows, max_new_tokens).to(policy.device)
