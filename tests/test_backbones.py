@@ -219,6 +219,16 @@ def test_a_question_cannot_hold_a_picture(policy: HfVlmPolicy) -> None:
         policy.encode(picture(60, 60), f"{token} what", PROMPT)
 
 
+def test_a_prompt_longer_than_the_context_is_refused(checkpoints: dict[str, Path]) -> None:
+    policy = HfVlmPolicy(str(checkpoints["qwen2_5_vl"]), ImageSize(), dtype="float32")
+    count = len(policy.encode(picture(60, 60), "a", PROMPT).input_ids)
+    policy.core.language_model.config.max_position_embeddings = count
+    with pytest.raises(
+        ConfigError, match=rf"take {count} tokens, the model's context has {count}; lower policy\.image"
+    ):
+        policy.encode(picture(60, 60), "a", PROMPT)
+
+
 def test_one_file_and_one_option_for_each_family() -> None:
     """Common code names no family; each file of the room is a family that transformers knows and a test builds."""
     room = Path(next(iter(backbones.__path__)))

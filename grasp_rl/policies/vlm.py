@@ -108,7 +108,12 @@ class VlmPolicy(nn.Module):
         return next(self.parameters()).device
 
     def encode(self, image: Image, query: str, prompt: PromptConfig) -> EncodedPrompt:
-        """Tokens and patches for ``image`` [H, W, 3] uint8 RGB and ``query`` under a prompt scheme."""
+        """Tokens and patches for ``image`` [H, W, 3] uint8 RGB and ``query`` under a prompt scheme.
+
+        Raises:
+            ConfigError: the question holds the picture's token, the prompt is longer than the model's context, or the
+                picture is too long and thin.
+        """
         return self.encode_questions(image, [(query, prompt)])[0]
 
     def encode_questions(self, image: Image, questions: Sequence[tuple[str, PromptConfig]]) -> list[EncodedPrompt]:
@@ -135,8 +140,14 @@ class VlmPolicy(nn.Module):
         if text.count(image_token) != 1:
             raise ConfigError(f"the question {query!r} holds {image_token!r}, which stands for the picture; reword it")
         begins = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
-        encoded = self.tokenizer(text.replace(image_token, tokens), add_special_tokens=not begins)
-        return list(encoded["input_ids"])
+        ids = list(self.tokenizer(text.replace(image_token, tokens), add_special_tokens=not begins)["input_ids"])
+        context = self.core.language_model.config.max_position_embeddings
+        if len(ids) >= context:
+            raise ConfigError(
+                f"the question {query[:80]!r} and its picture take {len(ids)} tokens, the model's context has {context};"
+                " lower policy.image.max_pixels or shorten the question"
+            )
+        return ids
 
     def picture_end(self, prompt: EncodedPrompt) -> int:
         """Number of leading tokens of ``prompt`` up to and including the picture: what its questions share."""
