@@ -43,7 +43,42 @@ def generate(
         B lists of G completions.
     """
     with _without_recomputation(policy):
-        return _generate(policy, prompts, uniforms, group_size, max_new_tokens, temperature)
+        state = _prefill(policy, prompts, group_size, max_new_tokens)
+        rows = len(prompts) * group_size
+        drawn = None if uniforms is None else uniforms.reshape(rows, max_new_tokens).to(policy.device)
+        tokens: list[list[int]] = [[] for _ in range(rows)]
+        scores: list[list[float]] = [[] for _ in range(rows)]
+        alive = torch.arange(rows, device=policy.device)
+        ends = torch.tensor(policy.ends, device=policy.device)
+        for step in range(max_new_tokens):
+            logp = torch.log_softmax(state.logits.float() / temperature, dim=-1)
+            if drawn is None:
+                token = logp.argmax(-1)
+            else:
+                cdf = logp.double().exp().cumsum(-1)
+                target = drawn[alive, step, None] * cdf[:, -1:]
+                token = torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=cdf.shape[-1] - 1)
+            chosen = logp.gather(-1, token[:, None])[:, 0]
+            for row, value, score in zip(alive.tolist(), token.tolist(), chosen.tolist(), strict=True):
+                tokens[row].append(value)
+                scores[row].append(score)
+            going = (~torch.isin(token, ends)).nonzero()[:, 0]
+            if not len(going) or step + 1 == max_new_tokens:
+                break
+            if len(going) < len(token):
+                state.select(going)
+                alive, token = alive[going], token[going]
+            _decode(policy, state, token)
+        done = [
+            Completion(
+                token_ids=tuple(ids),
+                logprobs=tuple(values),
+                text=policy.tokenizer.decode(ids, skip_special_tokens=True),
+                finish_reason=FinishReason.STOP if ids[-1] in policy.ends else FinishReason.LENGTH,
+            )
+            for ids, values in zip(tokens, scores, strict=True)
+        ]
+        return [done[i : i + group_size] for i in range(0, rows, group_size)]
 
 
 @contextlib.contextmanager
@@ -55,52 +90,6 @@ def _without_recomputation(policy: VlmPolicy) -> Iterator[None]:
         yield
     finally:
         policy.train(training)
-
-
-def _generate(
-    policy: VlmPolicy,
-    prompts: Sequence[EmbeddedPrompt],
-    uniforms: Tensor | None,
-    group_size: int,
-    max_new_tokens: int,
-    temperature: float,
-) -> list[list[Completion]]:
-    state = _prefill(policy, prompts, group_size, max_new_tokens)
-    rows = len(prompts) * group_size
-    drawn = None if uniforms is None else uniforms.reshape(rows, max_new_tokens).to(policy.device)
-    tokens: list[list[int]] = [[] for _ in range(rows)]
-    scores: list[list[float]] = [[] for _ in range(rows)]
-    alive = torch.arange(rows, device=policy.device)
-    ends = torch.tensor(policy.ends, device=policy.device)
-    for step in range(max_new_tokens):
-        logp = torch.log_softmax(state.logits.float() / temperature, dim=-1)
-        if drawn is None:
-            token = logp.argmax(-1)
-        else:
-            cdf = logp.double().exp().cumsum(-1)
-            target = drawn[alive, step, None] * cdf[:, -1:]
-            token = torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=cdf.shape[-1] - 1)
-        chosen = logp.gather(-1, token[:, None])[:, 0]
-        for row, value, score in zip(alive.tolist(), token.tolist(), chosen.tolist(), strict=True):
-            tokens[row].append(value)
-            scores[row].append(score)
-        going = (~torch.isin(token, ends)).nonzero()[:, 0]
-        if not len(going) or step + 1 == max_new_tokens:
-            break
-        if len(going) < len(token):
-            state.select(going)
-            alive, token = alive[going], token[going]
-        _decode(policy, state, token)
-    done = [
-        Completion(
-            token_ids=tuple(ids),
-            logprobs=tuple(values),
-            text=policy.tokenizer.decode(ids, skip_special_tokens=True),
-            finish_reason=FinishReason.STOP if ids[-1] in policy.ends else FinishReason.LENGTH,
-        )
-        for ids, values in zip(tokens, scores, strict=True)
-    ]
-    return [done[i : i + group_size] for i in range(0, rows, group_size)]
 
 
 def _prefill(

@@ -23,13 +23,12 @@ from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
 from grasp_rl.config import ConfigError, PromptConfig
-from grasp_rl.policies.attention import PREFIX, register, two_calls
+from grasp_rl.policies.attention import PREFIX, register
 from grasp_rl.policies.backbone import FRAMES, Backbone, PictureFeatures, PictureInputs
 from grasp_rl.policies.decoding import generate
 from grasp_rl.policies.loading import check_keys
-from grasp_rl.policies.packed import attention_mask, pack
-from grasp_rl.policies.records import EmbeddedPrompt, EncodedPrompt, Scores, deepstack_of
-from grasp_rl.policies.scoring import score_tokens
+from grasp_rl.policies.records import EmbeddedPrompt, EncodedPrompt, Scores
+from grasp_rl.policies.rows import logprobs
 from grasp_rl.prompting import build_messages
 from grasp_rl.protocols import CoordinateFrame
 from grasp_rl.types import Box, Completion, Image
@@ -144,8 +143,8 @@ class VlmPolicy(nn.Module):
         context = self.core.language_model.config.max_position_embeddings
         if len(ids) >= context:
             raise ConfigError(
-                f"the question {query[:80]!r} and its picture take {len(ids)} tokens, the model's context has {context};"
-                " lower policy.image.max_pixels or shorten the question"
+                f"the question {query[:80]!r} and its picture take {len(ids)} tokens, the model's context has "
+                f"{context}; lower policy.image.max_pixels or shorten the question"
             )
         return ids
 
@@ -221,74 +220,15 @@ class VlmPolicy(nn.Module):
         entropy: bool = True,
         attention_layers: Sequence[int] = (),
     ) -> Scores:
-        """Score G completions of each prompt in one packed row per prompt.
-
-        Args:
-            prompts: B embedded prompts.
-            completions: B x G token-id sequences.
-            temperature: divides the logits; the one they were sampled with.
-            unscored: B x G numbers of leading tokens that are context only (a question of its own, in fine-tuning).
-            entropy: whether entropies are wanted.
-            attention_layers: layers whose first two heads' attention to the picture is wanted, averaged; needs eager
-                attention and pictures of one size.
-        """
-        lengths = torch.tensor([[len(c) for c in group] for group in completions])
-        prompt_lengths = torch.tensor([len(p.embeddings) for p in prompts])
-        layout = pack(prompt_lengths, lengths)
-        rows, length = layout.segment.shape
-        width = int(lengths.max())
-        ids = torch.zeros(*lengths.shape, width, dtype=torch.long)
-        for b, group in enumerate(completions):
-            for g, completion in enumerate(group):
-                ids[b, g, : len(completion)] = torch.tensor(completion)
-        valid = (torch.arange(width) < lengths[..., None]).to(self.device)
-        ids = ids.to(self.device)
-        target = layout.completion_index.to(self.device)
-        words = self.core.get_input_embeddings()(ids)
-        row = torch.arange(rows, device=self.device)[:, None, None].expand_as(target)
-        hidden = words.new_zeros(rows, length, words.shape[-1])
-        visual = torch.zeros(rows, length, dtype=torch.bool, device=self.device)
-        positions = layout.offset.to(self.device).expand(len(prompts[0].positions), rows, length).clone()
-        for b, prompt in enumerate(prompts):
-            count = len(prompt.embeddings)
-            hidden[b, :count] = prompt.embeddings
-            visual[b, :count] = prompt.visual
-            positions[:, b, count:] += prompt.positions.max() + 1
-            positions[:, b, :count] = prompt.positions
-        hidden = hidden.index_put((row[valid], target[valid]), words[valid])
-        if self.packed_attention == "two_calls" and not attention_layers:
-            plan = two_calls(layout, prompt_lengths, lengths).to(self.device)
-            wanted: dict[str, Any] = {"packed": plan}
-            mask = hidden.new_empty(1, 1, 1, 1)  # a mask made by somebody is taken as it is
-        else:
-            wanted = {"output_attentions": bool(attention_layers)}
-            mask = attention_mask(layout.segment.to(self.device))
-        result = self.language_model(hidden, positions, mask, deepstack_of(prompts), visual, **wanted)
-        source = layout.predictor_index.to(self.device)
-        attention = None
-        if attention_layers:
-            heads = torch.stack([result.attentions[layer][:, :2].float().mean(1) for layer in attention_layers])
-            columns = torch.stack([line.nonzero()[:, 0] for line in visual])[:, None, None].expand(*target.shape, -1)
-            attention = heads.mean(0)[row, source].gather(-1, columns)
-        if unscored is not None:
-            skipped = torch.tensor(unscored, device=self.device)
-            valid = valid & (torch.arange(width, device=self.device) >= skipped[..., None])
-        predictor = result.last_hidden_state[row[valid], source[valid]]  # (tokens, D)
-        head = self.stock.lm_head
-        logp, uncertainty = score_tokens(
-            head,
-            predictor,
-            ids[valid],
-            vocabulary=head.out_features,
+        """Score G completions of each prompt in one packed row; see :func:`grasp_rl.policies.rows.logprobs`."""
+        return logprobs(
+            self,
+            prompts,
+            completions,
             temperature=temperature,
+            unscored=unscored,
             entropy=entropy,
-        )
-        empty = torch.zeros(ids.shape, device=self.device)
-        return Scores(
-            logp=empty.masked_scatter(valid, logp),
-            entropy=empty.masked_scatter(valid, uncertainty),
-            valid=valid,
-            picture_attention=attention,
+            attention_layers=attention_layers,
         )
 
     def language_model(
