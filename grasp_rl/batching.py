@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from grasp_rl.grpo.loss import StepSize
 from grasp_rl.types import RolloutGroup
 
 
@@ -16,6 +15,8 @@ from grasp_rl.types import RolloutGroup
 class TrainBatch:
     """N groups, each one packed row ``[prompt | c1 | ... | cG]``."""
 
+    places: tuple[int, ...]
+    """N places of the groups in their optimizer step."""
     groups: tuple[RolloutGroup, ...]
     completions: tuple[tuple[tuple[int, ...], ...], ...]
     """N x G token-id sequences."""
@@ -30,31 +31,41 @@ def rewards_of(groups: Sequence[RolloutGroup]) -> Tensor:
     return torch.tensor([[r.reward.reward for r in group.rollouts] for group in groups])
 
 
-def step_size(groups: Sequence[RolloutGroup], max_tokens: int) -> StepSize:
-    """Divisors of an optimizer step over ``groups``."""
-    lengths = [len(r.completion.token_ids) for group in groups for r in group.rollouts]
-    return StepSize(sequences=len(lengths), tokens=sum(lengths), max_tokens=max_tokens)
-
-
-def micro_batches(
-    groups: Sequence[RolloutGroup], advantages: Tensor, *, size: int, skip_zero: bool
-) -> Iterator[TrainBatch]:
+def micro_batches(groups: Iterable[RolloutGroup], *, size: int, skip_zero: bool) -> Iterator[TrainBatch]:
     """Batches of ``size`` groups in their order; groups without any advantage are left out where ``skip_zero``.
 
     Args:
-        groups: of one optimizer step.
-        advantages: [N, G], in the groups' order.
+        groups: of one optimizer step, with their advantages; a batch is there as soon as its groups are.
         size: groups per forward.
         skip_zero: only where such a group adds nothing to the gradient (beta = 0), or its KL term is given up.
     """
-    kept = [i for i in range(len(groups)) if not skip_zero or bool(advantages[i].any())]
-    for start in range(0, len(kept), size):
-        chunk = kept[start : start + size]
-        picked = tuple(groups[i] for i in chunk)
-        completions = tuple(tuple(r.completion.token_ids for r in group.rollouts) for group in picked)
-        longest = max(len(c) for group in completions for c in group)
-        sampled = torch.zeros(len(chunk), advantages.shape[1], longest)
-        for n, group in enumerate(picked):
-            for g, rollout in enumerate(group.rollouts):
-                sampled[n, g, : len(rollout.completion.logprobs)] = torch.tensor(rollout.completion.logprobs)
-        yield TrainBatch(groups=picked, completions=completions, sampled_logp=sampled, advantages=advantages[chunk])
+    chunk: list[tuple[int, RolloutGroup]] = []
+    for place, group in enumerate(groups):
+        if skip_zero and not any(group.advantages):
+            continue
+        chunk.append((place, group))
+        if len(chunk) == size:
+            yield batch_of(chunk)
+            chunk = []
+    if chunk:
+        yield batch_of(chunk)
+
+
+def batch_of(chunk: Sequence[tuple[int, RolloutGroup]]) -> TrainBatch:
+    """One batch of (place, group)."""
+    groups = tuple(group for _, group in chunk)
+    completions = tuple(tuple(r.completion.token_ids for r in group.rollouts) for group in groups)
+    longest = max(len(c) for group in completions for c in group)
+    sampled = [padded([torch.tensor(r.completion.logprobs) for r in group.rollouts], longest) for group in groups]
+    return TrainBatch(
+        places=tuple(place for place, _ in chunk),
+        groups=groups,
+        completions=completions,
+        sampled_logp=torch.stack(sampled),
+        advantages=torch.tensor([group.advantages for group in groups]),
+    )
+
+
+def padded(rows: Sequence[Tensor], width: int) -> Tensor:
+    """[len(rows), width] of rows [n], zeros behind."""
+    return torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in rows])

@@ -1,6 +1,6 @@
 """The tunables: one dataclass tree. Hydra composes against it; the worker reads it back without Hydra.
 
-Components (policy, segmenter, reward, data, tracker, engine) are YAML with ``_target_``; their constructor is their
+Components (policy, segmenter, reward, data, tracker, generator) are YAML with ``_target_``; their constructor is their
 schema. Not frozen: OmegaConf would make a frozen dataclass read-only and refuse every override.
 """
 
@@ -130,9 +130,12 @@ class AlgorithmConfig:
     """Groups per forward and backward. Changes memory and speed, never the gradient."""
     skip_zero_advantage: bool = False
     """Leave groups without advantage out of the update (their KL term, with beta > 0, goes with them)."""
+    sampling_rounds: int = 1
+    """Rounds in which new questions replace those whose siblings all earned the same (DAPO's dynamic sampling), until
+    prompts_per_step groups have an advantage; 1 takes the first questions as they come."""
 
     def __post_init__(self) -> None:
-        for key in ("steps", "prompts_per_step", "iterations", "micro_batch_groups"):
+        for key in ("steps", "prompts_per_step", "iterations", "micro_batch_groups", "sampling_rounds"):
             _require(getattr(self, key) >= 1, f"algorithm.{key}", getattr(self, key), ">= 1")
         _require(self.group_size >= 2, "algorithm.group_size", self.group_size, ">= 2 (a group needs siblings)")
         _one_of("algorithm.baseline", self.baseline, ("mean", "leave_one_out"))
@@ -171,17 +174,33 @@ class OptimizerConfig:
 
 @dataclass
 class RolloutConfig:
-    """Sampling. The scored distribution is the sampled one: the temperature applies to both."""
+    """Sampling. The scored distribution is the sampled one: temperature, top_k and top_p apply to both."""
 
     temperature: float = 1.0
+    top_k: int = 0
+    """Draw from the k likeliest tokens only; 0 from all."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens that together reach this probability; 1 from all."""
     max_new_tokens: int = 96
+    stop_at_answer: bool = False
+    """End a completion where it closes its answer, not where it ends its turn."""
+    time_limit_s: float | None = None
+    """Seconds an optimizer step's generation may take; what is unfinished then is cut off. null for no limit."""
     batch_rows: int = 256
     """Completions decoded together at most; changes memory, never the draw."""
+    judge: str = "auto"
+    """Where answers are segmented and rewarded while the next ones are generated: process (of its own), thread (with a
+    stream of its own on a GPU), inline (no overlap); auto takes a thread for a segmenter on a GPU, else a process."""
 
     def __post_init__(self) -> None:
         _require(self.temperature > 0, "rollout.temperature", self.temperature, "> 0 (evaluation is greedy by itself)")
+        _require(self.top_k >= 0, "rollout.top_k", self.top_k, ">= 0 (0 keeps every token)")
+        _require(0 < self.top_p <= 1, "rollout.top_p", self.top_p, "in (0, 1]")
         _require(self.max_new_tokens >= 1, "rollout.max_new_tokens", self.max_new_tokens, ">= 1")
+        limit = self.time_limit_s
+        _require(limit is None or limit > 0, "rollout.time_limit_s", limit, "> 0 or null")
         _require(self.batch_rows >= 1, "rollout.batch_rows", self.batch_rows, ">= 1")
+        _one_of("rollout.judge", self.judge, ("auto", "process", "thread", "inline"))
 
 
 @dataclass
@@ -317,6 +336,7 @@ class RunConfig:
     reward: Any = None
     data: Any = None
     tracker: Any = None
+    generator: Any = None
     prompt: PromptConfig = field(default_factory=PromptConfig)
     parsing: ParsingConfig = field(default_factory=ParsingConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)

@@ -15,10 +15,10 @@ import torch
 from grasp_rl import checkpoints, predictions
 from grasp_rl.config import ConfigError, EvaluationConfig, RunConfig
 from grasp_rl.engines.local import pick_device
+from grasp_rl.judge import Judge
 from grasp_rl.metrics import SampleScore, score_of, summarise
 from grasp_rl.progress import ProgressWriter
 from grasp_rl.protocols import Components, CueReference, Dataset, MaskReference
-from grasp_rl.rollout import Judge
 from grasp_rl.types import Answer, Image, MaskPrediction, Record, RewardBreakdown, Rollout, Sample
 
 

@@ -26,9 +26,9 @@ from grasp_rl.drawing import PANEL, draw_overlay, with_caption
 from grasp_rl.engines.local import pick_device
 from grasp_rl.explain import of_system
 from grasp_rl.imageio import read_image, write_image
+from grasp_rl.judge import no_masks
 from grasp_rl.parsing import parse
 from grasp_rl.protocols import Segmenter
-from grasp_rl.rollout import no_masks
 from grasp_rl.schema import COMPONENTS, check, instantiate, load_raw, to_config
 from grasp_rl.types import Answer, BoolMask, Image, Record
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from grasp_rl.config import RolloutConfig
 from grasp_rl.types import (
     Answer,
     BoolMask,
+    Completion,
     Image,
     MaskPrediction,
     RewardBreakdown,
@@ -98,6 +100,49 @@ class Reward(Protocol):
     ) -> RewardBreakdown: ...
 
 
+class Generator(Protocol):
+    """Where the completions of an optimizer step come from."""
+
+    mismatch_cap: float | None
+    """Upper bound of the importance weights exp(scored - sampled log-probability) that correct for a generator whose
+    numbers are not the trained policy's (truncated importance sampling); None where there is nothing to correct."""
+
+    def generate(
+        self,
+        policy: Any,
+        samples: Sequence[Sample],
+        prompts: Sequence[Any],
+        *,
+        group_size: int,
+        config: RolloutConfig,
+        seed: int,
+        step: int,
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """G completions of each sample: (its place, the completions), each as soon as it is there, in any order.
+
+        Args:
+            policy: the trained policy.
+            samples: N questions with their pictures.
+            prompts: N, encoded by the policy.
+            group_size: G.
+            config: the distribution, the length and the time limit. A sample whose group is not there by then, or
+                could not be had, is left out.
+            seed: the run's.
+            step: the optimizer step, part of every draw's key.
+        """
+        ...
+
+    def weights_changed(self, policy: Any, step: int) -> None:
+        """``step`` optimizer steps are done: what is generated next has to come from the policy as it is now."""
+        ...
+
+    def counters(self) -> Mapping[str, float]:
+        """What went wrong so far, by name, for the metrics."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Tracker(Protocol):
     """A mirror of metrics.jsonl. It must never stop or slow training."""
 
@@ -120,6 +165,7 @@ class Components:
     reward: Reward
     data: DataSource
     tracker: Tracker
+    generator: Generator
 
 
 class StateDict(Protocol):

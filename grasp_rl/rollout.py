@@ -1,179 +1,163 @@
-"""Rollouts: generate G completions of each prompt, parse them, segment what they say, and reward the result.
+"""Rollouts: generate G completions of each question, judge them, compare each with its siblings.
 
-The group is the unit: the G siblings of one sample share its picture, its prefill and its segmenter embedding. A
-mask-free reward is handed references that cannot hold a mask, and no mask is predicted for it.
+The group is the unit: the G siblings of one sample share its picture, its prefill and its segmenter embedding. A group
+is judged as soon as it is generated, beside the main work (see grasp_rl.jury); the update takes the first groups while
+the last are being judged.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 
-from grasp_rl.config import ConfigError, ParsingConfig, PromptConfig, RolloutConfig
-from grasp_rl.parsing import parse
-from grasp_rl.protocols import CueReference, MaskReference, Reward, Segmenter
-from grasp_rl.sampling import token_uniforms
-from grasp_rl.types import Answer, Completion, MaskPrediction, Rollout, RolloutGroup, Sample, SpatialPrompt
-
-log = logging.getLogger(__name__)
-
-FAILURES = (RuntimeError, ValueError, cv2.error)
-"""What a segmenter may raise for a prompt or picture it cannot take; out of memory is a RuntimeError, too."""
+from grasp_rl.config import AlgorithmConfig, RunConfig
+from grasp_rl.grpo.advantages import advantages
+from grasp_rl.grpo.loss import StepSize
+from grasp_rl.jury import Jury, verdict
+from grasp_rl.protocols import Generator
+from grasp_rl.types import Completion, FinishReason, Rollout, RolloutGroup, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
-    """Follows completions of one sample through parsing, segmentation and reward."""
+class Pending:
+    """A group that is generated; its verdict may not be in yet."""
 
-    segmenter: Segmenter
-    reward: Reward
-    prompt: PromptConfig
-    parsing: ParsingConfig
-    always_segment: bool = False
-    """Predict masks even where the reward needs none: evaluation does."""
+    sample: Sample
+    prompt: Any
+    completions: Sequence[Completion]
+    verdict: Future[list[Rollout]]
 
-    def follow(self, sample: Sample, frame: Any, completions: Sequence[Completion]) -> list[Rollout]:
-        """One rollout per completion; the picture is encoded at most once, and only if some answer needs it.
-
-        Args:
-            sample: with a mask or cues, as the reward's ``supervision`` demands.
-            frame: the policy's coordinate frame for this picture.
-            completions: the siblings.
-
-        Raises:
-            ConfigError: the sample has no mask, or no cues, and the reward needs them.
-        """
-        reference = self.reference(sample)
-        answers = [parse(c.text, self.prompt, frame, self.parsing) for c in completions]
-        predictions: list[MaskPrediction | None] = [None] * len(answers)
-        if self.always_segment or self.reward.supervision == "mask":
-            predictions = list(self._segment(sample, answers))
-        return [
-            Rollout(completion=c, answer=a, masks=p, reward=self.reward(a, reference, p))
-            for c, a, p in zip(completions, answers, predictions, strict=True)
-        ]
-
-    def reference(self, sample: Sample) -> CueReference | MaskReference:
-        """What the reward may see of ``sample``."""
-        if self.reward.supervision == "cues":
-            if sample.cues is None:
-                raise ConfigError(
-                    f"reward: sample {sample.sample_id} has no boxes or points and this reward needs them; take a mask "
-                    "reward such as reward=think2seg, or data with cues"
-                )
-            return CueReference(cues=sample.cues, image_size=sample.size)
-        if sample.target_mask is None:
-            raise ConfigError(
-                f"reward: sample {sample.sample_id} has no mask and this reward needs one; take a mask-free one, such "
-                "as reward=grasp, or data with masks"
-            )
-        return MaskReference(target_mask=sample.target_mask)
-
-    def _segment(self, sample: Sample, answers: Sequence[Answer]) -> list[MaskPrediction]:
-        """The masks of every answer: the picture is encoded once, and equal prompts are decoded once, all together."""
-        prompts = list(dict.fromkeys(prompt for answer in answers for prompt in answer.prompts))
-        if not prompts:
-            return [no_masks(sample.size) for _ in answers]
-        try:
-            embedding = self.segmenter.encode(sample.image)
-        except FAILURES as error:
-            log.warning("segmenter: could not encode %s: %s", sample.sample_id, error)
-            return [no_masks(sample.size, str(error) if a.prompts else None) for a in answers]
-        masks = decode(self.segmenter, embedding, prompts, sample)
-        place = {prompt: index for index, prompt in enumerate(prompts)}
-        return [masks([place[p] for p in a.prompts]) if a.prompts else no_masks(sample.size) for a in answers]
+    @property
+    def finite(self) -> bool:
+        """Whether every logit that was drawn from was a number; where not, the group is counted and left out."""
+        return all(c.finish_reason is not FinishReason.NOT_FINITE for c in self.completions)
 
 
-def decode(
-    segmenter: Segmenter, embedding: Any, prompts: Sequence[SpatialPrompt], sample: Sample
-) -> Callable[[Sequence[int]], MaskPrediction]:
-    """The masks of ``prompts``, as a function of the indices wanted.
+class StepRollouts:
+    """The groups that one optimizer step learns from, with their advantages, in the order of the questions.
 
-    Where the call fails, each prompt is tried alone, so that a bad one costs only the answers it stands in: their
-    prediction has ``error`` set and no masks.
-    """
-    try:
-        return segmenter.decode(embedding, prompts).rows
-    except FAILURES as error:
-        log.warning("segmenter: decoding %d prompts of %s failed (%s)", len(prompts), sample.sample_id, error)
-    singles: list[MaskPrediction] = []
-    for prompt in prompts:
-        try:
-            singles.append(segmenter.decode(embedding, [prompt]))
-        except FAILURES as error:
-            singles.append(no_masks(sample.size, f"{type(error).__name__}: {error}"))
-
-    def chosen(indices: Sequence[int]) -> MaskPrediction:
-        parts = [singles[i] for i in indices]
-        errors = [part.error for part in parts if part.error is not None]
-        return no_masks(sample.size, errors[0]) if errors else joined(parts)
-
-    return chosen
-
-
-def joined(parts: Sequence[MaskPrediction]) -> MaskPrediction:
-    """Several predictions for one picture as one, in order."""
-    masks = [part.masks for part in parts]
-    stacked = np.concatenate(masks) if isinstance(masks[0], np.ndarray) else torch.cat(masks)
-    return MaskPrediction(masks=stacked, iou_predictions=np.concatenate([part.iou_predictions for part in parts]))
-
-
-def no_masks(size: tuple[int, int], error: str | None = None) -> MaskPrediction:
-    """The prediction for an answer without prompts, or one that failed: zero masks of ``size`` (height, width)."""
-    masks = np.zeros((0, *size), dtype=np.bool_)
-    return MaskPrediction(masks=masks, iou_predictions=np.zeros(0, dtype=np.float32), error=error)
-
-
-def generate(
-    policy: Any,
-    samples: Sequence[Sample],
-    prompt: PromptConfig,
-    *,
-    group_size: int,
-    config: RolloutConfig,
-    seed: int,
-    step: int,
-) -> tuple[list[Any], list[list[Completion]]]:
-    """Encoded prompts and G sampled completions of every sample. Draws are keyed; the batch's layout does not matter.
+    Iterating waits where a verdict is not in yet; iterating again waits for nothing.
 
     Args:
-        policy: encodes, embeds and generates (see grasp_rl.policies.vlm.VlmPolicy).
-        samples: one per prompt of the optimizer step.
-        prompt: the prompt scheme.
-        group_size: G.
-        config: temperature, length, rows decoded together.
-        seed: the run's.
+        algorithm: how siblings are compared; with ``sampling_rounds`` > 1 groups without advantage are left out.
+    """
+
+    def __init__(self, algorithm: AlgorithmConfig) -> None:
+        self.algorithm = algorithm
+        self.asked = 0
+        """Questions so far."""
+        self.waited_s = 0.0
+        """Seconds spent on waiting for verdicts."""
+        self._pending: list[Pending] = []
+        self._judged: list[RolloutGroup] = []
+
+    def add(self, pending: Sequence[Pending], asked: int) -> None:
+        """Take up the groups that came of ``asked`` questions."""
+        self._pending += pending
+        self.asked += asked
+
+    def __iter__(self) -> Iterator[RolloutGroup]:
+        limit = len(self._pending) if self.algorithm.sampling_rounds == 1 else self.algorithm.prompts_per_step
+        given = 0
+        for place, pending in enumerate(self._pending):
+            group = self._group(place)
+            if given < limit and pending.finite and (self.algorithm.sampling_rounds == 1 or any(group.advantages)):
+                given += 1
+                yield group
+
+    def _group(self, place: int) -> RolloutGroup:
+        while place >= len(self._judged):
+            pending = self._pending[len(self._judged)]
+            begun = time.perf_counter()
+            rollouts = tuple(verdict(pending.verdict))
+            self.waited_s += time.perf_counter() - begun
+            rewards = torch.tensor([[r.reward.reward for r in rollouts]])
+            gains = advantages(rewards, baseline=self.algorithm.baseline, scale=self.algorithm.scale_advantages)
+            self._judged.append(
+                RolloutGroup(
+                    sample=pending.sample, prompt=pending.prompt, rollouts=rollouts, advantages=tuple(gains[0].tolist())
+                )
+            )
+        return self._judged[place]
+
+    @property
+    def groups(self) -> list[RolloutGroup]:
+        """Every judged group, those left out included."""
+        return [self._group(place) for place in range(len(self._pending))]
+
+    def size(self, max_tokens: int) -> StepSize:
+        """Divisors of the loss: over all that is learned from, whether its verdict is in or not."""
+        if self.algorithm.sampling_rounds == 1:
+            completions = [c for p in self._pending if p.finite for c in p.completions]
+        else:
+            completions = [r.completion for group in self for r in group.rollouts]
+        return StepSize(
+            sequences=len(completions), tokens=sum(len(c.token_ids) for c in completions), max_tokens=max_tokens
+        )
+
+    def counters(self) -> dict[str, float]:
+        """Groups asked for, missing (see ``rollout.time_limit_s``), and left out because logits were not finite."""
+        return {
+            "groups": float(self.asked),
+            "groups_missing": float(self.asked - len(self._pending)),
+            "groups_not_finite": float(sum(not p.finite for p in self._pending)),
+        }
+
+
+def roll_out(
+    policy: Any,
+    generator: Generator,
+    jury: Jury,
+    questions: Callable[[int], Sequence[Sample]],
+    config: RunConfig,
+    step: int,
+) -> StepRollouts:
+    """Generate a group for every question of ``step`` and hand each to the jury as soon as it is there.
+
+    With ``algorithm.sampling_rounds`` > 1, more questions follow until ``prompts_per_step`` groups have an advantage:
+    DAPO's dynamic sampling (arXiv 2503.14476, section 3.2).
+
+    Args:
+        policy: encodes and, as a rule, generates.
+        generator: where completions come from.
+        jury: segments and rewards them.
+        questions: the samples of round 0, 1, ...
+        config: the run's.
         step: the optimizer step, part of every draw's key.
     """
-    prompts = [policy.encode(s.image, s.query, prompt) for s in samples]
-    completions: list[list[Completion]] = []
-    at_once = max(1, config.batch_rows // group_size)
-    with torch.no_grad():
-        for start in range(0, len(prompts), at_once):
-            ids = [s.sample_id for s in samples[start : start + at_once]]
-            length = config.max_new_tokens
-            uniforms = [[token_uniforms(seed, step, name, g, length) for g in range(group_size)] for name in ids]
-            completions += policy.generate(
-                policy.embed(prompts[start : start + at_once]),
-                torch.from_numpy(np.array(uniforms)),
-                group_size=group_size,
-                max_new_tokens=length,
-                temperature=config.temperature,
-            )
-    return prompts, completions
+    rollouts = StepRollouts(config.algorithm)
+    for number in range(config.algorithm.sampling_rounds):
+        samples = questions(number)
+        rollouts.add(_one_round(policy, generator, jury, samples, config, step), len(samples))
+        if number + 1 < config.algorithm.sampling_rounds and len(list(rollouts)) >= config.algorithm.prompts_per_step:
+            break
+    return rollouts
 
 
-def follow_groups(
-    judge: Judge, samples: Sequence[Sample], prompts: Sequence[Any], completions: Sequence[Sequence[Completion]]
-) -> list[RolloutGroup]:
-    """Every sample's completions followed to their rewards."""
-    return [
-        RolloutGroup(sample=s, prompt=p, rollouts=tuple(judge.follow(s, p.frame, c)))
-        for s, p, c in zip(samples, prompts, completions, strict=True)
-    ]
+def _one_round(
+    policy: Any, generator: Generator, jury: Jury, samples: Sequence[Sample], config: RunConfig, step: int
+) -> list[Pending]:
+    prompts = [policy.encode(sample.image, sample.query, config.prompt) for sample in samples]
+    found: dict[int, Pending] = {}
+    for index, completions in generator.generate(
+        policy,
+        samples,
+        prompts,
+        group_size=config.algorithm.group_size,
+        config=config.rollout,
+        seed=config.seed,
+        step=step,
+    ):
+        sample, prompt = samples[index], prompts[index]
+        found[index] = Pending(
+            sample=sample,
+            prompt=prompt,
+            completions=completions,
+            verdict=jury.submit(sample, prompt.frame, completions),
+        )
+    return [found[index] for index in sorted(found)]

@@ -26,8 +26,8 @@ from grasp_rl.signatures import Definition, definitions, fits, signature, source
 if TYPE_CHECKING:
     from grasp_rl.types import Record
 
-ROOMS = tuple(f"grasp_rl.{room}" for room in ("policies", "segmenters", "rewards", "data", "tracking", "engines"))
-COMPONENTS = ("policy", "segmenter", "reward", "data", "tracker")
+ROOMS = tuple(f"grasp_rl.{room}" for room in ("policies", "segmenters", "rewards", "data", "tracking", "generators"))
+COMPONENTS = ("policy", "segmenter", "reward", "data", "tracker", "generator")
 
 
 def load_config(path: str | Path) -> RunConfig:

@@ -32,11 +32,11 @@ from grasp_rl.config import ConfigError, OptimizerConfig, PromptConfig, RunConfi
 from grasp_rl.data.demonstrations import distort
 from grasp_rl.engines.local import LocalEngine, pick_device
 from grasp_rl.evaluate import evaluate
+from grasp_rl.judge import Judge
 from grasp_rl.policies.records import EncodedPrompt
 from grasp_rl.progress import ProgressWriter
 from grasp_rl.prompting import format_answer
 from grasp_rl.protocols import Components, CoordinateFrame, Dataset
-from grasp_rl.rollout import Judge
 from grasp_rl.sampling import keyed_generator, sample_order
 from grasp_rl.tracking.local import MetricsLog
 from grasp_rl.types import Record, Sample

@@ -29,6 +29,7 @@ def rollout_statistics(groups: Sequence[RolloutGroup], rewards: Tensor) -> dict[
         "zero_variance": float((rewards.amax(1) == rewards.amin(1)).float().mean()),
         "length": sum(len(r.completion.token_ids) for r in rollouts) / count,
         "truncated": sum(r.completion.finish_reason is FinishReason.LENGTH for r in rollouts) / count,
+        "timed_out": sum(r.completion.finish_reason is FinishReason.TIMEOUT for r in rollouts) / count,
         "instances": sum(len(r.answer.prompts) for r in rollouts) / count,
     }
     row["segmenter_failed"] = sum(r.masks is not None and r.masks.error is not None for r in rollouts) / count

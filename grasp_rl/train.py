@@ -7,6 +7,8 @@
         4. update the policy on the packed groups
         5. log; now and then validate and save
 
+Steps 2 to 4 overlap: a group is rewarded while the next ones are generated and the first are learned from.
+
 This is GRPO (Shao et al. 2024, arXiv 2402.03300, algorithm 1, outcome supervision) without a value model. With the
 default options the advantage is centred but not divided by the group's standard deviation and the loss has a constant
 divisor (Dr. GRPO, arXiv 2503.20783): neither easy groups nor short answers weigh more. With beta = 0 there is no
@@ -17,8 +19,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +30,21 @@ from grasp_rl.cards import write_card
 from grasp_rl.config import ConfigError, RunConfig
 from grasp_rl.engines.local import LocalEngine, pick_device
 from grasp_rl.evaluate import evaluate
-from grasp_rl.grpo.advantages import advantages
+from grasp_rl.judge import Judge
+from grasp_rl.jury import Jury
 from grasp_rl.progress import ProgressWriter
-from grasp_rl.protocols import Components, Dataset
-from grasp_rl.rollout import Judge, follow_groups, generate
-from grasp_rl.sampling import sample_order
+from grasp_rl.protocols import Components
+from grasp_rl.questions import Questions
+from grasp_rl.rollout import StepRollouts, roll_out
 from grasp_rl.statistics import rollout_statistics
 from grasp_rl.tracking.local import MetricsLog
-from grasp_rl.types import Completion, Record, Sample
-from grasp_rl.update import make_reference, update
+from grasp_rl.types import Record
+from grasp_rl.update import Updater, make_reference
 
 log = logging.getLogger(__name__)
 
-MAX_SKIPPED = 3
-"""Optimizer steps in a row without a finite gradient after which a run stops."""
+MAX_LOST = 3
+"""Optimizer steps in a row that were lost for one and the same reason, after which a run stops."""
 
 
 def run(config: RunConfig, components: Components) -> Record:
@@ -49,7 +52,7 @@ def run(config: RunConfig, components: Components) -> Record:
 
     Raises:
         ConfigError: the run cannot start or go on as configured.
-        RuntimeError: the gradient was not finite three steps in a row.
+        RuntimeError: three steps in a row were lost, or memory does not suffice.
     """
     trainer = Trainer(config, components)
     exit_code = 1
@@ -57,6 +60,7 @@ def run(config: RunConfig, components: Components) -> Record:
         result = trainer.run()
         exit_code = 0
     finally:
+        trainer.close()
         components.tracker.finish(exit_code)
     return result
 
@@ -74,81 +78,89 @@ class Trainer:
             segmenter=components.segmenter, reward=components.reward, prompt=config.prompt, parsing=config.parsing
         )
         self.examiner = replace(self.judge, always_segment=True)
-        self.reference = make_reference(self.policy, config.algorithm.beta, config.rollout.temperature)
+        masks = components.reward.supervision == "mask"
+        self.questions = Questions(self.data.split("train"), config, masks=masks)
+        self.jury = Jury(self.judge, config.rollout.judge)
+        self.generator = components.generator
+        reference = make_reference(self.policy, config.algorithm.beta, config.rollout.temperature)
         total = config.algorithm.steps * config.algorithm.iterations
         self.engine = LocalEngine(self.policy, config.optimizer, total)
+        self.update = Updater(
+            self.policy,
+            self.engine,
+            reference,
+            algorithm=config.algorithm,
+            rollout=config.rollout,
+            mismatch_cap=self.generator.mismatch_cap,
+        )
         self.first_step = self._resume() if config.resume else 0
         self.metrics = MetricsLog(self.run_dir, resume_step=self.first_step if config.resume else None)
         self.progress = ProgressWriter(self.run_dir, config.algorithm.steps, self.first_step)
-        self.skipped = 0
+        self.lost: dict[str, int] = {}
+        """Steps in a row that were lost, by reason."""
         self.scores: dict[str, dict[str, float]] = {}
         """What was scored so far, for the model card."""
 
     def run(self) -> Record:
         algorithm = self.config.algorithm
         self.tracker.start(self.run_dir, asdict(self.config), resume=self.first_step > 0)
-        questions = self.data.split("train")
         if self.config.evaluation.every:
             self.data.split("val")  # a split that is missing is better missed now than after the first steps
         before = self._examine("before", self.config.evaluation.test_split, self.config.evaluation.test_limit)
         self.policy.train()
-        for step in range(self.first_step, algorithm.steps):
-            clock = Stopwatch()
-            samples = self._next_samples(questions, step)
-            prompts, completions = self._generate(samples, step)
-            clock.lap("rollout_s")
-            groups = follow_groups(self.judge, samples, prompts, completions)
-            clock.lap("reward_s")
-            rewards = rewards_of(groups)
-            gains = advantages(rewards, baseline=algorithm.baseline, scale=algorithm.scale_advantages)
-            row = rollout_statistics(groups, rewards)
-            row |= update(
-                self.policy,
-                self.engine,
-                groups,
-                gains,
-                self.reference,
-                algorithm=algorithm,
-                rollout=self.config.rollout,
-            )
-            clock.lap("update_s")
-            self._log(step + 1, row, clock)
-            self._guard(row)
-            self._milestones(step + 1)
+        with self.questions.read_ahead():
+            for step in range(self.first_step, algorithm.steps):
+                clock = Stopwatch()
+                rollouts = roll_out(self.policy, self.generator, self.jury, partial(self.questions, step), self.config, step)
+                clock.lap("rollout_s")
+                row = self.update(rollouts, rollouts.size(self.config.rollout.max_new_tokens))
+                self.generator.weights_changed(self.policy, step + 1)
+                clock.lap("update_s")
+                row |= self._statistics(rollouts)
+                self._log(step + 1, row, clock, rollouts.waited_s)
+                self._guard(row)
+                self._milestones(step + 1)
         best = checkpoints.best(self.run_dir)
         if best:
             self.policy.load_weights(checkpoints.folder_of(self.run_dir, best[0]) / "policy")
         after = self._examine("after", self.config.evaluation.test_split, self.config.evaluation.test_limit)
         return {"steps": algorithm.steps, "best_step": best[0] if best else None, "before": before, "after": after}
 
-    def _next_samples(self, questions: Dataset, step: int) -> list[Sample]:
-        """The questions of ``step``; their masks are taken away where the reward is mask-free."""
-        count = self.config.algorithm.prompts_per_step
-        order = sample_order(self.config.seed, len(questions), step * count, count)
-        samples = [questions[index] for index in order]
-        return [s.without_mask() for s in samples] if self.judge.reward.supervision == "cues" else samples
+    def close(self) -> None:
+        """End what runs beside the loop."""
+        self.jury.close()
+        self.generator.close()
 
-    def _generate(self, samples: Sequence[Sample], step: int) -> tuple[list[Any], list[list[Completion]]]:
-        return generate(
-            self.policy,
-            samples,
-            self.config.prompt,
-            group_size=self.config.algorithm.group_size,
-            config=self.config.rollout,
-            seed=self.config.seed,
-            step=step,
-        )
+    def _statistics(self, rollouts: StepRollouts) -> dict[str, float]:
+        groups = rollouts.groups
+        row = {**rollouts.counters(), **self.generator.counters()}
+        return row | (rollout_statistics(groups, rewards_of(groups)) if groups else {})
 
-    def _log(self, step: int, row: dict[str, float], clock: Stopwatch) -> None:
+    def _log(self, step: int, row: dict[str, float], clock: Stopwatch, waited_s: float) -> None:
         self.metrics.log(step, row)
-        self.metrics.time(step, clock.laps())
+        self.metrics.time(step, clock.laps() | {"reward_wait_s": waited_s})
         self.tracker.log(row, step)
-        self.progress.update("train", step, reward=row["reward"])
+        self.progress.update("train", step, reward=row.get("reward"))
 
     def _guard(self, row: dict[str, float]) -> None:
-        self.skipped = self.skipped + 1 if row["skipped"] else 0
-        if self.skipped >= MAX_SKIPPED:
-            raise RuntimeError(f"the gradient was not finite {MAX_SKIPPED} steps in a row; lower optimizer.lr")
+        """Stop a run that goes on losing its steps.
+
+        Raises:
+            RuntimeError: with what to change.
+        """
+        nothing = row["groups"] == row["groups_missing"] or row.get("timed_out") == 1
+        reasons = {
+            "the gradient was not finite; lower optimizer.lr": row["skipped"] > 0,
+            "the policy's logits were not finite; lower optimizer.lr and go on from a checkpoint before": (
+                row["groups_not_finite"] > 0 and row["groups_not_finite"] + row["groups_missing"] == row["groups"]
+            ),
+            "no completion was finished in time; raise rollout.time_limit_s or lower rollout.max_new_tokens": nothing,
+        }
+        self.lost = {why: self.lost.get(why, 0) + 1 for why, happened in reasons.items() if happened}
+        for why, count in self.lost.items():
+            log.warning("step lost: %s", why)
+            if count >= MAX_LOST:
+                raise RuntimeError(f"{MAX_LOST} steps in a row were lost: {why}")
 
     def _milestones(self, step: int) -> None:
         """Validate and save where it is due. The best checkpoint is the one with the highest validation reward."""

@@ -167,7 +167,13 @@ class FinishReason(StrEnum):
     """Why a rollout ended."""
 
     STOP = "stop"
+    """End of sequence, or the answer closed where that ends it."""
     LENGTH = "length"
+    """As long as it may be."""
+    TIMEOUT = "timeout"
+    """The time limit came first."""
+    NOT_FINITE = "not_finite"
+    """The policy's logits were no numbers; what was drawn before stands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +208,8 @@ class RolloutGroup:
     prompt: Any
     """The policy's encoded prompt (policies decide its type)."""
     rollouts: tuple[Rollout, ...]
+    advantages: tuple[float, ...] = ()
+    """[G] how much better each rollout is than its siblings, once they were compared."""
 
 
 Record = dict[str, Any]

@@ -2,97 +2,202 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from grasp_rl.batching import TrainBatch, micro_batches, step_size
+from grasp_rl.allocator import out_of_memory
+from grasp_rl.batching import TrainBatch, micro_batches, padded
 from grasp_rl.config import AlgorithmConfig, RolloutConfig
 from grasp_rl.engines.local import LocalEngine
-from grasp_rl.grpo.loss import LossConfig, policy_loss
+from grasp_rl.grpo.loss import LossConfig, StepSize, policy_loss
+from grasp_rl.policies.records import Sampling
 from grasp_rl.types import RolloutGroup
+
+log = logging.getLogger(__name__)
 
 Reference = Callable[[TrainBatch], Tensor]
 
 
 def make_reference(policy: Any, beta: float, temperature: float) -> Reference | None:
-    """What scores a batch under the policy as it is now, frozen; None where beta is 0 and nobody asks."""
+    """What scores a batch under the policy as it is now, frozen; None where beta is 0 and nobody asks.
+
+    Its distribution is never cut by top_k or top_p: a token that is drawn has a reference probability.
+    """
     if beta == 0:
         return None
     frozen = policy.make_reference()
+    sampling = Sampling(temperature=temperature)
 
     @torch.no_grad()
     def score(batch: TrainBatch) -> Tensor:
         prompts = [group.prompt for group in batch.groups]
         if frozen is None:
             with policy.adapter_disabled():
-                scores = policy.logprobs(
-                    policy.embed(prompts), batch.completions, temperature=temperature, entropy=False
-                )
+                scores = policy.logprobs(policy.embed(prompts), batch.completions, sampling=sampling, entropy=False)
         else:
-            scores = frozen.logprobs(frozen.embed(prompts), batch.completions, temperature=temperature, entropy=False)
+            scores = frozen.logprobs(frozen.embed(prompts), batch.completions, sampling=sampling, entropy=False)
         return torch.as_tensor(scores.logp)
 
     return score
 
 
-def update(
-    policy: Any,
-    engine: LocalEngine,
-    groups: Sequence[RolloutGroup],
-    advantages: Tensor,
-    reference: Reference | None,
-    *,
-    algorithm: AlgorithmConfig,
-    rollout: RolloutConfig,
-) -> dict[str, float]:
-    """``algorithm.iterations`` optimizer steps on one set of rollouts; returns the statistics of the last.
+class Updater:
+    """Makes optimizer steps from rollout groups.
 
-    The old log-probabilities are those of the first pass: at mu = 1 the detached new ones, so no extra forward is run.
-    The sampled ones measure the mismatch between rollout and update and enter no loss.
+    Where memory runs out, the gradient so far is thrown away and made anew with half as many groups a micro-batch, in
+    this step and in those after it; the samples and the gradient are the same.
+
+    Args:
+        policy: trained in place.
+        engine: its optimizer.
+        reference: for the KL term, see :func:`make_reference`.
+        algorithm: which loss, how often, how many groups together.
+        rollout: the distribution that was drawn from.
+        mismatch_cap: of the generator; see :class:`grasp_rl.protocols.Generator`.
     """
-    loss_config = LossConfig(
-        loss=algorithm.loss,
-        importance=algorithm.importance,
-        clip_low=algorithm.clip_low,
-        clip_high=algorithm.clip_high,
-        beta=algorithm.beta,
-    )
-    divisors = step_size(groups, rollout.max_new_tokens)
-    skip = algorithm.beta == 0 or algorithm.skip_zero_advantage
-    batches = list(micro_batches(groups, advantages, size=algorithm.micro_batch_groups, skip_zero=skip))
-    reference_logp = [reference(batch) if reference else None for batch in batches]
-    old: list[Tensor] = []
-    sums: defaultdict[str, float] = defaultdict(float)
-    mismatch = 0.0
-    for iteration in range(algorithm.iterations):
+
+    def __init__(
+        self,
+        policy: Any,
+        engine: LocalEngine,
+        reference: Reference | None,
+        *,
+        algorithm: AlgorithmConfig,
+        rollout: RolloutConfig,
+        mismatch_cap: float | None = None,
+    ) -> None:
+        self.policy, self.engine, self.reference = policy, engine, reference
+        self.algorithm, self.mismatch_cap = algorithm, mismatch_cap
+        self.sampling = Sampling(temperature=rollout.temperature, top_k=rollout.top_k, top_p=rollout.top_p)
+        self.size = algorithm.micro_batch_groups
+        """Groups per forward."""
+        self.out_of_memory = 0
+        self.loss = LossConfig(
+            loss=algorithm.loss,
+            importance=algorithm.importance,
+            clip_low=algorithm.clip_low,
+            clip_high=algorithm.clip_high,
+            beta=algorithm.beta,
+        )
+
+    def __call__(self, groups: Iterable[RolloutGroup], size: StepSize) -> dict[str, float]:
+        """``algorithm.iterations`` optimizer steps on one set of rollouts; returns the statistics of the last.
+
+        The old log-probabilities are those of the first pass: at mu = 1 the detached new ones, so no extra forward is
+        run. The sampled ones measure the mismatch between rollout and update and enter the loss only where the
+        generator's numbers need correcting.
+
+        Args:
+            groups: with their advantages; iterated anew for every pass.
+            size: divisors of the loss.
+
+        Raises:
+            RuntimeError: memory does not suffice for one group at a time.
+        """
+        before = _Before()
+        row: dict[str, float] = {}
+        for _ in range(self.algorithm.iterations):
+            sums = self._accumulate_in_memory(groups, size, before)
+            report = self.engine.step() if sums["scored"] else self.engine.pass_by()
+            row = dict(sums)
+            row |= {"grad_norm": report.grad_norm, "lr": report.lr, "skipped": float(not report.applied)}
+            row["empty"] = float(not sums["scored"])
+        scored = max(1.0, row.pop("scored"))
+        row |= {"entropy": row["entropy"] / scored, "mismatch": before.mismatch / max(1.0, before.scored)}
+        return row | {"update_out_of_memory": float(self.out_of_memory)}
+
+    def _accumulate_in_memory(
+        self, groups: Iterable[RolloutGroup], size: StepSize, before: _Before
+    ) -> Mapping[str, float]:
+        while True:
+            try:
+                return self._accumulate(groups, size, before)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._shrink(error)
+
+    def _accumulate(self, groups: Iterable[RolloutGroup], size: StepSize, before: _Before) -> Mapping[str, float]:
+        """The gradient of one pass over the groups, and its statistics."""
         sums = defaultdict(float, dict.fromkeys(("loss", "kl", "clip_fraction", "ratio", "entropy", "scored"), 0.0))
-        for number, batch in enumerate(batches):
-            embedded = policy.embed([group.prompt for group in batch.groups])
-            scores = policy.logprobs(embedded, batch.completions, temperature=rollout.temperature)
+        skip = self.algorithm.beta == 0 or self.algorithm.skip_zero_advantage
+        for batch in micro_batches(groups, size=self.size, skip_zero=skip):
+            reference = None
+            if self.reference is not None:
+                reference = before.once(before.reference, batch, lambda: self.reference(batch))  # type: ignore[misc] # noqa: B023
+            embedded = self.policy.embed([group.prompt for group in batch.groups])
+            scores = self.policy.logprobs(embedded, batch.completions, sampling=self.sampling)
             logp, valid = scores.logp, scores.valid
-            if iteration == 0:
-                old.append(logp.detach())
+            old = before.once(before.old, batch, logp.detach)
+            sampled = batch.sampled_logp.to(logp.device)
+            before.compare(batch, old, sampled, valid)
+            weights = None
+            if self.mismatch_cap is not None:
+                weights = ((old - sampled) * valid).exp().clamp(max=self.mismatch_cap)
             loss, shares = policy_loss(
                 logp,
-                old[number],
-                reference_logp[number],
+                old,
+                reference,
                 batch.advantages.to(logp.device),
                 valid,
-                config=loss_config,
-                step=divisors,
+                config=self.loss,
+                step=size,
+                weights=weights,
             )
-            engine.backward(loss)
+            self.engine.backward(loss)
             for key, value in shares.items():
                 sums[key] += value
-            if iteration == 0:
-                mismatch += float(((logp.detach() - batch.sampled_logp.to(logp.device)) * valid).abs().sum())
             sums["entropy"] += float(scores.entropy.sum())
             sums["scored"] += float(valid.sum())
-        report = engine.step()
-        sums |= {"grad_norm": report.grad_norm, "lr": report.lr, "skipped": float(not report.applied)}
-    scored = max(1.0, sums.pop("scored"))
-    return {**sums, "entropy": sums["entropy"] / scored, "mismatch": mismatch / scored}
+        return sums
+
+    def _shrink(self, error: Exception) -> None:
+        self.engine.discard()
+        if self.size == 1:
+            raise RuntimeError(
+                "out of memory while one group was learned from; set policy.checkpoint_activations=full, or lower "
+                "policy.image.max_pixels, algorithm.group_size or rollout.max_new_tokens"
+            ) from error
+        self.out_of_memory += 1
+        log.warning(
+            "out of memory with %d groups a micro-batch; going on with algorithm.micro_batch_groups=%d",
+            self.size,
+            self.size // 2,
+        )
+        self.size //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@dataclass
+class _Before:
+    """What the first pass over an optimizer step's groups found, by the group's place: later passes compare with it."""
+
+    old: dict[int, Tensor] = field(default_factory=dict)
+    reference: dict[int, Tensor] = field(default_factory=dict)
+    compared: set[int] = field(default_factory=set)
+    mismatch: float = 0.0
+    """Sum over tokens of |old - sampled log-probability|."""
+    scored: float = 0.0
+    """Tokens in that sum."""
+
+    @staticmethod
+    def once(known: dict[int, Tensor], batch: TrainBatch, score: Callable[[], Tensor]) -> Tensor:
+        """[N, G, C] of ``batch``, scored where one of its groups is not known yet."""
+        if any(place not in known for place in batch.places):
+            known.update(zip(batch.places, score(), strict=True))
+        width = batch.sampled_logp.shape[-1]
+        return torch.stack([padded(list(known[place][:, :width]), width) for place in batch.places])
+
+    def compare(self, batch: TrainBatch, old: Tensor, sampled: Tensor, valid: Tensor) -> None:
+        """Add the batch's mismatch, once."""
+        if not self.compared.issuperset(batch.places):
+            self.compared.update(batch.places)
+            self.mismatch += float(((old - sampled) * valid).abs().sum())
+            self.scored += float(valid.sum())

@@ -98,8 +98,11 @@ def build(config: RunConfig, trusted: Sequence[str] = ()) -> Components:
     segmenter = instantiate(config.segmenter, trusted, "segmenter")
     reward = instantiate(config.reward, trusted, "reward")
     tracker = instantiate(config.tracker, trusted, "tracker")
+    generator = instantiate(config.generator, trusted, "generator")
     policy = instantiate(config.policy, trusted, "policy")
-    return Components(policy=policy, segmenter=segmenter, reward=reward, data=data, tracker=tracker)
+    return Components(
+        policy=policy, segmenter=segmenter, reward=reward, data=data, tracker=tracker, generator=generator
+    )
 
 
 def _dispatch(config: RunConfig, trusted: Sequence[str]) -> Record:

@@ -6,21 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rolling
 import tiny_models
 import torch
 
-from grasp_rl.config import AlgorithmConfig, ConfigError, OptimizerConfig, ParsingConfig, PromptConfig, RolloutConfig
-from grasp_rl.engines.local import LocalEngine
-from grasp_rl.grpo.advantages import advantages
+from grasp_rl.config import AlgorithmConfig, ConfigError, PromptConfig, RolloutConfig
 from grasp_rl.policies import attention, scoring
 from grasp_rl.policies.backbone import ImageSize
 from grasp_rl.policies.backbones.qwen2_5_vl import Qwen25VL
 from grasp_rl.policies.hf_vlm import HfVlmPolicy
+from grasp_rl.policies.records import Sampling
 from grasp_rl.protocols import CueReference
-from grasp_rl.rollout import Judge, follow_groups, generate
-from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.types import Answer, RewardBreakdown, Sample
-from grasp_rl.update import make_reference, update
+from grasp_rl.update import make_reference
 
 IDS = [[(45, 46, 47), (48,)], [(50, 51), (52, 53, 54, 55, 56)]]
 
@@ -107,7 +105,9 @@ def test_chunked_scores_are_the_same(monkeypatch: pytest.MonkeyPatch, temperatur
     for limit in (10**9, 50 * 5, 1):
         monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", limit)
         widest.clear()
-        logp, entropy = scoring.score_tokens(head, hidden, targets, vocabulary=50, temperature=temperature)
+        logp, entropy = scoring.score_tokens(
+            head, hidden, targets, vocabulary=50, sampling=Sampling(temperature=temperature)
+        )
         gradients = torch.autograd.grad((logp * torch.arange(23.0)).sum(), (hidden, head.weight))
         assert max(widest) <= max(limit, 50)
         found.append((logp.detach(), entropy, *gradients))
@@ -160,22 +160,16 @@ def test_tower_passes_of_a_step(
     sample = Sample(
         sample_id="a", image=picture(84, 84), query="a", target_mask=None, cues=(), dataset="d", split="train"
     )
-    prompt = PromptConfig()
-    prompts, completions = generate(
-        policy, [sample], prompt, group_size=3, config=RolloutConfig(max_new_tokens=5), seed=0, step=0
+    rollout = RolloutConfig(max_new_tokens=5)
+    algorithm = AlgorithmConfig(group_size=3, beta=beta, scale_advantages=True)
+    rollouts = rolling.rollouts(
+        policy, [sample], algorithm=algorithm, rollout=rollout, prompt=PromptConfig(), reward=Alternating()
     )
-    judge = Judge(segmenter=BoxFillSegmenter(), reward=Alternating(), prompt=prompt, parsing=ParsingConfig())  # type: ignore[arg-type]
-    groups = follow_groups(judge, [sample], prompts, completions)
-    gains = advantages(
-        torch.tensor([[r.reward.reward for r in g.rollouts] for g in groups]), baseline="mean", scale=True
-    )
+    groups = list(rollouts)
     tokens.clear()
-    row = update(
-        policy, LocalEngine(policy, OptimizerConfig(), 1), groups, gains, reference,
-        algorithm=AlgorithmConfig(group_size=3, beta=beta), rollout=RolloutConfig(max_new_tokens=5),
-    )  # fmt: skip
+    row = rolling.update(policy, groups, algorithm, rollout, reference=reference)
     assert sum(looked) == passes
-    length = len(prompts[0].input_ids) + sum(len(c.token_ids) for c in completions[0])
+    length = len(groups[0].prompt.input_ids) + sum(len(r.completion.token_ids) for r in groups[0].rollouts)
     own_reference = beta > 0 and "lora_rank" in more
     assert tokens == [length] * (1 + own_reference)
     assert row["mismatch"] < 1e-5  # sampled and scored alike

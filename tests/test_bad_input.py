@@ -36,13 +36,14 @@ from grasp_rl.config import (
 from grasp_rl.data.jsonl import JsonlSource
 from grasp_rl.data.synthetic import SyntheticSource
 from grasp_rl.evaluate import evaluate
+from grasp_rl.generators.in_process import InProcess
+from grasp_rl.judge import Judge
 from grasp_rl.policies.records import EmbeddedPrompt
 from grasp_rl.policies.tiny import SIDE, TinyPolicy
 from grasp_rl.prompting import format_answer
 from grasp_rl.protocols import Components, CoordinateFrame, Dataset, DataSource
 from grasp_rl.rewards.grasp import GraspReward
 from grasp_rl.rewards.think2seg import Think2SegReward
-from grasp_rl.rollout import Judge
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 from grasp_rl.tracking.local import METRICS
 from grasp_rl.tracking.null import NullTracker
@@ -61,18 +62,18 @@ class Speaker(TinyPolicy):
         super().__init__(weights="random")
 
     @torch.no_grad()
-    def generate(
+    def stream(
         self,
         prompts: Sequence[EmbeddedPrompt],
         uniforms: Tensor | None,
         *,
         group_size: int,
         max_new_tokens: int,
-        temperature: float = 1.0,
-    ) -> list[list[Completion]]:
+        **more: object,
+    ) -> Iterator[tuple[int, list[Completion]]]:
         if uniforms is None:
             uniforms = torch.full((len(prompts), group_size, max_new_tokens), 0.5, dtype=torch.float64)
-        return [[self._say(draws[:4].tolist()) for draws in group] for group in uniforms]
+        yield from enumerate([self._say(draws[:4].tolist()) for draws in group] for group in uniforms)
 
     def _say(self, draws: list[float]) -> Completion:
         side = SIDE
@@ -327,12 +328,17 @@ def trainer(folder: Path, data: DataSource, reward: Any, every: int = 0) -> Trai
         prompt=PROMPT,
         algorithm=AlgorithmConfig(steps=3, prompts_per_step=4, group_size=4),
         optimizer=OptimizerConfig(lr=1e-3),
-        rollout=RolloutConfig(max_new_tokens=48),
+        rollout=RolloutConfig(max_new_tokens=48, judge="inline"),
         evaluation=EvaluationConfig(every=every, overlays=0, bootstrap_samples=5),
         checkpoint=CheckpointConfig(every=1),
     )
     components = Components(
-        policy=Speaker(), segmenter=GrabCutSegmenter(), reward=reward, data=data, tracker=NullTracker()
+        policy=Speaker(),
+        segmenter=GrabCutSegmenter(),
+        reward=reward,
+        data=data,
+        tracker=NullTracker(),
+        generator=InProcess(),
     )
     return Trainer(config, components)
 
@@ -357,8 +363,8 @@ def test_samples_lose_their_masks_before_a_mask_free_reward(tmp_path: Path) -> N
     free = trainer(tmp_path / "free", Spoilt(), GraspReward())
     paid = trainer(tmp_path / "paid", Spoilt(), Think2SegReward())
     questions = Spoilt().split("train")
-    assert all(sample.target_mask is None for sample in free._next_samples(questions, 0))
-    assert all(sample.target_mask is not None for sample in paid._next_samples(questions, 0))
+    assert all(sample.target_mask is None for sample in free.questions(0))
+    assert all(sample.target_mask is not None for sample in paid.questions(0))
     assert not hasattr(free.judge.reference(questions[0]), "target_mask")
 
 

@@ -18,6 +18,8 @@ from grasp_rl import runs
 from grasp_rl.config import ConfigError, EvaluationConfig, ParsingConfig, PromptConfig, RunConfig
 from grasp_rl.data.synthetic import SyntheticSource
 from grasp_rl.evaluate import evaluate, recompute
+from grasp_rl.generators.in_process import InProcess
+from grasp_rl.judge import Judge
 from grasp_rl.metrics import score_of
 from grasp_rl.policies.tiny import TinyPolicy
 from grasp_rl.predictions import decode_mask, encode_mask, overlay_name, read_predictions, record_of
@@ -25,7 +27,6 @@ from grasp_rl.prompting import format_answer
 from grasp_rl.protocols import Components, CoordinateFrame
 from grasp_rl.rewards.grasp import GraspReward
 from grasp_rl.rewards.think2seg import Think2SegReward
-from grasp_rl.rollout import Judge
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 from grasp_rl.tracking.null import NullTracker
 from grasp_rl.types import Completion, FinishReason, Sample
@@ -224,6 +225,7 @@ def test_the_verb(policy: TinyPolicy, tmp_path: Path, kind: Literal["run", "poli
         reward=GraspReward(),
         data=SyntheticSource(),
         tracker=NullTracker(),
+        generator=InProcess(),
     )
     result = evaluation.run(config, components)
     expected = evaluate(other, judge(), SOURCE.split("test"), config=settings, limit=3)

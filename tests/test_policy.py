@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from rolling import generate
 from transformers import Qwen2VLImageProcessorPil, Qwen3VLForConditionalGeneration
 
 from grasp_rl.config import ConfigError, PromptConfig, RolloutConfig
 from grasp_rl.policies.packed import attention_mask, pack
-from grasp_rl.policies.records import EncodedPrompt
+from grasp_rl.policies.records import EncodedPrompt, Sampling
 from grasp_rl.policies.tiny import TinyPolicy
-from grasp_rl.rollout import generate
 from grasp_rl.types import Completion, Sample
 
 
@@ -132,14 +132,16 @@ def test_greedy_equals_generate(random_policy: TinyPolicy, samples: list[Sample]
 def test_sampled_logprobs_are_the_scored_ones(
     random_policy: TinyPolicy, samples: list[Sample], compact: PromptConfig, temperature: float
 ) -> None:
-    _, groups = generate(
+    groups = generate(
         random_policy, samples[:3], compact, group_size=4, seed=0, step=0,
         config=RolloutConfig(max_new_tokens=20, temperature=temperature),
     )  # fmt: skip
     prompts = encode(random_policy, samples[:3], compact)
     with torch.no_grad():
         logp = random_policy.logprobs(
-            random_policy.embed(prompts), [[c.token_ids for c in group] for group in groups], temperature=temperature
+            random_policy.embed(prompts),
+            [[c.token_ids for c in group] for group in groups],
+            sampling=Sampling(temperature=temperature),
         ).logp
     for b, group in enumerate(groups):
         for g, completion in enumerate(group):
@@ -153,11 +155,11 @@ def test_draws_do_not_depend_on_the_layout(
     """All rows at once, or two at a time: at least 99.9 % of the tokens are equal."""
     together = generate(
         random_policy, samples, compact, group_size=4, seed=5, step=7, config=RolloutConfig(max_new_tokens=24)
-    )[1]
+    )
     apart = generate(
         random_policy, samples, compact, group_size=4, seed=5, step=7,
         config=RolloutConfig(max_new_tokens=24, batch_rows=4),
-    )[1]  # fmt: skip
+    )  # fmt: skip
     pairs = [
         (a.token_ids, b.token_ids) for x, y in zip(together, apart, strict=True) for a, b in zip(x, y, strict=True)
     ]
@@ -165,7 +167,7 @@ def test_draws_do_not_depend_on_the_layout(
     assert equal / sum(len(a) for a, _ in pairs) >= 0.999
     other = generate(
         random_policy, samples[:1], compact, group_size=4, seed=5, step=8, config=RolloutConfig(max_new_tokens=24)
-    )[1]
+    )
     assert other[0][0].token_ids != together[0][0].token_ids
 
 

@@ -19,11 +19,11 @@ from grasp_rl.config import ConfigError, ParsingConfig, PromptConfig
 from grasp_rl.data.demonstrations import distort
 from grasp_rl.data.synthetic import SyntheticSource
 from grasp_rl.figures import moving_average
+from grasp_rl.judge import Judge
 from grasp_rl.metrics import score_of, summarise
 from grasp_rl.prompting import format_answer
 from grasp_rl.protocols import CoordinateFrame
 from grasp_rl.rewards.grasp import GraspReward
-from grasp_rl.rollout import Judge
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 from grasp_rl.study import read_study
 from grasp_rl.tracking.local import MetricsLog

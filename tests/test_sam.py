@@ -20,10 +20,10 @@ from torch import Tensor
 from grasp_rl.bench import segment
 from grasp_rl.config import ConfigError, ParsingConfig, PromptConfig
 from grasp_rl.data.synthetic import SyntheticSource
+from grasp_rl.judge import Judge
 from grasp_rl.prompting import format_answer
 from grasp_rl.protocols import CoordinateFrame
 from grasp_rl.rewards.think2seg import Think2SegReward
-from grasp_rl.rollout import Judge
 from grasp_rl.segmenters import sam2 as sam2_module
 from grasp_rl.segmenters.embedding_cache import DiskCache, RamCache
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter

@@ -5,35 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import rolling
 import torch
 
 from grasp_rl.batching import micro_batches, rewards_of
-from grasp_rl.config import AlgorithmConfig, OptimizerConfig, ParsingConfig, PromptConfig, RolloutConfig
+from grasp_rl.config import AlgorithmConfig, OptimizerConfig, PromptConfig, RolloutConfig
 from grasp_rl.engines.local import LocalEngine, learning_rate
 from grasp_rl.grpo.advantages import advantages
 from grasp_rl.policies.tiny import TinyPolicy
-from grasp_rl.rewards.grasp import GraspReward
-from grasp_rl.rollout import Judge, follow_groups, generate
-from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.statistics import rollout_statistics
 from grasp_rl.types import RolloutGroup, Sample
-from grasp_rl.update import make_reference, update
+from grasp_rl.update import make_reference
 
 ROLLOUT = RolloutConfig(max_new_tokens=12)
+COMPACT = PromptConfig(template="compact")
 
 
 def roll(policy: TinyPolicy, samples: list[Sample]) -> list[RolloutGroup]:
-    prompt = PromptConfig(template="compact")
-    judge = Judge(segmenter=BoxFillSegmenter(), reward=GraspReward(), prompt=prompt, parsing=ParsingConfig())
-    encoded, drawn = generate(policy, samples, prompt, group_size=4, config=ROLLOUT, seed=0, step=0)
-    return follow_groups(judge, samples, encoded, drawn)
+    algorithm = AlgorithmConfig(group_size=4)
+    return list(rolling.rollouts(policy, samples, algorithm=algorithm, rollout=ROLLOUT, prompt=COMPACT))
 
 
 def step(policy: TinyPolicy, groups: list[RolloutGroup], gains: torch.Tensor, **changes: Any) -> dict[str, float]:
     algorithm = AlgorithmConfig(**({"group_size": 4, "micro_batch_groups": 4} | changes))
-    engine = LocalEngine(policy, OptimizerConfig(lr=1e-3, max_grad_norm=1e9), 10)
-    reference = make_reference(policy, algorithm.beta, ROLLOUT.temperature)
-    return update(policy, engine, groups, gains, reference, algorithm=algorithm, rollout=ROLLOUT)
+    return rolling.update(policy, rolling.with_advantages(groups, gains), algorithm, ROLLOUT)
 
 
 def weights(policy: TinyPolicy) -> torch.Tensor:
@@ -75,10 +70,10 @@ def test_kl_is_zero_before_the_first_step_and_not_after(samples: list[Sample], r
     algorithm = AlgorithmConfig(group_size=4, beta=0.1)
     engine = LocalEngine(policy, OptimizerConfig(lr=1e-2), 10)
     reference = make_reference(policy, algorithm.beta, 1.0)
-    gains = some_gains(2)
-    first = update(policy, engine, groups, gains, reference, algorithm=algorithm, rollout=ROLLOUT)
+    groups = rolling.with_advantages(groups, some_gains(2))
+    first = rolling.update(policy, groups, algorithm, ROLLOUT, engine=engine, reference=reference)
     for _ in range(3):
-        later = update(policy, engine, groups, gains, reference, algorithm=algorithm, rollout=ROLLOUT)
+        later = rolling.update(policy, groups, algorithm, ROLLOUT, engine=engine, reference=reference)
     assert first["kl"] == pytest.approx(0.0, abs=1e-9)
     assert later["kl"] > 1e-6
 
@@ -88,8 +83,10 @@ def test_groups_without_advantage_are_left_out_only_when_they_add_nothing(sample
     groups = roll(policy, samples[:3])
     gains = some_gains(3)
     gains[1] = 0
-    assert [len(b.groups) for b in micro_batches(groups, gains, size=8, skip_zero=True)] == [2]
-    assert [len(b.groups) for b in micro_batches(groups, gains, size=8, skip_zero=False)] == [3]
+    compared = rolling.with_advantages(groups, gains)
+    assert [len(b.groups) for b in micro_batches(compared, size=8, skip_zero=True)] == [2]
+    assert [b.places for b in micro_batches(compared, size=1, skip_zero=True)] == [(0,), (2,)]
+    assert [len(b.groups) for b in micro_batches(compared, size=8, skip_zero=False)] == [3]
     skipped, kept = TinyPolicy(weights="random"), TinyPolicy(weights="random")
     a = step(skipped, groups, gains)
     b = step(kept, groups, gains, beta=1e-12)
@@ -134,19 +131,20 @@ def test_schedules_by_hand() -> None:
 
 
 def test_policy_learns_what_is_rewarded(samples: list[Sample]) -> None:
-    """The whole chain on a reward that the policy can reach: say the token 300 and be paid."""
+    """The whole chain on a reward that the policy can reach: say a token above 300 and be paid."""
     policy = TinyPolicy(weights="random")
-    prompt = PromptConfig(template="compact")
     engine = LocalEngine(policy, OptimizerConfig(lr=3e-3), 100)
-    algorithm = AlgorithmConfig(group_size=8, loss="token_mean")
+    algorithm = AlgorithmConfig(group_size=8, loss="token_mean", scale_advantages=True)
     settings = RolloutConfig(max_new_tokens=3)
     shares = []
-    judge = Judge(segmenter=BoxFillSegmenter(), reward=GraspReward(), prompt=prompt, parsing=ParsingConfig())
     for number in range(25):
-        encoded, drawn = generate(policy, samples[:2], prompt, group_size=8, config=settings, seed=0, step=number)
-        groups = follow_groups(judge, samples[:2], encoded, drawn)
-        rewards = torch.tensor([[sum(t > 300 for t in c.token_ids) / 3 for c in group] for group in drawn])
+        groups = list(
+            rolling.rollouts(policy, samples[:2], algorithm=algorithm, rollout=settings, prompt=COMPACT, step=number)
+        )
+        rewards = torch.tensor(
+            [[sum(t > 300 for t in r.completion.token_ids) / 3 for r in group.rollouts] for group in groups]
+        )
         shares.append(float(rewards.mean()))
-        gains = advantages(rewards, scale=True)
-        update(policy, engine, groups, gains, None, algorithm=algorithm, rollout=settings)
+        groups = rolling.with_advantages(groups, advantages(rewards, scale=True))
+        rolling.update(policy, groups, algorithm, settings, engine=engine)
     assert sum(shares[-5:]) / 5 > sum(shares[:5]) / 5 + 0.2

@@ -9,9 +9,9 @@ import pytest
 from grasp_rl.config import EvaluationConfig, ParsingConfig, PromptConfig
 from grasp_rl.data.synthetic import SyntheticSource
 from grasp_rl.evaluate import evaluate
+from grasp_rl.judge import Judge
 from grasp_rl.policies.tiny import WARM_START, TinyPolicy
 from grasp_rl.rewards.grasp import GraspReward
-from grasp_rl.rollout import Judge
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 
 SCHEMES = {

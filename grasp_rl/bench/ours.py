@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -18,11 +18,13 @@ from grasp_rl.bench.measure import Meter
 from grasp_rl.bench.task import BETA, LEARNING_RATE, LORA_ALPHA, LORA_RANK, PROMPT, QUESTION, Pipe, Task
 from grasp_rl.config import AlgorithmConfig, EngineConfig, EvaluationConfig, OptimizerConfig, RolloutConfig, RunConfig
 from grasp_rl.engines.local import LocalEngine, StepReport
+from grasp_rl.generators.in_process import InProcess
+from grasp_rl.judge import Judge
+from grasp_rl.jury import Jury
 from grasp_rl.policies.backbone import ImageSize
 from grasp_rl.policies.hf_vlm import HfVlmPolicy
 from grasp_rl.policies.records import EmbeddedPrompt, EncodedPrompt, Scores
-from grasp_rl.protocols import Components, CueReference, Dataset, MaskReference
-from grasp_rl.rollout import Judge
+from grasp_rl.protocols import Components, CueReference, MaskReference
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.tracking.null import NullTracker
 from grasp_rl.train import Stopwatch, Trainer
@@ -42,9 +44,14 @@ class MeasuredPolicy(HfVlmPolicy):
         with self.meter.phase("tower"):
             return super().embed(*words, **named)
 
-    def generate(self, *words: Any, **named: Any) -> list[list[Completion]]:
-        with self.meter.phase("decode"):
-            return super().generate(*words, **named)
+    def stream(self, *words: Any, **named: Any) -> Iterator[tuple[int, list[Completion]]]:
+        groups = super().stream(*words, **named)
+        while True:
+            with self.meter.phase("decode"):
+                group = next(groups, None)
+            if group is None:
+                return
+            yield group
 
     def logprobs(self, *words: Any, **named: Any) -> Scores:
         with self.meter.phase("policy" if torch.is_grad_enabled() else "reference"):
@@ -86,21 +93,22 @@ class MeasuredTrainer(Trainer):
     def __init__(self, config: RunConfig, components: Components, meter: Meter) -> None:
         super().__init__(config, components)
         self.meter = meter
-        self.judge = MeasuredJudge(meter, self.judge)
-        self.engine = MeasuredEngine(meter, self.policy, config.optimizer, config.algorithm.steps)
+        self.jury = Jury(MeasuredJudge(meter, self.judge), "inline")
+        self.update.engine = MeasuredEngine(meter, self.policy, config.optimizer, config.algorithm.steps)
 
-    def _next_samples(self, questions: Dataset, step: int) -> list[Sample]:
-        self.meter.begin()
-        return super()._next_samples(questions, step)
-
-    def _log(self, step: int, row: dict[str, float], clock: Stopwatch) -> None:
-        super()._log(step, row, clock)
+    def _log(self, step: int, row: dict[str, float], clock: Stopwatch, waited_s: float) -> None:
+        super()._log(step, row, clock, waited_s)
         self.meter.end(loss=row["loss"], grad_norm=row["grad_norm"])
 
     def _milestones(self, step: int) -> None:
-        """Nothing is saved."""
+        """Nothing is saved; the next step begins."""
+        if step < self.config.algorithm.steps:
+            self.meter.begin()
 
     def _examine(self, when: str, split: str, limit: int | None) -> dict[str, float]:
+        """Nothing is scored; the first step begins."""
+        if when == "before":
+            self.meter.begin()
         return {}
 
 
@@ -157,7 +165,7 @@ def make_config(task: Task, folder: str) -> RunConfig:
         prompt=PROMPT,
         algorithm=algorithm,
         optimizer=OptimizerConfig(lr=LEARNING_RATE),
-        rollout=RolloutConfig(max_new_tokens=task.length),
+        rollout=RolloutConfig(max_new_tokens=task.length, judge="inline"),
         evaluation=EvaluationConfig(every=0),
         engine=EngineConfig(device=task.device),
     )
@@ -175,6 +183,7 @@ def run(task: Task, pipe: Pipe) -> None:
         reward=DrawnReward(task),
         data=OneQuestion(task),
         tracker=NullTracker(),
+        generator=InProcess(),
     )
     with tempfile.TemporaryDirectory() as folder:
         trainer = MeasuredTrainer(make_config(task, folder), components, meter)

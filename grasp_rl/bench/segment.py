@@ -24,11 +24,11 @@ import torch
 
 from grasp_rl import allocator
 from grasp_rl.config import ParsingConfig, PromptConfig
+from grasp_rl.judge import Judge
 from grasp_rl.prompting import format_answer
 from grasp_rl.protocols import CoordinateFrame
 from grasp_rl.provenance import version_of
 from grasp_rl.rewards.think2seg import Think2SegReward
-from grasp_rl.rollout import Judge
 from grasp_rl.segmenters.sam import SamSegmenter
 from grasp_rl.segmenters.sam2 import Sam2Segmenter
 from grasp_rl.segmenters.weights import build

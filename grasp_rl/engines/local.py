@@ -82,6 +82,16 @@ class LocalEngine:
         self.steps_done += 1
         return StepReport(grad_norm=float(norm), lr=rate, applied=applied)
 
+    def pass_by(self) -> StepReport:
+        """Count a step that had nothing to learn from; weights and moments are left alone."""
+        rate = learning_rate(self.config, self.steps_done, self.total_steps)
+        self.steps_done += 1
+        return StepReport(grad_norm=0.0, lr=rate, applied=True)
+
+    def discard(self) -> None:
+        """Throw the gradient so far away."""
+        self.optimizer.zero_grad(set_to_none=True)
+
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "steps_done": self.steps_done}
 

@@ -47,6 +47,7 @@ def policy_loss(
     *,
     config: LossConfig,
     step: StepSize,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Mapping[str, float]]:
     """One micro-batch's share of the loss of an optimizer step.
 
@@ -58,6 +59,8 @@ def policy_loss(
         valid: [N, G, C] bool, True at completion tokens.
         config: which loss.
         step: divisors of the whole optimizer step.
+        weights: [N, G, C] factors of the policy term, detached: the truncated importance weights of a generator whose
+            numbers are not the policy's; None for 1.
 
     Returns:
         a scalar to call ``backward`` on, and this micro-batch's share of the step's statistics: add them up.
@@ -76,6 +79,8 @@ def policy_loss(
     gain = advantage[..., None]
     clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
     per_token = -torch.minimum(ratio * gain, clipped * gain)
+    if weights is not None:
+        per_token = per_token * weights
     kl = torch.zeros_like(per_token)
     if config.beta:
         if ref_logp is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,24 +13,29 @@ import torch
 from torch import Tensor
 
 from grasp_rl.policies.growing_cache import growing_cache, padding_mask
-from grasp_rl.policies.records import EmbeddedPrompt, deepstack_of
+from grasp_rl.policies.records import WHOLE, EmbeddedPrompt, Sampling, deepstack_of
 from grasp_rl.types import Completion, FinishReason
 
 if TYPE_CHECKING:
     from grasp_rl.policies.vlm import VlmPolicy
 
 
+ANSWER_ENDS = "</answer>"
+
+
 @torch.no_grad()
-def generate(
+def stream(
     policy: VlmPolicy,
     prompts: Sequence[EmbeddedPrompt],
     uniforms: Tensor | None,
     *,
     group_size: int,
     max_new_tokens: int,
-    temperature: float = 1.0,
-) -> list[list[Completion]]:
-    """G completions of each prompt after one prefill per prompt.
+    sampling: Sampling = WHOLE,
+    stop_at_answer: bool = False,
+    deadline: float | None = None,
+) -> Iterator[tuple[int, list[Completion]]]:
+    """G completions of each prompt after one prefill per prompt: (place of the prompt, completions), as they end.
 
     Args:
         policy: whose stock model decodes.
@@ -37,48 +44,88 @@ def generate(
             does not depend on the batch's layout. None decodes greedily.
         group_size: G.
         max_new_tokens: a completion without end of sequence by then has finish reason LENGTH.
-        temperature: divides the logits.
+        sampling: the distribution that is drawn from.
+        stop_at_answer: end a completion where it closes its answer, without an end of sequence.
+        deadline: time of ``time.monotonic`` at which what is not finished ends with finish reason TIMEOUT.
 
-    Returns:
-        B lists of G completions.
+    A row whose logits are not finite ends where it stands, with finish reason NOT_FINITE.
     """
     with _without_recomputation(policy):
         state = _prefill(policy, prompts, group_size, max_new_tokens)
         rows = len(prompts) * group_size
         drawn = None if uniforms is None else uniforms.reshape(rows, max_new_tokens).to(policy.device)
-        tokens: list[list[int]] = [[] for _ in range(rows)]
-        scores: list[list[float]] = [[] for _ in range(rows)]
+        drafts = [_Draft(policy, stop_at_answer) for _ in range(rows)]
+        unfinished = [group_size] * len(prompts)
         alive = torch.arange(rows, device=policy.device)
-        ends = torch.tensor(policy.ends, device=policy.device)
         for step in range(max_new_tokens):
-            logp = torch.log_softmax(state.logits.float() / temperature, dim=-1)
-            if drawn is None:
-                token = logp.argmax(-1)
-            else:
-                cdf = logp.double().exp().cumsum(-1)
-                target = drawn[alive, step, None] * cdf[:, -1:]
-                token = torch.searchsorted(cdf, target, right=True)[:, 0].clamp(max=cdf.shape[-1] - 1)
+            logp = sampling.log_softmax(state.logits)
+            token = logp.argmax(-1) if drawn is None else draw(logp, drawn[alive, step])
             chosen = logp.gather(-1, token[:, None])[:, 0]
-            for row, value, score in zip(alive.tolist(), token.tolist(), chosen.tolist(), strict=True):
-                tokens[row].append(value)
-                scores[row].append(score)
-            going = (~torch.isin(token, ends)).nonzero()[:, 0]
-            if not len(going) or step + 1 == max_new_tokens:
-                break
+            late = deadline is not None and time.monotonic() > deadline
+            last = FinishReason.LENGTH if step + 1 == max_new_tokens else FinishReason.TIMEOUT if late else None
+            going = []
+            for place, (row, value, score) in enumerate(
+                zip(alive.tolist(), token.tolist(), chosen.tolist(), strict=True)
+            ):
+                if not drafts[row].add(value, score, last):
+                    going.append(place)
+                    continue
+                group = row // group_size
+                unfinished[group] -= 1
+                if not unfinished[group]:
+                    siblings = drafts[group * group_size : (group + 1) * group_size]
+                    yield group, [draft.completion() for draft in siblings]
+            if not going:
+                return
             if len(going) < len(token):
-                state.select(going)
-                alive, token = alive[going], token[going]
+                kept = torch.tensor(going, device=policy.device)
+                state.select(kept)
+                alive, token = alive[kept], token[kept]
             _decode(policy, state, token)
-        done = [
-            Completion(
-                token_ids=tuple(ids),
-                logprobs=tuple(values),
-                text=policy.tokenizer.decode(ids, skip_special_tokens=True),
-                finish_reason=FinishReason.STOP if ids[-1] in policy.ends else FinishReason.LENGTH,
-            )
-            for ids, values in zip(tokens, scores, strict=True)
-        ]
-        return [done[i : i + group_size] for i in range(0, rows, group_size)]
+
+
+def draw(logp: Tensor, uniform: Tensor) -> Tensor:
+    """[N] tokens by inverse CDF, from log-probabilities [N, V] and uniforms [N] float64 in [0, 1).
+
+    The token is the first whose cumulative probability, in float64 and by token id, exceeds the uniform.
+    """
+    cdf = logp.double().exp().cumsum(-1)
+    found = torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True)[:, 0]
+    return found.clamp(max=cdf.shape[-1] - 1)
+
+
+class _Draft:
+    """A completion on its way."""
+
+    def __init__(self, policy: VlmPolicy, stop_at_answer: bool) -> None:
+        self.policy, self.stop_at_answer = policy, stop_at_answer
+        self.tokens: list[int] = []
+        self.scores: list[float] = []
+        self.reason: FinishReason | None = None
+
+    def add(self, token: int, score: float, last: FinishReason | None) -> bool:
+        """Whether the completion ends with ``token``; ``last`` is the reason if it has to."""
+        if not math.isfinite(score):
+            self.reason = FinishReason.NOT_FINITE
+            return True
+        self.tokens.append(token)
+        self.scores.append(score)
+        ended = token in self.policy.ends or (self.stop_at_answer and self._closes_answer())
+        self.reason = FinishReason.STOP if ended else last
+        return self.reason is not None
+
+    def _closes_answer(self) -> bool:
+        decode = self.policy.tokenizer.decode
+        return ">" in decode(self.tokens[-1:]) and ANSWER_ENDS in decode(self.tokens[-len(ANSWER_ENDS) :])
+
+    def completion(self) -> Completion:
+        assert self.reason is not None
+        return Completion(
+            token_ids=tuple(self.tokens),
+            logprobs=tuple(self.scores),
+            text=self.policy.tokenizer.decode(self.tokens, skip_special_tokens=True),
+            finish_reason=self.reason,
+        )
 
 
 @contextlib.contextmanager

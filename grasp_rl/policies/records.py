@@ -41,6 +41,50 @@ class EmbeddedPrompt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The distribution that completions are drawn from, and so the one that they are scored under."""
+
+    temperature: float = 1.0
+    """Divides the logits."""
+    top_k: int = 0
+    """Only the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together reach this probability (nucleus sampling, arXiv 1904.09751)."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether no token is cut off."""
+        return self.top_k == 0 and self.top_p == 1.0
+
+    def log_softmax(self, logits: Tensor, keep: Tensor | None = None) -> Tensor:
+        """[N, V] float32 log-probabilities for ``logits`` [N, V]; -inf for tokens that are cut off.
+
+        Args:
+            logits: of any floating type.
+            keep: [N] tokens that are never cut off: those that were drawn, so that rounding cannot lose them.
+        """
+        scaled = logits.float() / self.temperature if self.temperature != 1.0 else logits.float()
+        if self.whole:
+            return torch.log_softmax(scaled, dim=-1)
+        with torch.no_grad():
+            ordered, order = scaled.sort(dim=-1, descending=True)
+            kept = torch.ones_like(ordered, dtype=torch.bool)
+            if self.top_k:
+                kept[:, self.top_k :] = False
+            if self.top_p < 1.0:  # of what top_k left, as transformers and vLLM do
+                shares = ordered.masked_fill(~kept, -torch.inf).softmax(-1)
+                kept &= shares.cumsum(-1) - shares < self.top_p
+            seen = torch.zeros_like(kept).scatter(-1, order, kept)
+            if keep is not None:
+                seen = seen.scatter(-1, keep[:, None], True)
+        return torch.log_softmax(scaled.masked_fill(~seen, -torch.inf), dim=-1)
+
+
+WHOLE = Sampling()
+"""The model's own distribution."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """What a forward over B packed rows of G completions says about their tokens."""
 

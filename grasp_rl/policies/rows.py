@@ -9,7 +9,7 @@ import torch
 
 from grasp_rl.policies.attention import two_calls
 from grasp_rl.policies.packed import attention_mask, pack
-from grasp_rl.policies.records import EmbeddedPrompt, Scores, deepstack_of
+from grasp_rl.policies.records import WHOLE, EmbeddedPrompt, Sampling, Scores, deepstack_of
 from grasp_rl.policies.scoring import score_tokens
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def logprobs(
     prompts: Sequence[EmbeddedPrompt],
     completions: Sequence[Sequence[Sequence[int]]],
     *,
-    temperature: float = 1.0,
+    sampling: Sampling = WHOLE,
     unscored: Sequence[Sequence[int]] | None = None,
     entropy: bool = True,
     attention_layers: Sequence[int] = (),
@@ -32,7 +32,7 @@ def logprobs(
         policy: whose stock model scores.
         prompts: B embedded prompts.
         completions: B x G token-id sequences.
-        temperature: divides the logits; the one they were sampled with.
+        sampling: the distribution they were drawn from.
         unscored: B x G numbers of leading tokens that are context only (a question of its own, in fine-tuning).
         entropy: whether entropies are wanted.
         attention_layers: layers whose first two heads' attention to the picture is wanted, averaged; needs eager
@@ -86,7 +86,7 @@ def logprobs(
         predictor,
         ids[valid],
         vocabulary=head.out_features,
-        temperature=temperature,
+        sampling=sampling,
         entropy=entropy,
     )
     empty = torch.zeros(ids.shape, device=policy.device)

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from grasp_rl.policies.records import Sampling
+
 LOGITS_AT_ONCE = 2**24
 """Entries of [tokens, vocabulary] that exist together: 64 MiB of float32; 110 tokens of a vocabulary of 152 000."""
 
@@ -19,7 +21,7 @@ def score_tokens(
     targets: Tensor,
     *,
     vocabulary: int,
-    temperature: float,
+    sampling: Sampling,
     entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """(log-probability, entropy) of each target, [N] float32; the entropy is detached.
@@ -29,7 +31,7 @@ def score_tokens(
         hidden: [N, D], each the state that predicts one target.
         targets: [N] token ids.
         vocabulary: width of the logits.
-        temperature: divides the logits.
+        sampling: the distribution they were drawn from.
         entropy: whether entropies are wanted; zeros otherwise.
 
     Where the logits do not fit into :data:`LOGITS_AT_ONCE` they are made in chunks, and again in the backward pass.
@@ -37,13 +39,15 @@ def score_tokens(
 
     def chunk(states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         logits = head(states).float()
-        if temperature != 1.0:
-            logits = logits / temperature
-        logp = -cross_entropy(logits, ids, reduction="none")
+        if sampling.whole:
+            scaled = logits if sampling.temperature == 1.0 else logits / sampling.temperature
+            logp = -cross_entropy(scaled, ids, reduction="none")
+        else:
+            logp = sampling.log_softmax(logits, ids).gather(-1, ids[:, None])[:, 0]
         if not entropy:
             return logp, torch.zeros_like(logp)
         with torch.no_grad():
-            every = torch.log_softmax(logits, dim=-1)
+            every = sampling.log_softmax(logits, ids).clamp(min=-1e4)  # 0 times -inf is no number
             return logp, -(every.exp() * every).sum(-1)
 
     size = max(1, LOGITS_AT_ONCE // vocabulary)

@@ -25,9 +25,9 @@ from transformers.utils.logging import disable_progress_bar
 from grasp_rl.config import ConfigError, PromptConfig
 from grasp_rl.policies.attention import PREFIX, register
 from grasp_rl.policies.backbone import FRAMES, Backbone, PictureFeatures, PictureInputs
-from grasp_rl.policies.decoding import generate
+from grasp_rl.policies.decoding import stream
 from grasp_rl.policies.loading import check_keys
-from grasp_rl.policies.records import EmbeddedPrompt, EncodedPrompt, Scores
+from grasp_rl.policies.records import WHOLE, EmbeddedPrompt, EncodedPrompt, Sampling, Scores
 from grasp_rl.policies.rows import logprobs
 from grasp_rl.prompting import build_messages
 from grasp_rl.protocols import CoordinateFrame
@@ -215,7 +215,7 @@ class VlmPolicy(nn.Module):
         prompts: Sequence[EmbeddedPrompt],
         completions: Sequence[Sequence[Sequence[int]]],
         *,
-        temperature: float = 1.0,
+        sampling: Sampling = WHOLE,
         unscored: Sequence[Sequence[int]] | None = None,
         entropy: bool = True,
         attention_layers: Sequence[int] = (),
@@ -225,7 +225,7 @@ class VlmPolicy(nn.Module):
             self,
             prompts,
             completions,
-            temperature=temperature,
+            sampling=sampling,
             unscored=unscored,
             entropy=entropy,
             attention_layers=attention_layers,
@@ -264,18 +264,17 @@ class VlmPolicy(nn.Module):
         )
 
     def generate(
-        self,
-        prompts: Sequence[EmbeddedPrompt],
-        uniforms: Tensor | None,
-        *,
-        group_size: int,
-        max_new_tokens: int,
-        temperature: float = 1.0,
+        self, prompts: Sequence[EmbeddedPrompt], uniforms: Tensor | None, **wanted: Any
     ) -> list[list[Completion]]:
-        """G completions of each prompt after one prefill each; see :func:`grasp_rl.policies.decoding.generate`."""
-        return generate(
-            self, prompts, uniforms, group_size=group_size, max_new_tokens=max_new_tokens, temperature=temperature
-        )
+        """What :meth:`stream` gives, in the prompts' order, when all of it is there."""
+        found = dict(self.stream(prompts, uniforms, **wanted))
+        return [found[index] for index in range(len(prompts))]
+
+    def stream(
+        self, prompts: Sequence[EmbeddedPrompt], uniforms: Tensor | None, **wanted: Any
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """G completions of each prompt after one prefill each; see :func:`grasp_rl.policies.decoding.stream`."""
+        return stream(self, prompts, uniforms, **wanted)
 
     def make_reference(self) -> VlmPolicy | None:
         """A frozen copy for the KL term, or None where disabling the LoRA adapter gives the reference at no cost."""

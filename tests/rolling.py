@@ -1,0 +1,63 @@
+"""Rollouts for tests: generate and judge a few samples in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from grasp_rl.config import AlgorithmConfig, OptimizerConfig, ParsingConfig, PromptConfig, RolloutConfig, RunConfig
+from grasp_rl.engines.local import LocalEngine
+from grasp_rl.generators.in_process import InProcess
+from grasp_rl.grpo.loss import StepSize
+from grasp_rl.judge import Judge
+from grasp_rl.jury import Jury
+from grasp_rl.rewards.grasp import GraspReward
+from grasp_rl.rollout import StepRollouts, roll_out
+from grasp_rl.segmenters.box_fill import BoxFillSegmenter
+from grasp_rl.types import Completion, RolloutGroup, Sample
+from grasp_rl.update import Updater, make_reference
+
+
+def generate(
+    policy: Any, samples: Sequence[Sample], prompt: PromptConfig, *, group_size: int, config: RolloutConfig,
+    seed: int = 0, step: int = 0,
+) -> list[list[Completion]]:  # fmt: skip
+    """G completions of every sample, in order."""
+    prompts = [policy.encode(s.image, s.query, prompt) for s in samples]
+    found = dict(
+        InProcess().generate(policy, samples, prompts, group_size=group_size, config=config, seed=seed, step=step)
+    )
+    return [found[index] for index in range(len(samples))]
+
+
+def rollouts(
+    policy: Any, samples: Sequence[Sample], *, algorithm: AlgorithmConfig, rollout: RolloutConfig,
+    prompt: PromptConfig, reward: Any = None, generator: Any = None, step: int = 0,
+) -> StepRollouts:  # fmt: skip
+    """The rollouts of a step over ``samples``, box_fill for a segmenter."""
+    judge = Judge(segmenter=BoxFillSegmenter(), reward=reward or GraspReward(), prompt=prompt, parsing=ParsingConfig())
+    config = RunConfig(algorithm=algorithm, rollout=rollout, prompt=prompt)
+    return roll_out(policy, generator or InProcess(), Jury(judge), lambda _: samples, config, step)
+
+
+def with_advantages(groups: Sequence[RolloutGroup], gains: Tensor) -> list[RolloutGroup]:
+    return [replace(group, advantages=tuple(row)) for group, row in zip(groups, gains.tolist(), strict=True)]
+
+
+def size_of(groups: Sequence[RolloutGroup], max_tokens: int) -> StepSize:
+    lengths = [len(r.completion.token_ids) for group in groups for r in group.rollouts]
+    return StepSize(sequences=len(lengths), tokens=sum(lengths), max_tokens=max_tokens)
+
+
+def update(
+    policy: Any, groups: Sequence[RolloutGroup], algorithm: AlgorithmConfig, rollout: RolloutConfig, *,
+    engine: LocalEngine | None = None, reference: Any = None,
+) -> dict[str, float]:  # fmt: skip
+    """One call of an updater of its own."""
+    engine = engine or LocalEngine(policy, OptimizerConfig(lr=1e-3, max_grad_norm=1e9), 10)
+    reference = reference or make_reference(policy, algorithm.beta, rollout.temperature)
+    step = Updater(policy, engine, reference, algorithm=algorithm, rollout=rollout)
+    return step(groups, size_of(groups, rollout.max_new_tokens))
