@@ -66,7 +66,7 @@ class InProcess:
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                self._shrink(rows, error)
+                self._shrink(min(rows, len(chunk) * group_size), error)
 
     def _some(
         self,
