@@ -111,7 +111,9 @@ class Trainer:
         with self.questions.read_ahead():
             for step in range(self.first_step, algorithm.steps):
                 clock = Stopwatch()
-                rollouts = roll_out(self.policy, self.generator, self.jury, partial(self.questions, step), self.config, step)
+                rollouts = roll_out(
+                    self.policy, self.generator, self.jury, partial(self.questions, step), self.config, step
+                )
                 clock.lap("rollout_s")
                 row = self.update(rollouts, rollouts.size(self.config.rollout.max_new_tokens))
                 self.generator.weights_changed(self.policy, step + 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import rolling
 import tiny_models
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from grasp_rl.config import AlgorithmConfig, ConfigError, PromptConfig, RolloutConfig
 from grasp_rl.policies import attention, scoring
@@ -53,7 +56,11 @@ def test_two_calls_equal_the_mask(
     found = []
     for packed in ("two_calls", "mask"):
         policy = load(
-            checkpoint, attention=base, packed_attention=packed, train_tower=True, checkpoint_activations=recompute
+            checkpoint,
+            attention=base,
+            packed_attention=packed,
+            train_tower=True,
+            checkpoint_activations="full" if recompute else "none",
         ).train()
         prompts = [
             policy.encode(picture(100, 140), "the roof", PromptConfig()),
@@ -173,3 +180,130 @@ def test_tower_passes_of_a_step(
     own_reference = beta > 0 and "lora_rank" in more
     assert tokens == [length] * (1 + own_reference)
     assert row["mismatch"] < 1e-5  # sampled and scored alike
+
+
+def stand_in(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, query_ends: torch.Tensor, key_ends: torch.Tensor,
+    most_queries: int, most_keys: int, *, scale: float | None, window_size: tuple[int, int], enable_gqa: bool,
+) -> torch.Tensor:  # fmt: skip
+    """What torch's varlen_attn does on a GPU, sequence by sequence: causal, the last query at the last key."""
+    assert window_size == (-1, 0)
+    assert enable_gqa == (query.shape[1] != key.shape[1])
+    assert query_ends.dtype == key_ends.dtype == torch.int32
+    found = []
+    for n in range(len(query_ends) - 1):
+        q, k, v = (
+            x[ends[n] : ends[n + 1]].transpose(0, 1)
+            for x, ends in ((query, query_ends), (key, key_ends), (value, key_ends))
+        )
+        count, held = q.shape[1], k.shape[1]
+        assert count <= most_queries
+        assert held <= most_keys
+        mask = torch.ones(count, held, dtype=torch.bool).tril(held - count)
+        shared = q.shape[0] // k.shape[0]
+        k, v = k.repeat_interleave(shared, 0), v.repeat_interleave(shared, 0)
+        out = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, scale=scale)
+        found.append(out[0].transpose(0, 1))
+    return torch.cat(found)
+
+
+def test_one_call_over_sequences_equals_the_mask(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU's layout, with a stand-in for its kernel: the same numbers, and not one padded token."""
+    taken: list[int] = []
+
+    def counted(query: torch.Tensor, *words: object, **named: object) -> torch.Tensor:
+        taken.append(len(query))
+        return stand_in(query, *words, **named)  # type: ignore[arg-type]
+
+    found = []
+    for sequences in (True, False):
+        policy = load(checkpoint, packed_attention="two_calls" if sequences else "mask", train_tower=True).train()
+        if sequences:
+            monkeypatch.setattr(attention, "varlen_attn", counted)
+            monkeypatch.setattr(
+                attention,
+                "attend",
+                lambda q, k, v, plan, scale: attention.attend_sequences(q, k, v, plan.sequences, scale),
+            )
+        prompts = [
+            policy.encode(picture(100, 140), "the roof", PromptConfig()),
+            policy.encode(picture(60, 84), "a", PromptConfig()),
+        ]
+        logp = policy.logprobs(policy.embed(prompts), IDS).logp
+        (logp * torch.arange(1.0, 21.0).view(2, 2, 5)).sum().backward()
+        found.append((logp.detach(), {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}))
+    tokens = sum(len(p.input_ids) for p in prompts) + sum(len(c) for group in IDS for c in group)
+    assert taken == [tokens, tokens]  # two layers
+    (logp, gradients), (expected, reference) = found
+    assert (logp - expected).abs().max() < 1e-5
+    for name, gradient in reference.items():
+        assert (gradients[name] - gradient).abs().max() < 1e-5 * gradient.abs().max().clamp(min=1), name
+
+
+def test_recomputation_changes_no_gradient_and_what_is_kept(checkpoint: Path) -> None:
+    """none, selective, full: the same numbers; matrix products are made again by full."""
+    found = {}
+    for mode in ("none", "selective", "full"):
+        policy = load(checkpoint, checkpoint_activations=mode, lora_rank=2).train()
+        with torch.no_grad():
+            for name, parameter in policy.named_parameters():
+                if "lora_B" in name:
+                    parameter.fill_(0.01)
+        prompts = [policy.encode(picture(100, 140), "the roof", PromptConfig())]
+        embedded = policy.embed(prompts)
+        with FlopCounterMode(display=False) as counter:
+            policy.logprobs(embedded, IDS[:1]).logp.sum().backward()
+        found[mode] = (
+            counter.get_total_flops(),
+            {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None},
+        )
+    for mode in ("selective", "full"):
+        for name, gradient in found["none"][1].items():
+            assert (found[mode][1][name] - gradient).abs().max() < 1e-6 * gradient.abs().max().clamp(min=1), name
+    assert found["full"][0] > 1.15 * found["none"][0]
+    again = {mode: found[mode][0] - found["none"][0] for mode in ("selective", "full")}
+    assert again["selective"] < 0.2 * again["full"]
+
+
+def test_an_unknown_mode_is_named(qwen: Path) -> None:
+    with pytest.raises(ConfigError, match=r"policy\.checkpoint_activations='some'.*none, selective, full"):
+        load(qwen, checkpoint_activations="some")
+    with pytest.raises(ConfigError, match=r"policy\.decoding='fast'.*auto, growing, static"):
+        load(qwen, decoding="fast")
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_fused_head_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
+    """Liger's arguments and its per-token losses, with a stand-in for the kernel: values, gradients, entropies."""
+
+    class Fused:
+        @staticmethod
+        def apply(*words: object) -> tuple[torch.Tensor, None]:
+            states, weight, targets, bias, ce_weight, ignore, lse, smoothing, reduction = words
+            assert (ce_weight, ignore, lse, smoothing, reduction) == (None, -100, 0.0, 0.0, "none")
+            logits = torch.nn.functional.linear(states, weight, bias)  # type: ignore[arg-type]
+            return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), None  # type: ignore[arg-type]
+
+    module = types.ModuleType("liger_kernel.ops.fused_linear_cross_entropy")
+    module.LigerFusedLinearCrossEntropyFunction = Fused  # type: ignore[attr-defined]
+    for name in ("liger_kernel", "liger_kernel.ops"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    head = torch.nn.Linear(8, 50, bias=False)
+    targets = torch.randint(50, (20,))
+    found = []
+    for fused in (True, False):
+        hidden = torch.randn(20, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        logp, entropy = scoring.score_tokens(
+            head, hidden, targets, vocabulary=50, sampling=Sampling(temperature=temperature), fused=fused
+        )
+        (logp * torch.arange(20.0)).sum().backward()
+        found.append((logp.detach(), entropy, hidden.grad))
+    for a, b in zip(*found, strict=True):
+        assert (a - b).abs().max() < 1e-5
+
+
+def test_a_missing_liger_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "liger_kernel.ops.fused_linear_cross_entropy", None)
+    with pytest.raises(ConfigError, match=r"policy\.fused_head=true.*grasp-rl\[liger\]"):
+        scoring.fused_logprobs(torch.nn.Linear(2, 3), torch.zeros(1, 2), torch.tensor([0]), 1.0)

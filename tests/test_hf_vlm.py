@@ -124,7 +124,9 @@ def test_the_frozen_tower_takes_no_gradient(qwen: Path) -> None:
 def test_recomputed_activations_give_the_same_gradient(checkpoint: Path, rank: int) -> None:
     gradients = []
     for recompute in (False, True):
-        policy = load(checkpoint, lora_rank=rank, train_tower=True, checkpoint_activations=recompute).train()
+        policy = load(
+            checkpoint, lora_rank=rank, train_tower=True, checkpoint_activations="full" if recompute else "none"
+        ).train()
         move(policy)
         calls = []
         layer = policy.core.language_model.layers[0].self_attn
@@ -139,7 +141,7 @@ def test_recomputed_activations_give_the_same_gradient(checkpoint: Path, rank: i
 
 def test_rollouts_keep_their_cache_while_activations_are_recomputed(checkpoint: Path) -> None:
     """In training mode with recomputation, sampled answers and their log-probabilities are the evaluated ones."""
-    plain, recomputing = load(checkpoint).eval(), load(checkpoint, checkpoint_activations=True).train()
+    plain, recomputing = load(checkpoint).eval(), load(checkpoint, checkpoint_activations="full").train()
     found = []
     for policy in (plain, recomputing):
         drawn = torch.rand(1, 2, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

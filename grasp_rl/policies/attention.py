@@ -1,13 +1,19 @@
-"""Attention of the packed row in two calls, registered with transformers under a name of our own.
+"""Attention of the packed row, registered with transformers under a name of our own.
 
 A 4-D mask makes the stock kernel look at L x L pairs of a row of L = P + sum(C) tokens, nearly all of them masked: a
 completion sees the prompt and itself. Two calls look at what is seen: the prompt at itself, P x P, causal; and each of
-the G completions at the prompt and itself, C x (P + C). One token at a time (decoding) needs one call that repeats no
-key for grouped heads. All else (prefill) goes to the stock implementation, as if nothing were registered.
+the G completions at the prompt and itself, C x (P + C).
+
+On a GPU in half precision both are one call of torch's kernel for sequences of different lengths, without padding: a
+prompt is a sequence that sees itself, a completion one that sees the prompt and itself, the last query at the last key.
+
+One token at a time (decoding) needs one call that repeats no key for grouped heads. All else (prefill) goes to the
+stock implementation, as if nothing were registered.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +26,11 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from grasp_rl.policies.packed import PackedLayout
+
+varlen_attn: Any = None
+"""Torch's attention over sequences of different lengths, where this torch has it."""
+with contextlib.suppress(ImportError):
+    from torch.nn.attention.varlen import varlen_attn
 
 PREFIX = "packed_"
 
@@ -36,10 +47,62 @@ class TwoCalls:
     """[B, G, 1, C, prompt + C] bool, True where a completion's token sees a prompt's, or its own completion's."""
     back: Tensor
     """[B, L] where each token of a row stands among the results [prompt | G * C]."""
+    sequences: Sequences
+    """The same as sequences of different lengths."""
 
     def to(self, device: torch.device) -> TwoCalls:
         """The same plan on ``device``."""
-        return replace(self, gather=self.gather.to(device), seen=self.seen.to(device), back=self.back.to(device))
+        moved = {name: getattr(self, name).to(device) for name in ("gather", "seen", "back", "sequences")}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences:
+    """N = B * (1 + G) sequences, each the queries of a prompt or of a completion and the keys that they see."""
+
+    queries: Tensor
+    """[tokens] places of the queries in the flattened rows [B * L]: every token once, padding apart."""
+    keys: Tensor
+    """[sum over sequences of keys] places of the keys: a prompt's stand once for itself and once a completion."""
+    query_ends: Tensor
+    """[N + 1] int32, cumulative numbers of queries."""
+    key_ends: Tensor
+    """[N + 1] int32, cumulative numbers of keys."""
+    longest: tuple[int, int]
+    """Most queries and most keys of a sequence."""
+
+    def to(self, device: torch.device) -> Sequences:
+        """The same on ``device``."""
+        moved = {name: getattr(self, name).to(device) for name in ("queries", "keys", "query_ends", "key_ends")}
+        return replace(self, **moved)
+
+
+def sequences(prompt_lengths: Tensor, lengths: Tensor, row_length: int) -> Sequences:
+    """Prompts of [B] tokens and completions of [B, G], in rows of ``row_length``."""
+    queries: list[Tensor] = []
+    keys: list[Tensor] = []
+    for row, (prompt, completions) in enumerate(zip(prompt_lengths.tolist(), lengths.tolist(), strict=True)):
+        start = row * row_length
+        shared = torch.arange(start, start + prompt)
+        queries.append(shared)
+        keys.append(shared)
+        place = start + prompt
+        for length in completions:
+            own = torch.arange(place, place + length)
+            queries.append(own)
+            keys.append(torch.cat([shared, own]) if length else own)
+            place += length
+
+    def ends(parts: list[Tensor]) -> Tensor:
+        return torch.tensor([0, *(len(part) for part in parts)]).cumsum(0).int()
+
+    return Sequences(
+        queries=torch.cat(queries),
+        keys=torch.cat(keys),
+        query_ends=ends(queries),
+        key_ends=ends(keys),
+        longest=(max(map(len, queries)), max(map(len, keys))),
+    )
 
 
 def two_calls(layout: PackedLayout, prompt_lengths: Tensor, lengths: Tensor) -> TwoCalls:
@@ -65,7 +128,13 @@ def two_calls(layout: PackedLayout, prompt_lengths: Tensor, lengths: Tensor) -> 
     place = torch.arange(layout.segment.shape[1]).expand_as(layout.segment)
     behind = prompt + (layout.segment - 1) * width + layout.offset
     back = torch.where(layout.segment == 0, place, torch.where(layout.segment > 0, behind, 0))
-    return TwoCalls(prompt=prompt, gather=layout.completion_index.flatten(1), seen=seen, back=back)
+    return TwoCalls(
+        prompt=prompt,
+        gather=layout.completion_index.flatten(1),
+        seen=seen,
+        back=back,
+        sequences=sequences(prompt_lengths, lengths, layout.segment.shape[1]),
+    )
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, plan: TwoCalls, scaling: float | None) -> Tensor:
@@ -100,6 +169,32 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: TwoCalls, scaling: f
     return results.gather(2, plan.back[:, None, :, None].expand(-1, heads, -1, size)).transpose(1, 2).contiguous()
 
 
+def attend_sequences(query: Tensor, key: Tensor, value: Tensor, plan: Sequences, scaling: float | None) -> Tensor:
+    """[B, L, H, D] like :func:`attend`, by one call of torch's attention over sequences of different lengths.
+
+    Zeros stand where a row is padding. Needs a GPU with flash attention and half precision.
+    """
+    rows, heads, length, size = query.shape
+
+    def taken(x: Tensor, places: Tensor) -> Tensor:
+        """[tokens, heads, D]"""
+        return x.transpose(1, 2).flatten(0, 1).index_select(0, places)
+
+    found = varlen_attn(
+        taken(query, plan.queries),
+        taken(key, plan.keys),
+        taken(value, plan.keys),
+        plan.query_ends,
+        plan.key_ends,
+        *plan.longest,
+        scale=scaling,
+        window_size=(-1, 0),  # causal, the last query at the last key
+        enable_gqa=heads != key.shape[1],
+    )
+    results = query.new_zeros(rows * length, heads, size).index_copy(0, plan.queries, found)
+    return results.view(rows, length, heads, size)
+
+
 def attend_one(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
     """[B, 1, H, D] results for one token a row: the heads that share a key head ask together, so no key is repeated.
 
@@ -125,6 +220,8 @@ def register(base: str) -> str:
         scaling: float | None = None, **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         if packed is not None:
+            if varlen_attn is not None and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+                return attend_sequences(query, key, value, packed.sequences, scaling), None
             return attend(query, key, value, packed, scaling), None
         if query.shape[2] == 1 and not kwargs.get("output_attentions"):
             return attend_one(query, key, value, attention_mask, scaling), None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import functools
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from grasp_rl.policies import static_decoding
+from grasp_rl.policies.drafts import Draft, Finished, draw
 from grasp_rl.policies.growing_cache import growing_cache, padding_mask
 from grasp_rl.policies.records import WHOLE, EmbeddedPrompt, Sampling, deepstack_of
 from grasp_rl.types import Completion, FinishReason
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from grasp_rl.policies.vlm import VlmPolicy
 
 
-ANSWER_ENDS = "</answer>"
+log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -54,78 +57,67 @@ def stream(
         state = _prefill(policy, prompts, group_size, max_new_tokens)
         rows = len(prompts) * group_size
         drawn = None if uniforms is None else uniforms.reshape(rows, max_new_tokens).to(policy.device)
-        drafts = [_Draft(policy, stop_at_answer) for _ in range(rows)]
-        unfinished = [group_size] * len(prompts)
-        alive = torch.arange(rows, device=policy.device)
-        for step in range(max_new_tokens):
-            logp = sampling.log_softmax(state.logits)
-            token = logp.argmax(-1) if drawn is None else draw(logp, drawn[alive, step])
-            chosen = logp.gather(-1, token[:, None])[:, 0]
-            late = deadline is not None and time.monotonic() > deadline
-            last = FinishReason.LENGTH if step + 1 == max_new_tokens else FinishReason.TIMEOUT if late else None
-            going = []
-            for place, (row, value, score) in enumerate(
-                zip(alive.tolist(), token.tolist(), chosen.tolist(), strict=True)
-            ):
-                if not drafts[row].add(value, score, last):
-                    going.append(place)
-                    continue
-                group = row // group_size
-                unfinished[group] -= 1
-                if not unfinished[group]:
-                    siblings = drafts[group * group_size : (group + 1) * group_size]
-                    yield group, [draft.completion() for draft in siblings]
-            if not going:
-                return
-            if len(going) < len(token):
-                kept = torch.tensor(going, device=policy.device)
-                state.select(kept)
-                alive, token = alive[kept], token[kept]
-            _decode(policy, state, token)
-
-
-def draw(logp: Tensor, uniform: Tensor) -> Tensor:
-    """[N] tokens by inverse CDF, from log-probabilities [N, V] and uniforms [N] float64 in [0, 1).
-
-    The token is the first whose cumulative probability, in float64 and by token id, exceeds the uniform.
-    """
-    cdf = logp.double().exp().cumsum(-1)
-    found = torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True)[:, 0]
-    return found.clamp(max=cdf.shape[-1] - 1)
-
-
-class _Draft:
-    """A completion on its way."""
-
-    def __init__(self, policy: VlmPolicy, stop_at_answer: bool) -> None:
-        self.policy, self.stop_at_answer = policy, stop_at_answer
-        self.tokens: list[int] = []
-        self.scores: list[float] = []
-        self.reason: FinishReason | None = None
-
-    def add(self, token: int, score: float, last: FinishReason | None) -> bool:
-        """Whether the completion ends with ``token``; ``last`` is the reason if it has to."""
-        if not math.isfinite(score):
-            self.reason = FinishReason.NOT_FINITE
-            return True
-        self.tokens.append(token)
-        self.scores.append(score)
-        ended = token in self.policy.ends or (self.stop_at_answer and self._closes_answer())
-        self.reason = FinishReason.STOP if ended else last
-        return self.reason is not None
-
-    def _closes_answer(self) -> bool:
-        decode = self.policy.tokenizer.decode
-        return ">" in decode(self.tokens[-1:]) and ANSWER_ENDS in decode(self.tokens[-len(ANSWER_ENDS) :])
-
-    def completion(self) -> Completion:
-        assert self.reason is not None
-        return Completion(
-            token_ids=tuple(self.tokens),
-            logprobs=tuple(self.scores),
-            text=self.policy.tokenizer.decode(self.tokens, skip_special_tokens=True),
-            finish_reason=self.reason,
+        drafts = [Draft(policy, stop_at_answer) for _ in range(rows)]
+        decode = static_decoding.decode if _static(policy, state) else _decode_all
+        yield from decode(
+            policy,
+            state,
+            drafts,
+            Finished(drafts, group_size),
+            uniforms=drawn,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            deadline=deadline,
         )
+
+
+def _static(policy: VlmPolicy, state: DecodeState) -> bool:
+    """Whether to decode with tensors that never move: on a GPU, where the model's cache has plain layers only."""
+    if policy.decoding == "growing" or (policy.decoding == "auto" and policy.device.type != "cuda"):
+        return False
+    if not static_decoding.fits(state.cache):
+        _say_once(type(policy.stock).__name__)
+        return False
+    return True
+
+
+@functools.cache
+def _say_once(model: str) -> None:
+    log.warning("%s: its cache has layers of other kinds; decoding without a static cache and CUDA graph", model)
+
+
+def _decode_all(
+    policy: VlmPolicy,
+    state: DecodeState,
+    drafts: Sequence[Draft],
+    finished: Finished,
+    *,
+    uniforms: Tensor | None,
+    max_new_tokens: int,
+    sampling: Sampling,
+    deadline: float | None,
+) -> Iterator[tuple[int, list[Completion]]]:
+    """The groups as they end; a row leaves the batch with its last token."""
+    alive = torch.arange(len(drafts), device=policy.device)
+    for step in range(max_new_tokens):
+        logp = sampling.log_softmax(state.logits)
+        token = logp.argmax(-1) if uniforms is None else draw(logp, uniforms[alive, step])
+        chosen = logp.gather(-1, token[:, None])[:, 0]
+        late = deadline is not None and time.monotonic() > deadline
+        last = FinishReason.LENGTH if step + 1 == max_new_tokens else FinishReason.TIMEOUT if late else None
+        going = []
+        for place, (row, value, score) in enumerate(zip(alive.tolist(), token.tolist(), chosen.tolist(), strict=True)):
+            if drafts[row].add(value, score, last):
+                yield from finished(row)
+            else:
+                going.append(place)
+        if not going:
+            return
+        if len(going) < len(token):
+            kept = torch.tensor(going, device=policy.device)
+            state.select(kept)
+            alive, token = alive[kept], token[kept]
+        _decode(policy, state, token)
 
 
 @contextlib.contextmanager
@@ -139,9 +131,7 @@ def _without_recomputation(policy: VlmPolicy) -> Iterator[None]:
         policy.train(training)
 
 
-def _prefill(
-    policy: VlmPolicy, prompts: Sequence[EmbeddedPrompt], group_size: int, max_new_tokens: int
-) -> _DecodeState:
+def _prefill(policy: VlmPolicy, prompts: Sequence[EmbeddedPrompt], group_size: int, max_new_tokens: int) -> DecodeState:
     """Run the left-padded prompts once and expand the cache to G rows each."""
     longest = max(len(p.embeddings) for p in prompts)
     rows, width = len(prompts), prompts[0].embeddings.shape[-1]
@@ -160,7 +150,7 @@ def _prefill(
     lengths = torch.tensor([len(p.embeddings) for p in prompts], device=policy.device)
     seen = padding_mask(lengths, longest, max_new_tokens)
     following = torch.stack([p.positions.max() + 1 for p in prompts])
-    return _DecodeState(
+    return DecodeState(
         cache=cache,
         length=longest,
         mask=None if seen is None else seen.repeat_interleave(group_size, 0),
@@ -170,7 +160,7 @@ def _prefill(
     )
 
 
-def _decode(policy: VlmPolicy, state: _DecodeState, token: Tensor) -> None:
+def _decode(policy: VlmPolicy, state: DecodeState, token: Tensor) -> None:
     """One token for every living row."""
     state.length += 1
     output = policy.language_model(
@@ -184,7 +174,7 @@ def _decode(policy: VlmPolicy, state: _DecodeState, token: Tensor) -> None:
 
 
 @dataclass(kw_only=True)
-class _DecodeState:
+class DecodeState:
     """What decoding carries from token to token; rows are dropped when their completion ends."""
 
     cache: Any

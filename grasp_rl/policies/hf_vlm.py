@@ -35,9 +35,12 @@ class HfVlmPolicy(VlmPolicy):
         lora_rank: 0 for full fine-tuning.
         lora_alpha: scale of the adapter is lora_alpha / lora_rank.
         lora_targets: names of the language model's linear layers that get an adapter.
-        checkpoint_activations: recompute activations in the backward pass: less memory, about a third more time.
+        checkpoint_activations: none keeps every activation for the backward pass; full recomputes whole layers: least
+            memory, about a third more time; selective keeps the results of attention and matrix products.
         attention: attention implementation of transformers, for example sdpa, eager or flash_attention_2.
         packed_attention: two_calls | mask, for packed rows; see grasp_rl.policies.attention.
+        decoding: auto | growing | static; see grasp_rl.policies.static_decoding.
+        fused_head: on a GPU, score completions with Liger's fused kernel (``pip install 'grasp-rl[liger]'``).
         allow_pickle_weights: read pytorch_model.bin where there are no safetensors (``weights_only``).
         seed: of a fresh adapter.
 
@@ -57,9 +60,11 @@ class HfVlmPolicy(VlmPolicy):
         lora_rank: int = 0,
         lora_alpha: int = 16,
         lora_targets: list[str] | None = None,
-        checkpoint_activations: bool = False,
+        checkpoint_activations: str = "none",
         attention: str = "sdpa",
         packed_attention: str = "two_calls",
+        decoding: str = "auto",
+        fused_head: bool = False,
         allow_pickle_weights: bool = False,
         seed: int = 0,
     ) -> None:
@@ -84,6 +89,8 @@ class HfVlmPolicy(VlmPolicy):
             train_tower=train_tower,
             checkpoint_activations=checkpoint_activations,
             packed_attention=packed_attention,
+            decoding=decoding,
+            fused_head=fused_head,
         )
         self.prompt_template = prompt_template
         self.commit: str | None = getattr(config, "_commit_hash", None)

@@ -88,6 +88,7 @@ def logprobs(
         vocabulary=head.out_features,
         sampling=sampling,
         entropy=entropy,
+        fused=policy.fused_head and policy.device.type == "cuda",
     )
     empty = torch.zeros(ids.shape, device=policy.device)
     return Scores(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from grasp_rl.config import ConfigError
 from grasp_rl.policies.records import Sampling
 
 LOGITS_AT_ONCE = 2**24
@@ -23,6 +25,7 @@ def score_tokens(
     vocabulary: int,
     sampling: Sampling,
     entropy: bool = True,
+    fused: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """(log-probability, entropy) of each target, [N] float32; the entropy is detached.
 
@@ -33,6 +36,8 @@ def score_tokens(
         vocabulary: width of the logits.
         sampling: the distribution they were drawn from.
         entropy: whether entropies are wanted; zeros otherwise.
+        fused: by Liger's kernel, which never writes a chunk of logits to memory; needs a GPU, and a distribution that
+            is not cut off. Entropies still take a pass of the head of their own.
 
     Where the logits do not fit into :data:`LOGITS_AT_ONCE` they are made in chunks, and again in the backward pass.
     """
@@ -50,6 +55,13 @@ def score_tokens(
             every = sampling.log_softmax(logits, ids).clamp(min=-1e4)  # 0 times -inf is no number
             return logp, -(every.exp() * every).sum(-1)
 
+    if fused and sampling.whole:
+        logp = fused_logprobs(head, hidden, targets, sampling.temperature)
+        if not entropy:
+            return logp, torch.zeros_like(logp)
+        with torch.no_grad():
+            plain = score_tokens(head, hidden, targets, vocabulary=vocabulary, sampling=sampling)
+        return logp, plain[1]
     size = max(1, LOGITS_AT_ONCE // vocabulary)
     if len(targets) <= size:
         return chunk(hidden, targets)
@@ -58,3 +70,21 @@ def score_tokens(
         for states, ids in zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
     ]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def fused_logprobs(head: Any, hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """[N] log-probabilities by Liger's fused linear cross-entropy (arXiv 2410.10989), backward included.
+
+    Raises:
+        ConfigError: Liger is not installed.
+    """
+    try:
+        from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction as Fused
+    except ImportError as error:
+        raise ConfigError(
+            "policy.fused_head=true: liger-kernel is not installed; pip install 'grasp-rl[liger]', or set it to false"
+        ) from error
+    states = hidden if temperature == 1.0 else hidden / temperature
+    found = Fused.apply(states, head.weight, targets, head.bias, None, -100, 0.0, 0.0, "none")
+    losses: Tensor = found[0] if isinstance(found, tuple) else found
+    return -losses.float()

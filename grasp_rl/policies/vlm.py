@@ -27,6 +27,7 @@ from grasp_rl.policies.attention import PREFIX, register
 from grasp_rl.policies.backbone import FRAMES, Backbone, PictureFeatures, PictureInputs
 from grasp_rl.policies.decoding import stream
 from grasp_rl.policies.loading import check_keys
+from grasp_rl.policies.recompute import recompute
 from grasp_rl.policies.records import WHOLE, EmbeddedPrompt, EncodedPrompt, Sampling, Scores
 from grasp_rl.policies.rows import logprobs
 from grasp_rl.prompting import build_messages
@@ -46,9 +47,11 @@ class VlmPolicy(nn.Module):
         coordinates: ``absolute`` pixels of the resized picture or ``thousand`` (0..1000); None takes what the family
             was trained to speak.
         train_tower: whether gradients reach the tower.
-        checkpoint_activations: recompute activations in the backward pass instead of keeping them.
+        checkpoint_activations: ``none`` | ``selective`` | ``full``, see grasp_rl.policies.recompute.
         packed_attention: ``two_calls`` for packed rows (see grasp_rl.policies.attention), or ``mask``, one stock call
             under a 4-D mask: the reference, and what attention maps need.
+        decoding: ``growing`` | ``static``, see grasp_rl.policies.static_decoding; ``auto`` is static on a GPU.
+        fused_head: score completions with Liger's kernel on a GPU; see grasp_rl.policies.scoring.
     """
 
     def __init__(
@@ -59,12 +62,16 @@ class VlmPolicy(nn.Module):
         *,
         coordinates: str | None = None,
         train_tower: bool = True,
-        checkpoint_activations: bool = False,
+        checkpoint_activations: str = "none",
         packed_attention: str = "two_calls",
+        decoding: str = "auto",
+        fused_head: bool = False,
     ) -> None:
         super().__init__()
         if packed_attention not in ("two_calls", "mask"):
             raise ConfigError(f"policy.packed_attention={packed_attention!r}: must be one of two_calls, mask")
+        if decoding not in ("auto", "growing", "static"):
+            raise ConfigError(f"policy.decoding={decoding!r}: must be one of auto, growing, static")
         if coordinates is not None and coordinates not in FRAMES:
             raise ConfigError(f"policy.coordinates={coordinates!r}: must be one of {', '.join(FRAMES)} or null")
         self.model, self.tokenizer, self.backbone = model, tokenizer, backbone
@@ -81,9 +88,8 @@ class VlmPolicy(nn.Module):
         language = self.core.language_model.config
         if packed_attention == "two_calls" and not language._attn_implementation.startswith(PREFIX):
             language._attn_implementation = register(language._attn_implementation)
-        if checkpoint_activations:
-            enable = getattr(self.stock, "activation_checkpointing_enable", self.stock.gradient_checkpointing_enable)
-            enable({"use_reentrant": False})
+        recompute(self.stock, checkpoint_activations)
+        self.decoding, self.fused_head = decoding, fused_head
 
     def tower_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters between the pixels and the language model's input, adapters on them included."""

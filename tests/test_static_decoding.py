@@ -1,0 +1,75 @@
+"""Decoding with tensors that never move: the same completions as with a growing cache, on every family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+from grasp_rl.config import PromptConfig
+from grasp_rl.policies import static_decoding
+from grasp_rl.policies.backbone import ImageSize
+from grasp_rl.policies.hf_vlm import HfVlmPolicy
+from grasp_rl.policies.records import Sampling
+from grasp_rl.types import Completion
+
+
+@pytest.fixture(scope="module", params=tiny_models.FAMILIES)
+def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> HfVlmPolicy:
+    folder = tiny_models.build(request.param, tmp_path_factory.mktemp(request.param))
+    policy = HfVlmPolicy(str(folder), ImageSize(), dtype="float32")
+    tiny_models.loud(policy.model)
+    return policy
+
+
+def ask(policy: HfVlmPolicy, decoding: str, greedy: bool, **more: Any) -> list[list[Completion]]:
+    policy.decoding = decoding
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (size, 70, 3), dtype=np.uint8) for size in (60, 90)]
+    prompts = [policy.encode(p, q, PromptConfig()) for p, q in zip(pictures, ("a", "the longer roof"), strict=True)]
+    uniforms = None if greedy else torch.from_numpy(rng.random((2, 3, 40)))
+    with torch.no_grad():
+        embedded = policy.embed(prompts)
+        return policy.generate(embedded, uniforms, group_size=3, max_new_tokens=40, **more)
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_static_equals_growing(policy: HfVlmPolicy, greedy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Token by token, prompts of different lengths, rows that end and leave."""
+    kept: list[int] = []
+    stock = static_decoding._Static.keep
+    monkeypatch.setattr(
+        static_decoding._Static, "keep", lambda self, living: (kept.append(len(living)), stock(self, living))[1]
+    )
+    growing = ask(policy, "growing", greedy)
+    if not greedy:  # the most frequent tokens end a completion, so that rows leave
+        common = torch.tensor([t for g in growing for c in g for t in c.token_ids]).bincount().topk(4).indices
+        policy.ends, before = common.tolist(), policy.ends
+        growing = ask(policy, "growing", greedy)
+    static = ask(policy, "static", greedy)
+    for a, b in zip(*([c for g in groups for c in g] for groups in (growing, static)), strict=True):
+        assert a.token_ids == b.token_ids
+        assert a.finish_reason == b.finish_reason
+        assert np.abs(np.array(a.logprobs) - np.array(b.logprobs)).max() < 1e-5
+    if not greedy:
+        policy.ends = before
+        assert len({len(c.token_ids) for g in growing for c in g}) > 1
+
+
+def test_cut_distributions_and_limits(policy: HfVlmPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling = Sampling(top_k=5, temperature=0.8)
+    static, growing = (ask(policy, how, False, sampling=sampling) for how in ("static", "growing"))
+    assert [c.token_ids for g in static for c in g] == [c.token_ids for g in growing for c in g]
+    late = ask(policy, "static", False, deadline=0.0)
+    assert max(len(c.token_ids) for g in late for c in g) == static_decoding.LOOK_EVERY
+
+
+def test_a_cpu_takes_the_growing_cache(policy: HfVlmPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(static_decoding, "decode", never)
+    ask(policy, "auto", True)
