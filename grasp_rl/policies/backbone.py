@@ -121,15 +121,23 @@ class Backbone:
         Raises:
             ConfigError: the picture is too long and thin to keep its aspect ratio.
         """
+        return self._see(self.prepare(image), core, image_token)
+
+    def prepare(self, image: Image) -> Image:
+        """``image`` as the family's own image processor gets it: squashed to a square, or as it is.
+
+        Raises:
+            ConfigError: the picture is too long and thin to keep its aspect ratio.
+        """
         if self.size.resize == "square":
             side = max(1, math.isqrt(self.size.max_pixels or 0) // self.step) * self.step
-            image = squash(image, side)
-        elif max(image.shape[:2]) > 200 * min(image.shape[:2]):
+            return squash(image, side)
+        if max(image.shape[:2]) > 200 * min(image.shape[:2]):
             raise ConfigError(
                 f"policy.image.resize=keep: a picture of {image.shape[1]} x {image.shape[0]} pixels is longer than "
                 "200 times its width; cut it, or take policy.image.resize=square"
             )
-        return self._see(image, core, image_token)
+        return image
 
     def _see(self, image: Image, core: Any, image_token: str) -> Picture:
         raise NotImplementedError

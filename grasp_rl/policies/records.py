@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class EncodedPrompt:
     """The picture as the model family takes it, by keyword; see grasp_rl.policies.backbone."""
     frame: CoordinateFrame
     """What the policy's coordinates mean for this picture."""
+    messages: Sequence[Mapping[str, Any]] = ()
+    """The chat messages that ``input_ids`` were made of, the picture's place included."""
     seen: list[PictureFeatures] = field(default_factory=list, compare=False)
     """The picture's features, once a frozen tower has looked; else empty."""
 

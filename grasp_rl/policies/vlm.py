@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,20 +127,21 @@ class VlmPolicy(nn.Module):
         picture = self.backbone.see(image, self.core, image_token)
         width, height = picture.canvas if self.coordinates == "absolute" else (1000, 1000)
         frame = CoordinateFrame(width=width, height=height, image_width=image.shape[1], image_height=image.shape[0])
+        asked = [build_messages(query, frame, prompt) for query, prompt in questions]
         return [
             EncodedPrompt(
-                input_ids=torch.tensor(self._question_ids(query, frame, prompt, image_token, picture.tokens)),
+                input_ids=torch.tensor(self._question_ids(query, messages, image_token, picture.tokens)),
                 inputs=picture.inputs,
                 frame=frame,
+                messages=messages,
             )
-            for query, prompt in questions
+            for (query, _), messages in zip(questions, asked, strict=True)
         ]
 
     def _question_ids(
-        self, query: str, frame: CoordinateFrame, prompt: PromptConfig, image_token: str, tokens: str
+        self, query: str, messages: Sequence[Mapping[str, Any]], image_token: str, tokens: str
     ) -> list[int]:
         """Ids of the chat messages, the picture's place widened to its ``tokens``."""
-        messages = build_messages(query, frame, prompt)
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         if text.count(image_token) != 1:
             raise ConfigError(f"the question {query!r} holds {image_token!r}, which stands for the picture; reword it")
