@@ -307,3 +307,39 @@ def test_a_missing_liger_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "liger_kernel.ops.fused_linear_cross_entropy", None)
     with pytest.raises(ConfigError, match=r"policy\.fused_head=true.*grasp-rl\[liger\]"):
         scoring.fused_logprobs(torch.nn.Linear(2, 3), torch.zeros(1, 2), torch.tensor([0]), 1.0)
+
+
+def test_features_outlive_a_step_where_wanted(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen tower looks at a picture once an epoch or once at all; a small cache forgets the oldest."""
+    looked: list[int] = []
+    stock = Qwen25VL.features
+    monkeypatch.setattr(
+        Qwen25VL, "features", lambda self, core, inputs: (looked.append(len(inputs)), stock(self, core, inputs))[1]
+    )
+    pictures = [picture(100, 140), picture(60, 84)]
+    forgetful, remembering = load(qwen), load(qwen, feature_cache_gib=1.0)
+
+    def look(policy: HfVlmPolicy) -> list[torch.Tensor]:
+        return [e.embeddings for e in policy.embed([policy.encode(p, "a", PromptConfig()) for p in pictures])]
+
+    first = look(forgetful)
+    look(forgetful)
+    assert looked == [2, 2]
+    looked.clear()
+    assert all(torch.equal(a, b) for a, b in zip(first, look(remembering), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first, look(remembering), strict=True))
+    assert looked == [2]
+    one = remembering.features.held - 1
+    small = load(qwen, feature_cache_gib=one / 2**30)
+    look(small)
+    look(small)
+    assert 0 < small.features.held <= one
+    assert looked == [2, 2, 1]
+    remembering.load_weights(_saved(forgetful, qwen.parent / "saved"))
+    look(remembering)
+    assert looked[-1] == 2  # other weights, other features
+
+
+def _saved(policy: HfVlmPolicy, folder: Path) -> Path:
+    policy.save(folder)
+    return folder

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 BENCHMARKS = {
     "segment": "the reward of one group through a promptable segmenter, and its embedding cache",
+    "demo": "the demo's optimizer step, here and in a naive loop",
     "step": "one optimizer step of GRPO, here and in TRL's GRPOTrainer",
 }
 """Name, a module of this package with ``main(argv)``, and what it measures."""

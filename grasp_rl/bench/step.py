@@ -36,6 +36,8 @@ from grasp_rl.types import Record
 
 SIDES = {"ours": "grasp_rl.bench.ours", "trl": "grasp_rl.bench.peer"}
 PACKAGES = ("torch", "transformers", "peft", "trl", "grasp-rl")
+TEXT_TOKENS = 330
+"""About what a prompt has beside its picture: twice the prompt is twice the picture and this once more."""
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "RAYON")}
 COUNTS = {
     "tower_pictures": "pictures through the tower",
@@ -168,7 +170,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def growth(plan: Plan) -> list[Record]:
     """Our side alone with G doubled, and with the picture's tokens about doubled."""
     found = []
-    wider = round(plan.task.side * 2**0.5 / 28) * 28
+    wider = round((2 * plan.task.pictures + TEXT_TOKENS) ** 0.5) * 28
     for larger in (replace(plan.task, groups=2 * plan.task.groups), replace(plan.task, side=wider)):
         task = replace(larger, steps=2)
         part = compare(replace(plan, task=task, sides=("ours",), parity=False))

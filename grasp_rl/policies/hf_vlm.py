@@ -41,6 +41,7 @@ class HfVlmPolicy(VlmPolicy):
         packed_attention: two_calls | mask, for packed rows; see grasp_rl.policies.attention.
         decoding: auto | growing | static; see grasp_rl.policies.static_decoding.
         fused_head: on a GPU, score completions with Liger's fused kernel (``pip install 'grasp-rl[liger]'``).
+        feature_cache_gib: host memory for a frozen tower's features of pictures seen in earlier steps.
         allow_pickle_weights: read pytorch_model.bin where there are no safetensors (``weights_only``).
         seed: of a fresh adapter.
 
@@ -65,6 +66,7 @@ class HfVlmPolicy(VlmPolicy):
         packed_attention: str = "two_calls",
         decoding: str = "auto",
         fused_head: bool = False,
+        feature_cache_gib: float = 0.0,
         allow_pickle_weights: bool = False,
         seed: int = 0,
     ) -> None:
@@ -91,6 +93,7 @@ class HfVlmPolicy(VlmPolicy):
             packed_attention=packed_attention,
             decoding=decoding,
             fused_head=fused_head,
+            feature_cache_gib=feature_cache_gib,
         )
         self.prompt_template = prompt_template
         self.commit: str | None = getattr(config, "_commit_hash", None)

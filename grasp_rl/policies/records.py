@@ -25,6 +25,8 @@ class EncodedPrompt:
     """What the policy's coordinates mean for this picture."""
     messages: Sequence[Mapping[str, Any]] = ()
     """The chat messages that ``input_ids`` were made of, the picture's place included."""
+    picture: str = ""
+    """What stands for the picture in a cache of features that outlives a step; empty without one."""
     seen: list[PictureFeatures] = field(default_factory=list, compare=False)
     """The picture's features, once a frozen tower has looked; else empty."""
 

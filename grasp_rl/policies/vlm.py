@@ -26,6 +26,7 @@ from grasp_rl.config import ConfigError, PromptConfig
 from grasp_rl.policies.attention import PREFIX, register
 from grasp_rl.policies.backbone import FRAMES, Backbone, PictureFeatures, PictureInputs
 from grasp_rl.policies.decoding import stream
+from grasp_rl.policies.feature_cache import FeatureCache
 from grasp_rl.policies.loading import check_keys
 from grasp_rl.policies.recompute import recompute
 from grasp_rl.policies.records import WHOLE, EmbeddedPrompt, EncodedPrompt, Sampling, Scores
@@ -52,6 +53,8 @@ class VlmPolicy(nn.Module):
             under a 4-D mask: the reference, and what attention maps need.
         decoding: ``growing`` | ``static``, see grasp_rl.policies.static_decoding; ``auto`` is static on a GPU.
         fused_head: score completions with Liger's kernel on a GPU; see grasp_rl.policies.scoring.
+        feature_cache_gib: host memory for what a frozen tower made of pictures in earlier steps, in GiB; 0 keeps
+            nothing beyond a step.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class VlmPolicy(nn.Module):
         packed_attention: str = "two_calls",
         decoding: str = "auto",
         fused_head: bool = False,
+        feature_cache_gib: float = 0.0,
     ) -> None:
         super().__init__()
         if packed_attention not in ("two_calls", "mask"):
@@ -90,6 +94,9 @@ class VlmPolicy(nn.Module):
             language._attn_implementation = register(language._attn_implementation)
         recompute(self.stock, checkpoint_activations)
         self.decoding, self.fused_head = decoding, fused_head
+        if feature_cache_gib < 0:
+            raise ConfigError(f"policy.feature_cache_gib={feature_cache_gib!r}: must be >= 0")
+        self.features = FeatureCache(feature_cache_gib)
 
     def tower_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters between the pixels and the language model's input, adapters on them included."""
@@ -127,6 +134,7 @@ class VlmPolicy(nn.Module):
         picture = self.backbone.see(image, self.core, image_token)
         width, height = picture.canvas if self.coordinates == "absolute" else (1000, 1000)
         frame = CoordinateFrame(width=width, height=height, image_width=image.shape[1], image_height=image.shape[0])
+        key = self.features.key(image)
         asked = [build_messages(query, frame, prompt) for query, prompt in questions]
         return [
             EncodedPrompt(
@@ -134,6 +142,7 @@ class VlmPolicy(nn.Module):
                 inputs=picture.inputs,
                 frame=frame,
                 messages=messages,
+                picture=key,
             )
             for (query, _), messages in zip(questions, asked, strict=True)
         ]
@@ -206,12 +215,16 @@ class VlmPolicy(nn.Module):
         """Features of every picture. A frozen tower looks at each once, whoever asks next: policy or reference."""
         if self.train_tower:
             return self.backbone.features(self.core, [self._on_device(p.inputs) for p in prompts])
+        for prompt in prompts:
+            if not prompt.seen and (known := self.features.get(prompt.picture, self.device)) is not None:
+                prompt.seen.append(known)
         new = [p for p in prompts if not p.seen]
         if new:
             with torch.no_grad():
                 found = self.backbone.features(self.core, [self._on_device(p.inputs) for p in new])
             for prompt, features in zip(new, found, strict=True):
                 prompt.seen.append(features)
+                self.features.put(prompt.picture, features)
         return [p.seen[0] for p in prompts]
 
     def _on_device(self, inputs: PictureInputs) -> PictureInputs:
@@ -315,6 +328,7 @@ class VlmPolicy(nn.Module):
             ConfigError: the folder holds an adapter and this policy has none, or the other way round, or the weights
                 do not fit.
         """
+        self.features.clear()
         adapter = folder / "adapter_model.safetensors"
         if adapter.is_file() != hasattr(self.model, "disable_adapter"):
             kind = "a LoRA adapter" if adapter.is_file() else "full weights"
