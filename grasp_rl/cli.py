@@ -22,6 +22,7 @@ Usage: grasp-rl VERB [arguments]
   train      train the policy by GRPO               grasp-rl train algorithm.steps=50
   sft        supervised fine-tuning on cues         grasp-rl sft
   evaluate   score a policy on a split              grasp-rl evaluate init_from=RUN_FOLDER
+  plan       what a run will take, beforehand       grasp-rl plan policy=qwen2_5_vl_3b --gpu a100_80
   predict    answer questions about your pictures   grasp-rl predict --help
   report     tables and figures of finished runs    grasp-rl report FOLDER
   export     write a policy for others to load      grasp-rl export RUN_FOLDER --out FOLDER --merge
@@ -36,7 +37,7 @@ Usage: grasp-rl VERB [arguments]
 Tab completion: eval "$(grasp-rl -sc install=bash)" (zsh alike; fish: grasp-rl -sc install=fish | source)
 """
 
-VERBS = (*_COMPOSED, "predict", "report", "export", "data", "bench", "doctor")
+VERBS = (*_COMPOSED, "plan", "predict", "report", "export", "data", "bench", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +67,7 @@ def _run(verb: str, rest: list[str]) -> int:
         from grasp_rl import launch
 
         return launch.main(verb, rest)
-    if verb in ("predict", "export", "bench"):  # torch from their first line on, so in a process of its own
+    if verb in ("plan", "predict", "export", "bench"):  # torch from their first line on, so in a process of its own
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, "-P", "-m", f"grasp_rl.{verb}", *rest], allocator.environment())
     if verb == "report":

@@ -251,7 +251,7 @@ CONF = Path(__file__).parents[1] / "conf/policy"
 @pytest.mark.parametrize("option", sorted(p.stem for p in CONF.glob("*.yaml") if p.stem not in ("tiny", "hf_vlm")))
 def test_published_shapes(option: str) -> None:
     """Each option's published architecture builds on the meta device with its published number of parameters."""
-    from published_models import PUBLISHED
+    from grasp_rl.policies.published import PUBLISHED
 
     published = PUBLISHED[option]
     assert yaml.safe_load((CONF / f"{option}.yaml").read_text())["path"] == published.hub_id
