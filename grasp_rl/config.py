@@ -241,9 +241,16 @@ class CheckpointConfig:
     """Save the complete training state after every so many optimizer steps; 0 only at the end."""
     keep_last: int = 1
     """Checkpoints kept beside the best one."""
+    every_minutes: float | None = None
+    """Save after every so many minutes, too."""
+    on_error: str = "stop"
+    """What a checkpoint that cannot be written does to the run: stop, or continue (it is said, and tried again)."""
 
     def __post_init__(self) -> None:
         _require(self.every >= 0, "checkpoint.every", self.every, ">= 0")
+        minutes = self.every_minutes
+        _require(minutes is None or minutes > 0, "checkpoint.every_minutes", minutes, "> 0 or null")
+        _one_of("checkpoint.on_error", self.on_error, ("stop", "continue"))
         _require(self.keep_last >= 1, "checkpoint.keep_last", self.keep_last, ">= 1")
 
 
@@ -295,24 +302,49 @@ class SftConfig:
     """Save the policy after every so many steps, so that a broken run can go on with init_from."""
 
 
+ENGINES = ("local", "zero1", "zero2", "zero3", "zero3_offload")
+
+
 @dataclass
 class EngineConfig:
-    """Where the step runs. `local` is one process; the DeepSpeed engines come with the engine room."""
+    """Where the step runs, and how its state is divided among processes."""
 
     name: str = "local"
+    """local: one process. zero1, zero2, zero3, zero3_offload: DeepSpeed's stages of ZeRO."""
     nproc: int = 1
-    """Processes on this node; more than 1 starts torchrun."""
+    """Processes on each node; more than 1 starts torchrun."""
+    nnodes: int = 1
+    """Nodes; on each of them the same command is started."""
+    node_rank: int | None = None
+    """This node's number, from 0; null leaves it to the rendezvous."""
+    rendezvous: str | None = None
+    """HOST:PORT of the first node, where nodes meet; needed with more than one."""
     device: str = "auto"
     """auto | cpu | cuda"""
     threads: int = 1
     """Intra-op CPU threads of each process."""
+    gather: str = "whole"
+    """zero3 during the rollout: whole fetches all parameters once; layer fetches one layer at a time, for models that
+    do not fit a device, and every rank then decodes all groups, to keep in step."""
+    timeout_s: float = 1800.0
+    """Seconds a rank waits for another before it gives up."""
+    deepspeed_config: str | None = None
+    """Your own DeepSpeed JSON, merged in; what contradicts the run's config is an error."""
 
     def __post_init__(self) -> None:
-        _require(self.nproc >= 1, "engine.nproc", self.nproc, ">= 1")
-        _require(self.threads >= 1, "engine.threads", self.threads, ">= 1")
+        for key in ("nproc", "nnodes", "threads"):
+            _require(getattr(self, key) >= 1, f"engine.{key}", getattr(self, key), ">= 1")
         _one_of("engine.device", self.device, ("auto", "cpu", "cuda"))
-        _one_of("engine.name", self.name, ("local",))
-        _require(self.nproc == 1 or self.name != "local", "engine.nproc", self.nproc, "1 with engine=local")
+        _one_of("engine.name", self.name, ENGINES)
+        _one_of("engine.gather", self.gather, ("whole", "layer"))
+        _require(self.timeout_s > 0, "engine.timeout_s", self.timeout_s, "> 0")
+        if self.name == "local":
+            _require(self.nproc == 1, "engine.nproc", self.nproc, "1 with engine=local; zero2 or zero3 take more")
+            _require(self.nnodes == 1, "engine.nnodes", self.nnodes, "1 with engine=local; zero2 or zero3 take more")
+        if self.nnodes > 1:
+            _require(bool(self.rendezvous), "engine.rendezvous", self.rendezvous, "HOST:PORT with engine.nnodes > 1")
+        if self.node_rank is not None:
+            _require(0 <= self.node_rank < self.nnodes, "engine.node_rank", self.node_rank, "in [0, engine.nnodes)")
 
 
 @dataclass

@@ -14,7 +14,7 @@ import torch
 
 from grasp_rl import checkpoints, predictions
 from grasp_rl.config import ConfigError, EvaluationConfig, RunConfig
-from grasp_rl.engines.local import pick_device
+from grasp_rl.engines.base import pick_device
 from grasp_rl.judge import Judge
 from grasp_rl.metrics import SampleScore, score_of, summarise
 from grasp_rl.progress import ProgressWriter

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from grasp_rl import checkpoints, compose, runs
 from grasp_rl.config import ConfigError, RunConfig
 from grasp_rl.drawing import PANEL, draw_overlay, with_caption
-from grasp_rl.engines.local import pick_device
+from grasp_rl.engines.base import pick_device
 from grasp_rl.explain import of_system
 from grasp_rl.imageio import read_image, write_image
 from grasp_rl.judge import no_masks

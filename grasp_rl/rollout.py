@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from grasp_rl.config import AlgorithmConfig, RunConfig
+from grasp_rl.engines.ranks import Ranks
 from grasp_rl.grpo.advantages import advantages
 from grasp_rl.grpo.loss import StepSize
 from grasp_rl.jury import Jury, verdict
@@ -45,10 +46,11 @@ class StepRollouts:
 
     Args:
         algorithm: how siblings are compared; with ``sampling_rounds`` > 1 groups without advantage are left out.
+        ranks: among which the step's questions are divided.
     """
 
-    def __init__(self, algorithm: AlgorithmConfig) -> None:
-        self.algorithm = algorithm
+    def __init__(self, algorithm: AlgorithmConfig, ranks: Ranks) -> None:
+        self.algorithm, self.ranks = algorithm, ranks
         self.asked = 0
         """Questions so far."""
         self.waited_s = 0.0
@@ -62,7 +64,8 @@ class StepRollouts:
         self.asked += asked
 
     def __iter__(self) -> Iterator[RolloutGroup]:
-        limit = len(self._pending) if self.algorithm.sampling_rounds == 1 else self.algorithm.prompts_per_step
+        wanted = -(-self.algorithm.prompts_per_step // self.ranks.count)
+        limit = len(self._pending) if self.algorithm.sampling_rounds == 1 else wanted
         given = 0
         for place, pending in enumerate(self._pending):
             group = self._group(place)
@@ -87,26 +90,38 @@ class StepRollouts:
 
     @property
     def groups(self) -> list[RolloutGroup]:
-        """Every judged group, those left out included."""
+        """Every judged group of this rank, those left out included."""
         return [self._group(place) for place in range(len(self._pending))]
 
+    def everywhere(self) -> list[RolloutGroup]:
+        """Every judged group of all ranks in the questions' order, those left out included; without sample and prompt.
+
+        All ranks call it together.
+        """
+        mine = [replace(group, sample=None, prompt=None) for group in self.groups]  # type: ignore[arg-type]
+        parts = self.ranks.gather(mine)
+        longest = max(len(part) for part in parts)
+        return [part[place] for place in range(longest) for part in parts if place < len(part)]
+
     def size(self, max_tokens: int) -> StepSize:
-        """Divisors of the loss: over all that is learned from, whether its verdict is in or not."""
+        """Divisors of the loss: over all that is learned from on any rank, whether its verdict is in or not."""
         if self.algorithm.sampling_rounds == 1:
             completions = [c for p in self._pending if p.finite for c in p.completions]
         else:
             completions = [r.completion for group in self for r in group.rollouts]
-        return StepSize(
-            sequences=len(completions), tokens=sum(len(c.token_ids) for c in completions), max_tokens=max_tokens
-        )
+        mine = {"sequences": len(completions), "tokens": sum(len(c.token_ids) for c in completions)}
+        total = self.ranks.total(mine)
+        return StepSize(sequences=int(total["sequences"]), tokens=int(total["tokens"]), max_tokens=max_tokens)
 
     def counters(self) -> dict[str, float]:
         """Groups asked for, missing (see ``rollout.time_limit_s``), and left out because logits were not finite."""
-        return {
-            "groups": float(self.asked),
-            "groups_missing": float(self.asked - len(self._pending)),
-            "groups_not_finite": float(sum(not p.finite for p in self._pending)),
-        }
+        return self.ranks.total(
+            {
+                "groups": float(self.asked),
+                "groups_missing": float(self.asked - len(self._pending)),
+                "groups_not_finite": float(sum(not p.finite for p in self._pending)),
+            }
+        )
 
 
 def roll_out(
@@ -116,48 +131,69 @@ def roll_out(
     questions: Callable[[int], Sequence[Sample]],
     config: RunConfig,
     step: int,
+    ranks: Ranks | None = None,
 ) -> StepRollouts:
     """Generate a group for every question of ``step`` and hand each to the jury as soon as it is there.
 
-    With ``algorithm.sampling_rounds`` > 1, more questions follow until ``prompts_per_step`` groups have an advantage:
-    DAPO's dynamic sampling (arXiv 2503.14476, section 3.2).
+    Question i is rank i mod R's. With ``algorithm.sampling_rounds`` > 1, more questions follow until
+    ``prompts_per_step`` groups have an advantage: DAPO's dynamic sampling (arXiv 2503.14476, section 3.2).
 
     Args:
         policy: encodes and, as a rule, generates.
         generator: where completions come from.
         jury: segments and rewards them.
-        questions: the samples of round 0, 1, ...
+        questions: the samples of round 0, 1, ... over all ranks.
         config: the run's.
         step: the optimizer step, part of every draw's key.
+        ranks: among which the questions are divided; None for one process.
     """
-    rollouts = StepRollouts(config.algorithm)
+    ranks = ranks or Ranks()
+    rollouts = StepRollouts(config.algorithm, ranks)
     for number in range(config.algorithm.sampling_rounds):
         samples = questions(number)
-        rollouts.add(_one_round(policy, generator, jury, samples, config, step), len(samples))
-        if number + 1 < config.algorithm.sampling_rounds and len(list(rollouts)) >= config.algorithm.prompts_per_step:
-            break
+        mine = set(range(ranks.rank, len(samples), ranks.count))
+        rollouts.add(_one_round(policy, generator, jury, samples, mine, config, step), len(mine))
+        if number + 1 < config.algorithm.sampling_rounds:
+            found = ranks.total({"groups": len(list(rollouts))})["groups"]
+            if found >= config.algorithm.prompts_per_step:
+                break
     return rollouts
 
 
 def _one_round(
-    policy: Any, generator: Generator, jury: Jury, samples: Sequence[Sample], config: RunConfig, step: int
+    policy: Any,
+    generator: Generator,
+    jury: Jury,
+    samples: Sequence[Sample],
+    mine: set[int],
+    config: RunConfig,
+    step: int,
 ) -> list[Pending]:
-    prompts = [policy.encode(sample.image, sample.query, config.prompt) for sample in samples]
+    """The groups of ``mine``; where layers are fetched one by one, every rank generates all groups, to keep in step."""
+    wanted = list(range(len(samples))) if _in_step(config) else sorted(mine)
+    asked = [samples[index] for index in wanted]
+    prompts = [policy.encode(sample.image, sample.query, config.prompt) for sample in asked]
     found: dict[int, Pending] = {}
-    for index, completions in generator.generate(
+    for place, completions in generator.generate(
         policy,
-        samples,
+        asked,
         prompts,
         group_size=config.algorithm.group_size,
         config=config.rollout,
         seed=config.seed,
         step=step,
     ):
-        sample, prompt = samples[index], prompts[index]
-        found[index] = Pending(
+        if wanted[place] not in mine:
+            continue
+        sample, prompt = asked[place], prompts[place]
+        found[wanted[place]] = Pending(
             sample=sample,
             prompt=prompt,
             completions=completions,
             verdict=jury.submit(sample, prompt.frame, completions),
         )
     return [found[index] for index in sorted(found)]
+
+
+def _in_step(config: RunConfig) -> bool:
+    return config.engine.gather == "layer" and config.engine.name.startswith("zero3")

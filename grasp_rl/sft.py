@@ -14,7 +14,6 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ from grasp_rl import checkpoints
 from grasp_rl.cards import write_card
 from grasp_rl.config import ConfigError, OptimizerConfig, PromptConfig, RunConfig, SftPhase
 from grasp_rl.data.demonstrations import distort
-from grasp_rl.engines.local import LocalEngine, pick_device
+from grasp_rl.engines.base import pick_device
+from grasp_rl.engines.local import LocalEngine
 from grasp_rl.evaluate import evaluate
 from grasp_rl.judge import Judge
 from grasp_rl.policies.records import EncodedPrompt
@@ -105,7 +105,9 @@ def run(config: RunConfig, components: Components) -> Record:
                 metrics.log(done, row)
                 progress.update(f"sft phase {number + 1}", done)
             if done % config.sft.save_every == 0 or done == total:
-                checkpoints.save(run_dir, done, partial(_save, policy, config, done), {"phase": number})
+                with checkpoints.building(run_dir, done) as folder:
+                    _save(policy, config, done, folder / checkpoints.POLICY)
+                    checkpoints.commit(run_dir, done, {"phase": number})
                 checkpoints.prune(run_dir, config.checkpoint.keep_last)
     return {"steps": done, **_examine(config, components, policy, progress, done)}
 

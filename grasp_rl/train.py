@@ -17,18 +17,21 @@ reference policy. Data order and every draw are functions of (seed, step), so a 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grasp_rl import checkpoints, runs
+from grasp_rl import checkpoints, interrupts, runs
 from grasp_rl.batching import rewards_of
 from grasp_rl.cards import write_card
 from grasp_rl.config import ConfigError, RunConfig
-from grasp_rl.engines.local import LocalEngine, pick_device
+from grasp_rl.engines.base import Engine, pick_device
+from grasp_rl.engines.choose import make_engine
 from grasp_rl.evaluate import evaluate
 from grasp_rl.judge import Judge
 from grasp_rl.jury import Jury
@@ -53,6 +56,8 @@ def run(config: RunConfig, components: Components) -> Record:
     Raises:
         ConfigError: the run cannot start or go on as configured.
         RuntimeError: three steps in a row were lost, or memory does not suffice.
+        OSError: a checkpoint could not be written, and ``checkpoint.on_error`` is stop.
+        KeyboardInterrupt: the run was interrupted; its last step boundary is a checkpoint.
     """
     trainer = Trainer(config, components)
     exit_code = 1
@@ -61,30 +66,33 @@ def run(config: RunConfig, components: Components) -> Record:
         exit_code = 0
     finally:
         trainer.close()
-        components.tracker.finish(exit_code)
+        if trainer.leads:
+            components.tracker.finish(exit_code)
     return result
 
 
 class Trainer:
-    """One training run in its folder."""
+    """One training run in its folder; every rank has one, and rank 0's writes the files."""
 
     def __init__(self, config: RunConfig, components: Components) -> None:
         self.config, self.run_dir = config, Path(config.run_dir)
         self.policy: Any = components.policy.to(pick_device(config.engine))
         self.data, self.tracker = components.data, components.tracker
-        if config.init_from:
-            self.policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
         self.judge = Judge(
             segmenter=components.segmenter, reward=components.reward, prompt=config.prompt, parsing=config.parsing
         )
         self.examiner = replace(self.judge, always_segment=True)
         masks = components.reward.supervision == "mask"
         self.questions = Questions(self.data.split("train"), config, masks=masks)
+        if config.init_from:
+            self.policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
+        reference = make_reference(self.policy, config.algorithm.beta)
+        total = config.algorithm.steps * config.algorithm.iterations
+        self.engine: Engine = make_engine(self.policy, config.optimizer, total, config.engine)
+        self.ranks = self.engine.ranks
+        self.leads = self.ranks.leads
         self.jury = Jury(self.judge, config.rollout.judge)
         self.generator = components.generator
-        reference = make_reference(self.policy, config.algorithm.beta, config.rollout.temperature)
-        total = config.algorithm.steps * config.algorithm.iterations
-        self.engine = LocalEngine(self.policy, config.optimizer, total)
         self.update = Updater(
             self.policy,
             self.engine,
@@ -93,38 +101,46 @@ class Trainer:
             rollout=config.rollout,
             mismatch_cap=self.generator.mismatch_cap,
         )
-        self.first_step = self._resume() if config.resume else 0
-        self.metrics = MetricsLog(self.run_dir, resume_step=self.first_step if config.resume else None)
-        self.progress = ProgressWriter(self.run_dir, config.algorithm.steps, self.first_step)
         self.lost: dict[str, int] = {}
         """Steps in a row that were lost, by reason."""
         self.scores: dict[str, dict[str, float]] = {}
         """What was scored so far, for the model card."""
+        self.overdue = False
+        """Whether the step that the run goes on from was left before its validation."""
+        self.first_step = self._resume() if config.resume else 0
+        self.saved_at = time.monotonic()
+        if self.leads:
+            self.metrics = MetricsLog(self.run_dir, resume_step=self.first_step if config.resume else None)
+            self.progress = ProgressWriter(self.run_dir, config.algorithm.steps, self.first_step)
 
     def run(self) -> Record:
         algorithm = self.config.algorithm
-        self.tracker.start(self.run_dir, asdict(self.config), resume=self.first_step > 0)
+        if self.leads:
+            self.tracker.start(self.run_dir, asdict(self.config), resume=self.first_step > 0)
         if self.config.evaluation.every:
             self.data.split("val")  # a split that is missing is better missed now than after the first steps
         before = self._examine("before", self.config.evaluation.test_split, self.config.evaluation.test_limit)
         self.policy.train()
+        if self.overdue:
+            self._milestones(self.first_step)
         with self.questions.read_ahead():
             for step in range(self.first_step, algorithm.steps):
-                clock = Stopwatch()
-                rollouts = roll_out(
-                    self.policy, self.generator, self.jury, partial(self.questions, step), self.config, step
-                )
-                clock.lap("rollout_s")
-                row = self.update(rollouts, rollouts.size(self.config.rollout.max_new_tokens))
-                self.generator.weights_changed(self.policy, step + 1)
-                clock.lap("update_s")
+                with self._left_at_the_boundary_before(step):
+                    clock = Stopwatch()
+                    rollouts = self._roll_out(step)
+                    clock.lap("rollout_s")
+                    row = self.update(rollouts, rollouts.size(self.config.rollout.max_new_tokens))
+                    clock.lap("update_s")
                 row |= self._statistics(rollouts)
                 self._log(step + 1, row, clock, rollouts.waited_s)
                 self._guard(row)
-                self._milestones(step + 1)
+                with self._left_at_the_boundary_before(step + 1):
+                    self._milestones(step + 1)
+                    self.generator.weights_changed(self.policy, step + 1)
         best = checkpoints.best(self.run_dir)
         if best:
-            self.policy.load_weights(checkpoints.folder_of(self.run_dir, best[0]) / "policy")
+            with self.engine.gathered(whole=True, write=True):
+                self.policy.load_weights(checkpoints.folder_of(self.run_dir, best[0]) / checkpoints.POLICY)
         after = self._examine("after", self.config.evaluation.test_split, self.config.evaluation.test_limit)
         return {"steps": algorithm.steps, "best_step": best[0] if best else None, "before": before, "after": after}
 
@@ -132,17 +148,46 @@ class Trainer:
         """End what runs beside the loop."""
         self.jury.close()
         self.generator.close()
+        self.engine.close()
+
+    def _roll_out(self, step: int) -> StepRollouts:
+        """The rollouts of ``step`` of this rank; an interruption is heard, and agreed upon by all ranks."""
+        rollouts = None
+        questions = partial(self.questions, step)
+        can_leave = self.ranks.count == 1 or self.config.algorithm.sampling_rounds == 1
+        hearing = interrupts.opened() if can_leave else interrupts.held()
+        with self.engine.gathered(), contextlib.suppress(KeyboardInterrupt), hearing:
+            rollouts = roll_out(self.policy, self.generator, self.jury, questions, self.config, step, self.ranks)
+        if self.ranks.any(interrupts.pending()) or rollouts is None:
+            raise KeyboardInterrupt
+        return rollouts
+
+    @contextlib.contextmanager
+    def _left_at_the_boundary_before(self, step: int) -> Iterator[None]:
+        """Where the block is interrupted, the state after ``step`` optimizer steps is saved: nothing of it is lost."""
+        try:
+            with interrupts.held():
+                yield
+        except KeyboardInterrupt:
+            with interrupts.held():
+                self.engine.discard()
+                overdue = self._due(step) and not (checkpoints.folder_of(self.run_dir, step)).is_dir()
+                if step > self.first_step:
+                    self._save(step, overdue=overdue)
+                log.warning("interrupted after %d steps", step)
+            raise
 
     def _statistics(self, rollouts: StepRollouts) -> dict[str, float]:
-        groups = rollouts.groups
-        row = {**rollouts.counters(), **self.generator.counters()}
+        groups = rollouts.everywhere()
+        row = {**rollouts.counters(), **self.ranks.total(self.generator.counters())}
         return row | (rollout_statistics(groups, rewards_of(groups)) if groups else {})
 
     def _log(self, step: int, row: dict[str, float], clock: Stopwatch, waited_s: float) -> None:
-        self.metrics.log(step, row)
-        self.metrics.time(step, clock.laps() | {"reward_wait_s": waited_s})
-        self.tracker.log(row, step)
-        self.progress.update("train", step, reward=row.get("reward"))
+        if self.leads:
+            self.metrics.log(step, row)
+            self.metrics.time(step, clock.laps() | {"reward_wait_s": waited_s})
+            self.tracker.log(row, step)
+            self.progress.update("train", step, reward=row.get("reward"))
 
     def _guard(self, row: dict[str, float]) -> None:
         """Stop a run that goes on losing its steps.
@@ -164,76 +209,144 @@ class Trainer:
             if count >= MAX_LOST:
                 raise RuntimeError(f"{MAX_LOST} steps in a row were lost: {why}")
 
+    def _due(self, step: int) -> bool:
+        """Whether a validation is due after ``step`` optimizer steps."""
+        every = self.config.evaluation.every
+        return every > 0 and (step == self.config.algorithm.steps or step % every == 0)
+
     def _milestones(self, step: int) -> None:
         """Validate and save where it is due. The best checkpoint is the one with the highest validation reward."""
-        last = step == self.config.algorithm.steps
-        every, save_every = self.config.evaluation.every, self.config.checkpoint.every
-        validate = every > 0 and (last or step % every == 0)
-        if not (validate or last or (save_every and step % save_every == 0)):
+        settings, validate = self.config.checkpoint, self._due(step)
+        minutes = settings.every_minutes
+        late = minutes is not None and time.monotonic() - self.saved_at > 60 * minutes
+        save = step == self.config.algorithm.steps or (settings.every > 0 and step % settings.every == 0)
+        if not (validate or save or self.ranks.any(late)):
             return
-        checkpoints.save(
-            self.run_dir, step, lambda to: self._save_policy(to, step), {"engine": self.engine.state_dict()}
-        )
-        if validate:
-            reward = self._validate(step).get("reward")  # None where no sample has what the reward compares with
-            marked = checkpoints.best(self.run_dir)
-            if reward is not None and (marked is None or reward > marked[1]):
-                checkpoints.mark_best(self.run_dir, step, reward)
-        checkpoints.prune(self.run_dir, self.config.checkpoint.keep_last)
+        value = self._validate(step).get("reward") if validate else None  # None where no sample can be rewarded
+        marked = checkpoints.best(self.run_dir)
+        better = value is not None and (marked is None or value > marked[1])
+        with interrupts.held():
+            self._save(step, best=(step, value) if better and value is not None else marked)
+
+    def _save(self, step: int, *, best: tuple[int, float] | None = None, overdue: bool = False) -> None:
+        """Write the checkpoint of ``step`` with all ranks.
+
+        Args:
+            step: optimizer steps done.
+            best: (step, validation value) of the best checkpoint, this one included; None keeps the mark.
+            overdue: a validation of this step is still to be made.
+
+        Raises:
+            OSError: it could not be written and ``checkpoint.on_error`` is stop.
+        """
+        best = best or checkpoints.best(self.run_dir)
+        building = checkpoints.building(self.run_dir, step) if self.leads else contextlib.nullcontext()
+        try:
+            with building:
+                self.ranks.wait()
+                part = checkpoints.part_of(self.run_dir, step)
+                self.engine.save(part / checkpoints.ENGINE)
+                with self.engine.gathered(whole=True):
+                    if self.leads:
+                        self._save_policy(part / checkpoints.POLICY, step)
+                self.ranks.wait()
+                if self.leads:
+                    state = {"ranks": self.ranks.count, "engine": self.config.engine.name, "lost": self.lost}
+                    checkpoints.commit(self.run_dir, step, {**state, "best": best, "overdue": overdue})
+                    if best:
+                        checkpoints.mark_best(self.run_dir, *best)
+                    checkpoints.prune(self.run_dir, self.config.checkpoint.keep_last)
+        except OSError as error:
+            if self.config.checkpoint.on_error == "stop" or self.ranks.count > 1:
+                raise
+            log.error("%s; going on, since checkpoint.on_error=continue", error)
+        self.saved_at = time.monotonic()
+        self.ranks.wait()
 
     def _save_policy(self, folder: Path, step: int) -> None:
         self.policy.save(folder)
         write_card(folder, self.config, step=step, scores=self.scores, commit=getattr(self.policy, "commit", None))
 
     def _validate(self, step: int) -> dict[str, float]:
-        self.progress.update("validate", step)
         settings = self.config.evaluation
-        scored = evaluate(self.policy, self.examiner, self.data.split("val"), config=settings, limit=settings.val_limit)
-        kept = {k: v for k, v in scored.metrics.items() if k != "seconds_per_image"}
+        if self.leads:
+            self.progress.update("validate", step)
+        scored = self._scored("val", settings.val_limit)
+        kept = {k: v for k, v in scored.items() if k != "seconds_per_image"}
         self.scores[f"val, step {step}"] = kept
-        row = {f"val/{key}": value for key, value in kept.items()}
-        self.metrics.log(step, row)
-        self.tracker.log(row, step)
-        self.progress.update("train", step, giou=kept.get("giou"))
+        if self.leads:
+            row = {f"val/{key}": value for key, value in kept.items()}
+            self.metrics.log(step, row)
+            self.tracker.log(row, step)
+            self.progress.update("train", step, giou=kept.get("giou"))
         return kept
 
     def _examine(self, when: str, split: str, limit: int | None) -> dict[str, float]:
         """Score the test split into eval_<when>/; a resumed run keeps the first score it made."""
         folder = self.run_dir / f"eval_{when}"
         known = runs.read_json(folder / "metrics.json") if when == "before" and self.config.resume else None
+        known = self.ranks.gather(known)[0]
         if known is not None:
             self.scores[f"{split}, {when}"] = known
-            return known
+            return dict(known)
         step = self.first_step if when == "before" else self.config.algorithm.steps
-        self.progress.update(f"test {when}", step)
-        scored = evaluate(
-            self.policy,
-            self.examiner,
-            self.data.split(split),
-            config=self.config.evaluation,
-            limit=limit,
-            folder=folder,
-            on_progress=lambda done, total: self.progress.update(f"test {when}", step, message=f"{done}/{total}"),
-        )
-        self.scores[f"{split}, {when}"] = dict(scored.metrics)
-        self.progress.update(f"test {when}", step, giou=scored.metrics.get("giou"))
-        self.tracker.log({f"test_{when}/{key}": value for key, value in scored.metrics.items()}, step)
-        self.tracker.images(f"test_{when}", sorted(folder.glob("overlays/*.png")), step)
-        return dict(scored.metrics)
+        scored = self._scored(split, limit, folder=folder, phase=f"test {when}", step=step)
+        self.scores[f"{split}, {when}"] = scored
+        if self.leads:
+            self.progress.update(f"test {when}", step, giou=scored.get("giou"))
+            self.tracker.log({f"test_{when}/{key}": value for key, value in scored.items()}, step)
+            self.tracker.images(f"test_{when}", sorted(folder.glob("overlays/*.png")), step)
+        return scored
+
+    def _scored(
+        self, split: str, limit: int | None, *, folder: Path | None = None, phase: str = "", step: int = 0
+    ) -> dict[str, float]:
+        """The scores of a split, made by rank 0; by all where they have to fetch its layers with it."""
+        together = self.ranks.count > 1 and self.config.engine.gather == "layer"
+        metrics: dict[str, float] = {}
+        with self.engine.gathered(), interrupts.opened() if self.ranks.count == 1 else interrupts.held():
+            if self.leads or together:
+                scored = evaluate(
+                    self.policy,
+                    self.examiner,
+                    self.data.split(split),
+                    config=self.config.evaluation,
+                    limit=limit,
+                    folder=folder if self.leads else None,
+                    on_progress=partial(self._show, phase, step) if self.leads and phase else None,
+                )
+                metrics = dict(scored.metrics)
+        return dict(self.ranks.gather(metrics)[0])
+
+    def _show(self, phase: str, step: int, done: int, total: int) -> None:
+        self.progress.update(phase, step, message=f"{done}/{total}")
 
     def _resume(self) -> int:
-        """Load the newest checkpoint and return its step; 0, with a warning, where there is none yet."""
-        found = checkpoints.steps(self.run_dir)
-        if not found:
+        """Load the newest sound checkpoint and return its step; 0, with a warning, where there is none yet.
+
+        Raises:
+            ConfigError: the run already has more steps than it shall, or another engine's state.
+        """
+        step = self.ranks.gather(checkpoints.newest_sound(self.run_dir) if self.leads else None)[0]
+        if step is None:
             log.warning("resume: %s has no checkpoint yet, starting from step 0", self.run_dir)
             return 0
-        step = found[-1]
         if step > self.config.algorithm.steps:
             raise ConfigError(f"algorithm.steps={self.config.algorithm.steps}: the run already has {step}; raise it")
-        self.policy.load_weights(checkpoints.folder_of(self.run_dir, step) / "policy")
-        self.engine.load_state_dict(checkpoints.load_state(self.run_dir, step)["engine"])
+        folder, state = checkpoints.folder_of(self.run_dir, step), checkpoints.load_state(self.run_dir, step)
+        if (state["engine"] == "local") != (self.config.engine.name == "local"):
+            raise ConfigError(
+                f"engine={self.config.engine.name}: the checkpoint of step {step} was written by "
+                f"engine={state['engine']}; go on with that, or start anew with init_from"
+            )
+        if self.config.engine.name == "local":
+            self.policy.load_weights(folder / checkpoints.POLICY)
+        self.engine.load(folder / checkpoints.ENGINE, ranks=state["ranks"])
+        self.lost, self.overdue = dict(state["lost"]), bool(state["overdue"])
+        if self.leads and state["best"]:
+            checkpoints.mark_best(self.run_dir, *state["best"])
         log.info("resuming from step %d, %d steps left", step, self.config.algorithm.steps - step)
-        return step
+        return int(step)
 
 
 class Stopwatch:

@@ -6,45 +6,27 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from grasp_rl import interrupts
 from grasp_rl.allocator import out_of_memory
-from grasp_rl.batching import TrainBatch, micro_batches, padded
+from grasp_rl.batching import TrainBatch, batch_of, micro_batches, padded
 from grasp_rl.config import AlgorithmConfig, RolloutConfig
-from grasp_rl.engines.local import LocalEngine
+from grasp_rl.engines.base import Engine
 from grasp_rl.grpo.loss import LossConfig, StepSize, policy_loss
 from grasp_rl.policies.records import Sampling
 from grasp_rl.types import RolloutGroup
 
 log = logging.getLogger(__name__)
 
-Reference = Callable[[TrainBatch], Tensor]
 
-
-def make_reference(policy: Any, beta: float, temperature: float) -> Reference | None:
-    """What scores a batch under the policy as it is now, frozen; None where beta is 0 and nobody asks.
-
-    Its distribution is never cut by top_k or top_p: a token that is drawn has a reference probability.
-    """
-    if beta == 0:
-        return None
-    frozen = policy.make_reference()
-    sampling = Sampling(temperature=temperature)
-
-    @torch.no_grad()
-    def score(batch: TrainBatch) -> Tensor:
-        prompts = [group.prompt for group in batch.groups]
-        if frozen is None:
-            with policy.adapter_disabled():
-                scores = policy.logprobs(policy.embed(prompts), batch.completions, sampling=sampling, entropy=False)
-        else:
-            scores = frozen.logprobs(frozen.embed(prompts), batch.completions, sampling=sampling, entropy=False)
-        return torch.as_tensor(scores.logp)
-
-    return score
+def make_reference(policy: Any, beta: float) -> Any:
+    """A frozen copy of the policy as it is now; None where beta is 0, or where an adapter need only be disabled."""
+    return policy.make_reference() if beta else None
 
 
 class Updater:
@@ -56,7 +38,8 @@ class Updater:
     Args:
         policy: trained in place.
         engine: its optimizer.
-        reference: for the KL term, see :func:`make_reference`.
+        reference: a frozen policy for the KL term; None where there is no such term, or where the policy without its
+            adapter is the reference.
         algorithm: which loss, how often, how many groups together.
         rollout: the distribution that was drawn from.
         mismatch_cap: of the generator; see :class:`grasp_rl.protocols.Generator`.
@@ -65,8 +48,8 @@ class Updater:
     def __init__(
         self,
         policy: Any,
-        engine: LocalEngine,
-        reference: Reference | None,
+        engine: Engine,
+        reference: Any,
         *,
         algorithm: AlgorithmConfig,
         rollout: RolloutConfig,
@@ -75,9 +58,13 @@ class Updater:
         self.policy, self.engine, self.reference = policy, engine, reference
         self.algorithm, self.mismatch_cap = algorithm, mismatch_cap
         self.sampling = Sampling(temperature=rollout.temperature, top_k=rollout.top_k, top_p=rollout.top_p)
+        self.kl = algorithm.beta > 0
+        self.reference_sampling = Sampling(temperature=rollout.temperature)
+        """Never cut by top_k or top_p: a token that is drawn has a reference probability."""
         self.size = algorithm.micro_batch_groups
         """Groups per forward."""
         self.out_of_memory = 0
+        self._last: RolloutGroup | None = None
         self.loss = LossConfig(
             loss=algorithm.loss,
             importance=algorithm.importance,
@@ -94,22 +81,27 @@ class Updater:
         generator's numbers need correcting.
 
         Args:
-            groups: with their advantages; iterated anew for every pass.
-            size: divisors of the loss.
+            groups: of this rank, with their advantages; iterated anew for every pass.
+            size: divisors of the loss, over all ranks.
 
         Raises:
             RuntimeError: memory does not suffice for one group at a time.
         """
+        self._last = next(iter(groups), self._last) if self.engine.ranks.count > 1 else None
         before = _Before()
         row: dict[str, float] = {}
-        for _ in range(self.algorithm.iterations):
-            sums = self._accumulate_in_memory(groups, size, before)
-            report = self.engine.step() if sums["scored"] else self.engine.pass_by()
-            row = dict(sums)
+        for number in range(self.algorithm.iterations):
+            alone = number == 0 and self.engine.ranks.count == 1  # else the run cannot be left in the middle
+            with interrupts.opened() if alone else interrupts.held():
+                sums = self._accumulate_in_memory(groups, size, before)
+            with interrupts.held():
+                row = self.engine.ranks.total(sums)
+                report = self.engine.step() if row["scored"] else self.engine.pass_by()
             row |= {"grad_norm": report.grad_norm, "lr": report.lr, "skipped": float(not report.applied)}
-            row["empty"] = float(not sums["scored"])
-        scored = max(1.0, row.pop("scored"))
-        row |= {"entropy": row["entropy"] / scored, "mismatch": before.mismatch / max(1.0, before.scored)}
+        first = self.engine.ranks.total({"mismatch": before.mismatch, "scored": before.scored})
+        row["empty"] = float(not row["scored"])
+        row["entropy"] /= max(1.0, row.pop("scored"))
+        row["mismatch"] = first["mismatch"] / max(1.0, first["scored"])
         return row | {"update_out_of_memory": float(self.out_of_memory)}
 
     def _accumulate_in_memory(
@@ -126,14 +118,15 @@ class Updater:
     def _accumulate(self, groups: Iterable[RolloutGroup], size: StepSize, before: _Before) -> Mapping[str, float]:
         """The gradient of one pass over the groups, and its statistics."""
         sums = defaultdict(float, dict.fromkeys(("loss", "kl", "clip_fraction", "ratio", "entropy", "scored"), 0.0))
-        skip = self.algorithm.beta == 0 or self.algorithm.skip_zero_advantage
-        for batch in micro_batches(groups, size=self.size, skip_zero=skip):
-            reference = None
-            if self.reference is not None:
-                reference = before.once(before.reference, batch, lambda: self.reference(batch))  # type: ignore[misc] # noqa: B023
-            embedded = self.policy.embed([group.prompt for group in batch.groups])
-            scores = self.policy.logprobs(embedded, batch.completions, sampling=self.sampling)
-            logp, valid = scores.logp, scores.valid
+        skip = not self.kl or self.algorithm.skip_zero_advantage
+        batches = micro_batches(groups, size=self.size, skip_zero=skip)
+        for batch, counts in self.engine.rounds(batches, lambda: self._filler(groups)):
+            if not counts:
+                self._keep_in_step(batch)
+                continue
+            reference = before.once(before.reference, batch, partial(self._score_reference, batch)) if self.kl else None
+            prompts = [group.prompt for group in batch.groups]
+            logp, entropy, valid = self.engine.forward(prompts, batch.completions, sampling=self.sampling)
             old = before.once(before.old, batch, logp.detach)
             sampled = batch.sampled_logp.to(logp.device)
             before.compare(batch, old, sampled, valid)
@@ -153,11 +146,43 @@ class Updater:
             self.engine.backward(loss)
             for key, value in shares.items():
                 sums[key] += value
-            sums["entropy"] += float(scores.entropy.sum())
+            sums["entropy"] += float(entropy.sum())
             sums["scored"] += float(valid.sum())
         return sums
 
+    def _score_reference(self, batch: TrainBatch) -> Tensor:
+        """[N, G, C] log-probabilities under the reference policy."""
+        prompts = [group.prompt for group in batch.groups]
+        wanted: dict[str, Any] = {"sampling": self.reference_sampling, "entropy": False}
+        with torch.no_grad():
+            if self.reference is not None:
+                return torch.as_tensor(self.reference(prompts, batch.completions, **wanted)[0])
+            with self.policy.adapter_disabled():
+                return torch.as_tensor(self.engine.forward(prompts, batch.completions, **wanted)[0])
+
+    def _filler(self, groups: Iterable[RolloutGroup]) -> TrainBatch:
+        """A batch for the forwards that only keep this rank in step with the others."""
+        group = next(iter(groups), None) or self._last
+        if group is None:
+            rank = self.engine.ranks.rank
+            raise RuntimeError(f"rank {rank} has no group to keep in step with; raise algorithm.prompts_per_step")
+        return batch_of([(0, group)])
+
+    def _keep_in_step(self, batch: TrainBatch) -> None:
+        """The same collective calls as for a batch that counts, and a gradient of zero."""
+        if self.kl:
+            self._score_reference(batch)
+        prompts = [group.prompt for group in batch.groups]
+        logp, _, _ = self.engine.forward(prompts, batch.completions, sampling=self.sampling)
+        self.engine.backward(logp.sum() * 0.0)
+
     def _shrink(self, error: Exception) -> None:
+        if self.engine.ranks.count > 1:
+            rank = self.engine.ranks.rank
+            raise RuntimeError(
+                f"out of memory on rank {rank} with {self.size} groups a micro-batch; the other ranks wait inside the "
+                "same step, so it cannot be tried again: lower algorithm.micro_batch_groups"
+            ) from error
         self.engine.discard()
         if self.size == 1:
             raise RuntimeError(

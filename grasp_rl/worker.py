@@ -12,14 +12,12 @@ import argparse
 import importlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 
-from grasp_rl import runs
+from grasp_rl import interrupts, runs
 from grasp_rl.config import ConfigError, RunConfig
 from grasp_rl.explain import of_system
 from grasp_rl.protocols import Components
@@ -28,8 +26,6 @@ from grasp_rl.types import Record
 
 _VERBS = {"train": "grasp_rl.train", "sft": "grasp_rl.sft", "evaluate": "grasp_rl.evaluate"}
 """Modules with ``run(config: RunConfig, components: Components) -> dict``."""
-
-_INTERRUPTED = 130
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(path: Path, trusted: Sequence[str], *, resume: bool, leads: bool) -> int:
     """Run and judge: exit 0 done, 2 a config that cannot be used, 1 any other failure, 130 interrupted."""
     run_dir = path.parent
-    _listen()
+    interrupts.listen()
     try:
         config = load_config(path)
         config = replace(config, run_dir=str(run_dir), resume=str(run_dir) if resume else config.resume)
@@ -73,8 +69,8 @@ def _run(path: Path, trusted: Sequence[str], *, resume: bool, leads: bool) -> in
     except KeyboardInterrupt:
         log.warning("interrupted")
         if leads:
-            runs.ended(run_dir, "interrupted", _INTERRUPTED)
-        return _INTERRUPTED
+            runs.ended(run_dir, "interrupted", interrupts.EXIT_CODE)
+        return interrupts.EXIT_CODE
     except BaseException:
         if leads:
             runs.ended(run_dir, "failed", 1)
@@ -94,12 +90,15 @@ def build(config: RunConfig, trusted: Sequence[str] = ()) -> Components:
     check_components(config, trusted)
     if not set(config.trusted_modules) <= set(trusted):
         raise ConfigError(f"trusted_modules={config.trusted_modules}: trust them on the command line, --trust MODULE")
+    from grasp_rl.engines.choose import loading
+
     data = instantiate(config.data, trusted, "data")
     segmenter = instantiate(config.segmenter, trusted, "segmenter")
     reward = instantiate(config.reward, trusted, "reward")
     tracker = instantiate(config.tracker, trusted, "tracker")
     generator = instantiate(config.generator, trusted, "generator")
-    policy = instantiate(config.policy, trusted, "policy")
+    with loading(config):
+        policy = instantiate(config.policy, trusted, "policy")
     return Components(
         policy=policy, segmenter=segmenter, reward=reward, data=data, tracker=tracker, generator=generator
     )
@@ -114,20 +113,6 @@ def _dispatch(config: RunConfig, trusted: Sequence[str]) -> Record:
     torch.set_num_threads(config.engine.threads)
     run: Callable[[RunConfig, Components], Record] = importlib.import_module(_VERBS[config.verb]).run
     return run(config, components)
-
-
-def _listen() -> None:
-    """Let the first SIGTERM or SIGINT raise KeyboardInterrupt, for an orderly end, and the second end at once."""
-    received: list[int] = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        if len(received) > 1:
-            os._exit(_INTERRUPTED)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,6 @@ def update(
 ) -> dict[str, float]:  # fmt: skip
     """One call of an updater of its own."""
     engine = engine or LocalEngine(policy, OptimizerConfig(lr=1e-3, max_grad_norm=1e9), 10)
-    reference = reference or make_reference(policy, algorithm.beta, rollout.temperature)
+    reference = reference or make_reference(policy, algorithm.beta)
     step = Updater(policy, engine, reference, algorithm=algorithm, rollout=rollout)
     return step(groups, size_of(groups, rollout.max_new_tokens))

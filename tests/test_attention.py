@@ -154,7 +154,7 @@ def test_tower_passes_of_a_step(
 ) -> None:
     """Once with a frozen tower, twice with a trained one, three times where a reference has a tower of its own."""
     policy = load(qwen, **more).train()
-    reference = make_reference(policy, beta, 1.0)
+    reference = make_reference(policy, beta)
     looked: list[int] = []
     stock = Qwen25VL.features
     monkeypatch.setattr(

@@ -114,7 +114,7 @@ def test_memory_runs_out_in_the_update(
         policy = TinyPolicy(weights="random")
         groups = compared(policy, samples[:6])
         engine = LocalEngine(policy, OptimizerConfig(lr=1e-3), 10)
-        reference = make_reference(policy, 0.1, 1.0)
+        reference = make_reference(policy, 0.1)
         updater = Updater(policy, engine, reference, algorithm=algorithm, rollout=SETTINGS)
         calls: list[int] = []
 

@@ -10,7 +10,8 @@ import torch
 
 from grasp_rl.batching import micro_batches, rewards_of
 from grasp_rl.config import AlgorithmConfig, OptimizerConfig, PromptConfig, RolloutConfig
-from grasp_rl.engines.local import LocalEngine, learning_rate
+from grasp_rl.engines.base import learning_rate
+from grasp_rl.engines.local import LocalEngine
 from grasp_rl.grpo.advantages import advantages
 from grasp_rl.policies.tiny import TinyPolicy
 from grasp_rl.statistics import rollout_statistics
@@ -69,7 +70,7 @@ def test_kl_is_zero_before_the_first_step_and_not_after(samples: list[Sample], r
     groups = roll(policy, samples[:2])
     algorithm = AlgorithmConfig(group_size=4, beta=0.1)
     engine = LocalEngine(policy, OptimizerConfig(lr=1e-2), 10)
-    reference = make_reference(policy, algorithm.beta, 1.0)
+    reference = make_reference(policy, algorithm.beta)
     groups = rolling.with_advantages(groups, some_gains(2))
     first = rolling.update(policy, groups, algorithm, ROLLOUT, engine=engine, reference=reference)
     for _ in range(3):

@@ -17,7 +17,8 @@ from torch import Tensor
 from grasp_rl.bench.measure import Meter
 from grasp_rl.bench.task import BETA, LEARNING_RATE, LORA_ALPHA, LORA_RANK, PROMPT, QUESTION, Pipe, Task
 from grasp_rl.config import AlgorithmConfig, EngineConfig, EvaluationConfig, OptimizerConfig, RolloutConfig, RunConfig
-from grasp_rl.engines.local import LocalEngine, StepReport
+from grasp_rl.engines.base import StepReport
+from grasp_rl.engines.local import LocalEngine
 from grasp_rl.generators.in_process import InProcess
 from grasp_rl.judge import Judge
 from grasp_rl.jury import Jury

@@ -1,1 +1,1 @@
-"""Engines: where the optimizer step runs. The loop of train.py is the same for all of them."""
+"""Engines: where an optimizer step runs, and how its state is divided among processes."""

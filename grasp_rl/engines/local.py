@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from grasp_rl.config import ConfigError, EngineConfig, OptimizerConfig
+from grasp_rl.config import OptimizerConfig
+from grasp_rl.engines.base import Batch, StepReport, learning_rate
+from grasp_rl.engines.ranks import Ranks
 
-
-@dataclass(frozen=True, kw_only=True)
-class StepReport:
-    """What an optimizer step did."""
-
-    grad_norm: float
-    """Global L2 norm before clipping."""
-    lr: float
-    applied: bool
-    """False where the gradient was not finite and the weights were left alone."""
-
-
-def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
-    """The rate of optimizer step ``step`` (from 0) of ``total``."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    share = min(1.0, (step - config.warmup_steps) / max(1, total - config.warmup_steps))
-    decay = {"constant": 1.0, "linear": 1 - share, "cosine": 0.5 * (1 + math.cos(math.pi * share))}[config.schedule]
-    if config.schedule == "constant":
-        return config.lr
-    return config.lr * (config.final_lr_ratio + (1 - config.final_lr_ratio) * decay)
-
-
-def pick_device(config: EngineConfig) -> torch.device:
-    """The device of ``engine.device``.
-
-    Raises:
-        ConfigError: cuda is asked for and there is none.
-    """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("engine.device='cuda': this machine has no usable GPU; must be auto or cpu here")
-    name = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+_STATE = "optimizer.pt"
 
 
 class LocalEngine:
@@ -57,6 +28,7 @@ class LocalEngine:
 
     def __init__(self, module: nn.Module, optimizer: OptimizerConfig, total_steps: int) -> None:
         self.config, self.total_steps, self.steps_done = optimizer, total_steps, 0
+        self.module, self.ranks = module, Ranks()
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -64,6 +36,18 @@ class LocalEngine:
             betas=(optimizer.beta1, optimizer.beta2),
             weight_decay=optimizer.weight_decay,
         )
+
+    def forward(self, *words: Any, **named: Any) -> Any:
+        """The policy's own forward."""
+        return self.module(*words, **named)
+
+    def gathered(self, *, whole: bool = False, write: bool = False) -> contextlib.AbstractContextManager[None]:
+        """Nothing to do: parameters are whole."""
+        return contextlib.nullcontext()
+
+    def rounds(self, batches: Iterable[Batch], filler: Callable[[], Batch]) -> Iterator[tuple[Batch, bool]]:
+        """The batches; there is no other rank to keep in step with."""
+        return ((batch, True) for batch in batches)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch's share of the loss."""
@@ -92,9 +76,15 @@ class LocalEngine:
         """Throw the gradient so far away."""
         self.optimizer.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "steps_done": self.steps_done}
+    def save(self, folder: Path) -> None:
+        """Write the optimizer's state: tensors and plain values."""
+        torch.save({"optimizer": self.optimizer.state_dict(), "steps_done": self.steps_done}, folder / _STATE)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load(self, folder: Path, *, ranks: int = 1) -> None:
+        """Read it again (``weights_only``)."""
+        state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps_done = state["steps_done"]
+
+    def close(self) -> None:
+        """Nothing to give up."""

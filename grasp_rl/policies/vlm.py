@@ -230,6 +230,18 @@ class VlmPolicy(nn.Module):
     def _on_device(self, inputs: PictureInputs) -> PictureInputs:
         return {name: tensor.to(self.device) for name, tensor in inputs.items()}
 
+    def forward(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        completions: Sequence[Sequence[Sequence[int]]],
+        *,
+        sampling: Sampling = WHOLE,
+        entropy: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What an engine trains: :meth:`embed`, then :meth:`logprobs`; (log-probabilities, entropies, valid)."""
+        scores = self.logprobs(self.embed(prompts), completions, sampling=sampling, entropy=entropy)
+        return scores.logp, scores.entropy, scores.valid
+
     def logprobs(
         self,
         prompts: Sequence[EmbeddedPrompt],

@@ -1,0 +1,36 @@
+"""The engine of a config."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from grasp_rl.config import EngineConfig, OptimizerConfig, RunConfig
+from grasp_rl.engines.base import Engine
+from grasp_rl.engines.local import LocalEngine
+
+
+def make_engine(module: nn.Module, optimizer: OptimizerConfig, total_steps: int, engine: EngineConfig) -> Engine:
+    """The engine that ``engine.name`` says.
+
+    Raises:
+        ConfigError: DeepSpeed is wanted and not installed.
+    """
+    if engine.name == "local":
+        return LocalEngine(module, optimizer, total_steps)
+    from grasp_rl.engines.zero import ZeroEngine
+
+    return ZeroEngine(module, optimizer, total_steps, engine)
+
+
+def loading(config: RunConfig) -> contextlib.AbstractContextManager[Any]:
+    """The block in which the policy is built: under ZeRO-3 its weights are divided as they are read."""
+    if not config.engine.name.startswith("zero3"):
+        return contextlib.nullcontext()
+    from grasp_rl.engines.zero import partitioned_loading
+
+    dtype = torch.bfloat16 if config.policy.get("dtype") == "bfloat16" else torch.float32
+    return partitioned_loading(config.engine, config.optimizer, dtype)

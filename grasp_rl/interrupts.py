@@ -1,0 +1,60 @@
+"""SIGTERM and SIGINT, heard where a run can be left: an interruption waits while work is done that must be whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_CODE = 130
+
+_received = 0
+_depth = 0
+
+
+def listen() -> None:
+    """Let the first SIGTERM or SIGINT raise KeyboardInterrupt where that is open, and the second end at once."""
+    global _received, _depth  # noqa: PLW0603
+    _received = _depth = 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _hear)
+
+
+def _hear(_number: int, _frame: FrameType | None) -> None:
+    global _received  # noqa: PLW0603
+    _received += 1
+    if _received > 1:
+        os._exit(EXIT_CODE)
+    if not _depth:
+        raise KeyboardInterrupt
+
+
+def pending() -> bool:
+    """Whether an interruption was received."""
+    return _received > 0
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Within the block an interruption only becomes :func:`pending`."""
+    global _depth  # noqa: PLW0603
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+
+
+@contextmanager
+def opened() -> Iterator[None]:
+    """Within the block, and at its beginning, an interruption raises KeyboardInterrupt, whatever holds around it."""
+    global _depth  # noqa: PLW0603
+    before, _depth = _depth, 0
+    try:
+        if pending():
+            raise KeyboardInterrupt
+        yield
+    finally:
+        _depth = before
