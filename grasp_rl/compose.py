@@ -35,6 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 from grasp_rl.config import ConfigError, RunConfig
 from grasp_rl.explain import one_line
 from grasp_rl.job import Job
+from grasp_rl.runs import config_hash
 from grasp_rl.schema import COMPONENTS, check_components, check_trusted, to_config
 from grasp_rl.usage import HELP
 
@@ -44,12 +45,16 @@ _UNNAMED = ("verb", "experiment", "debug", "launcher", "trusted_modules")
 """Keys that never name a job's folder."""
 
 
-def _job_folder(overrides: str, number: int) -> str:
-    """A folder name that says what is special about a job, safe on any file system."""
+def _job_folder(overrides: str, number: int, *, _root_: DictConfig | None = None) -> str:
+    """A folder name that says what is special about a job, safe on any file system, and the hash of what it runs."""
     name = re.sub(r"[^\w.,=+-]+", "_", overrides).strip("_.")
-    if len(name) > 100 or (name and name != overrides):
-        name = f"{name[:90]}_{sha256(overrides.encode()).hexdigest()[:6]}"
-    return name or str(number)
+    if len(name) > 90 or (name and name != overrides):
+        name = f"{name[:80]}_{sha256(overrides.encode()).hexdigest()[:6]}"
+    name = name or str(number)
+    if _root_ is None:
+        return name
+    raw: dict[str, Any] = OmegaConf.to_container(_without_hydra(_root_), resolve=True)  # type: ignore[assignment]
+    return f"{name}-{config_hash(asdict(to_config(raw | {'run_dir': ''})))[:8]}"
 
 
 def _no_environment(*_: Any) -> str:

@@ -348,6 +348,17 @@ class EngineConfig:
 
 
 @dataclass
+class SweepConfig:
+    """What a sweep does about its jobs."""
+
+    on_error: str = "continue"
+    """After a job has failed: continue with the others, or stop before the next one."""
+
+    def __post_init__(self) -> None:
+        _one_of("sweep.on_error", self.on_error, ("continue", "stop"))
+
+
+@dataclass
 class RunConfig:
     """One run, resolved. config.yaml in the run folder is exactly this."""
 
@@ -358,7 +369,7 @@ class RunConfig:
     """Seeds data order, scenes drawn for training and every sampled token."""
     run_dir: str = "outputs/run"
     resume: str | None = None
-    """A run folder to go on with (`train resume=<run>`)."""
+    """A run folder to go on with (`train resume=<run>`); `train run_dir=<run> resume=auto` begins there or goes on."""
     init_from: str | None = None
     """A run folder or checkpoint folder whose policy weights are used by evaluate, predict and train."""
     trusted_modules: list[str] = field(default_factory=list)
@@ -378,6 +389,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     sft: SftConfig = field(default_factory=SftConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
     def __post_init__(self) -> None:
         _require(self.version == CONFIG_VERSION, "version", self.version, f"{CONFIG_VERSION}; compose the run anew")

@@ -43,7 +43,7 @@ class StopFile:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / ".stop"
+        self._path, self._halted = folder / ".stop", folder / ".halt"
 
     def signals(self) -> list[int]:
         """The signals received so far, in order."""
@@ -51,6 +51,15 @@ class StopFile:
             return [int(line) for line in self._path.read_text(encoding="utf-8").split()]
         except FileNotFoundError:
             return []
+
+    def halt(self) -> None:
+        """Let no further job of the sweep begin; those that run go on."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._halted.touch()
+
+    def ended(self) -> bool:
+        """Whether no further job shall begin."""
+        return bool(self.signals()) or self._halted.exists()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -61,14 +70,16 @@ class StopFile:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(f"{number}\n")
 
-        self._path.unlink(missing_ok=True)
+        for path in (self._path, self._halted):
+            path.unlink(missing_ok=True)
         previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            self._path.unlink(missing_ok=True)
+            for path in (self._path, self._halted):
+                path.unlink(missing_ok=True)
 
 
 def claim(job: Job, *, again: bool) -> Claim:
@@ -94,6 +105,15 @@ def claim(job: Job, *, again: bool) -> Claim:
     if state == "done":
         return "done"
     return "resume" if job.config["verb"] == "train" else "start"
+
+
+def other_commit(run_dir: Path) -> str | None:
+    """A sentence where the code's commit is no longer the one that ``run_dir`` was run with."""
+    then = ((runs.read_json(run_dir / runs.ENVIRONMENT) or {}).get("git") or {}).get("commit")
+    now = (provenance.git(Path(__file__).parent) or {}).get("commit")
+    if then is None or now is None or then == now:
+        return None
+    return f"{run_dir.name}: was run at commit {then[:8]}, the code is now at {now[:8]}"
 
 
 def prepare(job: Job, command: Sequence[str], overrides: Sequence[str], *, resume: bool) -> None:

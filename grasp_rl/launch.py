@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -67,6 +68,8 @@ def main(verb: str, argv: Sequence[str]) -> int:
 
 def _run(door: Door, words: Sequence[str]) -> int:
     flags = compose.parse_flags(words)
+    if "resume=auto" in flags.overrides:
+        return _begin_or_go_on(door, [word for word in flags.overrides if word != "resume=auto"])
     if any(word.startswith("resume=") for word in flags.overrides):
         return _resume(door, flags)
     if any(word.startswith("verb=") for word in flags.overrides):
@@ -79,6 +82,25 @@ def _run(door: Door, words: Sequence[str]) -> int:
         if flags.multirun or compose.is_sweep(engine, flags.overrides):
             return _sweep(door, engine, flags.overrides, trusted)
         return _single(door, compose.single(engine, flags.overrides, trusted), flags.overrides[1:], resume=False)
+
+
+def _begin_or_go_on(door: Door, overrides: list[str]) -> int:
+    """`resume=auto`: the same line begins a run, goes on with it, and says that it is done."""
+    if not any(word.startswith("run_dir=") for word in overrides):
+        raise ConfigError("resume=auto: needs the folder of the run, run_dir=FOLDER")
+    overrides = [f"verb={door.verb}", *overrides]
+    with compose.hydra(door.verb) as engine:
+        wanted = compose.single(engine, overrides, compose.trusted_on(overrides))
+    claim = job.claim(wanted, again=True)
+    if claim == "done":
+        door.console.print(f"{wanted.run_dir}: done before")
+        return 0
+    if claim == "resume":
+        steps = sorted(path.name for path in (wanted.run_dir / "checkpoints").glob("step_*"))
+        door.console.print(f"going on after {steps[-1] if steps else 'no checkpoint yet'}; the log says from where")
+        if changed := job.other_commit(wanted.run_dir):
+            door.console.print(f"warning: {changed}")
+    return _single(door, wanted, overrides[1:], resume=claim == "resume", claimed=True)
 
 
 def _refuse(door: Door, error: ConfigError | OSError) -> int:
@@ -106,8 +128,8 @@ def _show(door: Door, engine: Hydra, flags: argparse.Namespace) -> int:
     return 0
 
 
-def _single(door: Door, wanted: Job, overrides: Sequence[str], *, resume: bool) -> int:
-    if not resume:
+def _single(door: Door, wanted: Job, overrides: Sequence[str], *, resume: bool, claimed: bool = False) -> int:
+    if not resume and not claimed:
         job.claim(wanted, again=False)
     job.prepare(wanted, door.command, overrides, resume=resume)
     door.console.print(f"{door.verb}: {wanted.run_dir}")
@@ -159,7 +181,23 @@ def _resume(door: Door, flags: argparse.Namespace) -> int:
 
 def _sweep(door: Door, engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> int:
     folder, jobs, fixed = compose.sweep(engine, overrides, trusted)
+    with runs.locked(folder):
+        return _drive(door, engine, overrides, trusted, folder, jobs, fixed)
+
+
+def _drive(
+    door: Door,
+    engine: Hydra,
+    overrides: list[str],
+    trusted: tuple[str, ...],
+    folder: Path,
+    jobs: Sequence[Job],
+    fixed: list[str],
+) -> int:
+    """Run the jobs of a sweep whose folder is held."""
     waiting = [wanted for wanted in jobs if job.claim(wanted, again=True) != "done"]
+    for changed in filter(None, (job.other_commit(wanted.run_dir) for wanted in jobs)):
+        door.console.print(f"warning: {changed}")
     kept = f", {len(jobs) - len(waiting)} of them done before" if len(waiting) < len(jobs) else ""
     door.console.print(f"{door.verb}: {len(jobs) or 'jobs'} jobs in {folder}{kept}")
     run_dirs = [wanted.run_dir for wanted in jobs]
@@ -192,7 +230,7 @@ def run_job(
     """One job of a sweep, in whichever process Hydra's launcher runs it. Its failure stays in its own folder."""
     if os.getpid() != driver:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver hears it and writes it down
-    if stop.signals():
+    if stop.ended():
         return
     hydra = HydraConfig.get()
     run_dir = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
@@ -202,9 +240,14 @@ def run_job(
         if claim != "done":
             job.prepare(wanted, command, hydra.overrides.task, resume=claim == "resume")
             job.run_worker(wanted, stop)
+            if job.outcome(run_dir)["state"] == "failed":
+                sys.stderr.write(f"{run_dir.name} failed: {job.failure(run_dir)}\n")
     except (ConfigError, OSError) as error:
         runs.write_json(run_dir / runs.ERROR, {"type": type(error).__name__, "message": explain.of_system(error)})
         runs.ended(run_dir, "failed", 2 if isinstance(error, ConfigError) else 1)
+        sys.stderr.write(f"{run_dir.name} failed: {explain.of_system(error)}\n")
+    if job.outcome(run_dir)["state"] == "failed" and config.sweep.on_error == "stop":
+        stop.halt()
 
 
 def _summary(outcomes: Sequence[Record]) -> Table:
@@ -217,8 +260,10 @@ def _summary(outcomes: Sequence[Record]) -> Table:
         last = runs.read_json(run_dir / runs.PROGRESS) or {}
         numbers = ["-" if last.get(k) is None else f"{last[k]:.3f}" for k in ("reward", "giou")]
         table.add_row(run_dir.name, ended["state"], _took(ended), *numbers)
-    done = sum(ended["state"] == "done" for ended in outcomes)
-    table.caption, table.caption_justify = f"{done} of {len(outcomes)} done", "left"
+    counted = Counter(ended["state"] for ended in outcomes)
+    parts = [f"{counted['done']} of {len(outcomes)} done"]
+    parts += [f"{count} {state}" for state, count in sorted(counted.items()) if state != "done"]
+    table.caption, table.caption_justify = ", ".join(parts), "left"
     return table
 
 

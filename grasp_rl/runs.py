@@ -34,6 +34,8 @@ LOCK = ".lock"
 
 State = Literal["running", "done", "failed", "interrupted"]
 
+_INDECISIVE = ("run_dir", "name", "resume", "trusted_modules", "tracker", "sweep")
+
 _START_GRACE_S = 30.0
 """How long a worker may take from its start to holding the lock."""
 
@@ -83,7 +85,7 @@ def plain(value: Any) -> Any:
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """Of everything that decides the numbers: not the folder, the name, the way it was started or the tracker."""
-    decisive = {k: v for k, v in config.items() if k not in ("run_dir", "name", "resume", "trusted_modules", "tracker")}
+    decisive = {k: v for k, v in config.items() if k not in _INDECISIVE}
     return hashlib.sha256(json.dumps(plain(decisive), sort_keys=True).encode()).hexdigest()[:16]
 
 

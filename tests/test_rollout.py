@@ -21,7 +21,7 @@ from grasp_rl.data.synthetic import SyntheticSource
 from grasp_rl.generators.in_process import InProcess
 from grasp_rl.judge import Judge
 from grasp_rl.jury import Jury, follow, verdict
-from grasp_rl.policies import decoding
+from grasp_rl.policies.drafts import ANSWER_ENDS
 from grasp_rl.policies.records import Sampling
 from grasp_rl.policies.tiny import TinyPolicy
 from grasp_rl.questions import Questions
@@ -147,7 +147,7 @@ def test_the_end_of_the_answer_can_end_the_completion(speaking: TinyPolicy, samp
         assert a.token_ids[-1] in speaking.ends
         assert b.token_ids == a.token_ids[: len(b.token_ids)]
         assert b.finish_reason is FinishReason.STOP
-        assert b.text.endswith(decoding.ANSWER_ENDS)
+        assert b.text.endswith(ANSWER_ENDS)
         assert len(b.token_ids) < len(a.token_ids)
 
 
