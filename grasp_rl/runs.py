@@ -174,7 +174,11 @@ def _alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    try:  # a process that ended and that nobody has asked about yet still takes signals
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state not in ("Z", "X")
 
 
 def set_aside(run_dir: Path, names: Sequence[str] | None = None, *, keep: bool = False) -> None:

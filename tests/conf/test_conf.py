@@ -148,7 +148,8 @@ def test_sweep_is_planned_before_it_starts() -> None:
     with compose.hydra("train") as engine:
         overrides = ["verb=train", "seed=1,2", "algorithm=grpo,dapo", "rollout.temperature=0.9"]
         folder, jobs, _ = compose.sweep(engine, overrides, ())
-    names = [job.run_dir.name for job in jobs]
+    names = [job.run_dir.name.rpartition("-")[0] for job in jobs]
+    assert len({job.run_dir.name.rpartition("-")[2] for job in jobs}) == len(jobs)  # the hash of what each runs
     assert sorted(names) == [f"algorithm={a},seed={s}" for a in ("dapo", "grpo") for s in (1, 2)]
     assert {job.run_dir.parent for job in jobs} == {folder}
     assert {job.config["rollout"]["temperature"] for job in jobs} == {0.9}
