@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from omegaconf import OmegaConf
 
-from grasp_rl import allocator, provenance, runs
+from grasp_rl import allocator, heartbeat, provenance, runs
 from grasp_rl.config import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 Claim = Literal["start", "resume", "done"]
 
 _POLL_S = 0.2
+_PATIENCE_S = 3.0
+"""How long the other ranks may take to end by themselves, once one of them has said that it failed."""
 _LOG_LINES = 15
 
 
@@ -146,7 +149,7 @@ def run_worker(job: Job, stop: StopFile) -> int:
             start_new_session=True,
         )
     runs.started(job.run_dir, process.pid, runs.config_hash(job.config))
-    passed_on = 0
+    passed_on, failed_at = 0, 0.0
     while True:
         try:
             code = process.wait(timeout=_POLL_S)
@@ -156,6 +159,10 @@ def run_worker(job: Job, stop: StopFile) -> int:
             for number in received[passed_on:]:
                 process.send_signal(number)
             passed_on = len(received)
+            if heartbeat.someone_failed(job.run_dir):  # the others may wait for a rank that no longer answers
+                failed_at = failed_at or time.monotonic()
+                if time.monotonic() - failed_at > _PATIENCE_S:
+                    heartbeat.end_all(process.pid)
     code = code if code >= 0 else 128 - code
     _settle(job.run_dir, code)
     return code

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from grasp_rl import interrupts, runs
+from grasp_rl import heartbeat, interrupts, runs
 from grasp_rl.config import ConfigError, RunConfig
 from grasp_rl.explain import of_system
 from grasp_rl.protocols import Components
@@ -51,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(path: Path, trusted: Sequence[str], *, resume: bool, leads: bool) -> int:
     """Run and judge: exit 0 done, 2 a config that cannot be used, 1 any other failure, 130 interrupted."""
-    run_dir = path.parent
+    run_dir, rank = path.parent, int(os.environ.get("RANK", "0"))
     interrupts.listen()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        heartbeat.beat(run_dir, rank)
     try:
         config = load_config(path)
         config = replace(config, run_dir=str(run_dir), resume=str(run_dir) if resume else config.resume)
@@ -72,6 +74,11 @@ def _run(path: Path, trusted: Sequence[str], *, resume: bool, leads: bool) -> in
             runs.ended(run_dir, "interrupted", interrupts.EXIT_CODE)
         return interrupts.EXIT_CODE
     except BaseException:
+        log.exception("rank %d failed", rank)
+        if (run_dir / heartbeat.FOLDER).is_dir():
+            for other in heartbeat.silent(run_dir):
+                log.error("rank %d gives no sign of life", other)
+            heartbeat.failed(run_dir, rank)
         if leads:
             runs.ended(run_dir, "failed", 1)
         raise

@@ -92,6 +92,9 @@ class VlmPolicy(nn.Module):
         language = self.core.language_model.config
         if packed_attention == "two_calls" and not language._attn_implementation.startswith(PREFIX):
             language._attn_implementation = register(language._attn_implementation)
+        if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+            # loaded in parts, transformers takes every renaming it knows for one that it has to undo in saving
+            vars(self.stock).pop("_weight_conversions", None)
         recompute(self.stock, checkpoint_activations)
         self.decoding, self.fused_head = decoding, fused_head
         if feature_cache_gib < 0:

@@ -164,7 +164,7 @@ def test_failed_jobs_take_no_other_with_them(door: Run, lab: Path, outside: list
     assert found["policy.trouble=bug"]["error"]["message"] == "RuntimeError: a bug in the policy"
     assert "0 of 3 done, 3 failed" in ended.stderr
     assert "0 of 3 done" in ended.stderr
-    assert "\npolicy.trouble=config: policy.trouble='config': must be [red] or else\n" in ended.stderr
+    assert ": policy.trouble='config': must be [red] or else\n" in ended.stderr
 
 
 @pytest.mark.parametrize("launcher", ["serial", "joblib"])
@@ -179,7 +179,7 @@ def test_an_interrupted_sweep_starts_nothing_more(start: Start, lab: Path, outsi
     states = [runs.state_of(next(iter((lab / "s").glob(f"seed={seed}-*")), lab / "none")) for seed in (1, 2, 3, 4)]
     assert states.count("interrupted") == wanted
     assert states.count(None) == 4 - wanted
-    assert out.count("not started") == 4 - wanted
+    assert f"{4 - wanted} not started" in out
 
 
 def test_a_sweep_keeps_what_is_done(door: Run, lab: Path, outside: list[str]) -> None:
@@ -191,10 +191,11 @@ def test_a_sweep_keeps_what_is_done(door: Run, lab: Path, outside: list[str]) ->
     ended = door(*words)
     assert "2 jobs in s, 1 of them done before" in ended.stdout
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in first.iterdir()} == before
-    assert (lab / "s/seed=2/earlier/1/status.json").exists()
+    assert (next((lab / "s").glob("seed=2-*")) / "earlier/1/status.json").exists()
     other = door(*words, "algorithm.steps=3")
-    assert other.returncode == 2
-    assert "holds a run with another config" in other.stderr
+    assert other.returncode == 1
+    assert len(list((lab / "s").glob("seed=*"))) == 4  # other configs have other folders
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in first.iterdir()} == before
 
 
 def test_claims(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -77,10 +78,8 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def signal_quietly(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def lives(pid: int) -> bool:
@@ -128,7 +127,7 @@ def strike(process: subprocess.Popen[bytes], run_dir: Path, where: str, chance: 
         time.sleep(chance.random() * 0.1)
         inside = hit
     else:
-        hit = wait_for(process, lambda: (run_dir / "metrics.jsonl").exists())
+        hit = wait_for(process, (run_dir / "metrics.jsonl").exists)
         time.sleep(chance.random() * 6.0)
         inside = hit and process.poll() is None
     kill(process)

@@ -1,0 +1,67 @@
+"""Signs of life of a run's ranks, in files: who is gone can be named, and whoever waits for them can be stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+FOLDER = ".ranks"
+_EVERY_S = 1.0
+_STALE_S = 3.5
+
+
+def beat(run_dir: Path, rank: int) -> None:
+    """Touch this rank's file from now on, every second, as long as the process runs."""
+    path = run_dir / FOLDER / str(rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (path.with_suffix(".failed")).unlink(missing_ok=True)
+
+    def work() -> None:
+        while path.parent.is_dir():
+            path.touch()
+            time.sleep(_EVERY_S)
+
+    threading.Thread(target=work, name="heartbeat", daemon=True).start()
+
+
+def silent(run_dir: Path) -> list[int]:
+    """Ranks that gave signs of life and have stopped; takes a few seconds."""
+    time.sleep(_STALE_S + _EVERY_S)
+    now = time.time()
+    paths = [path for path in (run_dir / FOLDER).glob("*") if path.name.isdigit()]
+    return sorted(int(path.name) for path in paths if now - path.stat().st_mtime > _STALE_S)
+
+
+def failed(run_dir: Path, rank: int) -> None:
+    """Leave word that this rank has failed."""
+    folder = run_dir / FOLDER
+    if folder.is_dir():
+        (folder / f"{rank}.failed").touch()
+
+
+def someone_failed(run_dir: Path) -> bool:
+    """Whether a rank has left such word."""
+    return any((run_dir / FOLDER).glob("*.failed"))
+
+
+def end_all(pid: int) -> None:
+    """SIGKILL for a process and everything below it: a rank that is stopped answers to nothing else."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
+    waiting, found = [pid], []
+    while waiting:
+        found += waiting
+        waiting = [child for parent in waiting for child in children.get(parent, [])]
+    for number in reversed(found):
+        try:
+            os.kill(number, signal.SIGKILL)
+        except ProcessLookupError:
+            continue

@@ -1,0 +1,420 @@
+"""The quick set of faults that a run has to survive; `make faults` runs the long one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import harness
+
+from grasp_rl import allocator, checkpoints, runs
+from grasp_rl.config import (
+    AlgorithmConfig,
+    CheckpointConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    PromptConfig,
+    RolloutConfig,
+    RunConfig,
+)
+from grasp_rl.data.synthetic import SyntheticSource
+from grasp_rl.generators.in_process import InProcess
+from grasp_rl.policies.tiny import TinyPolicy
+from grasp_rl.protocols import Components
+from grasp_rl.rewards.grasp import GraspReward
+from grasp_rl.segmenters.box_fill import BoxFillSegmenter
+from grasp_rl.tracking.null import NullTracker
+from grasp_rl.train import Trainer
+from grasp_rl.types import Answer, RewardBreakdown
+
+deepspeed = pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install 'grasp-rl[train]'")
+
+
+@pytest.fixture(scope="module", params=tuple(harness.ENGINES))
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """An uninterrupted run and its words."""
+    words = [*harness.WORDS, *harness.ENGINES[request.param]]
+    folder = tmp_path_factory.mktemp(request.param) / "whole"
+    harness.finish(folder, words)
+    return folder, words
+
+
+@pytest.mark.parametrize("where", ["checkpoint", "rollout", "any"])
+def test_kill_nine_and_going_on_is_the_same_run(whole: tuple[Path, list[str]], tmp_path: Path, where: str) -> None:
+    expected, words = whole
+    run_dir = tmp_path / "run"
+    harness.strike(harness.start(run_dir, words), run_dir, where, random.Random(where))
+    harness.finish(run_dir, words)
+    assert harness.compare(run_dir, expected) == []
+
+
+def test_sigterm_leaves_a_checkpoint_of_the_last_step(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """In the middle of a rollout: the step before is saved within ten seconds, and the run goes on from it."""
+    expected, words = whole
+    run_dir = tmp_path / "run"
+    process = harness.start(run_dir, words)
+    assert harness.wait_for(process, lambda: harness.rows(run_dir) >= 3)
+    time.sleep(0.05)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert time.monotonic() - begun < 10
+    assert process.returncode == 130
+    assert runs.state_of(run_dir) == "interrupted"
+    steps = checkpoints.steps(run_dir)
+    assert steps[-1] >= 3  # saved where no checkpoint was due
+    assert checkpoints.damage(checkpoints.folder_of(run_dir, steps[-1])) is None
+    harness.finish(run_dir, words)
+    assert harness.compare(run_dir, expected) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_rank_that_is_gone_takes_the_others_with_it(tmp_path: Path, number: int) -> None:
+    """All ranks are gone within the timeout and 15 seconds, the exit is not 0, and the lost rank is named."""
+    run_dir = tmp_path / "run"
+    timeout = 10
+    words = [*harness.WORDS, *harness.ENGINES["zero3x2"], f"engine.timeout_s={timeout}"]
+    process = harness.start(run_dir, words)
+    assert harness.wait_for(process, lambda: harness.rows(run_dir) >= 1)
+    members = harness.family(process.pid)
+    workers = [pid for pid in members if b"grasp_rl.worker" in _command(pid) and _rank(pid) == 1]
+    assert len(workers) == 1
+    os.kill(workers[0], number)
+    begun = time.monotonic()
+    process.communicate(timeout=timeout + 60)
+    took = time.monotonic() - begun
+    assert process.returncode not in (0, None)
+    assert took < timeout + 15
+    log = (run_dir / "log.txt").read_text()
+    assert "rank 1" in log or "rank: 1" in log or "Rank 1" in log, log[-3000:]
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and any(harness.lives(pid) for pid in members):
+        time.sleep(0.1)
+    assert not [pid for pid in members if harness.lives(pid)]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _rank(pid: int) -> int | None:
+    entries = dict(e.split(b"=", 1) for e in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if b"=" in e)
+    return int(entries[b"RANK"]) if b"RANK" in entries else None
+
+
+# --- numbers that are none
+
+
+class Moody:
+    """A reward that is no number now and then."""
+
+    supervision = "cues"
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+
+    def __call__(self, answer: Answer, reference: object, prediction: object) -> RewardBreakdown:
+        odd = self.chance.random()
+        value = float("nan") if odd < 0.2 else float("inf") if odd < 0.3 else -float("inf") if odd < 0.4 else odd
+        return RewardBreakdown(reward=value, terms={})
+
+
+class Spread:
+    """A reward that always tells siblings apart."""
+
+    supervision = "cues"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, answer: Answer, reference: object, prediction: object) -> RewardBreakdown:
+        self.calls += 1
+        return RewardBreakdown(reward=float(self.calls % 3), terms={})
+
+
+def trainer(folder: Path, reward: Any, steps: int) -> Trainer:
+    config = RunConfig(
+        run_dir=str(folder),
+        prompt=PromptConfig(template="compact"),
+        algorithm=AlgorithmConfig(steps=steps, prompts_per_step=2, group_size=3),
+        optimizer=OptimizerConfig(lr=1e-3),
+        rollout=RolloutConfig(max_new_tokens=6, judge="inline"),
+        evaluation=EvaluationConfig(every=0, test_limit=1, overlays=0, bootstrap_samples=5, max_new_tokens=4),
+        checkpoint=CheckpointConfig(every=0),
+    )
+    components = Components(
+        policy=TinyPolicy(weights="random"), segmenter=BoxFillSegmenter(), reward=reward,
+        data=SyntheticSource(train_size=8, test_size=4), tracker=NullTracker(), generator=InProcess(),
+    )  # fmt: skip
+    return Trainer(config, components)
+
+
+def test_rewards_that_are_no_numbers_reach_no_weight(tmp_path: Path) -> None:
+    run = trainer(tmp_path, Moody(random.Random(0)), 20)
+    run.run()
+    assert all(bool(p.isfinite().all()) for p in run.policy.parameters())
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 20
+    assert sum(row.get("nonfinite", 0) > 0 for row in rows) >= 10
+    assert all(row["skipped"] == 0 for row in rows)
+
+
+def test_gradients_that_are_no_numbers_skip_their_step(tmp_path: Path) -> None:
+    """At 30 of 60 steps, never three in a row: skipped and counted, weights as before and finite."""
+    chance = random.Random(1)
+    bad: set[int] = set()
+    while len(bad) < 30:
+        step = chance.randrange(60)
+        if not {step - 2, step - 1} <= bad and not {step - 1, step + 1} <= bad and not {step + 1, step + 2} <= bad:
+            bad.add(step)
+    run = trainer(tmp_path, Spread(), 60)
+    stock = run.engine.backward
+    first = next(p for p in run.policy.parameters() if p.requires_grad)
+    calls: list[int] = []
+
+    def backward(loss: torch.Tensor) -> None:
+        stock(loss)
+        if not calls or calls[-1] != run.engine.steps_done:
+            calls.append(run.engine.steps_done)
+        if run.engine.steps_done in bad and first.grad is not None:
+            first.grad[0] = float(chance.choice(["nan", "inf"]))
+
+    run.engine.backward = backward  # type: ignore[method-assign]
+    run.run()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {row["step"] - 1 for row in rows if row["skipped"]} == bad & set(calls)
+    assert len(bad & set(calls)) == 30
+    assert all(bool(p.isfinite().all()) for p in run.policy.parameters())
+
+
+def test_three_such_steps_in_a_row_stop_the_run(tmp_path: Path) -> None:
+    run = trainer(tmp_path, Spread(), 9)
+    stock = run.engine.backward
+
+    def backward(loss: torch.Tensor) -> None:
+        stock(loss * float("nan"))
+
+    run.engine.backward = backward  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match=r"3 steps in a row were lost: the gradient was not finite"):
+        run.run()
+    assert all(bool(p.isfinite().all()) for p in run.policy.parameters())
+
+
+@pytest.mark.parametrize("engine", ["zero2", "zero3"])
+def test_a_gradient_that_is_no_number_is_skipped_on_all_ranks(tmp_path: Path, engine: str) -> None:
+    code = """
+import sys, torch
+from grasp_rl.config import EngineConfig, OptimizerConfig
+from grasp_rl.engines.zero import ZeroEngine
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    module = torch.nn.Linear(4, 3)
+    engine = ZeroEngine(module, OptimizerConfig(lr=0.1), 10, EngineConfig(name=sys.argv[1]))
+    def weights():
+        with engine.gathered():
+            return module.weight.detach().clone()
+    def step(factor):
+        for batch, _ in engine.rounds([torch.ones(2, 4) * (1 + engine.ranks.rank)], lambda: None):
+            engine.backward((engine.forward(batch) ** 2).sum() * (factor if engine.ranks.rank else 1.0))
+        return engine.step()
+    first = weights()
+    assert step(1.0).applied
+    second = weights()
+    assert not torch.equal(first, second)
+    for bad in (float("nan"), float("inf")):
+        report = step(bad)
+        assert not report.applied, report
+        assert torch.equal(weights(), second)
+    assert step(1.0).applied
+    assert bool(weights().isfinite().all()) and not torch.equal(weights(), second)
+    engine.close()
+    print("sound", flush=True)
+"""
+    (tmp_path / "two.py").write_text(code)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(tmp_path / "two.py"),
+        engine,
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.count("sound") == 2, done.stdout[-2000:] + done.stderr[-3000:]
+
+
+# --- checkpoints
+
+
+def build(run_dir: Path, step: int, content: bytes) -> None:
+    with checkpoints.building(run_dir, step) as part:
+        for name in ("policy/config.json", "policy/model.safetensors", "engine/optimizer.pt"):
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            (part / name).write_bytes(content + name.encode())
+        checkpoints.commit(run_dir, step, {"best": None})
+
+
+def test_a_flipped_byte_anywhere_is_found_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    build(tmp_path, 1, b"a" * 100)
+    build(tmp_path, 2, b"b" * 100)
+    folder = checkpoints.folder_of(tmp_path, 2)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) == 5
+    for path in files:
+        sound = path.read_bytes()
+        for place in {0, len(sound) // 2, len(sound) - 2}:
+            caplog.clear()
+            path.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
+            assert checkpoints.newest_sound(tmp_path) == 1, (path, place)
+            named = (
+                path.name
+                if path.name != "manifest.json"
+                else ("manifest.json", "is missing", "is not in", "is damaged")
+            )
+            assert any(word in caplog.text for word in ([named] if isinstance(named, str) else named))
+        path.unlink()
+        assert checkpoints.newest_sound(tmp_path) == 1
+        path.write_bytes(sound)
+    (folder / "surplus").write_text("x")
+    assert checkpoints.newest_sound(tmp_path) == 1
+    (folder / "surplus").unlink()
+    assert checkpoints.newest_sound(tmp_path) == 2
+
+
+def test_a_full_disk_at_every_write_leaves_a_sound_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The n-th file operation fails, for every n: the checkpoint before is whole, and nothing half-built stays."""
+    build(tmp_path, 1, b"a" * 50)
+    calls, limit = [0], [10**9]
+
+    def failing(stock: Any) -> Any:
+        def wrapped(*words: Any, **named: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == limit[0]:
+                raise OSError(28, "No space left on device")
+            return stock(*words, **named)
+
+        return wrapped
+
+    for holder, name in ((Path, "write_bytes"), (Path, "write_text"), (Path, "mkdir"), (Path, "rename"), (os, "fsync")):
+        monkeypatch.setattr(holder, name, failing(getattr(holder, name)))
+    build(tmp_path, 2, b"b" * 50)
+    operations = calls[0]
+    assert operations > 12
+    for number in range(1, operations + 1):
+        calls[0], limit[0] = 0, number
+        with contextlib.suppress(OSError):
+            build(tmp_path, 3, b"c" * 50)
+        limit[0] = 10**9
+        newest = checkpoints.newest_sound(tmp_path)
+        assert newest in (2, 3), number
+        checkpoints.prune(tmp_path, 2)
+        assert not list((tmp_path / "checkpoints").glob(".step_*"))
+        for step in checkpoints.steps(tmp_path):
+            if step == 3:
+                shutil.rmtree(checkpoints.folder_of(tmp_path, 3))
+
+
+@pytest.mark.parametrize("on_error", ["stop", "continue"])
+def test_training_says_that_a_checkpoint_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, on_error: str
+) -> None:
+    run = trainer(tmp_path, GraspReward(), 3)
+    run.config.checkpoint.every, run.config.checkpoint.on_error = 1, on_error
+    stock, calls = checkpoints.commit, [0]
+
+    def full(*words: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise OSError(28, "No space left on device")
+        return stock(*words)
+
+    monkeypatch.setattr(checkpoints, "commit", full)
+    if on_error == "stop":
+        with pytest.raises(OSError, match="No space left on device"):
+            run.run()
+        assert checkpoints.newest_sound(tmp_path) == 1
+    else:
+        run.run()
+        assert "going on, since checkpoint.on_error=continue" in caplog.text
+        assert checkpoints.newest_sound(tmp_path) == 3
+
+
+# --- sweeps
+
+
+def test_a_sweep_of_twelve_with_three_faults(tmp_path: Path) -> None:
+    """Nine are done; the same line runs exactly the three again; finished folders are not touched."""
+    words = [
+        "-m", "debug=fast", "policy.weights=random", "algorithm.steps=1", "evaluation.every=0", "evaluation.test_limit=1",
+        "rollout.judge=inline", "rollout.max_new_tokens=4", "evaluation.max_new_tokens=4", "checkpoint.every=0",
+        "seed=1,2,3,4", "algorithm.group_size=2,3,4", f"hydra.sweep.dir={tmp_path / 'sweep'}", "launcher=joblib",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "grasp_rl.cli", "train", *words]
+    environment = allocator.environment() | {"OMP_NUM_THREADS": "1"}
+    sweep = tmp_path / "sweep"
+    blocked: list[Path] = []
+    planned = subprocess.run(
+        [*command, "--json"], env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    jobs = json.loads(planned.stdout)["jobs"]
+    assert len(jobs) == 12
+    assert {job["state"] for job in jobs} == {"done"}, planned.stderr
+    for job in jobs[::4]:  # three that failed: as a crash, a kill and an interruption leave them
+        folder = Path(job["run_dir"])
+        runs.ended(folder, ("failed", "failed", "interrupted")[len(blocked)], (1, 137, 130)[len(blocked)])
+        blocked.append(folder)
+    kept = {
+        p: (p.stat().st_mtime_ns, p.stat().st_size)
+        for p in sweep.rglob("*")
+        if p.is_file() and not set(p.parents) & set(blocked)
+    }
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "12 jobs" in again.stdout
+    assert "9 of them done before" in again.stdout
+    assert all((folder / "earlier").is_dir() for folder in blocked)
+    assert len(list(sweep.glob("*/earlier"))) == 3
+    after = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in kept if p.exists()}
+    changed = [p for p in kept if after.get(p) != kept[p] and p.parent != sweep]
+    assert changed == []
+
+
+def test_two_drivers_do_not_share_a_sweep(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    command = [
+        sys.executable, "-m", "grasp_rl.cli", "train", "-m", "debug=fast", "seed=1,2", f"hydra.sweep.dir={sweep}",
+    ]  # fmt: skip
+    with runs.locked(sweep):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "a run is going on there" in done.stderr
+
+
+def test_a_sweep_can_stop_at_the_first_failure(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "grasp_rl.cli", "train", "-m", "debug=fast", "init_from=nowhere", "seed=1,2,3",
+        "sweep.on_error=stop", f"hydra.sweep.dir={tmp_path / 'sweep'}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "0 of 3 done, 1 failed, 2 not started" in done.stdout
+    assert "log: " in done.stderr

@@ -1,0 +1,190 @@
+"""Engines: the same answer on any layout, DeepSpeed's settings, checkpoints that other numbers of ranks go on from."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Qwen3VLForConditionalGeneration
+
+from grasp_rl import allocator
+from grasp_rl.config import ConfigError, EngineConfig, OptimizerConfig
+from grasp_rl.engines.zero import settings
+
+pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install 'grasp-rl[train]'")
+
+STEPS = 5
+WORDS = [
+    "policy.weights=warm_start", "reward=think2seg", "segmenter=box_fill", f"algorithm.steps={STEPS}",
+    "algorithm.prompts_per_step=4", "algorithm.group_size=4", "optimizer.lr=1e-4", "checkpoint.every=5",
+    "evaluation.every=0", "evaluation.test_limit=2", "evaluation.overlays=0", "rollout.max_new_tokens=64",
+    "evaluation.max_new_tokens=8", "rollout.judge=inline",
+]  # fmt: skip
+LAYOUTS = {
+    "local": [],
+    "local, one group at a time": ["algorithm.micro_batch_groups=1"],
+    "zero2": ["engine=zero2"],
+    "zero2 x 2": ["engine=zero2", "engine.nproc=2"],
+    "zero3": ["engine=zero3"],
+    "zero3 x 2": ["engine=zero3", "engine.nproc=2"],
+}
+
+
+def train(run_dir: Path, *words: str, code: int = 0) -> str:
+    """One run by the door; its log."""
+    command = [sys.executable, "-m", "grasp_rl.cli", "train", f"run_dir={run_dir}", *WORDS, *words]
+    environment = allocator.environment() | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    log = (run_dir / "log.txt").read_text() if (run_dir / "log.txt").exists() else ""
+    assert done.returncode == code, done.stdout + done.stderr + log[-3000:]
+    return done.stderr + log
+
+
+def rows(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run_dir: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
+    return load_file(run_dir / "checkpoints" / f"step_{step:06d}" / "policy" / "model.safetensors")
+
+
+def close(run_dir: Path, expected: Path, steps: int = STEPS) -> None:
+    """Rollouts alike (rewards, lengths and parse statuses of every step), losses to 1e-5, weights to 1e-4."""
+    for ours, theirs in zip(rows(run_dir), rows(expected), strict=True):
+        for key in ("reward", "length", "parse/ok", "truncated", "reward_std"):
+            assert ours[key] == pytest.approx(theirs[key], abs=1e-6), key
+        for key in ("loss", "entropy", "kl"):
+            assert ours[key] == pytest.approx(theirs[key], abs=1e-5), key
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+        assert ours["mismatch"] < 1e-5
+    for name, tensor in weights(expected, steps).items():
+        assert (weights(run_dir, steps)[name] - tensor).abs().max() < 1e-4, name
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engines") / "reference"
+    train(folder)
+    return folder
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "local"])
+def test_the_same_answer_on_any_layout(reference: Path, tmp_path: Path, layout: str) -> None:
+    train(tmp_path / "run", *LAYOUTS[layout])
+    close(tmp_path / "run", reference)
+    plain = Qwen3VLForConditionalGeneration.from_pretrained(
+        tmp_path / "run/checkpoints" / f"step_{STEPS:06d}" / "policy"
+    )
+    expected = weights(tmp_path / "run")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in plain.state_dict().items() if name in expected)
+
+
+def test_ranks_with_nothing_to_learn_keep_in_step(tmp_path: Path) -> None:
+    """Three questions over two ranks, micro-batches of one, groups without advantage left out: uneven everywhere."""
+    words = ["algorithm.prompts_per_step=3", "algorithm.micro_batch_groups=1", "reward=grasp", "algorithm=dr_grpo"]
+    train(tmp_path / "alone", *words)
+    train(tmp_path / "two", *words, "engine=zero3", "engine.nproc=2")
+    close(tmp_path / "two", tmp_path / "alone")
+    assert any(row["zero_variance"] > 0 for row in rows(tmp_path / "alone"))
+
+
+def test_adapters_and_a_reference_over_ranks(tmp_path: Path) -> None:
+    """LoRA with a KL term: the reference is the policy without its adapter, on every rank."""
+    words = ["policy.lora_rank=4", "algorithm=grpo", "algorithm.beta=0.05", "optimizer.lr=1e-2", "checkpoint.every=0"]
+    train(tmp_path / "alone", *words)
+    train(tmp_path / "two", *words, "engine=zero3", "engine.nproc=2")
+    for ours, theirs in zip(rows(tmp_path / "two"), rows(tmp_path / "alone"), strict=True):
+        for key in ("reward", "loss", "kl"):
+            assert ours[key] == pytest.approx(theirs[key], abs=2e-5), key
+    assert rows(tmp_path / "two")[-1]["kl"] > 1e-6
+
+
+def test_going_on_with_another_number_of_ranks(reference: Path, tmp_path: Path) -> None:
+    """Two ranks, then one, through the universal checkpoint: the run is the uninterrupted one to rounding."""
+    run = tmp_path / "run"
+    train(run, "engine=zero3", "engine.nproc=2", "algorithm.steps=3", "checkpoint.every=3")
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(
+        config.replace("nproc: 2", "nproc: 1").replace("steps: 3\n", f"steps: {STEPS}\n", 1)
+    )
+    command = [sys.executable, "-m", "grasp_rl.worker", str(run / "config.yaml"), "--resume"]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "written by 2 ranks, read by 1" in done.stderr
+    assert len(rows(run)) == STEPS
+    close(run, reference)
+
+
+def test_another_kind_of_engine_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(run, "algorithm.steps=1", "checkpoint.every=1")
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(
+        config.replace("name: local\n", "name: zero2\n").replace("steps: 1\n", "steps: 2\n", 1)
+    )
+    command = [sys.executable, "-m", "grasp_rl.worker", str(run / "config.yaml"), "--resume"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "was written by engine=local" in done.stderr
+
+
+# --- settings
+
+
+def zero(**changes: Any) -> EngineConfig:
+    return EngineConfig(**({"name": "zero3"} | changes))
+
+
+def test_deepspeeds_json_says_what_the_config_says() -> None:
+    made = settings(zero(), OptimizerConfig(max_grad_norm=0.5), torch.bfloat16)
+    assert made["gradient_clipping"] == 0.5
+    assert made["bf16"] == {"enabled": True}
+    assert made["zero_optimization"]["stage"] == 3
+    assert "offload_optimizer" not in made["zero_optimization"]
+    offloaded = settings(zero(name="zero3_offload"), OptimizerConfig(), torch.float32)
+    assert offloaded["zero_optimization"]["offload_param"] == {"device": "cpu"}
+    assert offloaded["bf16"] == {"enabled": False}
+    assert [
+        settings(zero(name=f"zero{n}"), OptimizerConfig(), torch.float32)["zero_optimization"]["stage"] for n in (1, 2)
+    ] == [1, 2]
+
+
+def test_ones_own_json_is_merged_and_may_not_contradict(tmp_path: Path) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text(
+        json.dumps({"zero_optimization": {"overlap_comm": True, "reduce_bucket_size": 1000}, "bf16": "auto"})
+    )
+    made = settings(zero(deepspeed_config=str(path)), OptimizerConfig(), torch.bfloat16)
+    assert made["zero_optimization"]["overlap_comm"] is True
+    assert made["zero_optimization"]["reduce_bucket_size"] == 1000
+    assert made["zero_optimization"]["stage"] == 3
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
+    with pytest.raises(ConfigError, match=r"zero_optimization\.stage=2, but the run's config says 3"):
+        settings(zero(deepspeed_config=str(path)), OptimizerConfig(), torch.bfloat16)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=r"engine\.deepspeed_config=.*no JSON"):
+        settings(zero(deepspeed_config=str(path)), OptimizerConfig(), torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "local", "nproc": 2}, "engine.nproc=2"),
+        ({"nnodes": 2}, "engine.rendezvous=None"),
+        ({"nnodes": 2, "rendezvous": "a:1", "node_rank": 2}, "engine.node_rank=2"),
+        ({"gather": "some"}, "engine.gather='some'"),
+        ({"name": "zero4"}, "engine.name='zero4'"),
+    ],
+)
+def test_layouts_that_cannot_be(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        zero(**changes)
