@@ -316,9 +316,11 @@ class EngineConfig:
     nnodes: int = 1
     """Nodes; on each of them the same command is started."""
     node_rank: int | None = None
-    """This node's number, from 0; null leaves it to the rendezvous."""
+    """This node's number, from 0; needed with more than one, unless a hostfile says it."""
     rendezvous: str | None = None
-    """HOST:PORT of the first node, where nodes meet; needed with more than one."""
+    """HOST:PORT of the first node, where nodes meet; needed with more than one, unless a hostfile says it."""
+    hostfile: str | None = None
+    """A file with a line for each node, its name first, as DeepSpeed and MPI take it: says the three keys above."""
     device: str = "auto"
     """auto | cpu | cuda"""
     threads: int = 1
@@ -342,7 +344,12 @@ class EngineConfig:
             _require(self.nproc == 1, "engine.nproc", self.nproc, "1 with engine=local; zero2 or zero3 take more")
             _require(self.nnodes == 1, "engine.nnodes", self.nnodes, "1 with engine=local; zero2 or zero3 take more")
         if self.nnodes > 1:
-            _require(bool(self.rendezvous), "engine.rendezvous", self.rendezvous, "HOST:PORT with engine.nnodes > 1")
+            address = self.rendezvous or ""
+            port = address.rpartition(":")[2]
+            _require(
+                ":" in address and port.isdigit(), "engine.rendezvous", self.rendezvous, "HOST:PORT with nnodes > 1"
+            )
+            _require(self.node_rank is not None, "engine.node_rank", self.node_rank, "given with engine.nnodes > 1")
         if self.node_rank is not None:
             _require(0 <= self.node_rank < self.nnodes, "engine.node_rank", self.node_rank, "in [0, engine.nnodes)")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
 
 Claim = Literal["start", "resume", "done"]
 
+_INTERRUPTED = 130
 _POLL_S = 0.2
+_MEETING_S = 600.0
+"""How long another node waits for node 0."""
+PORT = 29500
+"""Where nodes of a hostfile meet: torchrun's own."""
 _PATIENCE_S = 3.0
 """How long the other ranks may take to end by themselves, once one of them has said that it failed."""
 _LOG_LINES = 15
@@ -136,10 +142,22 @@ def prepare(job: Job, command: Sequence[str], overrides: Sequence[str], *, resum
 
 def run_worker(job: Job, stop: StopFile) -> int:
     """Start the worker of a prepared folder, pass signals on, and return its exit code (128+n for signal n)."""
-    engine = job.config["engine"]
-    threads = str(engine["threads"])
+    code = _watch(job, stop, job.run_dir / runs.LOG, lambda pid: runs.started(job.run_dir, pid, _hash(job)))
+    _settle(job.run_dir, code)
+    if (runs.read_json(job.run_dir / runs.STATUS) or {}).get("state") == "interrupted":
+        return _INTERRUPTED  # torchrun has a code of its own
+    return code
+
+
+def _hash(job: Job) -> str:
+    return runs.config_hash(job.config)
+
+
+def _watch(job: Job, stop: StopFile, log_path: Path, began: Callable[[int], None] | None = None) -> int:
+    """Start the workers of this node, pass signals on, and return their exit code."""
+    threads = str(job.config["engine"]["threads"])
     variables = allocator.environment() | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    with (job.run_dir / runs.LOG).open("ab") as log:
+    with log_path.open("ab") as log:
         process = subprocess.Popen(
             worker_command(job),
             stdin=subprocess.DEVNULL,
@@ -148,7 +166,8 @@ def run_worker(job: Job, stop: StopFile) -> int:
             env=variables,
             start_new_session=True,
         )
-    runs.started(job.run_dir, process.pid, runs.config_hash(job.config))
+    if began is not None:
+        began(process.pid)
     passed_on, failed_at = 0, 0.0
     while True:
         try:
@@ -163,18 +182,64 @@ def run_worker(job: Job, stop: StopFile) -> int:
                 failed_at = failed_at or time.monotonic()
                 if time.monotonic() - failed_at > _PATIENCE_S:
                     heartbeat.end_all(process.pid)
-    code = code if code >= 0 else 128 - code
-    _settle(job.run_dir, code)
-    return code
+    return code if code >= 0 else 128 - code
 
 
 def worker_command(job: Job) -> list[str]:
     """The command line that runs ``job`` from its folder: also what a person types to debug it."""
     nproc = int(job.config["engine"]["nproc"])
     python = [sys.executable, "-P"]
-    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"] if nproc > 1 else []
+    start = _torchrun(job.config["engine"]) if nproc > 1 or int(job.config["engine"]["nnodes"]) > 1 else []
     command = [*python, *start, "-m", "grasp_rl.worker", str(job.run_dir / runs.CONFIG)]
     return [*command, "--trust", *job.trusted] if job.trusted else command
+
+
+def _torchrun(engine: Record) -> list[str]:
+    """The words that start torchrun on this node."""
+    words = ["-m", "torch.distributed.run", f"--nproc-per-node={engine['nproc']}"]
+    if engine["nnodes"] == 1:
+        return [*words, "--standalone"]
+    host, _, port = str(engine["rendezvous"]).rpartition(":")
+    words += [f"--nnodes={engine['nnodes']}", f"--node-rank={engine['node_rank']}"]
+    return [*words, f"--master-addr={host}", f"--master-port={port}"]
+
+
+def placed(job: Job) -> Job:
+    """``job`` with what its hostfile says about nodes.
+
+    Raises:
+        ConfigError: the file cannot be read, or this machine is not in it.
+    """
+    engine = job.config["engine"]
+    if not engine.get("hostfile"):
+        return job
+    try:
+        lines = Path(engine["hostfile"]).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"engine.hostfile={engine['hostfile']!r}: {error.strerror}") from error
+    hosts = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    here = [name for name in hosts if name in (socket.gethostname(), socket.getfqdn())]
+    if not here:
+        raise ConfigError(f"engine.hostfile={engine['hostfile']!r}: {socket.gethostname()} is not in it; found {hosts}")
+    said = {"nnodes": len(hosts), "node_rank": hosts.index(here[0]), "rendezvous": f"{hosts[0]}:{PORT}"}
+    return replace(job, config=job.config | {"engine": engine | said})
+
+
+def join(job: Job, stop: StopFile) -> int:
+    """Take part in a run that node 0 has begun, or is about to; the exit code of this node's workers.
+
+    Raises:
+        ConfigError: node 0 does not begin it in time, or runs something else.
+    """
+    engine, deadline = job.config["engine"], time.monotonic() + _MEETING_S
+    while runs.state_of(job.run_dir) != "running":
+        if time.monotonic() > deadline:
+            raise ConfigError(f"run_dir={str(job.run_dir)!r}: node 0 has not begun this run within {_MEETING_S:.0f} s")
+        time.sleep(_POLL_S)
+    if (runs.read_json(job.run_dir / runs.STATUS) or {}).get("config_hash") != runs.config_hash(job.config):
+        raise ConfigError(f"run_dir={str(job.run_dir)!r}: node 0 runs another config there; start the same line on all")
+    log = job.run_dir / f"log_node{engine['node_rank']}.txt"
+    return _watch(job, stop, log)
 
 
 def _settle(run_dir: Path, code: int) -> None:

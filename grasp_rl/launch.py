@@ -84,6 +84,17 @@ def _run(door: Door, words: Sequence[str]) -> int:
         return _single(door, compose.single(engine, flags.overrides, trusted), flags.overrides[1:], resume=False)
 
 
+def _join(door: Door, wanted: Job) -> int:
+    """Be another node of a run."""
+    number = wanted.config["engine"]["node_rank"]
+    door.console.print(f"{door.verb}: node {number} of {wanted.run_dir}")
+    stop = StopFile(wanted.run_dir / f"node{number}")
+    with stop.listening():
+        code = job.join(wanted, stop)
+    door.console.print(f"node {number} ended with code {code}")
+    return code
+
+
 def _begin_or_go_on(door: Door, overrides: list[str]) -> int:
     """`resume=auto`: the same line begins a run, goes on with it, and says that it is done."""
     if not any(word.startswith("run_dir=") for word in overrides):
@@ -91,6 +102,8 @@ def _begin_or_go_on(door: Door, overrides: list[str]) -> int:
     overrides = [f"verb={door.verb}", *overrides]
     with compose.hydra(door.verb) as engine:
         wanted = compose.single(engine, overrides, compose.trusted_on(overrides))
+    if job.placed(wanted).config["engine"]["node_rank"]:
+        return _single(door, wanted, overrides[1:], resume=False)
     claim = job.claim(wanted, again=True)
     if claim == "done":
         door.console.print(f"{wanted.run_dir}: done before")
@@ -129,6 +142,9 @@ def _show(door: Door, engine: Hydra, flags: argparse.Namespace) -> int:
 
 
 def _single(door: Door, wanted: Job, overrides: Sequence[str], *, resume: bool, claimed: bool = False) -> int:
+    wanted = job.placed(wanted)
+    if wanted.config["engine"]["node_rank"]:
+        return _join(door, wanted)
     if not resume and not claimed:
         job.claim(wanted, again=False)
     job.prepare(wanted, door.command, overrides, resume=resume)

@@ -34,6 +34,7 @@ LOCK = ".lock"
 
 State = Literal["running", "done", "failed", "interrupted"]
 
+_PLACES = ("node_rank", "rendezvous", "hostfile", "timeout_s")
 _INDECISIVE = ("run_dir", "name", "resume", "trusted_modules", "tracker", "sweep")
 
 _START_GRACE_S = 30.0
@@ -86,6 +87,8 @@ def plain(value: Any) -> Any:
 def config_hash(config: Mapping[str, Any]) -> str:
     """Of everything that decides the numbers: not the folder, the name, the way it was started or the tracker."""
     decisive = {k: v for k, v in config.items() if k not in _INDECISIVE}
+    if isinstance(engine := decisive.get("engine"), Mapping):
+        decisive["engine"] = {k: v for k, v in engine.items() if k not in _PLACES}
     return hashlib.sha256(json.dumps(plain(decisive), sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -27,7 +27,10 @@ class FakeVllm:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.orders: list[tuple[str, str, str]] = []
+        self.order_fault: Callable[[str, int], tuple[int, Any] | None] = lambda verb, number: None
+        """What goes wrong with order ``number``; with status 0 it is done and only its answer is lost."""
         self.adapters: set[str] = set()
+        self.slot: str | None = None
         self.pictures: list[np.ndarray] = []
         self.fault: Callable[[int, dict[str, Any]], tuple[int, Any] | None] = lambda number, request: None
         self.busy = self.most_busy = 0
@@ -41,7 +44,10 @@ class FakeVllm:
         self.pictures.append(cv2.cvtColor(cv2.imdecode(png, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
         with self.lock:
             prompt = self.ids_of(next(p["text"] for p in parts if p["type"] == "text"))
-            uniforms = np.random.default_rng(request["seed"]).random((1, request["n"], request["max_tokens"]))
+            draws = [  # completion i of a request has the seed of the request plus i, as in vLLM's ParentRequest
+                np.random.default_rng(request["seed"] + i).random(request["max_tokens"]) for i in range(request["n"])
+            ]
+            uniforms = np.array([draws])
             sampling = Sampling(
                 temperature=request["temperature"], top_p=request["top_p"], top_k=max(0, request["top_k"])
             )
@@ -62,12 +68,26 @@ class FakeVllm:
         ]
         return {"prompt_token_ids": prompt.input_ids.tolist(), "choices": choices}
 
+    def order(self, verb: str, request: dict[str, Any]) -> tuple[int, Any]:
+        """Adapters come and go as in vLLM with one slot: the newest takes it, and only who has it can be removed."""
+        name = request["lora_name"]
+        self.orders.append((verb, name, request.get("lora_path", "")))
+        faulty = self.order_fault(verb, len(self.orders))
+        if faulty and faulty[0] != 0:
+            return faulty
+        if verb == "load" and name in self.adapters:
+            return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded."}}
+        if verb == "unload" and name not in self.adapters:
+            return 404, {"error": {"message": f"The lora adapter '{name}' cannot be found."}}
+        if verb == "unload" and self.slot != name:
+            return 500, {"error": {"message": f"Failed to remove lora adapter '{name}' from the engine."}}
+        self.adapters ^= {name}
+        self.slot = name if verb == "load" else None
+        return faulty or (200, f"Success: {verb}ed")
+
     def answer(self, path: str, request: dict[str, Any]) -> tuple[int, Any]:
         if path.endswith("_lora_adapter"):
-            verb = path.rsplit("/", maxsplit=1)[-1].split("_", maxsplit=1)[0]
-            self.orders.append((verb, request["lora_name"], request.get("lora_path", "")))
-            self.adapters ^= {request["lora_name"]}
-            return 200, f"Success: {verb}ed"
+            return self.order(path.rsplit("/", maxsplit=1)[-1].split("_", maxsplit=1)[0], request)
         with self.lock:
             self.requests.append(request)
             number = len(self.requests)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import torch
 
 from grasp_rl.config import ConfigError, PromptConfig, RolloutConfig
 from grasp_rl.generators import wire
-from grasp_rl.generators.vllm_server import VllmServer
+from grasp_rl.generators.vllm_server import VllmServer, shown
 from grasp_rl.policies.backbone import ImageSize
 from grasp_rl.policies.hf_vlm import HfVlmPolicy
 from grasp_rl.policies.records import Sampling
@@ -107,7 +109,8 @@ def test_what_the_server_is_asked(bench: Bench) -> None:
         expected = {
             "n": 2, "temperature": 0.7, "top_k": 9, "top_p": 0.8, "max_tokens": 5, "logprobs": True,
             "return_token_ids": True, "stop": ["</answer>"], "include_stop_str_in_output": True,
-            "mm_processor_kwargs": {"max_pixels": 112 * 112},
+            "mm_processor_kwargs": {"max_pixels": 112 * 112}, "stop_token_ids": bench.policy.ends,
+            "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0,
         }  # fmt: skip
         assert {key: request[key] for key in expected} == expected
         assert 0 <= request["seed"] < 2**31
@@ -120,16 +123,31 @@ def test_what_the_server_is_asked(bench: Bench) -> None:
         assert any(np.array_equal(seen, square) for square in squares)
 
 
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_both_see_the_same_pixels(family: str, tmp_path: Path) -> None:
+    """What a server's processor, with the checkpoint's own bounds, makes of what is sent is what the policy has."""
+    path = str(tiny_models.build(family, tmp_path))
+    resizes = family.startswith("qwen")
+    policy = HfVlmPolicy(path, ImageSize(max_pixels=150 * 150 if resizes else None), dtype="float32")
+    image = np.random.default_rng(0).integers(0, 255, (301, 407, 3), dtype=np.uint8)
+    prompt = policy.encode(image, "roof", PROMPT)
+    sent = shown(policy, image, prompt)
+    processor = type(policy.backbone).load_processor(path) if resizes else policy.backbone.image_processor
+    theirs = processor(images=[sent], return_tensors="pt", input_data_format="channels_last")
+    assert all(torch.equal(theirs[name].reshape(ours.shape), ours) for name, ours in prompt.inputs.items())
+    assert (sent.shape == image.shape) == (family in ("internvl", "llava_onevision"))
+
+
 def test_the_adapter_is_written_loaded_and_replaced(bench: Bench) -> None:
     client = bench.client()
     bench.ask(client)
     client.weights_changed(bench.policy, 5)
     bench.ask(client)
     verbs = [(verb, name.rpartition("_")[2]) for verb, name, _ in bench.fake.orders]
-    assert verbs == [("load", "4"), ("load", "5"), ("unload", "4")]
+    assert verbs == [("load", "4"), ("unload", "4"), ("load", "5")]
     assert {r["model"].rpartition("_")[2] for r in bench.fake.requests[-3:]} == {"5"}
     (folder,) = bench.folder.iterdir()
-    assert bench.fake.orders[1][2] == str(folder)
+    assert bench.fake.orders[2][2] == str(folder)
     assert json.loads((folder / "adapter_config.json").read_text())["r"] == 2
     elsewhere = bench.client(adapter_folder_there="/mnt/there")
     bench.ask(elsewhere)
@@ -137,6 +155,84 @@ def test_the_adapter_is_written_loaded_and_replaced(bench: Bench) -> None:
     client.close()
     assert bench.fake.orders[-1][0] == "unload"
     assert client.adapter is None
+    assert not folder.exists()
+
+
+def test_one_adapter_is_sent_for_what_is_generated(bench: Bench) -> None:
+    client = bench.client()
+    client.weights_changed(bench.policy, 1)
+    client.weights_changed(bench.policy, 2)
+    assert not bench.fake.orders  # nobody has asked for completions of those
+    bench.ask(client)
+    bench.ask(client)
+    assert [verb for verb, _, _ in bench.fake.orders] == ["load"]
+
+
+@pytest.mark.parametrize("verb", ["load", "unload"])
+def test_orders_whose_answer_is_lost(bench: Bench, verb: str) -> None:
+    client = bench.client()
+    if verb == "unload":
+        bench.ask(client)
+    lost = len(bench.fake.orders) + 1
+    bench.fake.order_fault = lambda verb, number: (0, "") if number == lost else None
+    client.weights_changed(bench.policy, 5)
+    assert len(bench.ask(client)) == 3
+    assert len(bench.fake.adapters) == 1
+
+
+def test_an_adapter_that_stays_is_only_said(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    client = bench.client()
+    bench.ask(client)
+    bench.fake.order_fault = lambda verb, number: (500, "cannot let go") if verb == "unload" else None
+    client.weights_changed(bench.policy, 5)
+    assert len(bench.ask(client)) == 3
+    assert "cannot let go" in caplog.text
+    client.close()
+
+
+def test_an_adapter_that_cannot_be_loaded(bench: Bench) -> None:
+    bench.fake.order_fault = lambda verb, number: (404, '{"detail":"Not Found"}')
+    with pytest.raises(ConfigError, match=r"Not Found.*VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
+        bench.ask(bench.client())
+    bench.fake.order_fault = lambda verb, number: None
+    client = bench.client()
+    bench.ask(client)
+    bench.fake.order_fault = lambda verb, number: (500, "rank 2 is greater than max_lora_rank 1")
+    client.weights_changed(bench.policy, 5)
+    with pytest.raises(RuntimeError, match=r"max_lora_rank 1.*--max-lora-rank"):
+        bench.ask(client)
+
+
+def test_a_trained_tower_is_mentioned_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bench.policy, "train_tower", True)
+    client = bench.client()
+    bench.ask(client)
+    client.weights_changed(bench.policy, 5)
+    bench.ask(client)
+    assert caplog.text.count("--enable-tower-connector-lora") == 1
+
+
+def test_an_adapter_in_parts_is_not_sent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [("lora_A.weight", torch.nn.Parameter(torch.empty(0)))]
+    monkeypatch.setattr(bench.policy.model, "named_parameters", lambda: parts)
+    with pytest.raises(ConfigError, match=r"engine\.gather=whole"):
+        bench.ask(bench.client())
+    assert not bench.fake.orders
+
+
+def test_who_does_not_wait_is_let_go(bench: Bench) -> None:
+    answer = threading.Event()
+    bench.fake.fault = lambda number, request: answer.wait(60) and None if number > 1 else None
+    client = bench.client(concurrency=1)
+    groups = client.generate(bench.policy, SAMPLES, bench.prompts, group_size=2, config=SETTINGS, seed=1, step=4)
+    next(groups)
+    groups.close()  # with a request under way that has no answer yet
+    assert not answer.is_set()
+    answer.set()
+    time.sleep(0.5)
+    assert len(bench.fake.requests) <= 2  # the third was never sent
 
 
 def test_requests_run_side_by_side(bench: Bench) -> None:
@@ -180,6 +276,14 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "no logprobs": (spoil(lambda a: a["choices"][0].update(logprobs=None)), "bad_answers"),
     "short logprobs": (spoil(lambda a: a["choices"][0]["logprobs"]["content"].pop()), "bad_answers"),
     "nan": (spoil(lambda a: a["choices"][0]["logprobs"]["content"][0].update(logprob=math.nan)), "bad_answers"),
+    "word as token": (spoil(lambda a: a["choices"][0].update(token_ids=["a", "b"])), "bad_answers"),
+    "half a token": (spoil(lambda a: a["choices"][0]["token_ids"].__setitem__(0, 1.5)), "bad_answers"),
+    "no logprob for a token": (  # what vLLM writes then
+        spoil(lambda a: a["choices"][0]["logprobs"]["content"][0].update(logprob=-9999.0)),
+        "bad_answers",
+    ),
+    "logits": (spoil(lambda a: a["choices"][0]["logprobs"]["content"][0].update(logprob=7.5)), "bad_answers"),
+    "no prompt": (spoil(lambda a: a.update(prompt_token_ids=None)), "bad_answers"),
     "no tokens": (spoil(lambda a: a["choices"][0].update(token_ids=[])), "bad_answers"),
     "strange end": (spoil(lambda a: a["choices"][0].update(finish_reason="abort")), "bad_answers"),
 }
@@ -198,11 +302,12 @@ def test_a_fault_is_asked_about_again(bench: Bench, name: str) -> None:
 
 
 def test_a_timeout_is_asked_about_again(bench: Bench) -> None:
-    slow = fake_vllm.slow(1.5)
+    slow = fake_vllm.slow(6.0)
     bench.fake.fault = lambda number, request: slow(number, request) if number == 1 else None
-    client = bench.client(timeout_s=1.0)
+    client = bench.client(timeout_s=3.0)
     assert len(bench.ask(client)) == 3
-    assert client.counters()["vllm/timeouts"] == 1
+    counters = client.counters()
+    assert counters["vllm/timeouts"] == counters["vllm/retries"] >= 1
 
 
 def test_missing_completions_are_asked_for(bench: Bench) -> None:
@@ -211,6 +316,14 @@ def test_missing_completions_are_asked_for(bench: Bench) -> None:
     assert all(len(group) == 3 for group in bench.ask(client).values())
     assert client.counters()["vllm/short_answers"] == 1
     assert sorted(r["n"] for r in bench.fake.requests) == [2, 3, 3, 3]
+
+
+def test_what_is_asked_for_again_is_drawn_anew(bench: Bench) -> None:
+    config = RolloutConfig(max_new_tokens=12)
+    bench.fake.fault = spoil(lambda a: a.update(choices=a["choices"][:3]))(bench)
+    for group in bench.ask(bench.client(), 4, config).values():
+        assert len({c.token_ids for c in group}) == 4
+    assert sorted(r["n"] for r in bench.fake.requests) == [1, 4, 4, 4]
 
 
 def test_a_group_that_never_comes_is_left_out(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -228,10 +341,18 @@ def test_a_group_that_never_comes_is_left_out(bench: Bench, caplog: pytest.LogCa
 
 
 def test_a_time_limit_ends_the_waiting(bench: Bench) -> None:
-    slow = fake_vllm.slow(3.0)
+    slow = fake_vllm.slow(10.0)
     bench.fake.fault = lambda number, request: slow(number, request) if "roof 2" in str(request["messages"]) else None
-    found = bench.ask(bench.client(), config=RolloutConfig(max_new_tokens=8, time_limit_s=1.5))
-    assert sorted(found) == [0, 1]
+    client = bench.client()
+    assert sorted(bench.ask(client, config=RolloutConfig(max_new_tokens=8, time_limit_s=5.0))) == [0, 1]
+    assert client.counters()["vllm/groups_missing"] == 1
+
+
+def test_nothing_is_asked_after_the_time_limit(bench: Bench) -> None:
+    bench.fake.fault = fake_vllm.slow(3.0)
+    with pytest.raises(RuntimeError, match=r"not one group arrived .*time limit.*rollout\.time_limit_s"):
+        bench.ask(bench.client(concurrency=1), config=RolloutConfig(max_new_tokens=8, time_limit_s=1.0))
+    assert len(bench.fake.requests) == 1
 
 
 def test_refusals_are_not_repeated(bench: Bench) -> None:
@@ -252,7 +373,7 @@ def test_another_prompt_is_named(bench: Bench) -> None:
 
 
 def test_no_server_and_no_adapter_are_named(bench: Bench, checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"generator\.url.*--enable-lora"):
+    with pytest.raises(ConfigError, match=r"generator\.url.*--enable-lora"):
         bench.ask(bench.client(url="http://127.0.0.1:9", retries=0))
     full = HfVlmPolicy(str(checkpoint), ImageSize(), dtype="float32")
     with pytest.raises(ConfigError, match=r"policy\.lora_rank=0"):
@@ -274,6 +395,17 @@ def test_the_key_is_sent_and_told_to_nobody(
     with pytest.raises(RuntimeError) as error:
         bench.ask(client)
     assert "canary-7351" not in caplog.text + str(error.value) + repr(client.server) + str(client.counters())
+
+
+@pytest.mark.parametrize("key", [None, "", "canary-7351\n", "canary 7351", "canary-ü"])
+def test_a_key_that_is_none(bench: Bench, monkeypatch: pytest.MonkeyPatch, key: str | None) -> None:
+    if key is None:
+        monkeypatch.delenv("OUR_VLLM_KEY", raising=False)
+    else:
+        monkeypatch.setenv("OUR_VLLM_KEY", key)
+    with pytest.raises(ConfigError, match=r"generator\.api_key_env='OUR_VLLM_KEY'") as error:
+        bench.client(api_key_env="OUR_VLLM_KEY")
+    assert "canary" not in str(error.value)
 
 
 def test_other_distributions_are_scored_alike(bench: Bench) -> None:

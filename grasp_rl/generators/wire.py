@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -29,6 +30,15 @@ class Unreachable(Exception):
     """No usable answer after all attempts. The message says what the last one met."""
 
 
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection: the key would be sent along, to whatever host is named."""
+
+    def redirect_request(self, *_: Any) -> None: ...
+
+
+_OPENER = urllib.request.build_opener(_Stay)
+
+
 @dataclass(kw_only=True)
 class Server:
     """A server and how patiently it is asked.
@@ -46,6 +56,12 @@ class Server:
     api_key_env: str | None = None
     counts: Counter[str] = field(default_factory=Counter)
     """Requests, retries, timeouts, http_errors and bad_answers so far."""
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count(self, name: str) -> None:
+        """One more, from any thread."""
+        with self.lock:
+            self.counts[name] += 1
 
     def ask(
         self, path: str, body: dict[str, Any], read: Callable[[Any], Answer], *, deadline: float | None = None
@@ -68,10 +84,10 @@ class Server:
             except (Unusable, TimeoutError, OSError, http.client.HTTPException) as error:
                 self._count(error)
                 wait = _BACKOFF_S * 2**attempt
-                late = deadline is not None and time.monotonic() + wait > deadline
+                late = deadline is not None and time.monotonic() + wait >= deadline
                 if attempt == self.retries or late:
                     raise Unreachable(f"{self.url}{path}: {self._said(error)} ({attempt + 1} attempts)") from error
-            self.counts["retries"] += 1
+            self.count("retries")
             time.sleep(wait)
         raise AssertionError("unreachable")
 
@@ -81,14 +97,15 @@ class Server:
             headers["Authorization"] = f"Bearer {os.environ.get(self.api_key_env, '')}"
         request = urllib.request.Request(self.url.rstrip("/") + path, json.dumps(body).encode(), headers)
         left = self.timeout_s if deadline is None else min(self.timeout_s, max(0.01, deadline - time.monotonic()))
-        self.counts["requests"] += 1
+        self.count("requests")
         try:
-            with urllib.request.urlopen(request, timeout=left) as response:
+            with _OPENER.open(request, timeout=left) as response:
                 text = response.read().decode("utf-8", errors="replace")
         except urllib.error.HTTPError as error:
             said = error.read().decode("utf-8", errors="replace")[:500]
             if error.code < 500 and error.code not in _TRY_AGAIN:
-                raise ConfigError(f"generator: {self.url}{path} refuses the request ({error.code}): {said}") from error
+                key = "generator.api_key_env" if error.code in (401, 403) else "generator.url"
+                raise ConfigError(f"{key}: {self.url}{path} refuses the request ({error.code}): {said}") from error
             raise OSError(f"HTTP {error.code}: {said}") from error
         try:
             return json.loads(text) if text.startswith(("{", "[")) else text
@@ -98,7 +115,7 @@ class Server:
     def _count(self, error: Exception) -> None:
         timed_out = isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
         kind = "timeouts" if timed_out else "bad_answers" if isinstance(error, Unusable) else "http_errors"
-        self.counts[kind] += 1
+        self.count(kind)
 
     def _said(self, error: Exception) -> str:
         return f"{type(error).__name__}: {getattr(error, 'reason', None) or error}"
