@@ -31,10 +31,14 @@ parity:  ## the same numbers as TRL's GRPOTrainer
 parity-sam2:  ## the SAM ports against Meta's packages, in an environment of its own
 	@bash scripts/parity_sam2.sh .venv-sam2
 
+faults:  ## the long set of faults: kill -9 fifty times, W&B down, and the quick set
+	@bash scripts/setup.sh $(VENV) dev
+	@bash scripts/faults.sh $(BIN) outputs/faults
+
 format:  ## rewrite the sources in the project's format
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 clean:  ## remove the environment and all outputs
 	rm -rf $(VENV) .venv-sam2 outputs build dist *.egg-info
 
-.PHONY: help demo test check lint parity parity-sam2 format clean
+.PHONY: help demo test check lint parity parity-sam2 faults format clean

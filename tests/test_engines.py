@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Qwen3VLForConditionalGeneration
 
-from grasp_rl import allocator
+from grasp_rl import allocator, job
 from grasp_rl.config import ConfigError, EngineConfig, OptimizerConfig
 from grasp_rl.engines.zero import settings
 
@@ -188,3 +189,38 @@ def test_ones_own_json_is_merged_and_may_not_contradict(tmp_path: Path) -> None:
 def test_layouts_that_cannot_be(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         zero(**changes)
+
+
+def test_two_nodes_meet_on_loopback(reference: Path, tmp_path: Path) -> None:
+    """The same line on two nodes, a number of its own on each: one run, and the answer of one process."""
+    run = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [*WORDS, "engine=zero3", "engine.nnodes=2", f"engine.rendezvous=127.0.0.1:{port}"]
+    environment = allocator.environment() | {"OMP_NUM_THREADS": "1"}
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "grasp_rl.cli", "train", f"run_dir={run}", *words, f"engine.node_rank={number}"],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for number in (1, 0)
+    ]  # fmt: skip
+    said = [node.communicate(timeout=300)[0] for node in nodes]
+    log = (run / "log.txt").read_text()[-3000:]
+    assert [node.returncode for node in nodes] == [0, 0], "\n".join([*said, log])
+    assert (run / "log_node1.txt").exists()
+    close(run, reference)
+
+
+def test_a_hostfile_says_who_is_who(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text(f"# ours\nother slots=8\n\n{socket.gethostname()} slots=8\n")
+    engine = {"name": "zero3", "nproc": 8, "nnodes": 1, "node_rank": None, "rendezvous": None, "hostfile": str(path)}
+    found = job.placed(job.Job(run_dir=tmp_path, config={"engine": engine})).config["engine"]
+    assert (found["nnodes"], found["node_rank"], found["rendezvous"]) == (2, 1, "other:29500")
+    words = job.worker_command(job.Job(run_dir=tmp_path, config={"engine": found}))
+    assert {"--nnodes=2", "--node-rank=1", "--master-addr=other", "--nproc-per-node=8"} <= set(words)
+    path.write_text("somebody else\n")
+    with pytest.raises(ConfigError, match=r"engine\.hostfile=.*is not in it"):
+        job.placed(job.Job(run_dir=tmp_path, config={"engine": engine}))
