@@ -444,6 +444,18 @@ def test_gpus_are_the_engines(capsys: pytest.CaptureFixture[str]) -> None:
         assert json.loads(out)["jobs"][0]["devices"] == 4
 
 
+def test_what_is_assumed_can_be_said(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("algorithm.steps=10", "--gpu", "h100")
+    usual, longer = (json.loads(plan(capsys, *words, *more, "--json")[1])["jobs"][0] for more in LENGTHS)
+    assert longer["memory"]["kv cache"] > 2 * usual["memory"]["kv cache"]
+    assert "150 tokens of a prompt" in plan(capsys, *words)[1]
+    shared = plan(capsys, *BIG, "engine=zero3", "--gpus", "2")[1]
+    assert "no time lost between devices and host" in shared
+
+
+LENGTHS = ((), ("--prompt-tokens", "600"))
+
+
 def test_a_sweep_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     words = (*BIG, "policy.lora_rank=16", "-m", "algorithm.group_size=8,16", "seed=1,2")
     code, out, _ = plan(capsys, *words, "--json", "--gpu", "h200")
@@ -452,6 +464,7 @@ def test_a_sweep_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert jobs[0]["seconds"]["step"] < jobs[2]["seconds"]["step"]
     shown = plan(capsys, *words, "--gpu", "h200")[1]
     assert "4 jobs" in shown
+    assert "Assumed: pictures of 840 x 840, 330 tokens" in shown
     total = sum(job["device_hours"] for job in jobs)
     assert f"{total:.2f}" in shown
     assert code == 0

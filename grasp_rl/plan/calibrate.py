@@ -1,56 +1,93 @@
-"""How well a step is predicted: a measured one of `grasp-rl bench step` against the same sum on this CPU."""
+"""How well a step is predicted: a measured one of `grasp-rl bench step` against the same sums."""
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import fields, replace
 from pathlib import Path
 
-from grasp_rl.bench.model import SHAPES, build
+from grasp_rl.bench.model import Shape, build
+from grasp_rl.bench.task import LORA_RANK
 from grasp_rl.config import ConfigError
-from grasp_rl.plan.hardware import this_cpu
-from grasp_rl.plan.memory import Layout, Load
-from grasp_rl.plan.shapes import shapes_of
+from grasp_rl.plan.hardware import Device
+from grasp_rl.plan.load import Layout, Load
+from grasp_rl.plan.memory import memory_gib
+from grasp_rl.plan.shapes import Shapes, shapes_of
 from grasp_rl.plan.timing import step_seconds
 from grasp_rl.runs import read_json
 from grasp_rl.types import Record
 
+_PHASES = {"prefill": ("tower", "prefill"), "decode": ("decode",), "reference": ("reference",),
+           "update": ("policy", "backward", "optimizer")}  # fmt: skip
+"""Ours, and the benchmark's that they are made of; a trained tower's are all counted with prefill there."""
 
-def correction(path: Path) -> Record:
-    """Measured over predicted CPU-seconds of our side in a step.json of the standard shape.
+
+def correction(path: Path, device: Device) -> Record:
+    """Measured over predicted seconds and memory of our side in a step.json, on the device that it was measured on.
+
+    Seconds are CPU-seconds on a CPU, by the clock on a GPU. Memory is what a step adds to the loaded model.
 
     Raises:
-        ConfigError: it is no such file.
+        ConfigError: it is no such file, or was measured on another kind of device.
     """
     found = read_json(path)
     if found is None or found.get("benchmark") != "step" or "ours" not in found.get("sides", {}):
         raise ConfigError(f"--calibrate {path}: must be a step.json of `grasp-rl bench step` with our side in it")
-    task, measured = found["task"], found["sides"]["ours"]["cpu_s"]["median"]
-    with tempfile.TemporaryDirectory() as folder:
-        build(Path(folder), SHAPES["standard"])
-        policy = {
-            "_target_": "grasp_rl.policies.hf_vlm.HfVlmPolicy",
-            "path": folder,
-            "dtype": "float32",
-            "lora_rank": 16 if task["mode"] == "lora" else 0,
-            "train_tower": task["mode"] == "full",
-            "image": {"max_pixels": task["side"] ** 2, "resize": "square"},
-        }
-        shapes = shapes_of(policy, (task["side"], task["side"]))
+    task, ours = found["task"], found["sides"]["ours"]
+    if (task["device"] == "cpu") != (device.name == "cpu"):
+        raise ConfigError(f"--calibrate {path}: was measured on {task['device']}; say which device with --gpu")
+    shapes = _shapes(task, found["model"])
     load = Load(
         prompt=task["prompt_tokens"],
         completion=task["length"],
         group=task["groups"],
         prompts=1,
         micro_batch=1,
+        generated=1,
         rows=task["groups"],
         recompute="none",
         kl=True,
+        varlen=task["device"] != "cpu",
     )
-    predicted = step_seconds(shapes, load, Layout(), this_cpu(1.0))
-    ratio = measured / predicted["step"]
+    measured = ours["cpu_s" if device.name == "cpu" else "wall_s"]["median"]
+    predicted = step_seconds(shapes, load, device)
+    memory = memory_gib(shapes, load, Layout())
+    added = memory["activations"] + memory["logits"] + memory["gradients"] + memory["optimizer"] + memory["reference"]
+    phases = {name: sum(ours["phases_s"].get(part, 0.0) for part in parts) for name, parts in _PHASES.items()}
+    peak = ours["peak_mib"]["median"] / 1024
+    ratio, memory_ratio = measured / predicted["step"], peak / added
     return {
-        "measured_s": measured,
+        "measured_s": {**phases, "step": measured},
         "predicted_s": predicted,
         "ratio": ratio,
-        "sentence": f"measured {measured:.2f} s, predicted {predicted['step']:.2f} s: ratio {ratio:.2f}",
+        "measured_gib": peak,
+        "predicted_gib": added,
+        "memory_ratio": memory_ratio,
+        "sentence": f"a step: measured {measured:.2f} s, predicted {predicted['step']:.2f} s, ratio {ratio:.2f}; "
+        f"its memory: measured {peak:.2f} GiB, predicted {added:.2f} GiB, ratio {memory_ratio:.2f}",
     }
+
+
+def corrected(device: Device, ratio: float) -> Device:
+    """``device`` as much slower or faster as the measured step was."""
+    return replace(
+        device,
+        compute_share=device.compute_share / ratio,
+        bandwidth_share=device.bandwidth_share / ratio,
+        measured=True,
+    )
+
+
+def _shapes(task: Record, model: Record) -> Shapes:
+    shape = Shape(**{field.name: model[field.name] for field in fields(Shape)})
+    with tempfile.TemporaryDirectory() as folder:
+        build(Path(folder), shape)
+        policy = {
+            "_target_": "grasp_rl.policies.hf_vlm.HfVlmPolicy",
+            "path": folder,
+            "dtype": "float32" if task["device"] == "cpu" else "bfloat16",
+            "lora_rank": LORA_RANK if task["mode"] == "lora" else 0,
+            "train_tower": task["mode"] == "full",
+            "image": {"max_pixels": task["side"] ** 2, "resize": "square"},
+        }
+        return shapes_of(policy, (task["side"], task["side"]))

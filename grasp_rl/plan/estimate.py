@@ -1,16 +1,18 @@
-"""A config in, its bill out: memory, time, disk, and the key to turn where it does not fit."""
+"""A config in, its bill out: memory, time and disk."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
+import functools
+import json
+from dataclasses import dataclass, replace
 
 from grasp_rl.config import RunConfig
+from grasp_rl.plan.disk import disk_gib
 from grasp_rl.plan.hardware import Device
-from grasp_rl.plan.memory import Layout, Load, disk_gib, memory_gib
+from grasp_rl.plan.load import Layout, Load
+from grasp_rl.plan.memory import memory_gib
 from grasp_rl.plan.shapes import Shapes, shapes_of
-from grasp_rl.plan.timing import decode_seconds, step_seconds
+from grasp_rl.plan.timing import decode_seconds, step_flops, step_seconds
 from grasp_rl.policies.tiny import SIDE
 from grasp_rl.types import Record
 
@@ -22,14 +24,16 @@ SEGMENTERS = {
 """Parameters by the end of the hub id, as the model pages state them."""
 SEGMENTER_WORK_GIB = 2.0
 """What encoding a picture of 1024 pixels takes beside the weights. Assumed."""
+PROMPT, TINY_PROMPT = 330, 150
+"""Tokens of a prompt beside its picture; the tiny policy's template is short. Assumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
     """What a config does not say."""
 
-    prompt_tokens: int = 330
-    """Tokens of a prompt beside its picture."""
+    prompt_tokens: int | None = None
+    """Tokens of a prompt beside its picture; None for the usual ones."""
     completion_tokens: int | None = None
     """Mean length of a completion; None for as long as it may be."""
     picture: tuple[int, int] = (840, 840)
@@ -46,10 +50,15 @@ class Estimate:
     """GiB by part on each device, and ``peak``."""
     seconds: dict[str, float]
     """Seconds by phase of an optimizer step, and ``step``."""
+    hours: dict[str, float]
+    """Hours from start to end: ``training`` and ``evaluation``."""
+    devices: int
     device_hours: float
-    """Of all devices: training and evaluation."""
-    disk_gib: float
+    """Of all devices: training, and evaluation, in which all but one wait."""
+    disk: dict[str, float]
+    """GiB by part, and ``total``."""
     fits: bool
+    """Whether the peak is no more than the device's memory."""
 
 
 def estimate(config: RunConfig, device: Device, assumed: Assumptions) -> Estimate:
@@ -58,112 +67,75 @@ def estimate(config: RunConfig, device: Device, assumed: Assumptions) -> Estimat
     Raises:
         ConfigError: the policy's shape cannot be known here.
     """
-    shapes, load, layout = shapes_of(config.policy, assumed.picture), load_of(config, assumed), layout_of(config)
-    load = _with_picture(load, shapes)
-    memory = memory_gib(shapes, load, layout, segmenter_gib(config.segmenter))
-    seconds = step_seconds(shapes, load, layout, device)
-    rounds = config.algorithm.steps // config.evaluation.every if config.evaluation.every else 0
-    answers = rounds * (config.evaluation.val_limit or assumed.validation)
-    answers += 2 * (config.evaluation.test_limit or assumed.validation)
-    alone = Load(**{**vars(load), "prompts": config.evaluation.batch_size, "group": 1})
-    each = decode_seconds(shapes, alone, Layout(), device) / config.evaluation.batch_size
-    training = seconds["step"] * config.algorithm.steps
+    shapes = _shapes(json.dumps(config.policy, sort_keys=True, default=str), assumed.picture)
+    load, layout = load_of(config, device, assumed, shapes), layout_of(config)
+    memory = memory_gib(shapes, load, layout, segmenter_gib=segmenter_gib(config.segmenter), reserve=device.reserve)
+    seconds = step_seconds(shapes, load, device)
+    validations, tests = _answers(config, assumed)
+    hours = {
+        "training": seconds["step"] * config.algorithm.steps / 3600,
+        "evaluation": (validations + tests) * _answer_seconds(config, device, assumed, shapes, load) / 3600,
+    }
     return Estimate(
         memory=memory,
         seconds=seconds,
-        device_hours=(training * layout.ranks + answers * each) / 3600,
-        disk_gib=disk_gib(shapes, config.checkpoint.keep_last),
+        hours=hours,
+        devices=layout.ranks,
+        device_hours=sum(hours.values()) * layout.ranks,
+        disk=disk_gib(shapes, layout, config, tests, assumed.picture[0] * assumed.picture[1]),
         fits=memory["peak"] <= device.memory_gib,
     )
 
 
-def load_of(config: RunConfig, assumed: Assumptions) -> Load:
-    """What ``config`` asks of its policy, the picture's tokens left out of the prompt."""
-    recompute = config.policy.get("checkpoint_activations", "none")
+@functools.cache
+def _shapes(policy: str, picture: tuple[int, int]) -> Shapes:
+    return shapes_of(json.loads(policy), picture)
+
+
+def load_of(config: RunConfig, device: Device, assumed: Assumptions, shapes: Shapes) -> Load:
+    """What ``config`` asks of one rank."""
+    algorithm, policy = config.algorithm, config.policy
+    prompts = -(-algorithm.prompts_per_step // layout_of(config).ranks)
+    in_step = config.engine.gather == "layer" and config.engine.name.startswith("zero3")
+    generated = algorithm.prompts_per_step if in_step else prompts
+    two_calls = policy.get("packed_attention", "two_calls") == "two_calls"
     return Load(
-        prompt=150 if config.policy["_target_"].endswith(".TinyPolicy") else assumed.prompt_tokens,
+        prompt=text_tokens(config, assumed) + shapes.picture_tokens,
         completion=assumed.completion_tokens or config.rollout.max_new_tokens,
-        group=config.algorithm.group_size,
-        prompts=config.algorithm.prompts_per_step,
-        micro_batch=config.algorithm.micro_batch_groups,
-        rows=config.rollout.batch_rows,
-        recompute=recompute,
-        kl=config.algorithm.beta > 0,
-        iterations=config.algorithm.iterations,
+        group=algorithm.group_size,
+        prompts=prompts,
+        micro_batch=min(algorithm.micro_batch_groups, prompts),
+        generated=generated,
+        rows=min(config.rollout.batch_rows, generated * algorithm.group_size),
+        recompute=policy.get("checkpoint_activations", "none"),
+        kl=algorithm.beta > 0,
+        iterations=algorithm.iterations,
+        rounds=algorithm.sampling_rounds,
+        varlen=two_calls and device.name != "cpu" and shapes.bytes_each == 2,
+        elsewhere=config.generator["_target_"].endswith(".VllmServer"),
     )
 
 
+def text_tokens(config: RunConfig, assumed: Assumptions) -> int:
+    """Tokens of a prompt beside its picture."""
+    usual = TINY_PROMPT if config.policy["_target_"].endswith(".TinyPolicy") else PROMPT
+    return assumed.prompt_tokens or usual
+
+
 def layout_of(config: RunConfig) -> Layout:
-    """The engine's layout over ranks."""
-    return Layout(engine=config.engine.name, ranks=config.engine.nproc)
-
-
-def _with_picture(load: Load, shapes: Shapes) -> Load:
-    return Load(**{**vars(load), "prompt": load.prompt + shapes.picture_tokens})
+    """The engine's layout over all ranks of all nodes."""
+    engine = config.engine
+    return Layout(engine=engine.name, ranks=engine.nproc * engine.nnodes, gather=engine.gather)
 
 
 def segmenter_gib(segmenter: Record) -> float:
     """GiB of a segmenter on the device; nothing for those without weights."""
     name = str(segmenter.get("path", ""))
     known = [size for end, size in SEGMENTERS.items() if name.endswith(end)]
-    return known[0] * 4 / 2**30 + SEGMENTER_WORK_GIB if known else 0.0
-
-
-def advice(config: RunConfig, device: Device, assumed: Assumptions) -> list[str] | None:
-    """Overrides with which the run fits: one if one suffices, else the first few together; None if none does."""
-    changes = list(_knobs(config))
-    for change in changes:
-        if estimate(_changed(config, [change]), device, assumed).fits:
-            return [_said(change)]
-    for count in range(2, len(changes) + 1):
-        if estimate(_changed(config, changes[:count]), device, assumed).fits:
-            return [_said(change) for change in _last_of_each(changes[:count])]
-    return None
-
-
-Change = tuple[str, object]
-
-
-def _knobs(config: RunConfig) -> Iterator[Change]:
-    """What may be turned, from what changes nothing but time to what changes the result."""
-    if config.algorithm.micro_batch_groups > 1:
-        yield "algorithm.micro_batch_groups", 1
-    rows = min(config.rollout.batch_rows, config.algorithm.prompts_per_step * config.algorithm.group_size)
-    while rows > config.algorithm.group_size:
-        rows = max(config.algorithm.group_size, rows // 2)
-        yield "rollout.batch_rows", rows
-    if "path" not in config.policy:
-        return
-    for mode in ("selective", "full"):
-        if config.policy.get("checkpoint_activations") not in (mode, "full"):
-            yield "policy.checkpoint_activations", mode
-    if not config.policy.get("lora_rank"):
-        yield "policy.lora_rank", 16
-    pixels = (config.policy.get("image") or {}).get("max_pixels") or 840 * 840
-    for share in (2, 4):
-        yield "policy.image.max_pixels", pixels // share
-
-
-def _changed(config: RunConfig, changes: list[Change]) -> RunConfig:
-    changed = copy.deepcopy(config)
-    for key, value in changes:
-        *path, name = key.split(".")
-        node = changed
-        for part in path:
-            node = node[part] if isinstance(node, dict) else getattr(node, part)
-        if isinstance(node, dict):
-            node[name] = value
-        else:
-            setattr(node, name, value)
-    return changed
-
-
-def _last_of_each(changes: list[Change]) -> list[Change]:
-    return list({key: (key, value) for key, value in changes}.values())
-
-
-def _said(change: Change) -> str:
-    return f"{change[0]}={change[1]}"
+    if not known or segmenter.get("device") == "cpu":
+        return 0.0
+    each = 2 if segmenter.get("dtype") in ("bfloat16", "float16") else 4
+    return known[0] * each / 2**30 + SEGMENTER_WORK_GIB
 
 
 def picture_of(config: RunConfig, wanted: tuple[int, int] | None) -> tuple[int, int]:
@@ -174,3 +146,26 @@ def picture_of(config: RunConfig, wanted: tuple[int, int] | None) -> tuple[int, 
         return SIDE, SIDE
     side = int(((config.policy.get("image") or {}).get("max_pixels") or 840 * 840) ** 0.5)
     return side, side
+
+
+def _answers(config: RunConfig, assumed: Assumptions) -> tuple[int, int]:
+    """(answers of all validations, answers of the two tests)."""
+    settings, steps = config.evaluation, config.algorithm.steps
+    times = -(-steps // settings.every) if settings.every else 0
+    return times * (settings.val_limit or assumed.validation), 2 * (settings.test_limit or assumed.validation)
+
+
+def _answer_seconds(config: RunConfig, device: Device, assumed: Assumptions, shapes: Shapes, load: Load) -> float:
+    """Of one greedy answer, ``evaluation.batch_size`` of them at a time."""
+    batch, longest = config.evaluation.batch_size, config.evaluation.max_new_tokens
+    alone = replace(
+        load,
+        completion=min(assumed.completion_tokens or longest, longest),
+        group=1,
+        generated=batch,
+        rows=batch,
+        rounds=1,
+        elsewhere=False,
+    )
+    prefill = step_flops(shapes, alone)["prefill"] / (device.tflops * 1e12 * device.compute_share)
+    return (prefill + decode_seconds(shapes, alone, device)) / batch

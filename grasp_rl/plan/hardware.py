@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,6 +26,8 @@ class Device:
     """Share of the peak that a training step reaches. Assumed: not measured on a GPU by this project."""
     bandwidth_share: float = 0.5
     """Share of the peak that decoding reaches. Assumed, like ``compute_share``."""
+    reserve: float = 0.1
+    """Share of the memory needed that fragmentation and the device's own libraries take on top. Assumed."""
     measured: bool = False
 
 
@@ -41,41 +45,60 @@ DEVICES = {
 }
 """The makers' data sheets; dense bfloat16, no sparsity."""
 
+CPU_RESERVE = 0.5
+"""Resident memory of a step beyond what it holds: glibc with the settings of grasp_rl.allocator; see --calibrate."""
 CPU_SHARE = 0.46
-"""Seconds of a large float32 matrix product's throughput per second of a training step on a CPU; see --calibrate."""
+"""Share of a large float32 matrix product's throughput that a training step reaches on a CPU; see --calibrate."""
 
 
 def this_cpu(memory_gib: float) -> Device:
-    """The CPU of this machine on one thread, by a matrix product of half a second."""
-    before = torch.get_num_threads()
+    """The CPU of this machine on one thread, by matrix products and copies of about a second, the quickest of them.
+
+    In CPU-seconds, so that other programs do not count.
+    """
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    a, b = torch.randn(768, 768), torch.randn(768, 768)
-    a @ b
-    begun, count = time.perf_counter(), 0
-    while time.perf_counter() - begun < 0.5:
-        a @ b
-        count += 1
-    rate = 2 * 768**3 * count / (time.perf_counter() - begun)
-    torch.set_num_threads(before)
+    a, b, c = (torch.randn(768, 768) for _ in range(3))
+    block = torch.zeros(2**24)  # 64 MiB
+    other = torch.zeros_like(block)
+    product = _quickest(lambda: torch.mm(a, b, out=c), 0.7)
+    copy = _quickest(lambda: other.copy_(block), 0.3)
+    torch.set_num_threads(threads)
     return Device(
         name="cpu",
         memory_gib=memory_gib,
-        tflops=rate / 1e12,
-        bandwidth_gbs=8.0,
+        tflops=2 * 768**3 / product / 1e12,
+        bandwidth_gbs=2 * block.nbytes / copy / 1e9,
         compute_share=CPU_SHARE,
         bandwidth_share=1.0,
+        reserve=CPU_RESERVE,
         measured=True,
     )
+
+
+def _quickest(work: Callable[[], object], seconds: float) -> float:
+    """CPU-seconds of the quickest of the calls that fit into ``seconds``."""
+    times, spent = [], 0.0
+    while spent < seconds:
+        begun = time.thread_time()
+        work()
+        times.append(time.thread_time() - begun)
+        spent += times[-1]
+    return min(times)
 
 
 def device_of(name: str, memory_gib: float | None, tflops: float | None, bandwidth_gbs: float | None) -> Device:
     """A known device, or one of one's own.
 
     Raises:
-        ConfigError: it is unknown.
+        ConfigError: it is unknown, or a number is not positive.
     """
+    for flag, value in (("memory-gib", memory_gib), ("tflops", tflops), ("bandwidth-gbs", bandwidth_gbs)):
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"--{flag} {value}: must be > 0")
     if name == "cpu":
-        return this_cpu(memory_gib or _host_memory_gib())
+        cpu = this_cpu(memory_gib or _host_memory_gib())
+        return replace(cpu, tflops=tflops or cpu.tflops, bandwidth_gbs=bandwidth_gbs or cpu.bandwidth_gbs)
     known = DEVICES.get(name)
     if known is None:
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,18 @@ class Shapes:
     """Language tokens of a picture."""
     merger: int
     """Parameters of the tower that meet a picture's language tokens instead of its patches."""
+    qk_norm: bool
+    """Whether queries and keys are normed."""
+    tower_trained: bool
+    tower_hidden: int
+    tower_layers: int
+    tower_inner: int
+    tower_gated: bool
+    """Whether the tower's MLP is gated, as Qwen2.5-VL's is."""
+    patch_values: int
+    """Numbers in a patch of pixels."""
+    tower_pairs: float
+    """Queries times the keys they see, over a picture and all layers of the tower."""
 
     @property
     def total(self) -> int:
@@ -66,10 +79,13 @@ def shapes_of(policy: Record, picture: tuple[int, int]) -> Shapes:
     """The shapes of a component config of conf/policy for pictures of (width, height) pixels.
 
     Raises:
-        ConfigError: there is no config.json for it here, and it is not one of the published models.
+        ConfigError: there is no config.json for it here, and it is not one of the published models; or its class is
+            not one of ours.
     """
     if policy["_target_"].endswith(".TinyPolicy"):
         return _tiny(policy)
+    if "path" not in policy:
+        raise ConfigError(f"policy._target_={policy['_target_']!r}: only what policy.path names can be planned")
     config, source = _config(str(policy["path"]), policy.get("revision"))
     family = backbone_of(config.model_type)
     with torch.device("meta"):
@@ -86,12 +102,13 @@ def _tiny(policy: Record) -> Shapes:
     model = build_model(build_tokenizer(build_corpus()), 0)
     vision = model.config.vision_config
     patches = (SIDE // vision.patch_size) ** 2
-    wanted = {"train_tower": True} | policy
+    wanted = {"train_tower": not policy.get("lora_rank")} | policy  # its adapters leave the tower alone
     return _counted(model, Qwen3VL, wanted, patches // vision.spatial_merge_size**2, patches, 4)
 
 
 def _counted(model: Any, family: type[Backbone], policy: Record, tokens: int, patches: int, bytes_each: int) -> Shapes:
-    config = model.config.text_config
+    config, vision = model.config.text_config, model.config.vision_config
+    depth = int(getattr(vision, "depth", None) or vision.num_hidden_layers)
     parts = tuple(f"{name}." for name in family.tower)
     tower = sum(p.numel() for n, p in model.model.named_parameters() if f"{n}.".startswith(parts))
     merger = sum(p.numel() for n, p in model.model.named_parameters() if "merger" in n or "multi_modal_projector" in n)
@@ -101,7 +118,8 @@ def _counted(model: Any, family: type[Backbone], policy: Record, tokens: int, pa
     trained = total if frees_tower else total - tower
     adapter = 0
     if rank:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # transformers', about its own attribute
             peft = add_lora(
                 model, rank=rank, alpha=rank, targets=policy.get("lora_targets") or TARGETS,
                 tower=family.tower if frees_tower else (),
@@ -125,7 +143,30 @@ def _counted(model: Any, family: type[Backbone], policy: Record, tokens: int, pa
         patches=patches,
         picture_tokens=tokens,
         merger=merger,
+        qk_norm=any("q_norm" in name for name, _ in model.model.language_model.named_parameters()),
+        tower_trained=frees_tower,
+        tower_hidden=vision.hidden_size,
+        tower_layers=depth,
+        tower_inner=vision.intermediate_size,
+        tower_gated=any("gate_proj" in name and "language_model" not in name for name, _ in model.named_parameters()),
+        patch_values=3 * getattr(vision, "temporal_patch_size", 1) * _side(vision.patch_size) ** 2,
+        tower_pairs=_tower_pairs(vision, patches, depth),
     )
+
+
+def _tower_pairs(vision: Any, patches: int, depth: int) -> float:
+    """Pairs of query and key in all layers: a patch sees its window, its tile or the picture."""
+    patch = _side(vision.patch_size)
+    if whole := getattr(vision, "fullatt_block_indexes", None):
+        window = min(patches, (vision.window_size // patch) ** 2)
+        return float(patches * (len(whole) * patches + (depth - len(whole)) * window))
+    tile = getattr(vision, "image_size", None)
+    seen = patches if tile is None else min(patches, (_side(tile) // patch) ** 2)
+    return float(patches * seen * depth)
+
+
+def _side(size: Any) -> int:
+    return int(size if isinstance(size, int) else size[0])
 
 
 def _config(path: str, revision: str | None) -> tuple[Any, str | None]:
@@ -149,7 +190,7 @@ def _picture(
 ) -> tuple[int, int]:
     """(language tokens, tower tokens) of a picture of (width, height): counted by the family, or by its rule."""
     vision = config.vision_config
-    patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
+    patch = _side(vision.patch_size)
     if source is not None:
         with torch.device("meta"):
             core = AutoModelForImageTextToText.from_config(config).model
@@ -164,7 +205,7 @@ def _picture(
         patches = max(merge**2, round(area / (patch * merge) ** 2) * merge**2)
         return patches // merge**2, patches
     side = TILED.get(config.model_type)
-    frame = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
+    frame = _side(vision.image_size)
     tiles = 1 if side is None else max(1, math.ceil(area / side**2)) + 1
     patches = tiles * (frame // patch) ** 2
     shrunk = config.downsample_ratio**2 if config.model_type == "internvl" else 1.0
