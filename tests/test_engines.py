@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
 import torch
 from safetensors.torch import load_file
 from transformers import Qwen3VLForConditionalGeneration
@@ -224,3 +225,28 @@ def test_a_hostfile_says_who_is_who(tmp_path: Path) -> None:
     path.write_text("somebody else\n")
     with pytest.raises(ConfigError, match=r"engine\.hostfile=.*is not in it"):
         job.placed(job.Job(run_dir=tmp_path, config={"engine": engine}))
+
+
+def test_half_precision_gives_the_same_statistics(tmp_path: Path) -> None:
+    """A Qwen2.5-VL in bfloat16: alone and on two ranks under ZeRO-3, loaded in parts."""
+    model = tiny_models.build("qwen2_5_vl", tmp_path / "model")
+    words = [
+        "policy=hf_vlm", f"policy.path={model}", "policy.dtype=bfloat16", "policy.image.max_pixels=12544",
+        "policy.checkpoint_activations=selective", "reward=grasp", "algorithm=grpo", "algorithm.beta=0", "optimizer.lr=1e-5",
+    ]  # fmt: skip
+    words_of_tiny = [word for word in WORDS if not word.startswith("policy.weights")]
+    found = []
+    for name, layout in (("alone", []), ("two", ["engine=zero3", "engine.nproc=2"])):
+        run = tmp_path / name
+        command = [sys.executable, "-m", "grasp_rl.cli", "train", f"run_dir={run}", *words_of_tiny, *words, *layout]
+        done = subprocess.run(
+            command, env=allocator.environment() | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr + (run / "log.txt").read_text()[-3000:]
+        found.append(rows(run))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours["length"] == pytest.approx(theirs["length"], rel=0.05)
+        assert ours["entropy"] == pytest.approx(theirs["entropy"], rel=0.02)
+        assert ours["reward"] == pytest.approx(theirs["reward"], abs=0.1)
+        assert ours["mismatch"] < 0.05

@@ -213,7 +213,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", action="store_true", help="add CPU-seconds by phase to the table")
     parser.add_argument("--growth", action="store_true", help="our side with G doubled, and the picture doubled, too")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--shape", choices=tuple(SHAPES), default="standard", help="smoke: seconds, and says nothing")
+    parser.add_argument(
+        "--shape",
+        choices=tuple(SHAPES),
+        default="standard",
+        help="smoke: seconds, and says nothing; 3b: real size, for a GPU",
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write step.json and step.md there")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser

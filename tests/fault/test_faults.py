@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,23 @@ from grasp_rl.config import (
     CheckpointConfig,
     EvaluationConfig,
     OptimizerConfig,
+    ParsingConfig,
     PromptConfig,
     RolloutConfig,
     RunConfig,
 )
 from grasp_rl.data.synthetic import SyntheticSource
 from grasp_rl.generators.in_process import InProcess
+from grasp_rl.judge import Judge
 from grasp_rl.policies.tiny import TinyPolicy
-from grasp_rl.protocols import Components
+from grasp_rl.prompting import format_answer
+from grasp_rl.protocols import Components, CoordinateFrame
 from grasp_rl.rewards.grasp import GraspReward
+from grasp_rl.rewards.think2seg import Think2SegReward
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.tracking.null import NullTracker
 from grasp_rl.train import Trainer
-from grasp_rl.types import Answer, RewardBreakdown
+from grasp_rl.types import Answer, Completion, FinishReason, MaskPrediction, RewardBreakdown, SpatialPrompt
 
 deepspeed = pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install 'grasp-rl[train]'")
 
@@ -418,3 +423,45 @@ def test_a_sweep_can_stop_at_the_first_failure(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "0 of 3 done, 1 failed, 2 not started" in done.stdout
     assert "log: " in done.stderr
+
+
+# --- segmenters
+
+
+class Fussy(BoxFillSegmenter):
+    """Cannot take one prompt; with it among others the whole call fails."""
+
+    poison: SpatialPrompt | None = None
+
+    def decode(self, embedding: Any, prompts: Sequence[SpatialPrompt]) -> MaskPrediction:
+        if self.poison in prompts:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return super().decode(embedding, prompts)
+
+
+def test_a_segmenter_that_fails_on_one_of_sixteen_costs_one() -> None:
+    sample = SyntheticSource().split("train")[0]
+    prompt = PromptConfig(positive_points=0, scheme="box", template="compact")
+    frame = CoordinateFrame(width=112, height=112, image_width=112, image_height=112)
+    boxes = [SpatialPrompt(box=(2.0 + i, 3.0, 40.0 + 2 * i, 50.0)) for i in range(16)]
+    said = [
+        Completion(
+            token_ids=(1,), logprobs=(-1.0,), text=format_answer([box], "1 roof", frame, prompt),
+            finish_reason=FinishReason.STOP,
+        )
+        for box in boxes
+    ]  # fmt: skip
+    segmenter = Fussy()
+    judge = Judge(segmenter=segmenter, reward=Think2SegReward(), prompt=prompt, parsing=ParsingConfig())
+    clean = judge.follow(sample, frame, said)
+    segmenter.poison = clean[7].answer.prompts[0]
+    found = judge.follow(sample, frame, said)
+    assert found[7].masks is not None
+    assert found[7].masks.error is not None
+    for number in set(range(16)) - {7}:
+        ours, theirs = found[number].masks, clean[number].masks
+        assert ours is not None
+        assert theirs is not None
+        assert ours.error is None
+        assert (ours.masks == theirs.masks).all()
+        assert found[number].reward == clean[number].reward
