@@ -131,10 +131,10 @@ class Trainer:
                     clock.lap("rollout_s")
                     row = self.update(rollouts, rollouts.size(self.config.rollout.max_new_tokens))
                     clock.lap("update_s")
-                row |= self._statistics(rollouts)
-                self._log(step + 1, row, clock, rollouts.waited_s)
-                self._guard(row)
                 with self._left_at_the_boundary_before(step + 1):
+                    row |= self._statistics(rollouts)
+                    self._log(step + 1, row, clock, rollouts.waited_s)
+                    self._guard(row)
                     self._milestones(step + 1)
                     self.generator.weights_changed(self.policy, step + 1)
         best = checkpoints.best(self.run_dir)
