@@ -152,6 +152,9 @@ def single(engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> Job
     with explained():
         config = _compose(engine, overrides, RunMode.RUN)
         HydraConfig.instance().set_config(config)
+        launcher = config.hydra.runtime.choices["hydra/launcher"]
+        if launcher != "basic":
+            raise ConfigError(f"hydra/launcher={launcher}: starts the jobs of a sweep; write -m too, or no launcher")
         return resolve(config, Path(config.hydra.run.dir), trusted)
 
 

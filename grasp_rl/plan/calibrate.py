@@ -79,7 +79,7 @@ def corrected(device: Device, ratio: float) -> Device:
 
 
 def _shapes(task: Record, model: Record) -> Shapes:
-    shape = Shape(**{field.name: model[field.name] for field in fields(Shape)})
+    shape = Shape(**{field.name: model[field.name] for field in fields(Shape) if field.name in model})
     with tempfile.TemporaryDirectory() as folder:
         build(Path(folder), shape)
         policy = {

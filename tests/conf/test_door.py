@@ -46,7 +46,12 @@ def test_help_names_every_verb(door: Run) -> None:
 def test_verb_help_lists_options_and_values(door: Run) -> None:
     ended = door("train", "--help")
     assert ended.returncode == 0, ended.stderr
-    for text in ("algorithm: dapo, dr_grpo, grpo, gspo, rloo", "launcher: joblib, serial", "group_size: 8", "--json"):
+    for text in (
+        "algorithm: dapo, dr_grpo, grpo, gspo, rloo",
+        "launcher: joblib, ray, serial, slurm",
+        "group_size: 8",
+        "--json",
+    ):
         assert text in ended.stdout
 
 
