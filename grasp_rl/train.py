@@ -31,7 +31,7 @@ from grasp_rl.batching import rewards_of
 from grasp_rl.cards import write_card
 from grasp_rl.config import ConfigError, RunConfig
 from grasp_rl.engines.base import Engine, pick_device
-from grasp_rl.engines.choose import make_engine
+from grasp_rl.engines.choose import make_engine, whole
 from grasp_rl.evaluate import evaluate
 from grasp_rl.judge import Judge
 from grasp_rl.jury import Jury
@@ -84,9 +84,10 @@ class Trainer:
         self.examiner = replace(self.judge, always_segment=True)
         masks = components.reward.supervision == "mask"
         self.questions = Questions(self.data.split("train"), config, masks=masks)
-        if config.init_from:
-            self.policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
-        reference = make_reference(self.policy, config.algorithm.beta)
+        with whole(self.policy):
+            if config.init_from:
+                self.policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
+            reference = make_reference(self.policy, config.algorithm.beta)
         total = config.algorithm.steps * config.algorithm.iterations
         self.engine: Engine = make_engine(self.policy, config.optimizer, total, config.engine)
         self.ranks = self.engine.ranks
@@ -96,7 +97,7 @@ class Trainer:
         self.update = Updater(
             self.policy,
             self.engine,
-            reference,
+            self.engine.frozen(reference),
             algorithm=config.algorithm,
             rollout=config.rollout,
             mismatch_cap=self.generator.mismatch_cap,

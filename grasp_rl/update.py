@@ -93,7 +93,7 @@ class Updater:
         for number in range(self.algorithm.iterations):
             alone = number == 0 and self.engine.ranks.count == 1  # else the run cannot be left in the middle
             with interrupts.opened() if alone else interrupts.held():
-                sums = self._accumulate_in_memory(groups, size, before)
+                sums = self._accumulate_in_memory(groups, size, before, first=number == 0)
             with interrupts.held():
                 row = self.engine.ranks.total(sums)
                 report = self.engine.step() if row["scored"] else self.engine.pass_by()
@@ -105,24 +105,26 @@ class Updater:
         return row | {"update_out_of_memory": float(self.out_of_memory)}
 
     def _accumulate_in_memory(
-        self, groups: Iterable[RolloutGroup], size: StepSize, before: _Before
+        self, groups: Iterable[RolloutGroup], size: StepSize, before: _Before, *, first: bool
     ) -> Mapping[str, float]:
         while True:
             try:
-                return self._accumulate(groups, size, before)
+                return self._accumulate(groups, size, before, first=first)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
                 self._shrink(error)
 
-    def _accumulate(self, groups: Iterable[RolloutGroup], size: StepSize, before: _Before) -> Mapping[str, float]:
+    def _accumulate(
+        self, groups: Iterable[RolloutGroup], size: StepSize, before: _Before, *, first: bool
+    ) -> Mapping[str, float]:
         """The gradient of one pass over the groups, and its statistics."""
         sums = defaultdict(float, dict.fromkeys(("loss", "kl", "clip_fraction", "ratio", "entropy", "scored"), 0.0))
         skip = not self.kl or self.algorithm.skip_zero_advantage
         batches = micro_batches(groups, size=self.size, skip_zero=skip)
         for batch, counts in self.engine.rounds(batches, lambda: self._filler(groups)):
             if not counts:
-                self._keep_in_step(batch)
+                self._keep_in_step(batch, reference=self.kl and first)
                 continue
             reference = before.once(before.reference, batch, partial(self._score_reference, batch)) if self.kl else None
             prompts = [group.prompt for group in batch.groups]
@@ -168,9 +170,9 @@ class Updater:
             raise RuntimeError(f"rank {rank} has no group to keep in step with; raise algorithm.prompts_per_step")
         return batch_of([(0, group)])
 
-    def _keep_in_step(self, batch: TrainBatch) -> None:
+    def _keep_in_step(self, batch: TrainBatch, *, reference: bool) -> None:
         """The same collective calls as for a batch that counts, and a gradient of zero."""
-        if self.kl:
+        if reference:
             self._score_reference(batch)
         prompts = [group.prompt for group in batch.groups]
         logp, _, _ = self.engine.forward(prompts, batch.completions, sampling=self.sampling)

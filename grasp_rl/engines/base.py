@@ -39,6 +39,10 @@ class Engine(Protocol):
         """The policy's own forward on this rank's batch."""
         ...
 
+    def frozen(self, module: Any) -> Any:
+        """A module that is not trained (None stays None), laid out like the policy; it is called as before."""
+        ...
+
     def gathered(self, *, whole: bool = False, write: bool = False) -> contextlib.AbstractContextManager[None]:
         """Within the block the policy has whole parameters on this rank: to roll out, evaluate and save.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -34,3 +35,16 @@ def loading(config: RunConfig) -> contextlib.AbstractContextManager[Any]:
 
     dtype = torch.bfloat16 if config.policy.get("dtype") == "bfloat16" else torch.float32
     return partitioned_loading(config.engine, config.optimizer, dtype)
+
+
+@contextlib.contextmanager
+def whole(module: nn.Module) -> Iterator[None]:
+    """Within the block, a module that no engine has yet holds all its weights; what rank 0 writes counts for all."""
+    parted = [p for p in module.parameters() if hasattr(p, "ds_id")]
+    if not parted:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parted, modifier_rank=0):
+        yield

@@ -41,6 +41,10 @@ class LocalEngine:
         """The policy's own forward."""
         return self.module(*words, **named)
 
+    def frozen(self, module: Any) -> Any:
+        """The module itself."""
+        return module
+
     def gathered(self, *, whole: bool = False, write: bool = False) -> contextlib.AbstractContextManager[None]:
         """Nothing to do: parameters are whole."""
         return contextlib.nullcontext()

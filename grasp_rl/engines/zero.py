@@ -14,6 +14,7 @@ import logging
 import math
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -134,10 +135,20 @@ class ZeroEngine:
         )
         self.optimizer.check_grad_overflow = True  # in float32, too: the loop counts on skipped steps
         self._deepspeed = deepspeed
+        self._others: list[Any] = []
 
     def forward(self, *words: Any, **named: Any) -> Any:
         """The policy's own forward, parameters fetched layer by layer under ZeRO-3."""
         return self.ds(*words, **named)
+
+    def frozen(self, module: Any) -> Any:
+        """The module itself, and under ZeRO-3 an engine of its own that divides its parameters."""
+        if module is None or self.stage < 3:
+            return module
+        wanted = settings(self.engine_config, self.config, next(module.parameters()).dtype)
+        engine, *_ = self._deepspeed.initialize(model=module, config=wanted, dist_init_required=False)
+        self._others.append(engine)
+        return engine
 
     @contextlib.contextmanager
     def gathered(self, *, whole: bool = False, write: bool = False) -> Iterator[None]:
@@ -241,7 +252,9 @@ class ZeroEngine:
 
     def close(self) -> None:
         """End DeepSpeed in the order that does not abort at exit."""
-        self.ds.destroy()
+        for engine in (*self._others, self.ds):
+            engine.destroy()
+        self._others.clear()
         del self.ds, self.optimizer
         gc.collect()
         leave()
@@ -254,6 +267,7 @@ def _quiet_import() -> Any:
         raise ConfigError(
             "engine: DeepSpeed is not installed; pip install 'grasp-rl[train]', or engine=local"
         ) from error
+    warnings.filterwarnings("ignore", r"`torch\.distributed\..* is deprecated", FutureWarning)  # DeepSpeed's calls
     for handler in logging.getLogger("DeepSpeed").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(sys.stderr)

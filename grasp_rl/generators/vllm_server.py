@@ -108,6 +108,8 @@ class VllmServer:
             ConfigError: the server refuses a request, tokenizes the prompt otherwise, or the policy has no adapter.
             RuntimeError: not one group arrived.
         """
+        if not policy.train_tower:
+            policy.look(prompts)  # the update wants the features, and here the weights are whole
         if self.adapter is None or self.due is not None:
             self._send(policy, step if self.due is None else self.due)
         deadline = None if config.time_limit_s is None else time.monotonic() + config.time_limit_s

@@ -10,7 +10,6 @@ import torch
 from grasp_rl.policies.attention import two_calls
 from grasp_rl.policies.packed import attention_mask, pack
 from grasp_rl.policies.records import WHOLE, EmbeddedPrompt, Sampling, Scores, deepstack_of
-from grasp_rl.policies.scoring import score_tokens
 
 if TYPE_CHECKING:
     from grasp_rl.policies.vlm import VlmPolicy
@@ -80,12 +79,9 @@ def logprobs(
         skipped = torch.tensor(unscored, device=policy.device)
         valid = valid & (torch.arange(width, device=policy.device) >= skipped[..., None])
     predictor = result.last_hidden_state[row[valid], source[valid]]  # (tokens, D)
-    head = policy.stock.lm_head
-    logp, uncertainty = score_tokens(
-        head,
+    logp, uncertainty = policy.scorer(
         predictor,
         ids[valid],
-        vocabulary=head.out_features,
         sampling=sampling,
         entropy=entropy,
         fused=policy.fused_head and policy.device.type == "cuda",

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
 from grasp_rl.config import ConfigError
@@ -15,6 +15,36 @@ from grasp_rl.policies.records import Sampling
 
 LOGITS_AT_ONCE = 2**24
 """Entries of [tokens, vocabulary] that exist together: 64 MiB of float32; 110 tokens of a vocabulary of 152 000."""
+
+
+class TokenScorer(nn.Module):
+    """The output layer's weights and what they are for in training, as one module.
+
+    An engine that divides parameters among ranks fetches them when a module is called. The number of chunks depends on
+    a rank's own completions, and ranks have to fetch alike: so the chunks are within one call.
+
+    Args:
+        head: the model's output layer, whose parameters are shared.
+    """
+
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = head.weight, head.bias
+        self.vocabulary = head.out_features
+
+    def forward(self, hidden: Tensor, targets: Tensor, **wanted: Any) -> tuple[Tensor, Tensor]:
+        """See :func:`score_tokens`."""
+        return score_tokens(_Weights(self), hidden, targets, vocabulary=self.vocabulary, **wanted)
+
+
+class _Weights:
+    """The output layer without the hooks of a module."""
+
+    def __init__(self, module: TokenScorer) -> None:
+        self.weight, self.bias = module.weight, module.bias
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return linear(hidden, self.weight, self.bias)
 
 
 def score_tokens(

@@ -31,6 +31,7 @@ from grasp_rl.policies.loading import check_keys
 from grasp_rl.policies.recompute import recompute
 from grasp_rl.policies.records import WHOLE, EmbeddedPrompt, EncodedPrompt, Sampling, Scores
 from grasp_rl.policies.rows import logprobs
+from grasp_rl.policies.scoring import TokenScorer
 from grasp_rl.prompting import build_messages
 from grasp_rl.protocols import CoordinateFrame
 from grasp_rl.types import Box, Completion, Image
@@ -96,6 +97,7 @@ class VlmPolicy(nn.Module):
             # loaded in parts, transformers takes every renaming it knows for one that it has to undo in saving
             vars(self.stock).pop("_weight_conversions", None)
         recompute(self.stock, checkpoint_activations)
+        self.scorer = TokenScorer(self.stock.lm_head)
         self.decoding, self.fused_head = decoding, fused_head
         if feature_cache_gib < 0:
             raise ConfigError(f"policy.feature_cache_gib={feature_cache_gib!r}: must be >= 0")
@@ -198,12 +200,13 @@ class VlmPolicy(nn.Module):
 
     def embed(self, prompts: Sequence[EncodedPrompt]) -> list[EmbeddedPrompt]:
         """The prompts' embeddings and positions, after one pass of the tower over pictures that need it."""
-        pictures = self._look(prompts)
+        pictures = self.look(prompts)
+        questions = [prompt.input_ids.to(self.device) for prompt in prompts]
+        lookup = self.core.get_input_embeddings()(torch.cat(questions))  # one call, see TokenScorer
+        texts = lookup.split([len(ids) for ids in questions])
         embedded = []
-        for prompt, picture in zip(prompts, pictures, strict=True):
-            ids = prompt.input_ids.to(self.device)
+        for prompt, picture, ids, words in zip(prompts, pictures, questions, texts, strict=True):
             visual = ids == self.image_token_id
-            words = self.core.get_input_embeddings()(ids)
             embedded.append(
                 EmbeddedPrompt(
                     embeddings=words.masked_scatter(visual[:, None], picture.tokens.to(words.dtype)),
@@ -214,7 +217,7 @@ class VlmPolicy(nn.Module):
             )
         return embedded
 
-    def _look(self, prompts: Sequence[EncodedPrompt]) -> list[PictureFeatures]:
+    def look(self, prompts: Sequence[EncodedPrompt]) -> list[PictureFeatures]:
         """Features of every picture. A frozen tower looks at each once, whoever asks next: policy or reference."""
         if self.train_tower:
             return self.backbone.features(self.core, [self._on_device(p.inputs) for p in prompts])

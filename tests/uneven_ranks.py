@@ -1,0 +1,77 @@
+"""Learn from one set of rollouts whose shares differ in all that can differ; one process, or each of several.
+
+    python -m torch.distributed.run --standalone --nproc-per-node=2 tests/uneven_ranks.py zero3 FOLDER
+
+Writes FOLDER/weights.safetensors, and fails where two ranks make different collective calls.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import rolling
+import torch
+from safetensors.torch import save_file
+
+from grasp_rl.config import AlgorithmConfig, EngineConfig, OptimizerConfig, PromptConfig, RolloutConfig, RunConfig
+from grasp_rl.data.synthetic import SyntheticSource
+from grasp_rl.engines.choose import loading, make_engine, whole
+from grasp_rl.policies import scoring
+from grasp_rl.policies.tiny import TinyPolicy
+from grasp_rl.types import RolloutGroup
+from grasp_rl.update import Updater, make_reference
+
+ROLLOUT = RolloutConfig(max_new_tokens=12)
+LIVE = (0, 2, 3, 4)
+"""Groups with an advantage: of two ranks, the first has 3 of its 3, the second 1 of its 2."""
+
+
+def groups_of(policy: TinyPolicy) -> list[RolloutGroup]:
+    """Five groups of three, the later ones longer, one without advantage."""
+    samples = [SyntheticSource(train_size=5, test_size=5).split("train")[index] for index in range(5)]
+    algorithm = AlgorithmConfig(group_size=3)
+    found = rolling.rollouts(
+        policy, samples, algorithm=algorithm, rollout=ROLLOUT, prompt=PromptConfig(template="compact")
+    )
+    chance = torch.Generator().manual_seed(3)
+    cut = []
+    for number, group in enumerate(found):
+        rollouts = []
+        for rollout in group.rollouts:
+            said, length = rollout.completion, 2 + 2 * number
+            completion = replace(said, token_ids=said.token_ids[:length], logprobs=said.logprobs[:length])
+            rollouts.append(replace(rollout, completion=completion))
+        gains = torch.randn(3, generator=chance) if number in LIVE else torch.zeros(3)
+        cut.append(replace(group, rollouts=tuple(rollouts), advantages=tuple(gains.tolist())))
+    return cut
+
+
+def main() -> None:
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    lora_rank = int(sys.argv[3])
+    scoring.LOGITS_AT_ONCE = 629 * 4  # four tokens at a time: chunks differ, too
+    engine_config = EngineConfig(name=name, timeout_s=60)
+    optimizer = OptimizerConfig(lr=1e-3)
+    groups = groups_of(TinyPolicy(lora_rank=lora_rank))
+    with loading(RunConfig(engine=engine_config, policy={})):
+        policy = TinyPolicy(lora_rank=lora_rank)
+    algorithm = AlgorithmConfig(
+        group_size=3, micro_batch_groups=2, iterations=2, beta=0.1, skip_zero_advantage=True, loss="token_mean"
+    )
+    with whole(policy):
+        reference = make_reference(policy, algorithm.beta)
+    engine = make_engine(policy, optimizer, 8, engine_config)
+    update = Updater(policy, engine, engine.frozen(reference), algorithm=algorithm, rollout=ROLLOUT)
+    for _ in range(3):
+        row = update(groups[engine.ranks.rank :: engine.ranks.count], rolling.size_of(groups, 12))
+    with engine.gathered(whole=True):
+        if engine.ranks.leads:
+            kept = {key: value.detach().clone() for key, value in policy.named_parameters()}
+            save_file(kept | {"kl": torch.tensor(row["kl"])}, folder / "weights.safetensors")
+    engine.close()
+
+
+if __name__ == "__main__":
+    main()
