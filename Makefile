@@ -15,7 +15,7 @@ demo:  ## train four tiny policies on drawn scenes and write a report (10 minute
 
 test:  ## the test suite (under 12 minutes on two cores)
 	@bash scripts/setup.sh $(VENV) dev
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not parity" tests
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not parity and not long" tests
 
 check: lint  ## everything CI checks: format, lint, types, floors, tests
 	@$(MAKE) --no-print-directory test

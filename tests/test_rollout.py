@@ -49,11 +49,12 @@ def boundary_distance(
     """How far ``uniform`` is from the nearest edge of the CDF steps of ``tokens`` after ``said``."""
     embedded = policy.embed([policy.encode(sample.image, sample.query, COMPACT)])
     hidden: list[torch.Tensor] = []
-    hook = policy.stock.lm_head.register_forward_hook(lambda _m, _i, out: hidden.append(out))
+    hook = policy.scorer.register_forward_pre_hook(lambda _m, words: hidden.append(words[0]))
     with torch.no_grad():
         policy.logprobs(embedded, [[(*said, 0)]])
+        logits = policy.stock.lm_head(hidden[0][-1])
     hook.remove()
-    cdf = torch.log_softmax(hidden[0][-1].float(), -1).double().exp().cumsum(-1)
+    cdf = torch.log_softmax(logits.float(), -1).double().exp().cumsum(-1)
     cdf = cdf / cdf[-1]
     edges = [float(cdf[t]) for t in tokens] + [float(cdf[t - 1]) for t in tokens if t]
     return min(abs(edge - uniform) for edge in edges)

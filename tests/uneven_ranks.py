@@ -1,8 +1,8 @@
 """Learn from one set of rollouts whose shares differ in all that can differ; one process, or each of several.
 
-    python -m torch.distributed.run --standalone --nproc-per-node=2 tests/uneven_ranks.py zero3 FOLDER
+    python -m torch.distributed.run --standalone --nproc-per-node=2 tests/uneven_ranks.py zero3 LORA_RANK FILE
 
-Writes FOLDER/weights.safetensors, and fails where two ranks make different collective calls.
+With TORCH_DISTRIBUTED_DEBUG=DETAIL it fails where two ranks make different collective calls.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import rolling
 import torch
@@ -48,30 +49,28 @@ def groups_of(policy: TinyPolicy) -> list[RolloutGroup]:
     return cut
 
 
-def main() -> None:
-    name, folder = sys.argv[1], Path(sys.argv[2])
-    lora_rank = int(sys.argv[3])
-    scoring.LOGITS_AT_ONCE = 629 * 4  # four tokens at a time: chunks differ, too
-    engine_config = EngineConfig(name=name, timeout_s=60)
-    optimizer = OptimizerConfig(lr=1e-3)
+def learned(name: str, lora_rank: int) -> dict[str, torch.Tensor]:
+    """Parameters after three calls of the updater, by name, and the last ``kl``; of rank 0, empty on others."""
+    config, optimizer = EngineConfig(name=name, timeout_s=60), OptimizerConfig(lr=1e-3)
     groups = groups_of(TinyPolicy(lora_rank=lora_rank))
-    with loading(RunConfig(engine=engine_config, policy={})):
-        policy = TinyPolicy(lora_rank=lora_rank)
     algorithm = AlgorithmConfig(
         group_size=3, micro_batch_groups=2, iterations=2, beta=0.1, skip_zero_advantage=True, loss="token_mean"
     )
-    with whole(policy):
-        reference = make_reference(policy, algorithm.beta)
-    engine = make_engine(policy, optimizer, 8, engine_config)
-    update = Updater(policy, engine, engine.frozen(reference), algorithm=algorithm, rollout=ROLLOUT)
-    for _ in range(3):
-        row = update(groups[engine.ranks.rank :: engine.ranks.count], rolling.size_of(groups, 12))
+    with mock.patch.object(scoring, "LOGITS_AT_ONCE", 629 * 4):  # four tokens at a time: chunks differ, too
+        with loading(RunConfig(engine=config, policy={})):
+            policy = TinyPolicy(lora_rank=lora_rank)
+        with whole(policy):
+            reference = make_reference(policy, algorithm.beta)
+        engine = make_engine(policy, optimizer, 8, config)
+        update = Updater(policy, engine, engine.frozen(reference), algorithm=algorithm, rollout=ROLLOUT)
+        for _ in range(3):
+            row = update(groups[engine.ranks.rank :: engine.ranks.count], rolling.size_of(groups, 12))
     with engine.gathered(whole=True):
-        if engine.ranks.leads:
-            kept = {key: value.detach().clone() for key, value in policy.named_parameters()}
-            save_file(kept | {"kl": torch.tensor(row["kl"])}, folder / "weights.safetensors")
+        found = {key: value.detach().clone() for key, value in policy.named_parameters()} if engine.ranks.leads else {}
     engine.close()
+    return found | ({"kl": torch.tensor(row["kl"])} if found else {})
 
 
 if __name__ == "__main__":
-    main()
+    if found := learned(sys.argv[1], int(sys.argv[2])):
+        save_file(found, Path(sys.argv[3]))

@@ -48,8 +48,11 @@ def test_option_composes_and_binds(option: str) -> None:
         pytest.importorskip("ray", reason="needs Ray, in an environment of its own: pip install 'grasp-rl[ray]'")
     group, _, name = option.rpartition("/")
     with compose.hydra("train") as engine:
-        job = compose.single(engine, _given(engine, [*FIXED, f"{group}={name}"]), ())
-    assert job.config["verb"] == "train"
+        if group == "launcher":
+            jobs = compose.sweep(engine, ["verb=train", f"{group}={name}", "seed=1,2"], ())[1]
+        else:
+            jobs = [compose.single(engine, _given(engine, [*FIXED, f"{group}={name}"]), ())]
+    assert {job.config["verb"] for job in jobs} == {"train"}
 
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS if o.startswith("experiment/")])

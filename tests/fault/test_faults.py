@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,10 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(whole: tuple[Path, list[st
     assert harness.compare(run_dir, expected) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="stopped", marks=pytest.mark.long)],
+)
 def test_a_rank_that_is_gone_takes_the_others_with_it(tmp_path: Path, number: int) -> None:
     """All ranks are gone within the timeout and 15 seconds, the exit is not 0, and the lost rank is named."""
     run_dir = tmp_path / "run"
@@ -366,41 +370,51 @@ def test_training_says_that_a_checkpoint_failed(
 # --- sweeps
 
 
+@pytest.mark.long
 def test_a_sweep_of_twelve_with_three_faults(tmp_path: Path) -> None:
-    """Nine are done; the same line runs exactly the three again; finished folders are not touched."""
+    """Three die, one by each signal; nine are done. The same line runs exactly the three again and touches no other."""
     words = [
         "-m", "debug=fast", "policy.weights=random", "algorithm.steps=1", "evaluation.every=0", "evaluation.test_limit=1",
         "rollout.judge=inline", "rollout.max_new_tokens=4", "evaluation.max_new_tokens=4", "checkpoint.every=0",
         "seed=1,2,3,4", "algorithm.group_size=2,3,4", f"hydra.sweep.dir={tmp_path / 'sweep'}", "launcher=joblib",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "grasp_rl.cli", "train", *words]
+    command = [sys.executable, "-m", "grasp_rl.cli", "train", *words, "--json"]
     environment = allocator.environment() | {"OMP_NUM_THREADS": "1"}
     sweep = tmp_path / "sweep"
-    blocked: list[Path] = []
-    planned = subprocess.run(
-        [*command, "--json"], env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    jobs = json.loads(planned.stdout)["jobs"]
-    assert len(jobs) == 12
-    assert {job["state"] for job in jobs} == {"done"}, planned.stderr
-    for job in jobs[::4]:  # three that failed: as a crash, a kill and an interruption leave them
-        folder = Path(job["run_dir"])
-        runs.ended(folder, ("failed", "failed", "interrupted")[len(blocked)], (1, 137, 130)[len(blocked)])
-        blocked.append(folder)
+    ends = (signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)
+    victims = dict(zip(("group_size=2,seed=1", "group_size=3,seed=2", "group_size=4,seed=3"), ends, strict=True))
+    driver = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(driver.communicate, timeout=600)
+        waiting = dict(victims)
+        while waiting and not said.done():
+            for status in sweep.glob("*/status.json"):
+                name = next((n for n in waiting if n in status.parent.name), None)
+                if name and (pid := (runs.read_json(status) or {}).get("pid")):
+                    os.kill(pid, waiting.pop(name))
+            time.sleep(0.05)
+        out, told = said.result()
+    assert driver.returncode == 1, told
+    states = {Path(job["run_dir"]): job["state"] for job in json.loads(out)["jobs"]}
+    assert sorted(states.values()) == ["done"] * 9 + ["failed"] * 2 + ["interrupted"]
+    hit = {folder for folder, state in states.items() if state != "done"}
+    assert all(any(name in folder.name for folder in hit) for name in victims)
+    assert "9 of 12 done, 2 failed, 1 interrupted" in told
+    assert told.count(" failed: ") == 2  # each said at once
+    assert all(f"log: {folder}/log.txt" in told for folder, state in states.items() if state == "failed")
     kept = {
         p: (p.stat().st_mtime_ns, p.stat().st_size)
         for p in sweep.rglob("*")
-        if p.is_file() and not set(p.parents) & set(blocked)
+        if p.is_file() and not set(p.parents) & hit and p.parent != sweep
     }
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "12 jobs" in again.stdout
-    assert "9 of them done before" in again.stdout
-    assert all((folder / "earlier").is_dir() for folder in blocked)
-    assert len(list(sweep.glob("*/earlier"))) == 3
+    assert {job["state"] for job in json.loads(again.stdout)["jobs"]} == {"done"}
+    assert "12 jobs" in again.stderr
+    assert "9 of them done before" in again.stderr
+    assert {folder.parent for folder in sweep.glob("*/earlier")} == hit
     after = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in kept if p.exists()}
-    changed = [p for p in kept if after.get(p) != kept[p] and p.parent != sweep]
-    assert changed == []
+    assert after == kept
 
 
 def test_two_drivers_do_not_share_a_sweep(tmp_path: Path) -> None:
