@@ -78,7 +78,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(whole: tuple[Path, list[st
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 10 * max(1.0, os.getloadavg()[0] / 2)  # seconds of a machine with two cores
     assert process.returncode == 130
     assert runs.state_of(run_dir) == "interrupted"
     steps = checkpoints.steps(run_dir)
