@@ -68,6 +68,9 @@ def test_kill_nine_and_going_on_is_the_same_run(whole: tuple[Path, list[str]], t
     assert harness.compare(run_dir, expected) == []
 
 
+@pytest.mark.parametrize(
+    "whole", [pytest.param("local", marks=pytest.mark.long), "zero3x2"], indirect=True, scope="module"
+)
 def test_sigterm_leaves_a_checkpoint_of_the_last_step(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
     """In the middle of a rollout: the step before is saved within ten seconds, and the run goes on from it."""
     expected, words = whole
