@@ -46,20 +46,21 @@ def prompt_tokens(side: int) -> int:
     return len(ids) - 1 + (side // 28) ** 2
 
 
-@pytest.mark.parametrize("mode", ["lora", "full"])
-def test_our_counts_are_exact(model: Path, mode: str) -> None:
+@pytest.mark.parametrize(("mode", "questions"), [("lora", 1), ("full", 1), ("lora", 2)])
+def test_our_counts_are_exact(model: Path, mode: str, questions: int) -> None:
     pipe, prompt = Recorder(), prompt_tokens(SIDE)
-    ours.run(Task(model=str(model), groups=GROUPS, length=LENGTH, side=SIDE, mode=mode, steps=2), pipe)
+    task = Task(model=str(model), groups=GROUPS, length=LENGTH, side=SIDE, mode=mode, steps=2, questions=questions)
+    ours.run(task, pipe)
     loaded, *steps = pipe.records
     assert (loaded["trainable"] == loaded["parameters"]) == (mode == "full")
     assert len(steps) == 2
     for row in steps:
         assert row["counts"] == {
-            "tower_pictures": TOWER_PASSES[mode],
-            "prefill_tokens": prompt,
-            "decode_tokens": GROUPS * (LENGTH - 1),
-            "reference_tokens": prompt + GROUPS * LENGTH,
-            "policy_tokens": prompt + GROUPS * LENGTH,
+            "tower_pictures": questions * TOWER_PASSES[mode],
+            "prefill_tokens": questions * prompt,
+            "decode_tokens": questions * GROUPS * (LENGTH - 1),
+            "reference_tokens": questions * (prompt + GROUPS * LENGTH),
+            "policy_tokens": questions * (prompt + GROUPS * LENGTH),
         }
         assert set(row["phases"]) == set(PHASES)
         assert sum(row["phases"].values()) == pytest.approx(row["cpu_s"], abs=1e-6)
@@ -124,17 +125,18 @@ def test_the_verb_lists_its_benchmarks(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("mode", ["lora", "full"])
-def test_both_sides_do_the_same_work(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["step", *SIZES, "--mode", mode, "--json"]) == 0
+@pytest.mark.parametrize(("mode", "questions"), [("lora", 1), ("full", 1), ("lora", 2)])
+def test_both_sides_do_the_same_work(mode: str, questions: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["step", *SIZES, "--mode", mode, "--questions", str(questions), "--json"]) == 0
     told, prompt = json.loads(capsys.readouterr().out), prompt_tokens(SIDE)
     here, there = told["sides"]["ours"], told["sides"]["trl"]
+    rows = questions * GROUPS
     assert there["counts"] == {
-        "tower_pictures": 3 * GROUPS,
-        "prefill_tokens": GROUPS * prompt,
-        "decode_tokens": GROUPS * (LENGTH - 1),
-        "reference_tokens": GROUPS * (prompt + LENGTH),
-        "policy_tokens": GROUPS * (prompt + LENGTH),
+        "tower_pictures": 3 * rows,
+        "prefill_tokens": rows * prompt,
+        "decode_tokens": rows * (LENGTH - 1),
+        "reference_tokens": rows * (prompt + LENGTH),
+        "policy_tokens": rows * (prompt + LENGTH),
     }
     assert here["trainable"] == there["trainable"]
     assert set(told["trl_over_ours"]) == {"cpu_s", "wall_s", "peak_mib"}

@@ -128,18 +128,21 @@ class DrawnReward:
         return RewardBreakdown(reward=self.values[(self.asked - 1) % len(self.values)], terms={})
 
 
-class OneQuestion:
-    """A dataset of the task's one question."""
+class Pictures:
+    """A dataset of the task's pictures."""
 
     def __init__(self, task: Task) -> None:
-        self.sample = Sample(
-            sample_id="bench", image=task.image(), query=QUESTION, target_mask=None, cues=(), dataset="bench",
-            split="train",
-        )  # fmt: skip
+        self.samples = [
+            Sample(
+                sample_id=f"bench {number}", image=task.image(number), query=QUESTION, target_mask=None, cues=(),
+                dataset="bench", split="train",
+            )
+            for number in range(task.questions)
+        ]  # fmt: skip
 
     def split(self, name: str) -> Any:
-        """The same one for every name."""
-        return [self.sample]
+        """The same ones for every name."""
+        return self.samples
 
 
 def make_policy(task: Task, kind: type[HfVlmPolicy] = HfVlmPolicy) -> HfVlmPolicy:
@@ -155,10 +158,10 @@ def make_policy(task: Task, kind: type[HfVlmPolicy] = HfVlmPolicy) -> HfVlmPolic
 
 
 def make_config(task: Task, folder: str) -> RunConfig:
-    """GRPO on one group a step, with a reference."""
+    """GRPO with a reference, one group a micro-batch."""
     algorithm = AlgorithmConfig(
-        steps=task.steps, prompts_per_step=1, group_size=task.groups, loss="sequence_mean", scale_advantages=True,
-        beta=BETA, micro_batch_groups=1,
+        steps=task.steps, prompts_per_step=task.questions, group_size=task.groups, loss="sequence_mean",
+        scale_advantages=True, beta=BETA, micro_batch_groups=1,
     )  # fmt: skip
     return RunConfig(
         run_dir=folder,
@@ -182,7 +185,7 @@ def run(task: Task, pipe: Pipe) -> None:
         policy=policy,
         segmenter=BoxFillSegmenter(),
         reward=DrawnReward(task),
-        data=OneQuestion(task),
+        data=Pictures(task),
         tracker=NullTracker(),
         generator=InProcess(),
     )

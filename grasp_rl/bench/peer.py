@@ -3,8 +3,8 @@
     python -m grasp_rl.bench.peer TASK DESCRIPTOR
 
 It gets the best settings that it offers without another inference engine: its own ``generate`` with a key-value cache,
-the whole group in one batch, one iteration, no gradient checkpointing, no logging. The processor reads pictures only:
-the stock one wants a video processor, and that torchvision.
+all groups generated together and each learned from in one batch, one iteration, no gradient checkpointing, no logging.
+The processor reads pictures only: the stock one wants a video processor, and that torchvision.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ def make_trainer(task: Task, folder: str, kind: type[Any] = GRPOTrainer, callbac
     arguments = GRPOConfig(
         output_dir=folder,
         per_device_train_batch_size=task.groups,
+        gradient_accumulation_steps=task.questions,
         num_generations=task.groups,
         max_completion_length=task.length,
         max_steps=task.steps,
@@ -133,14 +134,16 @@ def make_trainer(task: Task, folder: str, kind: type[Any] = GRPOTrainer, callbac
         dataloader_pin_memory=False,
         seed=task.seed,
     )
-    row = {"prompt": task.messages(), "image": Image.fromarray(task.image())}
+    asked = [
+        {"prompt": task.messages(), "image": Image.fromarray(task.image(number))} for number in range(task.questions)
+    ]
     drawn = task.rewards()
     lora = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=LORA_PATTERN, lora_dropout=0.0)
     return kind(
         model=task.model,
         reward_funcs=lambda completions, **_: [drawn[i % len(drawn)] for i in range(len(completions))],
         args=arguments,
-        train_dataset=Dataset.from_list([row] * task.steps),
+        train_dataset=Dataset.from_list(asked * task.steps),
         processing_class=processor,
         peft_config=lora if task.mode == "lora" else None,
         callbacks=list(callbacks),

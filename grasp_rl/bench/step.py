@@ -1,10 +1,10 @@
 """`grasp-rl bench step`: one optimizer step of GRPO, here and in TRL's GRPOTrainer.
 
 Both sides train the same saved model (a random Qwen2.5-VL in the proportions of Qwen2.5-VL-3B, see
-grasp_rl.bench.model) in float32 on one question about one picture: G completions of exactly C tokens, a drawn reward, a
-KL term. Each has a process of its own with one thread; their steps take turns, so that a busy machine troubles both.
-The first step of each is not counted. TRL's settings stand in grasp_rl/bench/peer.py. Both have the allocator's
-settings of grasp_rl.allocator: memory once used stays, so a peak is the highest so far.
+grasp_rl.bench.model) in float32 on one question about each of Q pictures: G completions of exactly C tokens, a drawn
+reward, a KL term. Each has a process of its own with one thread; their steps take turns, so that a busy machine
+troubles both. The first step of each is not counted. TRL's settings stand in grasp_rl/bench/peer.py. Both have the
+allocator's settings of grasp_rl.allocator: memory once used stays, so a peak is the highest so far.
 """
 
 from __future__ import annotations
@@ -112,12 +112,12 @@ class Worker:
 
 def compare(plan: Plan) -> Record:
     """Measure every side of ``plan``; returns what ``--json`` prints, without what names the run."""
-    tokens = plan.task.groups * plan.task.length
+    tokens = plan.task.questions * plan.task.groups * plan.task.length
     result: Record = {"task": {k: v for k, v in asdict(plan.task).items() if k != "model"}}
     result["sides"] = {name: summary(rows, tokens) | about for name, (rows, about) in taking_turns(plan).items()}
     ours, theirs = (result["sides"].get(name) for name in SIDES)
     if ours is not None:
-        result["task"]["prompt_tokens"] = int(ours["counts"]["prefill_tokens"])
+        result["task"]["prompt_tokens"] = int(ours["counts"]["prefill_tokens"]) // plan.task.questions
     if ours is not None and theirs is not None:
         result["trl_over_ours"] = {
             key: theirs[key]["median"] / ours[key]["median"] for key in ("cpu_s", "wall_s", "peak_mib")
@@ -203,6 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grasp-rl bench step", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--groups", type=int, default=8, metavar="G", help="completions (default: %(default)s)")
+    parser.add_argument("--questions", type=int, default=1, metavar="Q", help="pictures a step (default: %(default)s)")
     parser.add_argument("--length", type=int, default=200, metavar="C", help="tokens of each (default: %(default)s)")
     parser.add_argument("--side", type=int, default=840, metavar="PIXELS", help="of the picture (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="steps counted (default: %(default)s)")
@@ -230,7 +231,7 @@ def _plan(arguments: argparse.Namespace, folder: str) -> Plan:
     Raises:
         ConfigError: a number is out of range, or TRL is not installed.
     """
-    least = {"groups": 2, "length": 1, "repeats": 1, "side": 28}
+    least = {"groups": 2, "questions": 1, "length": 1, "repeats": 1, "side": 28}
     for key, lowest in least.items():
         if getattr(arguments, key) < lowest:
             raise ConfigError(f"--{key} {getattr(arguments, key)}: must be >= {lowest}")
@@ -241,6 +242,7 @@ def _plan(arguments: argparse.Namespace, folder: str) -> Plan:
     task = Task(
         model=folder,
         groups=arguments.groups,
+        questions=arguments.questions,
         length=arguments.length,
         side=arguments.side,
         mode=arguments.mode,
@@ -290,8 +292,9 @@ def table(result: Record, *, profile: bool) -> str:
     lines = [
         f"`{result['command']}` ({result['date']}, {result['device']}; {versions}; commit {commit})",
         "",
-        f"G = {task['groups']}, C = {task['length']}, P = {task.get('prompt_tokens', '?')}, picture {task['side']} x "
-        f"{task['side']}, {task['mode']}. Median (least to most) of {len(next(iter(sides.values()))['steps'])} steps.",
+        f"Q = {task['questions']}, G = {task['groups']}, C = {task['length']}, P = {task.get('prompt_tokens', '?')}, "
+        f"picture {task['side']} x {task['side']}, {task['mode']}. Median (least to most) of "
+        f"{len(next(iter(sides.values()))['steps'])} steps.",
         "",
         f"| | {' | '.join(sides)} |{' trl / ours |' if len(sides) > 1 else ''}",
         "|---|" + "---|" * (len(sides) + (len(sides) > 1)),

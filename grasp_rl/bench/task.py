@@ -26,7 +26,7 @@ PROMPT = PromptConfig(template="think2seg")
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One optimizer step on one group: G completions of one question about one picture."""
+    """One optimizer step: G completions of the same question about each of Q pictures."""
 
     model: str
     """Folder of the saved model that both sides load."""
@@ -40,6 +40,8 @@ class Task:
     """lora: adapters on the language model, frozen tower; full: everything is trained, the tower too."""
     steps: int
     """Steps to run, the warm-up included."""
+    questions: int = 1
+    """Q, pictures asked about in a step."""
     device: str = "cpu"
     seed: int = 0
 
@@ -48,10 +50,10 @@ class Task:
         """Image tokens of the picture."""
         return (self.side // 28) ** 2
 
-    def image(self) -> Image:
-        """[side, side, 3] of noise."""
+    def image(self, number: int = 0) -> Image:
+        """[side, side, 3] of noise, another for every number."""
         shape = (self.side, self.side, 3)
-        return np.asarray(keyed_generator("bench", self.seed).integers(0, 256, shape), dtype=np.uint8)
+        return np.asarray(keyed_generator("bench", self.seed, number).integers(0, 256, shape), dtype=np.uint8)
 
     def messages(self) -> list[dict[str, Any]]:
         """The chat messages that ask the question, the picture's place in them."""

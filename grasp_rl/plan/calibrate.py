@@ -36,15 +36,15 @@ def correction(path: Path, device: Device) -> Record:
     task, ours = found["task"], found["sides"]["ours"]
     if (task["device"] == "cpu") != (device.name == "cpu"):
         raise ConfigError(f"--calibrate {path}: was measured on {task['device']}; say which device with --gpu")
-    shapes = _shapes(task, found["model"])
+    shapes, questions = _shapes(task, found["model"]), task.get("questions", 1)
     load = Load(
         prompt=task["prompt_tokens"],
         completion=task["length"],
         group=task["groups"],
-        prompts=1,
+        prompts=questions,
         micro_batch=1,
-        generated=1,
-        rows=task["groups"],
+        generated=questions,
+        rows=questions * task["groups"],
         recompute="none",
         kl=True,
         varlen=task["device"] != "cpu",
