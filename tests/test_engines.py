@@ -39,6 +39,12 @@ LAYOUTS = {
     "zero3": ["engine=zero3"],
     "zero3 x 2": ["engine=zero3", "engine.nproc=2"],
 }
+LONG = {
+    "zero1 x 2": ["engine=zero1", "engine.nproc=2"],
+    "zero3 x 2, layer by layer": ["engine=zero3", "engine.nproc=2", "engine.gather=layer"],
+    "zero3 x 4": ["engine=zero3", "engine.nproc=4"],
+    "zero3_offload x 2": ["engine=zero3_offload", "engine.nproc=2"],
+}
 
 
 def train(run_dir: Path, *words: str, code: int = 0) -> str:
@@ -79,9 +85,12 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "local"])
+@pytest.mark.parametrize(
+    "layout",
+    [name for name in LAYOUTS if name != "local"] + [pytest.param(name, marks=pytest.mark.long) for name in LONG],
+)
 def test_the_same_answer_on_any_layout(reference: Path, tmp_path: Path, layout: str) -> None:
-    train(tmp_path / "run", *LAYOUTS[layout])
+    train(tmp_path / "run", *(LAYOUTS | LONG)[layout])
     close(tmp_path / "run", reference)
     plain = Qwen3VLForConditionalGeneration.from_pretrained(
         tmp_path / "run/checkpoints" / f"step_{STEPS:06d}" / "policy"
