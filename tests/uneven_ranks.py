@@ -25,8 +25,8 @@ from grasp_rl.types import RolloutGroup
 from grasp_rl.update import Updater, make_reference
 
 ROLLOUT = RolloutConfig(max_new_tokens=12)
-LIVE = (0, 2, 3, 4)
-"""Groups with an advantage: of two ranks, the first has 3 of its 3, the second 1 of its 2."""
+LIVE = (0, 1, 2, 4)
+"""Groups with an advantage: of two ranks, the first has 3 of its 3, the second the first of its 2."""
 
 
 def groups_of(policy: TinyPolicy) -> list[RolloutGroup]:

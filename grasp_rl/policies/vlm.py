@@ -315,12 +315,13 @@ class VlmPolicy(nn.Module):
         return stream(self, prompts, uniforms, **wanted)
 
     def make_reference(self) -> VlmPolicy | None:
-        """A frozen copy for the KL term, or None where disabling the LoRA adapter gives the reference at no cost."""
+        """A frozen copy for the KL term, or None where disabling the LoRA adapter gives the reference at no cost.
+
+        Where the tower is trained, the copy's tower is another one and looks for itself, each time.
+        """
         if hasattr(self.model, "disable_adapter"):
             return None
-        copied = copy.deepcopy(self)
-        copied.train_tower = False
-        return copied.requires_grad_(False).eval()
+        return copy.deepcopy(self).requires_grad_(False).eval()
 
     @contextlib.contextmanager
     def adapter_disabled(self) -> Iterator[None]:
