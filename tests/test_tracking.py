@@ -180,7 +180,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("clean_environment")
 def test_a_wandb_that_stalls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", stub(init=lambda **_: time.sleep(60)))
+    monkeypatch.setitem(sys.modules, "wandb", stub(init=lambda **_: threading.Event().wait()))
     tracker = WandbTracker()
     tracker._finish_s = 0.3
     began = time.perf_counter()
