@@ -134,6 +134,12 @@ def is_sweep(engine: Hydra, overrides: list[str]) -> bool:
     return bool(mode == RunMode.MULTIRUN)
 
 
+def launcher(engine: Hydra, overrides: list[str]) -> str:
+    """Hydra's own name of what starts the jobs of a sweep."""
+    with explained():
+        return str(_compose(engine, overrides, RunMode.MULTIRUN).hydra.runtime.choices["hydra/launcher"])
+
+
 def usage(engine: Hydra, verb: str, overrides: list[str]) -> str:
     """The help of a verb: every option, and every value of the composed config."""
     with explained():

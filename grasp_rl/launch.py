@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +198,8 @@ def _resume(door: Door, flags: argparse.Namespace) -> int:
 
 def _sweep(door: Door, engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> int:
     folder, jobs, fixed = compose.sweep(engine, overrides, trusted)
+    if compose.launcher(engine, overrides) == "submitit_slurm" and shutil.which("srun") is None:
+        raise ConfigError("launcher=slurm: no srun on this machine; start the sweep where SLURM takes jobs")
     with runs.locked(folder):
         return _drive(door, engine, overrides, trusted, folder, jobs, fixed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,15 @@ def test_one_line_and_exit_code_2(door: Run, tmp_path: Path, word: str, said: li
     assert ended.stdout == ""
     line = _only_line(ended.stderr)
     assert [part for part in said if part not in line] == [], line
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.skipif(shutil.which("srun") is not None, reason="this machine has SLURM")
+def test_a_cluster_that_is_not_there(door: Run, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs pip install 'grasp-rl[launch]'")
+    ended = door("train", "-m", "launcher=slurm", "seed=1,2")
+    assert ended.returncode == 2
+    assert "launcher=slurm: no srun on this machine" in _only_line(ended.stderr)
     assert not (tmp_path / "outputs").exists()
 
 
