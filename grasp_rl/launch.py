@@ -35,7 +35,8 @@ from grasp_rl.schema import check_components, load_raw, to_config
 if TYPE_CHECKING:
     from grasp_rl.types import Record
 
-_RESUMABLE = ("algorithm.steps", "checkpoint.", "evaluation.", "tracker.")
+_PLACES = ("nproc", "nnodes", "node_rank", "rendezvous", "hostfile", "timeout_s")
+_RESUMABLE = ("algorithm.steps", "checkpoint.", "evaluation.", "tracker.", *(f"engine.{key}" for key in _PLACES))
 _INTERRUPTED = 130
 
 

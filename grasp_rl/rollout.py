@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from itertools import chain
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -28,6 +30,8 @@ from grasp_rl.types import Completion, FinishReason, Rollout, RolloutGroup, Samp
 class Pending:
     """A group that is generated; its verdict may not be in yet."""
 
+    question: int
+    """Its number in the step, over all ranks and rounds."""
     sample: Sample
     prompt: Any
     completions: Sequence[Completion]
@@ -40,9 +44,10 @@ class Pending:
 
 
 class StepRollouts:
-    """The groups that one optimizer step learns from, with their advantages, in the order of the questions.
+    """The groups that one optimizer step learns from, with their advantages, in the order in which they were generated.
 
-    Iterating waits where a verdict is not in yet; iterating again waits for nothing.
+    That is the order in which they are judged: the first are learned from while the last are judged. Iterating waits
+    where a verdict is not in yet; iterating again waits for nothing.
 
     Args:
         algorithm: how siblings are compared; with ``sampling_rounds`` > 1 groups without advantage are left out.
@@ -90,18 +95,20 @@ class StepRollouts:
 
     @property
     def groups(self) -> list[RolloutGroup]:
-        """Every judged group of this rank, those left out included."""
-        return [self._group(place) for place in range(len(self._pending))]
+        """Every judged group of this rank in the questions' order, those left out included."""
+        return [group for _, group in self._numbered()]
+
+    def _numbered(self) -> list[tuple[int, RolloutGroup]]:
+        found = [(pending.question, self._group(place)) for place, pending in enumerate(self._pending)]
+        return sorted(found, key=itemgetter(0))
 
     def everywhere(self) -> list[RolloutGroup]:
         """Every judged group of all ranks in the questions' order, those left out included; without sample and prompt.
 
         All ranks call it together.
         """
-        mine = [replace(group, sample=None, prompt=None) for group in self.groups]  # type: ignore[arg-type]
-        parts = self.ranks.gather(mine)
-        longest = max(len(part) for part in parts)
-        return [part[place] for place in range(longest) for part in parts if place < len(part)]
+        mine = [(number, replace(group, sample=None, prompt=None)) for number, group in self._numbered()]  # type: ignore[arg-type]
+        return [group for _, group in sorted(chain(*self.ranks.gather(mine)), key=itemgetter(0))]
 
     def size(self, max_tokens: int) -> StepSize:
         """Divisors of the loss: over all that is learned from on any rank, whether its verdict is in or not."""
@@ -148,14 +155,18 @@ def roll_out(
         ranks: among which the questions are divided; None for one process.
     """
     ranks = ranks or Ranks()
-    rollouts = StepRollouts(config.algorithm, ranks)
+    rollouts, first = StepRollouts(config.algorithm, ranks), 0
     for number in range(config.algorithm.sampling_rounds):
         samples = questions(number)
         mine = set(range(ranks.rank, len(samples), ranks.count))
-        rollouts.add(_one_round(policy, generator, jury, samples, mine, config, step), len(mine))
+        found = list(_one_round(policy, generator, jury, samples, mine, first, config, step))
+        if config.algorithm.sampling_rounds > 1:  # which groups are learned from goes by the question
+            found.sort(key=attrgetter("question"))
+        rollouts.add(found, len(mine))
+        first += len(samples)
         if number + 1 < config.algorithm.sampling_rounds:
-            found = ranks.total({"groups": len(list(rollouts))})["groups"]
-            if found >= config.algorithm.prompts_per_step:
+            enough = ranks.total({"groups": len(list(rollouts))})["groups"]
+            if enough >= config.algorithm.prompts_per_step:
                 break
     return rollouts
 
@@ -166,14 +177,17 @@ def _one_round(
     jury: Jury,
     samples: Sequence[Sample],
     mine: set[int],
+    first: int,
     config: RunConfig,
     step: int,
-) -> list[Pending]:
-    """The groups of ``mine``; where layers are fetched one by one, every rank generates all groups, to keep in step."""
+) -> Iterator[Pending]:
+    """The groups of ``mine`` as they are generated; the questions' numbers begin at ``first``.
+
+    Where layers are fetched one by one, every rank generates all groups, to keep in step.
+    """
     wanted = list(range(len(samples))) if _in_step(config) else sorted(mine)
     asked = [samples[index] for index in wanted]
     prompts = [policy.encode(sample.image, sample.query, config.prompt) for sample in asked]
-    found: dict[int, Pending] = {}
     for place, completions in generator.generate(
         policy,
         asked,
@@ -186,13 +200,13 @@ def _one_round(
         if wanted[place] not in mine:
             continue
         sample, prompt = asked[place], prompts[place]
-        found[wanted[place]] = Pending(
+        yield Pending(
+            question=first + wanted[place],
             sample=sample,
             prompt=prompt,
             completions=completions,
             verdict=jury.submit(sample, prompt.frame, completions),
         )
-    return [found[index] for index in sorted(found)]
 
 
 def _in_step(config: RunConfig) -> bool:
