@@ -34,6 +34,7 @@ from grasp_rl.plan.memory import logits_bytes, memory_gib, state_bytes
 from grasp_rl.plan.shapes import shapes_of
 from grasp_rl.plan.timing import decode_seconds, row_flops, step_flops, step_seconds, tower_flops
 from grasp_rl.policies.backbone import ImageSize
+from grasp_rl.policies.compat import cache_in
 from grasp_rl.policies.hf_vlm import HfVlmPolicy
 from grasp_rl.policies.published import PUBLISHED
 from grasp_rl.policies.recompute import kept_operators
@@ -197,7 +198,7 @@ def test_the_cache_is_as_large_as_planned(saved: str) -> None:
     with torch.no_grad():
         embedded = policy.embed([policy.encode(np.zeros((280, 280, 3), np.uint8), "a", PromptConfig())] * 2)
         caches: list[Any] = []
-        policy.core.language_model.register_forward_hook(lambda _m, _i, out: caches.append(out.past_key_values))
+        policy.core.language_model.register_forward_hook(lambda _m, _i, out: caches.append(cache_in(out)))
         policy.generate(embedded, None, group_size=4, max_new_tokens=10)
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in caches[-1].layers)
     load = replace(LOAD, prompt=len(embedded[0].embeddings), completion=9)  # the last token is drawn, not run

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from grasp_rl.bench.task import Pipe
+from grasp_rl.policies.compat import cache_in
 
 MIB = 2**20
 PHASES = ("encode", "tower", "prefill", "decode", "reward", "reference", "policy", "backward", "optimizer", "other")
@@ -106,7 +107,7 @@ class Meter:
     def _before_language(self, _module: Any, _words: tuple[Any, ...], named: dict[str, Any]) -> None:
         rows, length = named["inputs_embeds"].shape[:2]
         name = "policy" if torch.is_grad_enabled() else "reference"
-        if named.get("past_key_values") is not None:
+        if cache_in(named) is not None:
             name = "prefill" if length > 1 else "decode"
         self.counts[f"{name}_tokens"] += rows * length
         self.enter(name)

@@ -145,7 +145,7 @@ def _prefill(policy: VlmPolicy, prompts: Sequence[EmbeddedPrompt], group_size: i
         hidden[b, start:], visual[b, start:], mask[b, start:] = prompt.embeddings, prompt.visual, 1
         positions[:, b, start:] = prompt.positions
     cache = growing_cache(policy.core.language_model.config)
-    output = policy.language_model(hidden, positions, mask, deepstack_of(prompts), visual, past_key_values=cache)
+    output = policy.language_model(hidden, positions, mask, deepstack_of(prompts), visual, cache=cache)
     cache.batch_repeat_interleave(group_size)
     lengths = torch.tensor([len(p.embeddings) for p in prompts], device=policy.device)
     seen = padding_mask(lengths, longest, max_new_tokens)
@@ -167,7 +167,7 @@ def _decode(policy: VlmPolicy, state: DecodeState, token: Tensor) -> None:
         policy.core.get_input_embeddings()(token[:, None]),
         state.position.expand(state.axes, -1)[..., None],
         None if state.mask is None else state.mask[..., : state.length],
-        past_key_values=state.cache,
+        cache=state.cache,
     )
     state.logits = policy.stock.lm_head(output.last_hidden_state[:, -1])
     state.position = state.position + 1

@@ -9,6 +9,7 @@ import torch
 from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 from grasp_rl.config import ConfigError
+from grasp_rl.policies.compat import enable_activation_checkpointing
 
 MODES = ("none", "selective", "full")
 
@@ -36,8 +37,7 @@ def recompute(stock: Any, mode: str) -> None:
     wanted: dict[str, Any] = {"use_reentrant": False}
     if mode == "selective":
         wanted["context_fn"] = functools.partial(create_selective_checkpoint_contexts, kept_operators())
-    enable = getattr(stock, "activation_checkpointing_enable", stock.gradient_checkpointing_enable)
-    enable(wanted)
+    enable_activation_checkpointing(stock, wanted)
 
 
 def kept_operators() -> list[Any]:

@@ -94,7 +94,7 @@ class _Static:
             self.policy.core.get_input_embeddings()(token[:, None]),
             self.position.expand(self.axes, -1)[..., None],
             self.seen,
-            past_key_values=self.cache,
+            cache=self.cache,
         )
         self.logits.copy_(self.policy.stock.lm_head(output.last_hidden_state[:, -1]))
         for counter in (self.step, self.place, self.position):

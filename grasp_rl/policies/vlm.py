@@ -25,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from grasp_rl.config import ConfigError, PromptConfig
 from grasp_rl.policies.attention import PREFIX, register
 from grasp_rl.policies.backbone import FRAMES, Backbone, PictureFeatures, PictureInputs
+from grasp_rl.policies.compat import cache_keyword
 from grasp_rl.policies.decoding import stream
 from grasp_rl.policies.feature_cache import FeatureCache
 from grasp_rl.policies.loading import check_keys
@@ -276,6 +277,8 @@ class VlmPolicy(nn.Module):
         mask: Tensor | None,
         deepstack: Sequence[Tensor] = (),
         visual: Tensor | None = None,
+        *,
+        cache: Any = None,
         **kwargs: Any,
     ) -> Any:
         """The stock language model's output for ready-made embeddings [B, L, D].
@@ -286,18 +289,21 @@ class VlmPolicy(nn.Module):
             mask: [B, L] of valid tokens, or [B, 1, L, L] bool of what each query may see; None for no padding.
             deepstack: features of all rows' pictures, one tensor per layer.
             visual: [B, L] bool, True at image tokens; needed with ``deepstack``.
-            **kwargs: go to the stock model, for example ``past_key_values``.
+            cache: the key-value cache, or None to keep nothing.
+            **kwargs: go to the stock model.
         """
         adds = self.core.language_model.config._attn_implementation.endswith("eager")  # instead of choosing by it
         if adds and mask is not None and mask.dtype == torch.bool:
             mask = torch.where(mask, 0.0, torch.finfo(hidden.dtype).min)
         if deepstack:
             kwargs |= {"visual_pos_masks": visual, "deepstack_visual_embeds": list(deepstack)}
+        if cache is not None:
+            kwargs[cache_keyword(self.core.language_model)] = cache
         return self.core.language_model(
             inputs_embeds=hidden,
             position_ids=positions if len(positions) > 1 else positions[0],
             attention_mask=mask,
-            use_cache="past_key_values" in kwargs,
+            use_cache=cache is not None,
             **kwargs,
         )
 

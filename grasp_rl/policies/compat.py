@@ -1,0 +1,45 @@
+"""Names that transformers changed between supported versions: each asked for of the installed class, in one place."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+CACHE_KEYWORDS = ("cache", "past_key_values")
+"""The key-value cache of a language model: ``cache`` from transformers 5.24 on, whose older name goes away in 5.40."""
+
+
+@lru_cache(maxsize=64)
+def _cache_keyword(forward: Callable[..., Any]) -> str:
+    accepted = inspect.signature(forward).parameters
+    for name in CACHE_KEYWORDS:
+        if name in accepted:
+            return name
+    raise TypeError(
+        f"{forward.__qualname__} takes none of {', '.join(CACHE_KEYWORDS)}: this version of transformers is not supported"
+    )
+
+
+def cache_keyword(language_model: Any) -> str:
+    """The keyword by which a stock language model takes its key-value cache.
+
+    Raises:
+        TypeError: it takes none of the known ones.
+    """
+    return _cache_keyword(type(language_model).forward)
+
+
+def cache_in(named: Mapping[str, Any]) -> Any:
+    """The key-value cache among the keywords or the output fields of a stock model, under either name; None if absent."""
+    return next((named[name] for name in CACHE_KEYWORDS if named.get(name) is not None), None)
+
+
+def enable_activation_checkpointing(stock: Any, settings: Mapping[str, Any]) -> None:
+    """Let the layers of a stock model make their activations again in the backward pass.
+
+    The method is called ``activation_checkpointing_enable`` from transformers 5.24 on.
+    """
+    enable = getattr(stock, "activation_checkpointing_enable", None) or stock.gradient_checkpointing_enable
+    enable(dict(settings))
