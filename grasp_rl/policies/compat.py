@@ -18,7 +18,8 @@ def _cache_keyword(forward: Callable[..., Any]) -> str:
         if name in accepted:
             return name
     raise TypeError(
-        f"{forward.__qualname__} takes none of {', '.join(CACHE_KEYWORDS)}: this version of transformers is not supported"
+        f"{forward.__qualname__} takes none of {', '.join(CACHE_KEYWORDS)}: this version of transformers is not "
+        "supported"
     )
 
 
@@ -31,9 +32,9 @@ def cache_keyword(language_model: Any) -> str:
     return _cache_keyword(type(language_model).forward)
 
 
-def cache_in(named: Mapping[str, Any]) -> Any:
-    """The key-value cache among the keywords or the output fields of a stock model, under either name; None if absent."""
-    return next((named[name] for name in CACHE_KEYWORDS if named.get(name) is not None), None)
+def cache_in(fields: Mapping[str, Any]) -> Any:
+    """The key-value cache among the keywords or output fields of a stock model, under either name; None if absent."""
+    return next((fields[name] for name in CACHE_KEYWORDS if fields.get(name) is not None), None)
 
 
 def enable_activation_checkpointing(stock: Any, settings: Mapping[str, Any]) -> None:
