@@ -210,7 +210,3 @@ class RolloutGroup:
     rollouts: tuple[Rollout, ...]
     advantages: tuple[float, ...] = ()
     """[G] how much better each rollout is than its siblings, once they were compared."""
-
-
-Record = dict[str, Any]
-"""One JSON object of a .jsonl file."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from grasp_rl import checkpoints
-from grasp_rl.policies.tiny import WARM_START, TinyPolicy
+from grasp_rl.policies.tiny.policy import WARM_START, TinyPolicy
+from grasp_rl.runs import checkpoints
 
 CARD = """# Model card: the warm start of `policy=tiny`
 

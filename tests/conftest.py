@@ -24,9 +24,9 @@ if importlib.util.find_spec("torchvision") is not None and not torch.cuda.is_ava
 import tiny_models
 from transformers import Sam2Config, Sam2Model
 
-from grasp_rl.config import ParsingConfig, PromptConfig
-from grasp_rl.data.synthetic import SyntheticSource
-from grasp_rl.policies.tiny import TinyPolicy
+from grasp_rl.config.schema import ParsingConfig, PromptConfig
+from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.types import Sample
 
 torch.set_num_threads(1)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 
-from grasp_rl.policies.records import Sampling
+from grasp_rl.policies.types import Sampling
 from grasp_rl.types import FinishReason
 
 

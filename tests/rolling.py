@@ -8,17 +8,24 @@ from typing import Any
 
 from torch import Tensor
 
-from grasp_rl.config import AlgorithmConfig, OptimizerConfig, ParsingConfig, PromptConfig, RolloutConfig, RunConfig
-from grasp_rl.engines.local import LocalEngine
-from grasp_rl.generators.in_process import InProcess
+from grasp_rl.config.schema import (
+    AlgorithmConfig,
+    OptimizerConfig,
+    ParsingConfig,
+    PromptConfig,
+    RolloutConfig,
+    RunConfig,
+)
+from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.grpo.loss import StepSize
-from grasp_rl.judge import Judge
-from grasp_rl.jury import Jury
 from grasp_rl.rewards.grasp import GraspReward
-from grasp_rl.rollout import StepRollouts, roll_out
+from grasp_rl.rollouts.collect import StepRollouts, roll_out
+from grasp_rl.rollouts.generators.in_process import InProcess
+from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.rollouts.reward_worker import Jury
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
+from grasp_rl.training.update import Updater, make_reference
 from grasp_rl.types import Completion, RolloutGroup, Sample
-from grasp_rl.update import Updater, make_reference
 
 
 def generate(

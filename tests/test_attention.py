@@ -13,15 +13,16 @@ import tiny_models
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from grasp_rl.config import AlgorithmConfig, ConfigError, PromptConfig, RolloutConfig
-from grasp_rl.policies import attention, scoring
-from grasp_rl.policies.backbone import ImageSize
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import AlgorithmConfig, PromptConfig, RolloutConfig
+from grasp_rl.interfaces import CueReference
+from grasp_rl.policies import attention, logprobs
+from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.backbones.qwen2_5_vl import Qwen25VL
-from grasp_rl.policies.hf_vlm import HfVlmPolicy
-from grasp_rl.policies.records import Sampling
-from grasp_rl.protocols import CueReference
+from grasp_rl.policies.pretrained import HfVlmPolicy
+from grasp_rl.policies.types import Sampling
+from grasp_rl.training.update import make_reference
 from grasp_rl.types import Answer, RewardBreakdown, Sample
-from grasp_rl.update import make_reference
 
 IDS = [[(45, 46, 47), (48,)], [(50, 51), (52, 53, 54, 55, 56)]]
 
@@ -110,9 +111,9 @@ def test_chunked_scores_are_the_same(monkeypatch: pytest.MonkeyPatch, temperatur
     head.register_forward_hook(lambda _m, _i, out: widest.append(out.numel()))
     found = []
     for limit in (10**9, 50 * 5, 1):
-        monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", limit)
+        monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", limit)
         widest.clear()
-        logp, entropy = scoring.score_tokens(
+        logp, entropy = logprobs.score_tokens(
             head, hidden, targets, vocabulary=50, sampling=Sampling(temperature=temperature)
         )
         gradients = torch.autograd.grad((logp * torch.arange(23.0)).sum(), (hidden, head.weight))
@@ -294,7 +295,7 @@ def test_the_fused_head_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch, t
     found = []
     for fused in (True, False):
         hidden = torch.randn(20, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-        logp, entropy = scoring.score_tokens(
+        logp, entropy = logprobs.score_tokens(
             head, hidden, targets, vocabulary=50, sampling=Sampling(temperature=temperature), fused=fused
         )
         (logp * torch.arange(20.0)).sum().backward()
@@ -306,7 +307,7 @@ def test_the_fused_head_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch, t
 def test_a_missing_liger_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "liger_kernel.ops.fused_linear_cross_entropy", None)
     with pytest.raises(ConfigError, match=r"policy\.fused_head=true.*grasp-rl\[liger\]"):
-        scoring.fused_logprobs(torch.nn.Linear(2, 3), torch.zeros(1, 2), torch.tensor([0]), 1.0)
+        logprobs.fused_logprobs(torch.nn.Linear(2, 3), torch.zeros(1, 2), torch.tensor([0]), 1.0)
 
 
 def test_features_outlive_a_step_where_wanted(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,7 @@ import torch
 from PIL import Image as Pillow
 from torch import Tensor
 
-from grasp_rl import checkpoints, runs
-from grasp_rl.config import (
+from grasp_rl.config.schema import (
     AlgorithmConfig,
     CheckpointConfig,
     EvaluationConfig,
@@ -33,22 +32,25 @@ from grasp_rl.config import (
     RolloutConfig,
     RunConfig,
 )
-from grasp_rl.data.jsonl import JsonlSource
-from grasp_rl.data.synthetic import SyntheticSource
-from grasp_rl.evaluate import evaluate
-from grasp_rl.generators.in_process import InProcess
-from grasp_rl.judge import Judge
-from grasp_rl.policies.records import EmbeddedPrompt
-from grasp_rl.policies.tiny import SIDE, TinyPolicy
-from grasp_rl.prompting import format_answer
-from grasp_rl.protocols import Components, CoordinateFrame, Dataset, DataSource
+from grasp_rl.data.readers.jsonl import JsonlSource
+from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.evaluation.evaluate import evaluate
+from grasp_rl.interfaces import Components, CoordinateFrame, Dataset, DataSource
+from grasp_rl.policies.tiny.policy import SIDE, TinyPolicy
+from grasp_rl.policies.types import EmbeddedPrompt
+from grasp_rl.prompts.render import format_answer
 from grasp_rl.rewards.grasp import GraspReward
 from grasp_rl.rewards.think2seg import Think2SegReward
+from grasp_rl.rollouts.generators.in_process import InProcess
+from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.runs import checkpoints
+from grasp_rl.runs.run_dir import STATUS
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
-from grasp_rl.tracking.local import METRICS
+from grasp_rl.tracking.metrics_log import METRICS
 from grasp_rl.tracking.null import NullTracker
-from grasp_rl.train import Trainer
-from grasp_rl.types import Completion, FinishReason, Record, Sample, SpatialPrompt
+from grasp_rl.training.trainer import Trainer
+from grasp_rl.types import Completion, FinishReason, Sample, SpatialPrompt
+from grasp_rl.utils.files import Record, read_json
 
 AERIAL = Path(__file__).parent / "data/aerial"
 PROMPT = PromptConfig(template="compact")
@@ -189,7 +191,7 @@ def test_unusable_data_is_one_line_before_the_first_step(door: Door, tmp_path: P
     line, log = ended.stderr.splitlines()
     assert said in line
     assert log == "log: r/log.txt"
-    assert (runs.read_json(tmp_path / "r/status.json") or {})["state"] == "failed"
+    assert (read_json(tmp_path / "r/status.json") or {})["state"] == "failed"
     assert "Traceback" not in (tmp_path / "r/log.txt").read_text()
     assert not (tmp_path / "r" / METRICS).exists() or _rows(tmp_path / "r" / METRICS) == []
 
@@ -279,7 +281,7 @@ def test_ctrl_c_and_going_on_is_the_same_run(door: Door, tmp_path: Path) -> None
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
-    assert (runs.read_json(begun / runs.STATUS) or {})["state"] == "interrupted"
+    assert (read_json(begun / STATUS) or {})["state"] == "interrupted"
     rows = _rows(begun / METRICS)
     assert 6 <= len(rows) < STEPS
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))

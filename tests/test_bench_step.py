@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from grasp_rl import cli
 from grasp_rl.bench import ours
 from grasp_rl.bench.cli import main
 from grasp_rl.bench.measure import PHASES
 from grasp_rl.bench.model import SMOKE, Shape, build, build_words
 from grasp_rl.bench.step import summary, table
 from grasp_rl.bench.task import Pipe, Task, messages
+from grasp_rl.cli import main as command_line
 
 GROUPS, LENGTH, SIDE = 3, 5, 112
 TOWER_PASSES = {"lora": 1, "full": 3}
@@ -119,7 +119,7 @@ def test_a_bad_command_line_is_refused(words: list[str], said: str, capsys: pyte
 
 
 def test_the_verb_lists_its_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "bench" in cli.VERBS
+    assert "bench" in command_line.VERBS
     assert main(["--help"]) == 0
     assert "  step " in capsys.readouterr().out
 

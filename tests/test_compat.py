@@ -9,9 +9,9 @@ import torch
 
 from grasp_rl.bench.measure import Meter
 from grasp_rl.bench.task import Pipe
-from grasp_rl.config import PromptConfig
+from grasp_rl.config.schema import PromptConfig
 from grasp_rl.policies import compat
-from grasp_rl.policies.tiny import TinyPolicy
+from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.types import Sample
 
 

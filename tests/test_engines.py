@@ -18,9 +18,11 @@ import uneven_ranks
 from safetensors.torch import load_file
 from transformers import Qwen3VLForConditionalGeneration
 
-from grasp_rl import allocator, job
-from grasp_rl.config import ConfigError, EngineConfig, OptimizerConfig
-from grasp_rl.engines.zero import settings
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import EngineConfig, OptimizerConfig
+from grasp_rl.distributed.deepspeed import settings
+from grasp_rl.launch import process
+from grasp_rl.utils import memory
 
 pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install 'grasp-rl[train]'")
 
@@ -49,8 +51,8 @@ LONG = {
 
 def train(run_dir: Path, *words: str, code: int = 0) -> str:
     """One run by the door; its log."""
-    command = [sys.executable, "-m", "grasp_rl.cli", "train", f"run_dir={run_dir}", *WORDS, *words]
-    environment = allocator.environment() | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "grasp_rl.cli.main", "train", f"run_dir={run_dir}", *WORDS, *words]
+    environment = memory.environment() | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     log = (run_dir / "log.txt").read_text() if (run_dir / "log.txt").exists() else ""
     assert done.returncode == code, done.stdout + done.stderr + log[-3000:]
@@ -150,7 +152,7 @@ def test_going_on_with_another_number_of_ranks(reference: Path, tmp_path: Path, 
     train(run, "engine=zero3", f"engine.nproc={before}", "algorithm.steps=3", "checkpoint.every=3")
     words = [f"resume={run}", f"engine.nproc={after}", f"algorithm.steps={STEPS}"]
     done = subprocess.run(
-        [sys.executable, "-m", "grasp_rl.cli", "train", *words], env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", "grasp_rl.cli.main", "train", *words], env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     log = (run / "log.txt").read_text()
@@ -166,7 +168,7 @@ def test_another_kind_of_engine_is_refused(reference: Path, tmp_path: Path) -> N
     config = (run / "config.yaml").read_text()
     config = config.replace("name: local\n", "name: zero2\n").replace(f"steps: {STEPS}\n", "steps: 9\n", 1)
     (run / "config.yaml").write_text(config.replace(str(reference), str(run)))
-    command = [sys.executable, "-m", "grasp_rl.worker", str(run / "config.yaml"), "--resume"]
+    command = [sys.executable, "-m", "grasp_rl.launch.worker", str(run / "config.yaml"), "--resume"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert "was written by engine=local" in done.stderr
@@ -232,10 +234,10 @@ def test_two_nodes_meet_on_loopback(reference: Path, tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = [*WORDS, "engine=zero3", "engine.nnodes=2", f"engine.rendezvous=127.0.0.1:{port}"]
-    environment = allocator.environment() | {"OMP_NUM_THREADS": "1"}
+    environment = memory.environment() | {"OMP_NUM_THREADS": "1"}
     nodes = [
         subprocess.Popen(
-            [sys.executable, "-m", "grasp_rl.cli", "train", f"run_dir={run}", *words, f"engine.node_rank={number}"],
+            [sys.executable, "-m", "grasp_rl.cli.main", "train", f"run_dir={run}", *words, f"engine.node_rank={number}"],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for number in (1, 0)
@@ -251,13 +253,13 @@ def test_a_hostfile_says_who_is_who(tmp_path: Path) -> None:
     path = tmp_path / "hosts"
     path.write_text(f"# ours\nother slots=8\n\n{socket.gethostname()} slots=8\n")
     engine = {"name": "zero3", "nproc": 8, "nnodes": 1, "node_rank": None, "rendezvous": None, "hostfile": str(path)}
-    found = job.placed(job.Job(run_dir=tmp_path, config={"engine": engine})).config["engine"]
+    found = process.placed(process.Job(run_dir=tmp_path, config={"engine": engine})).config["engine"]
     assert (found["nnodes"], found["node_rank"], found["rendezvous"]) == (2, 1, "other:29500")
-    words = job.worker_command(job.Job(run_dir=tmp_path, config={"engine": found}))
+    words = process.worker_command(process.Job(run_dir=tmp_path, config={"engine": found}))
     assert {"--nnodes=2", "--node-rank=1", "--master-addr=other", "--nproc-per-node=8"} <= set(words)
     path.write_text("somebody else\n")
     with pytest.raises(ConfigError, match=r"engine\.hostfile=.*is not in it"):
-        job.placed(job.Job(run_dir=tmp_path, config={"engine": engine}))
+        process.placed(process.Job(run_dir=tmp_path, config={"engine": engine}))
 
 
 def test_half_precision_gives_the_same_statistics(tmp_path: Path) -> None:
@@ -272,9 +274,18 @@ def test_half_precision_gives_the_same_statistics(tmp_path: Path) -> None:
     found = []
     for name, layout in (("alone", []), ("two", ["engine=zero3", "engine.nproc=2"])):
         run = tmp_path / name
-        command = [sys.executable, "-m", "grasp_rl.cli", "train", f"run_dir={run}", *words_of_tiny, *words, *layout]
+        command = [
+            sys.executable,
+            "-m",
+            "grasp_rl.cli.main",
+            "train",
+            f"run_dir={run}",
+            *words_of_tiny,
+            *words,
+            *layout,
+        ]
         done = subprocess.run(
-            command, env=allocator.environment() | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+            command, env=memory.environment() | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
             check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr + (run / "log.txt").read_text()[-3000:]

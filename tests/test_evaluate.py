@@ -13,23 +13,24 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from grasp_rl import evaluate as evaluation
-from grasp_rl import runs
-from grasp_rl.config import ConfigError, EvaluationConfig, ParsingConfig, PromptConfig, RunConfig
-from grasp_rl.data.synthetic import SyntheticSource
-from grasp_rl.evaluate import evaluate, recompute
-from grasp_rl.generators.in_process import InProcess
-from grasp_rl.judge import Judge
-from grasp_rl.metrics import score_of
-from grasp_rl.policies.tiny import TinyPolicy
-from grasp_rl.predictions import decode_mask, encode_mask, overlay_name, read_predictions, record_of
-from grasp_rl.prompting import format_answer
-from grasp_rl.protocols import Components, CoordinateFrame
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import EvaluationConfig, ParsingConfig, PromptConfig, RunConfig
+from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.evaluation import evaluate as evaluation
+from grasp_rl.evaluation.evaluate import evaluate, recompute
+from grasp_rl.evaluation.metrics import score_of
+from grasp_rl.evaluation.predictions import decode_mask, encode_mask, overlay_name, read_predictions, record_of
+from grasp_rl.interfaces import Components, CoordinateFrame
+from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.prompts.render import format_answer
 from grasp_rl.rewards.grasp import GraspReward
 from grasp_rl.rewards.think2seg import Think2SegReward
+from grasp_rl.rollouts.generators.in_process import InProcess
+from grasp_rl.rollouts.reward_pipeline import Judge
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 from grasp_rl.tracking.null import NullTracker
 from grasp_rl.types import Completion, FinishReason, Sample
+from grasp_rl.utils.files import read_json, to_json
 
 PROMPT = PromptConfig(template="compact")
 CONFIG = EvaluationConfig(batch_size=4, max_new_tokens=24, bootstrap_samples=50, overlays=2)
@@ -88,7 +89,7 @@ def test_two_runs_write_equal_bytes_and_the_numbers_come_back(policy: TinyPolicy
     numbers = dict(results[0].metrics)
     assert numbers.pop("seconds_per_image") > 0
     assert recompute(tmp_path / "one" / "predictions.jsonl", CONFIG) == numbers
-    written = runs.read_json(tmp_path / "one" / "metrics.json")
+    written = read_json(tmp_path / "one" / "metrics.json")
     assert written is not None
     assert written["giou"] == numbers["giou"]
     assert "seconds_per_image" in written
@@ -234,10 +235,10 @@ def test_the_verb(policy: TinyPolicy, tmp_path: Path, kind: Literal["run", "poli
     assert result["metrics"]["giou"] == expected.metrics["giou"]
     written = read_predictions(Path(result["predictions"]))
     assert written == json.loads(json.dumps(expected.records))
-    progress = runs.read_json(tmp_path / "run" / "progress.json")
+    progress = read_json(tmp_path / "run" / "progress.json")
     assert progress is not None
     assert (progress["phase"], progress["step"], progress["total_steps"]) == ("evaluate", 3, 3)
-    json.dumps(runs.plain(result), allow_nan=False)
+    json.dumps(to_json(result), allow_nan=False)
 
 
 def test_records_are_plain_json(policy: TinyPolicy) -> None:

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from grasp_rl import cli
+from grasp_rl.cli import main as command_line
 
 AERIAL = Path(__file__).parent / "data/aerial"
 
@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_sam2: Path) -> Path:
         "rollout.max_new_tokens=8", "evaluation.max_new_tokens=8", f"run_dir={folder / 'run'}", "optimizer.lr=0.01",
     ]  # fmt: skip
     ended = subprocess.run(
-        [sys.executable, "-m", "grasp_rl.cli", *words],
+        [sys.executable, "-m", "grasp_rl.cli.main", *words],
         capture_output=True,
         text=True,
         cwd=folder,
@@ -62,7 +62,7 @@ def test_export_merges_the_adapter(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["export", str(run), "--out", str(out), "--merge", "--json"]
     ended = subprocess.run(
-        [sys.executable, "-m", "grasp_rl.cli", *words], capture_output=True, text=True, timeout=300, check=True
+        [sys.executable, "-m", "grasp_rl.cli.main", *words], capture_output=True, text=True, timeout=300, check=True
     )
     told = json.loads(ended.stdout)
     assert told["merged"]
@@ -84,7 +84,7 @@ def test_export_merges_the_adapter(run: Path, tmp_path: Path) -> None:
 def test_export_refuses_with_one_line(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from grasp_rl import export
+    from grasp_rl.cli import export
 
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").touch()
@@ -94,4 +94,4 @@ def test_export_refuses_with_one_line(
     assert "no such file" in capfd.readouterr().err
     assert export.main([str(run), "--out", str(tmp_path / "new"), "--step", "7"]) == 2
     assert "no policy there" in capfd.readouterr().err
-    assert "export" in cli.VERBS
+    assert "export" in command_line.VERBS

@@ -17,7 +17,7 @@ OPTIONS = ("grpo", "dapo", "dr_grpo", "rloo", "gspo")
 def option(name: str, beta: float | None = None) -> LossConfig:
     from importlib.resources import files
 
-    values = OmegaConf.create((files("grasp_rl.conf.algorithm") / f"{name}.yaml").read_text())
+    values = OmegaConf.create((files("grasp_rl.conf") / "algorithm" / f"{name}.yaml").read_text())
     return LossConfig(
         loss=values.loss,
         importance=values.importance,

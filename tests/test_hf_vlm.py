@@ -13,10 +13,11 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from grasp_rl.config import ConfigError, PromptConfig
-from grasp_rl.policies.backbone import ImageSize
-from grasp_rl.policies.hf_vlm import HfVlmPolicy
-from grasp_rl.policies.records import EncodedPrompt
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import PromptConfig
+from grasp_rl.policies.backbones.base import ImageSize
+from grasp_rl.policies.pretrained import HfVlmPolicy
+from grasp_rl.policies.types import EncodedPrompt
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (90, 112, 3), dtype=np.uint8)
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from grasp_rl.config import ConfigError
-from grasp_rl.imageio import ImageError, read_image, read_mask, write_image
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.data.image_io import ImageError, read_image, read_mask, write_image
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ import pytest
 import shapely
 from pycocotools import mask as coco
 
-from grasp_rl.config import ConfigError
+from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.annotations import AnnotationError, problems_of
-from grasp_rl.data.jsonl import JsonlDataset, JsonlSource
-from grasp_rl.data.shapes import ShapeError, decode_rle, parts, ring_mask
-from grasp_rl.imageio import write_image
+from grasp_rl.data.image_io import write_image
+from grasp_rl.data.rasterize import ShapeError, decode_rle, parts, ring_mask
+from grasp_rl.data.readers.jsonl import JsonlDataset, JsonlSource
 from grasp_rl.types import SpatialPrompt
 
 ROOT = Path(__file__).parents[1]

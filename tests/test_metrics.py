@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grasp_rl.metrics import SampleScore, iou, ious, matched_box_iou, paired_difference, score_of, summarise
+from grasp_rl.evaluation.metrics import SampleScore, iou, ious, matched_box_iou, paired_difference, score_of, summarise
 from grasp_rl.types import SpatialPrompt
 
 
@@ -125,7 +125,7 @@ def test_intervals_are_seeded_and_shrink_with_samples() -> None:
 
 
 def test_chunks_of_resampling_do_not_run_out_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grasp_rl.metrics._CHUNK", 1)
+    monkeypatch.setattr("grasp_rl.evaluation.metrics._CHUNK", 1)
     numbers = summarise(TABLE, bootstrap_samples=7)
     assert numbers["giou_low"] <= numbers["giou_high"]
 

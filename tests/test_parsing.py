@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grasp_rl.config import ParsingConfig, PromptConfig
-from grasp_rl.parsing import parse
-from grasp_rl.protocols import CoordinateFrame
+from grasp_rl.config.schema import ParsingConfig, PromptConfig
+from grasp_rl.interfaces import CoordinateFrame
+from grasp_rl.prompts.parse import parse
 from grasp_rl.types import Answer, ParseStatus
 
 FRAME = CoordinateFrame(width=100, height=50, image_width=200, image_height=200)  # one unit is 2 x 4 pixels

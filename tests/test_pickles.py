@@ -16,10 +16,11 @@ import pytest
 import tiny_models
 import torch
 
-from grasp_rl.config import ConfigError, OptimizerConfig
-from grasp_rl.engines.local import LocalEngine
-from grasp_rl.policies.backbone import ImageSize
-from grasp_rl.policies.hf_vlm import HfVlmPolicy
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import OptimizerConfig
+from grasp_rl.distributed.local import LocalEngine
+from grasp_rl.policies.backbones.base import ImageSize
+from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.segmenters.sam2 import Sam2Segmenter
 
 

@@ -19,27 +19,28 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from grasp_rl import compose
+from grasp_rl.bench.calibrate import corrected, correction
 from grasp_rl.bench.model import Shape, build
-from grasp_rl.config import ConfigError, PromptConfig, RunConfig
-from grasp_rl.plan.activations import activation_bytes
-from grasp_rl.plan.advice import advice
-from grasp_rl.plan.calibrate import corrected, correction
-from grasp_rl.plan.cli import main
-from grasp_rl.plan.disk import checkpoint_bytes, disk_gib
-from grasp_rl.plan.estimate import Assumptions, estimate, load_of
-from grasp_rl.plan.hardware import DEVICES, device_of
-from grasp_rl.plan.load import Layout, Load
-from grasp_rl.plan.memory import logits_bytes, memory_gib, state_bytes
-from grasp_rl.plan.shapes import shapes_of
-from grasp_rl.plan.timing import decode_seconds, row_flops, step_flops, step_seconds, tower_flops
-from grasp_rl.policies.backbone import ImageSize
+from grasp_rl.cli.plan import main
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import PromptConfig, RunConfig
+from grasp_rl.config.targets import to_config
+from grasp_rl.launch import compose
+from grasp_rl.planning.activations import activation_bytes
+from grasp_rl.planning.advice import advice
+from grasp_rl.planning.disk import checkpoint_bytes, disk_gib
+from grasp_rl.planning.estimate import Assumptions, estimate, load_of
+from grasp_rl.planning.hardware import DEVICES, device_of
+from grasp_rl.planning.load import Layout, Load
+from grasp_rl.planning.memory import logits_bytes, memory_gib, state_bytes
+from grasp_rl.planning.shapes import shapes_of
+from grasp_rl.planning.timing import decode_seconds, row_flops, step_flops, step_seconds, tower_flops
+from grasp_rl.policies.activation_checkpointing import kept_operators
+from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.compat import cache_in
-from grasp_rl.policies.hf_vlm import HfVlmPolicy
+from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.published import PUBLISHED
-from grasp_rl.policies.recompute import kept_operators
-from grasp_rl.policies.tiny import TinyPolicy
-from grasp_rl.schema import to_config
+from grasp_rl.policies.tiny.policy import TinyPolicy
 
 SHAPE = Shape(layers=4, tower_layers=2, tower_full_attention_every=2)
 LOAD = Load(
@@ -54,9 +55,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def component(path: str, **more: Any) -> dict[str, Any]:
-    image = {"_target_": "grasp_rl.policies.backbone.ImageSize", "max_pixels": 280 * 280, "resize": "square"}
+    image = {"_target_": "grasp_rl.policies.backbones.base.ImageSize", "max_pixels": 280 * 280, "resize": "square"}
     return {
-        "_target_": "grasp_rl.policies.hf_vlm.HfVlmPolicy", "path": path, "dtype": "float32", "image": image,
+        "_target_": "grasp_rl.policies.pretrained.HfVlmPolicy", "path": path, "dtype": "float32", "image": image,
     } | more  # fmt: skip
 
 
@@ -94,7 +95,7 @@ def test_every_family_is_counted_by_itself(family: str, tmp_path: Path) -> None:
 
 
 def test_the_tiny_policy() -> None:
-    shapes, policy = shapes_of({"_target_": "grasp_rl.policies.tiny.TinyPolicy"}, (112, 112)), TinyPolicy()
+    shapes, policy = shapes_of({"_target_": "grasp_rl.policies.tiny.policy.TinyPolicy"}, (112, 112)), TinyPolicy()
     assert shapes.trained == shapes.total == sum(p.numel() for p in policy.parameters())
 
 
@@ -110,7 +111,7 @@ def test_an_unknown_class_is_named() -> None:
 
 @pytest.mark.parametrize("rank", [0, 4])
 def test_the_tiny_policys_adapters(rank: int) -> None:
-    shapes = shapes_of({"_target_": "grasp_rl.policies.tiny.TinyPolicy", "lora_rank": rank}, (112, 112))
+    shapes = shapes_of({"_target_": "grasp_rl.policies.tiny.policy.TinyPolicy", "lora_rank": rank}, (112, 112))
     assert shapes.trained == sum(p.numel() for p in TinyPolicy(lora_rank=rank).parameters() if p.requires_grad)
 
 
@@ -245,8 +246,8 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from grasp_rl.config import EngineConfig, OptimizerConfig
-from grasp_rl.engines.zero import ZeroEngine
+from grasp_rl.config.schema import EngineConfig, OptimizerConfig
+from grasp_rl.distributed.deepspeed import ZeroEngine
 
 name, dtype, folder = sys.argv[1], getattr(torch, sys.argv[2]), Path(sys.argv[3])
 model = nn.Sequential(nn.Linear(512, 512, bias=False), nn.Linear(512, 512, bias=False)).to(dtype)
@@ -539,7 +540,7 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_verb_starts_in_a_process_of_its_own() -> None:
-    command = [sys.executable, "-m", "grasp_rl.cli", "plan", "--json", "algorithm.steps=10"]
+    command = [sys.executable, "-m", "grasp_rl.cli.main", "plan", "--json", "algorithm.steps=10"]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
     )

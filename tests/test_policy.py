@@ -9,10 +9,11 @@ import torch
 from rolling import generate
 from transformers import Qwen2VLImageProcessorPil, Qwen3VLForConditionalGeneration
 
-from grasp_rl.config import ConfigError, PromptConfig, RolloutConfig
-from grasp_rl.policies.packed import attention_mask, pack
-from grasp_rl.policies.records import EncodedPrompt, Sampling
-from grasp_rl.policies.tiny import TinyPolicy
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import PromptConfig, RolloutConfig
+from grasp_rl.policies.packing import attention_mask, pack
+from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.policies.types import EncodedPrompt, Sampling
 from grasp_rl.types import Completion, Sample
 
 

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from PIL import Image as Pillow
 
-from grasp_rl import predict
-from grasp_rl.config import ConfigError
-from grasp_rl.data.synthetic import SyntheticSource
-from grasp_rl.imageio import read_image, read_mask, write_image
-from grasp_rl.policies.tiny import TinyPolicy
-from grasp_rl.predict import Predictor, check_query, main, read_config
-from grasp_rl.prompting import format_answer
+from grasp_rl.cli import predict
+from grasp_rl.cli.predict import Predictor, check_query, main, read_config
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.data.image_io import read_image, read_mask, write_image
+from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.prompts.render import format_answer
 from grasp_rl.types import Completion, FinishReason
 
 SCENE = next(s for s in map(SyntheticSource().split("test").__getitem__, range(20)) if s.cues)
@@ -205,7 +205,17 @@ def test_equal_input_gives_equal_answers() -> None:
 
 
 def test_as_a_module(picture: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-m", "grasp_rl.predict", str(picture), "--query", "the roof", "--json", *RANDOM]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "grasp_rl.cli.predict",
+        str(picture),
+        "--query",
+        "the roof",
+        "--json",
+        *RANDOM,
+    ]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
     )

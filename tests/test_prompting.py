@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
-from grasp_rl.config import ConfigError, ParsingConfig, PromptConfig
-from grasp_rl.parsing import parse
-from grasp_rl.prompting import build_messages, format_answer
-from grasp_rl.protocols import CoordinateFrame
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import ParsingConfig, PromptConfig
+from grasp_rl.interfaces import CoordinateFrame
+from grasp_rl.prompts.parse import parse
+from grasp_rl.prompts.render import build_messages, format_answer
 from grasp_rl.types import ParseStatus, SpatialPrompt
 
 OPTIONS = {

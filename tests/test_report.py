@@ -14,20 +14,24 @@ import numpy as np
 import pytest
 import yaml
 
-from grasp_rl import page, predictions, report, runs
-from grasp_rl.config import ConfigError, ParsingConfig, PromptConfig
-from grasp_rl.data.demonstrations import distort
-from grasp_rl.data.synthetic import SyntheticSource
-from grasp_rl.figures import moving_average
-from grasp_rl.judge import Judge
-from grasp_rl.metrics import score_of, summarise
-from grasp_rl.prompting import format_answer
-from grasp_rl.protocols import CoordinateFrame
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import ParsingConfig, PromptConfig
+from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.evaluation import predictions
+from grasp_rl.evaluation.metrics import score_of, summarise
+from grasp_rl.interfaces import CoordinateFrame
+from grasp_rl.prompts.render import format_answer
+from grasp_rl.reporting import content, render
+from grasp_rl.reporting.load import read_study
+from grasp_rl.reporting.plots import moving_average
 from grasp_rl.rewards.grasp import GraspReward
+from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.runs.run_dir import CONFIG, ENVIRONMENT, ERROR, LOG, STATUS
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
-from grasp_rl.study import read_study
-from grasp_rl.tracking.local import MetricsLog
+from grasp_rl.tracking.metrics_log import MetricsLog
+from grasp_rl.training.demonstrations import distort
 from grasp_rl.types import Completion, FinishReason
+from grasp_rl.utils.files import read_json, write_json
 
 PROMPT = PromptConfig(template="compact")
 TERMS = ("think_format", "answer_format", "box_iou", "box_l1", "points")
@@ -67,7 +71,7 @@ def build_run(
     folder.mkdir(parents=True)
     reward = dict(word.split("=") for word in overrides).get("reward", "grasp")
     config = {"version": 1, "verb": "train", "seed": 0, "reward": {"_target_": reward}, "evaluation": {"every": 5}}
-    (folder / runs.CONFIG).write_text(yaml.safe_dump(config))
+    (folder / CONFIG).write_text(yaml.safe_dump(config))
     about = {
         "command": ["grasp-rl", "train", "-m", "reward=grasp,think2seg", "note=a b"],
         "overrides": list(overrides),
@@ -76,9 +80,9 @@ def build_run(
         "packages": {"torch": "2.9.0", "transformers": "5.10.0", "numpy": "2.4.0"},
         "git": {"package": {"commit": "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567", "branch": "main", "dirty": False}},
     }
-    runs.write_json(folder / runs.ENVIRONMENT, about)
+    write_json(folder / ENVIRONMENT, about)
     times = {"started": "2026-01-01T10:00:00+00:00", "ended": "2026-01-01T10:07:30+00:00", "pid": 1}
-    runs.write_json(folder / runs.STATUS, {"state": "done", "exit_code": 0} | times)
+    write_json(folder / STATUS, {"state": "done", "exit_code": 0} | times)
     log = MetricsLog(folder)
     for step in range(1, steps + 1):
         share = 1 - np.exp(-3 * step / steps)
@@ -98,10 +102,10 @@ def build_run(
 def fail(folder: Path, overrides: Sequence[str], message: str | None) -> Path:
     """A run that ended before its first step."""
     folder.mkdir(parents=True)
-    runs.write_json(folder / runs.ENVIRONMENT, {"overrides": list(overrides)})
-    runs.write_json(folder / runs.STATUS, {"state": "failed", "exit_code": 1, "started": None, "ended": None})
+    write_json(folder / ENVIRONMENT, {"overrides": list(overrides)})
+    write_json(folder / STATUS, {"state": "failed", "exit_code": 1, "started": None, "ended": None})
     if message is not None:
-        runs.write_json(folder / runs.ERROR, {"type": "ConfigError", "message": message})
+        write_json(folder / ERROR, {"type": "ConfigError", "message": message})
     return folder
 
 
@@ -111,7 +115,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_run(folder / "a", ["experiment=demo", "reward=grasp", "prompt=box", "seed=0"], gain=0.3)
     build_run(folder / "b", ["experiment=demo", "reward=think2seg", "prompt=box", "seed=0"], gain=0.8)
     fail(folder / "c", ["reward=grasp", "prompt=points", "seed=0"], "reward.mask_weight=-1: must be >= 0 <script>")
-    report.write_report(folder, folder)
+    render.write_report(folder, folder)
     return folder
 
 
@@ -145,7 +149,7 @@ def test_the_grid_and_the_summary(sweep: Path) -> None:
 def test_numbers_are_those_of_the_evaluations(sweep: Path) -> None:
     with (sweep / "results.csv").open(newline="") as file:
         table = {row["run"]: row for row in csv.DictReader(file)}
-    metrics = runs.read_json(sweep / "a" / "eval_after" / "metrics.json")
+    metrics = read_json(sweep / "a" / "eval_after" / "metrics.json")
     assert metrics is not None
     assert float(table["a"]["after/giou"]) == metrics["giou"]
     gains = {
@@ -204,7 +208,7 @@ def test_model_text_is_shown_and_never_obeyed(tmp_path: Path) -> None:
     for record in records:
         record |= {"text": HOSTILE, "query": HOSTILE}
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    report.write_report(run, tmp_path / "out")
+    render.write_report(run, tmp_path / "out")
     shown = Page(tmp_path / "out" / "report.html")
     assert HOSTILE in "".join(shown.words)
     assert not [tag for tag, _ in shown.tags if tag == "script"]
@@ -230,7 +234,7 @@ def test_a_missing_or_broken_piece_is_a_note(tmp_path: Path, sweep: Path, gone: 
             path.write_bytes(b"\xff{]\n\0garbage: [")
     if how == "missing":
         shutil.rmtree(target) if target.is_dir() else target.unlink()
-    found = report.write_report(tmp_path / "study", tmp_path / "out")
+    found = render.write_report(tmp_path / "study", tmp_path / "out")
     text = Page(tmp_path / "out" / "report.html").text
     assert found["summary"].startswith("1 run")
     if gone in ("config.yaml", "eval_after/metrics.json", "eval_after/predictions.jsonl"):
@@ -240,9 +244,9 @@ def test_a_missing_or_broken_piece_is_a_note(tmp_path: Path, sweep: Path, gone: 
 
 
 def test_an_evaluation_alone(tmp_path: Path) -> None:
-    runs.write_json(tmp_path / "run" / runs.STATUS, {"state": "done", "started": None, "ended": None})
+    write_json(tmp_path / "run" / STATUS, {"state": "done", "started": None, "ended": None})
     build_evaluation(tmp_path / "run" / "eval", noise=0.1, unread=0.0, samples=2)
-    found = report.write_report(tmp_path / "run", tmp_path / "run")
+    found = render.write_report(tmp_path / "run", tmp_path / "run")
     assert found["summary"].startswith("1 run: 1 done. It reaches a gIoU of")
     assert found["summary"].endswith("on 2 test samples.")
 
@@ -250,8 +254,8 @@ def test_an_evaluation_alone(tmp_path: Path) -> None:
 def test_failed_without_a_word(tmp_path: Path) -> None:
     fail(tmp_path / "a", ["x=1"], None)
     folder = fail(tmp_path / "b", ["x=2"], None)
-    (folder / runs.LOG).write_text("Traceback\n  File\nRuntimeError: out of memory\n")
-    found = report.write_report(tmp_path, tmp_path)
+    (folder / LOG).write_text("Traceback\n  File\nRuntimeError: out of memory\n")
+    found = render.write_report(tmp_path, tmp_path)
     assert found["summary"] == "2 runs: 2 failed. None of them has been scored."
     text = Page(tmp_path / "report.html").text
     assert "it left no word in its log" in text
@@ -259,21 +263,21 @@ def test_failed_without_a_word(tmp_path: Path) -> None:
 
 
 def test_the_verb(tmp_path: Path, sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main([str(sweep), "--out", str(tmp_path / "o")]) == 0
+    assert render.main([str(sweep), "--out", str(tmp_path / "o")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "o" / "report.html")
-    assert report.main([str(sweep), "--out", str(tmp_path / "o"), "--json"]) == 0
+    assert render.main([str(sweep), "--out", str(tmp_path / "o"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [run["state"] for run in found["runs"]] == ["done", "done", "failed"]
-    assert report.main([str(tmp_path / "nowhere")]) == 2
+    assert render.main([str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
-    assert report.main([str(tmp_path / "empty")]) == 2
+    assert render.main([str(tmp_path / "empty")]) == 2
     assert "neither a run nor a folder of runs" in capsys.readouterr().err
 
 
 def test_equal_folders_give_equal_pages(sweep: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        report.write_report(sweep, tmp_path / name)
+        render.write_report(sweep, tmp_path / name)
     assert (tmp_path / "one" / "report.html").read_bytes() == (tmp_path / "two" / "report.html").read_bytes()
 
 
@@ -291,13 +295,13 @@ def test_moving_average_by_hand() -> None:
 
 
 def test_a_sweep_of_one_has_no_best_among_many() -> None:
-    assert page.decimals(None) == "-"
-    assert page.decimals(-0.0421, signed=True) == "-0.042"
-    assert page.decimals(0.5) == "0.500"
+    assert content.decimals(None) == "-"
+    assert content.decimals(-0.0421, signed=True) == "-0.042"
+    assert content.decimals(0.5) == "0.500"
 
 
 def test_many_runs_keep_the_page_small(tmp_path: Path) -> None:
     for number in range(14):
         fail(tmp_path / f"{number:02d}", [f"seed={number}"], "no luck")
-    report.write_report(tmp_path, tmp_path)
+    render.write_report(tmp_path, tmp_path)
     assert "pictures are shown of 12 runs" in Page(tmp_path / "report.html").text

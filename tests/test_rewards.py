@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import yaml
 
-from grasp_rl.config import ConfigError, ParsingConfig, PromptConfig
-from grasp_rl.parsing import parse
-from grasp_rl.protocols import CoordinateFrame, CueReference, MaskReference, Reward
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import ParsingConfig, PromptConfig
+from grasp_rl.interfaces import CoordinateFrame, CueReference, MaskReference, Reward
+from grasp_rl.prompts.parse import parse
 from grasp_rl.rewards import terms
 from grasp_rl.rewards.grasp import GraspReward
 from grasp_rl.rewards.think2seg import Think2SegReward

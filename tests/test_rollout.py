@@ -16,20 +16,20 @@ import pytest
 import rolling
 import torch
 
-from grasp_rl.config import AlgorithmConfig, ParsingConfig, PromptConfig, RolloutConfig, RunConfig
-from grasp_rl.data.synthetic import SyntheticSource
-from grasp_rl.generators.in_process import InProcess
-from grasp_rl.judge import Judge
-from grasp_rl.jury import Jury, follow, verdict
-from grasp_rl.policies.drafts import ANSWER_ENDS
-from grasp_rl.policies.records import Sampling
-from grasp_rl.policies.tiny import TinyPolicy
-from grasp_rl.questions import Questions
+from grasp_rl.config.schema import AlgorithmConfig, ParsingConfig, PromptConfig, RolloutConfig, RunConfig
+from grasp_rl.data.sampler import Questions
+from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.policies.generation.state import ANSWER_ENDS
+from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.policies.types import Sampling
 from grasp_rl.rewards.think2seg import Think2SegReward
-from grasp_rl.rollout import roll_out
-from grasp_rl.sampling import token_uniforms
+from grasp_rl.rollouts.collect import roll_out
+from grasp_rl.rollouts.generators.in_process import InProcess
+from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.rollouts.reward_worker import Jury, follow, verdict
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 from grasp_rl.types import Answer, Completion, FinishReason, RewardBreakdown, Sample
+from grasp_rl.utils.keyed_rng import token_uniforms
 
 COMPACT = PromptConfig(template="compact")
 
@@ -253,10 +253,10 @@ def test_a_judge_that_dies_is_named(speaking: TinyPolicy, samples: list[Sample])
 def test_the_judges_process_goes_with_a_killed_run() -> None:
     code = """
 import os, time
-from grasp_rl.config import ParsingConfig, PromptConfig
-from grasp_rl.generators.in_process import InProcess
-from grasp_rl.judge import Judge
-from grasp_rl.jury import Jury
+from grasp_rl.config.schema import ParsingConfig, PromptConfig
+from grasp_rl.rollouts.generators.in_process import InProcess
+from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.rollouts.reward_worker import Jury
 from grasp_rl.rewards.grasp import GraspReward
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 if __name__ == "__main__":

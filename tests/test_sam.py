@@ -18,20 +18,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from grasp_rl.bench import segment
-from grasp_rl.config import ConfigError, ParsingConfig, PromptConfig
-from grasp_rl.data.synthetic import SyntheticSource
-from grasp_rl.judge import Judge
-from grasp_rl.prompting import format_answer
-from grasp_rl.protocols import CoordinateFrame
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import ParsingConfig, PromptConfig
+from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.interfaces import CoordinateFrame
+from grasp_rl.prompts.render import format_answer
 from grasp_rl.rewards.think2seg import Think2SegReward
+from grasp_rl.rollouts.reward_pipeline import Judge
 from grasp_rl.segmenters import sam2 as sam2_module
+from grasp_rl.segmenters.base import PromptableSegmenter
 from grasp_rl.segmenters.embedding_cache import DiskCache, RamCache
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
-from grasp_rl.segmenters.masks import tidy
-from grasp_rl.segmenters.promptable import PromptableSegmenter
+from grasp_rl.segmenters.postprocess import tidy
 from grasp_rl.segmenters.sam import SamSegmenter
 from grasp_rl.segmenters.sam2 import Sam2Segmenter
-from grasp_rl.segmenters.sam3_tracker import Sam3TrackerSegmenter
+from grasp_rl.segmenters.sam3 import Sam3TrackerSegmenter
 from grasp_rl.segmenters.weights import build
 from grasp_rl.types import Completion, FinishReason, Image, MaskPrediction, Sample, SpatialPrompt
 

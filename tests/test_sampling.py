@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from grasp_rl.sampling import keyed_generator, sample_order, token_uniforms
+from grasp_rl.utils.keyed_rng import keyed_generator, sample_order, token_uniforms
 
 
 def test_a_draw_is_a_function_of_its_key() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grasp_rl.config import ConfigError
+from grasp_rl.config.errors import ConfigError
 from grasp_rl.geometry import mask_iou
-from grasp_rl.protocols import Segmenter
+from grasp_rl.interfaces import Segmenter
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 from grasp_rl.segmenters.sam2 import Sam2Segmenter

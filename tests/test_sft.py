@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from grasp_rl.config import OptimizerConfig, PromptConfig, SftPhase
-from grasp_rl.data.demonstrations import distort
-from grasp_rl.data.synthetic import SyntheticSource
-from grasp_rl.engines.local import LocalEngine
-from grasp_rl.policies.tiny import TinyPolicy
-from grasp_rl.sft import _RowStream, _step
+from grasp_rl.config.schema import OptimizerConfig, PromptConfig, SftPhase
+from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.distributed.local import LocalEngine
+from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.training.demonstrations import distort
+from grasp_rl.training.sft import _RowStream, _step
 from grasp_rl.types import Sample, SpatialPrompt
 
 PHASE = SftPhase(steps=40, batch_size=4, questions_per_picture=3, attention_weight=0.15)

@@ -9,11 +9,11 @@ import pytest
 import tiny_models
 import torch
 
-from grasp_rl.config import PromptConfig
-from grasp_rl.policies import static_decoding
-from grasp_rl.policies.backbone import ImageSize
-from grasp_rl.policies.hf_vlm import HfVlmPolicy
-from grasp_rl.policies.records import Sampling
+from grasp_rl.config.schema import PromptConfig
+from grasp_rl.policies.backbones.base import ImageSize
+from grasp_rl.policies.generation import static as static_decoding
+from grasp_rl.policies.pretrained import HfVlmPolicy
+from grasp_rl.policies.types import Sampling
 from grasp_rl.types import Completion
 
 

@@ -12,7 +12,7 @@ import rolling
 import torch
 from rolling import generate
 
-from grasp_rl.config import (
+from grasp_rl.config.schema import (
     AlgorithmConfig,
     CheckpointConfig,
     EvaluationConfig,
@@ -21,18 +21,18 @@ from grasp_rl.config import (
     RolloutConfig,
     RunConfig,
 )
-from grasp_rl.data.synthetic import SyntheticSource
-from grasp_rl.engines.local import LocalEngine
-from grasp_rl.generators.in_process import InProcess
-from grasp_rl.policies import decoding
-from grasp_rl.policies.tiny import TinyPolicy
-from grasp_rl.protocols import Components
+from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.distributed.local import LocalEngine
+from grasp_rl.interfaces import Components
+from grasp_rl.policies.generation import decode as decoding
+from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.rewards.grasp import GraspReward
+from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.tracking.null import NullTracker
-from grasp_rl.train import Trainer
+from grasp_rl.training.trainer import Trainer
+from grasp_rl.training.update import Updater, make_reference
 from grasp_rl.types import Answer, RewardBreakdown, RolloutGroup, Sample
-from grasp_rl.update import Updater, make_reference
 
 COMPACT = PromptConfig(template="compact")
 SETTINGS = RolloutConfig(max_new_tokens=10)

@@ -7,11 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from grasp_rl.config import ConfigError
-from grasp_rl.data.cues import cues_from_masks
-from grasp_rl.data.questions import OOD_PHRASES, OOD_RELATIONS, PREFERENCES, RELATIONS, TRAIN_PHRASES
-from grasp_rl.data.scenes import OOD_STYLE, TRAIN_STYLE, draw_scene
-from grasp_rl.data.synthetic import SPLITS, SyntheticSource
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.data.synthetic.dataset import SPLITS, SyntheticSource
+from grasp_rl.data.synthetic.questions import OOD_PHRASES, OOD_RELATIONS, PREFERENCES, RELATIONS, TRAIN_PHRASES
+from grasp_rl.data.synthetic.scenes import OOD_STYLE, TRAIN_STYLE, draw_scene
+from grasp_rl.data.weak_labels import cues_from_masks
 from grasp_rl.geometry import mask_to_box
 from grasp_rl.types import Sample
 

@@ -18,15 +18,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grasp_rl import runs
-from grasp_rl.config import ConfigError
-from grasp_rl.imageio import write_image
-from grasp_rl.protocols import Tracker
-from grasp_rl.tracking.local import MetricsLog, read_rows
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.data.image_io import write_image
+from grasp_rl.interfaces import Tracker
+from grasp_rl.runs.run_dir import ENVIRONMENT
+from grasp_rl.tracking.metrics_log import MetricsLog, read_rows
 from grasp_rl.tracking.mirror import Mirror
 from grasp_rl.tracking.null import NullTracker
 from grasp_rl.tracking.tensorboard import TensorboardTracker
 from grasp_rl.tracking.wandb import WandbTracker
+from grasp_rl.utils.files import write_json
 
 CANARY = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00"
 
@@ -300,7 +301,7 @@ def test_offline_for_real_stays_in_the_run_folder_and_tells_no_secret(tmp_path: 
     write_image(evaluation / "overlays" / "000_a.png", np.zeros((20, 20, 3), np.uint8))
     record = {"sample_id": "a", "query": "where?", "text": "<answer>", "status": "ok", "iou": 0.5, "reward": 1.0}
     (evaluation / "predictions.jsonl").write_text(json.dumps(record) + "\n")
-    runs.write_json(run / runs.ENVIRONMENT, {"command": ["grasp-rl", "train"], "git": {"package": {"commit": "abc"}}})
+    write_json(run / ENVIRONMENT, {"command": ["grasp-rl", "train"], "git": {"package": {"commit": "abc"}}})
     secrets = {"WANDB_API_KEY": CANARY, "HF_TOKEN": f"hf_{CANARY}"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     done = subprocess.run(

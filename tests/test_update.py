@@ -8,15 +8,15 @@ import pytest
 import rolling
 import torch
 
-from grasp_rl.batching import micro_batches, rewards_of
-from grasp_rl.config import AlgorithmConfig, OptimizerConfig, PromptConfig, RolloutConfig
-from grasp_rl.engines.base import learning_rate
-from grasp_rl.engines.local import LocalEngine
+from grasp_rl.config.schema import AlgorithmConfig, OptimizerConfig, PromptConfig, RolloutConfig
+from grasp_rl.distributed.engine import learning_rate
+from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.grpo.advantages import advantages
-from grasp_rl.policies.tiny import TinyPolicy
-from grasp_rl.statistics import rollout_statistics
+from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.rollouts.metrics import rollout_statistics
+from grasp_rl.training.collate import micro_batches, rewards_of
+from grasp_rl.training.update import make_reference
 from grasp_rl.types import RolloutGroup, Sample
-from grasp_rl.update import make_reference
 
 ROLLOUT = RolloutConfig(max_new_tokens=12)
 COMPACT = PromptConfig(template="compact")

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from grasp_rl.data import cli
-from grasp_rl.data.jsonl import JsonlSource
+from grasp_rl.cli import data as data_cli
+from grasp_rl.data.image_io import MAX_PIXELS, write_image
+from grasp_rl.data.readers.jsonl import JsonlSource
 from grasp_rl.data.validate import validate
-from grasp_rl.imageio import MAX_PIXELS, write_image
 
 AERIAL = Path(__file__).parent / "data/aerial"
 VICTIM = 4
@@ -249,7 +249,7 @@ def test_bits_flipped_anywhere(folder: Path) -> None:
 
 
 def test_the_report_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["validate", str(folder), "--json"]) == 0
+    assert data_cli.main(["validate", str(folder), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer == {
         "file": str(folder / "annotations.jsonl"),
@@ -269,7 +269,7 @@ def test_the_report_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     }
     put(query="")(folder)
     removed("own.jpg")(folder)
-    assert cli.main(["validate", str(folder / "annotations.jsonl")]) == 1
+    assert data_cli.main(["validate", str(folder / "annotations.jsonl")]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{folder}/annotations.jsonl:4: query='': must be")
     assert lines[-1] == "8 rows, 1 bad, 14% of the good ones without target"
@@ -288,25 +288,25 @@ def test_hand_drawn_outlines_may_leave_the_picture_a_little(folder: Path) -> Non
 
 def test_an_empty_dataset(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "annotations.jsonl").write_text("\n\n")
-    assert cli.main(["validate", str(folder)]) == 1
+    assert data_cli.main(["validate", str(folder)]) == 1
     assert "annotations.jsonl:0: no rows; write" in capsys.readouterr().out
 
 
 def test_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["validate", str(tmp_path)], ["show", str(tmp_path / "x"), "--out", str(tmp_path / "o")]):
-        assert cli.main(words) == 2
+        assert data_cli.main(words) == 2
         told = capsys.readouterr()
         assert told.out == ""
         assert told.err.count("\n") == 1
         assert "no such file; name a folder that holds annotations.jsonl" in told.err
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(SystemExit):
-        cli.main(["validate", str(tmp_path), "--max-pixels", "0"])
+        data_cli.main(["validate", str(tmp_path), "--max-pixels", "0"])
 
 
 def test_max_pixels(folder: Path) -> None:
     assert validate(folder / "annotations.jsonl", 4000).bad == 8
-    assert cli.main(["validate", str(folder), "--max-pixels", "4800"]) == 0
+    assert data_cli.main(["validate", str(folder), "--max-pixels", "4800"]) == 0
 
 
 @pytest.mark.parametrize("name", ["annotations.jsonl", "other_forms.jsonl"])
@@ -320,22 +320,22 @@ def test_the_small_real_dataset_is_good(name: str) -> None:
 def test_show(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(id="../../odd id")(folder)
     out = tmp_path / "look"
-    assert cli.main(["show", str(folder), "--out", str(out), "--count", "9"]) == 0
+    assert data_cli.main(["show", str(folder), "--out", str(out), "--count", "9"]) == 0
     names = sorted(path.name for path in out.iterdir())
     assert names == ["000_q1.png", "001_q2.png", "002_q3.png", "003_odd_id.png"]
     assert Pillow.open(out / names[0]).size[0] == 336
     assert capsys.readouterr().out.splitlines()[0] == f"{out / names[0]}  where?"
-    assert cli.main(["show", str(folder), "--split", "dev", "--out", str(out)]) == 2
+    assert data_cli.main(["show", str(folder), "--split", "dev", "--out", str(out)]) == 2
     assert "has train (4 rows), val (2 rows)" in capsys.readouterr().err
-    assert cli.main(["show", "synthetic", "--split", "val", "--count", "1", "--out", str(out)]) == 0
+    assert data_cli.main(["show", "synthetic", "--split", "val", "--count", "1", "--out", str(out)]) == 0
     assert (out / "000_val-0-0.png").exists()
-    assert cli.main(["show", "synthetic", "--out", str(folder / "a.jpg")]) == 1
+    assert data_cli.main(["show", "synthetic", "--out", str(folder / "a.jpg")]) == 1
 
 
 def test_through_the_door_without_torch(tmp_path: Path) -> None:
     shutil.copytree(AERIAL, tmp_path / "aerial")
     (tmp_path / "aerial/images/islands.jpg").unlink()
-    command = [sys.executable, "-X", "importtime", "-m", "grasp_rl.cli", "data", "validate", "aerial"]
+    command = [sys.executable, "-X", "importtime", "-m", "grasp_rl.cli.main", "data", "validate", "aerial"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert "aerial/annotations.jsonl:3: image: aerial/images/islands.jpg: no such file; name a picture" in ended.stdout

@@ -17,12 +17,13 @@ import pytest
 import tiny_models
 import torch
 
-from grasp_rl.config import ConfigError, PromptConfig, RolloutConfig
-from grasp_rl.generators import wire
-from grasp_rl.generators.vllm_server import VllmServer, shown
-from grasp_rl.policies.backbone import ImageSize
-from grasp_rl.policies.hf_vlm import HfVlmPolicy
-from grasp_rl.policies.records import Sampling
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import PromptConfig, RolloutConfig
+from grasp_rl.policies.backbones.base import ImageSize
+from grasp_rl.policies.pretrained import HfVlmPolicy
+from grasp_rl.policies.types import Sampling
+from grasp_rl.rollouts.generators import http
+from grasp_rl.rollouts.generators.vllm_server import VllmServer, shown
 from grasp_rl.types import Completion, FinishReason, Sample
 
 PROMPT = PromptConfig()
@@ -71,7 +72,7 @@ class Bench:
 
 @pytest.fixture
 def bench(policy: HfVlmPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr(wire, "_BACKOFF_S", 0.01)
+    monkeypatch.setattr(http, "_BACKOFF_S", 0.01)
 
     def ids_of(text: str) -> Any:
         sample = next(s for s in SAMPLES if s.query in text)

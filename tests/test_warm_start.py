@@ -6,12 +6,12 @@ import re
 
 import pytest
 
-from grasp_rl.config import EvaluationConfig, ParsingConfig, PromptConfig
-from grasp_rl.data.synthetic import SyntheticSource
-from grasp_rl.evaluate import evaluate
-from grasp_rl.judge import Judge
-from grasp_rl.policies.tiny import WARM_START, TinyPolicy
+from grasp_rl.config.schema import EvaluationConfig, ParsingConfig, PromptConfig
+from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.evaluation.evaluate import evaluate
+from grasp_rl.policies.tiny.policy import WARM_START, TinyPolicy
 from grasp_rl.rewards.grasp import GraspReward
+from grasp_rl.rollouts.reward_pipeline import Judge
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 
 SCHEMES = {

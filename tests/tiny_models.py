@@ -24,7 +24,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from grasp_rl.policies.tiny import TinyPolicy
+from grasp_rl.policies.tiny.policy import TinyPolicy
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl", "llava", "llava_onevision")
 

@@ -16,13 +16,20 @@ import rolling
 import torch
 from safetensors.torch import save_file
 
-from grasp_rl.config import AlgorithmConfig, EngineConfig, OptimizerConfig, PromptConfig, RolloutConfig, RunConfig
-from grasp_rl.data.synthetic import SyntheticSource
-from grasp_rl.engines.choose import loading, make_engine, whole
-from grasp_rl.policies import scoring
-from grasp_rl.policies.tiny import TinyPolicy
+from grasp_rl.config.schema import (
+    AlgorithmConfig,
+    EngineConfig,
+    OptimizerConfig,
+    PromptConfig,
+    RolloutConfig,
+    RunConfig,
+)
+from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.distributed.build import loading, make_engine, whole
+from grasp_rl.policies import logprobs
+from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.training.update import Updater, make_reference
 from grasp_rl.types import RolloutGroup
-from grasp_rl.update import Updater, make_reference
 
 ROLLOUT = RolloutConfig(max_new_tokens=12)
 LIVE = (0, 1, 2, 4)
@@ -56,7 +63,7 @@ def learned(name: str, lora_rank: int) -> dict[str, torch.Tensor]:
     algorithm = AlgorithmConfig(
         group_size=3, micro_batch_groups=2, iterations=2, beta=0.1, skip_zero_advantage=True, loss="token_mean"
     )
-    with mock.patch.object(scoring, "LOGITS_AT_ONCE", 629 * 4):  # four tokens at a time: chunks differ, too
+    with mock.patch.object(logprobs, "LOGITS_AT_ONCE", 629 * 4):  # four tokens at a time: chunks differ, too
         with loading(RunConfig(engine=config, policy={})):
             policy = TinyPolicy(lora_rank=lora_rank)
         with whole(policy):

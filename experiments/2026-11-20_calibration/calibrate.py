@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from grasp_rl.data.scenes import OOD_STYLE, TRAIN_STYLE, draw_scene
+from grasp_rl.data.synthetic.scenes import OOD_STYLE, TRAIN_STYLE, draw_scene
 from grasp_rl.geometry import box_iou, exterior_points, interior_points, mask_iou, mask_to_box
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 from grasp_rl.types import BoolMask, SpatialPrompt

@@ -22,22 +22,29 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from grasp_rl import runs
 from grasp_rl.bench.step import PACKAGES
-from grasp_rl.config import AlgorithmConfig, OptimizerConfig, ParsingConfig, PromptConfig, RolloutConfig, RunConfig
-from grasp_rl.data.synthetic import SyntheticSource
-from grasp_rl.engines.local import LocalEngine
-from grasp_rl.generators.in_process import InProcess
+from grasp_rl.config.schema import (
+    AlgorithmConfig,
+    OptimizerConfig,
+    ParsingConfig,
+    PromptConfig,
+    RolloutConfig,
+    RunConfig,
+)
+from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.grpo.loss import LossConfig, StepSize, policy_loss
-from grasp_rl.judge import Judge
-from grasp_rl.jury import Jury
-from grasp_rl.policies.tiny import TinyPolicy
-from grasp_rl.protocols import CueReference, MaskReference
-from grasp_rl.provenance import git, version_of
-from grasp_rl.rollout import roll_out
+from grasp_rl.interfaces import CueReference, MaskReference
+from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.rollouts.collect import roll_out
+from grasp_rl.rollouts.generators.in_process import InProcess
+from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.rollouts.reward_worker import Jury
+from grasp_rl.runs.environment import git, version_of
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
-from grasp_rl.types import Answer, MaskPrediction, Record, RewardBreakdown, RolloutGroup, Sample
-from grasp_rl.update import Updater
+from grasp_rl.training.update import Updater
+from grasp_rl.types import Answer, MaskPrediction, RewardBreakdown, RolloutGroup, Sample
+from grasp_rl.utils.files import Record, write_json
 
 PROMPTS, GROUP = 12, 8
 PHASES = ("rollout", "update", "step")
@@ -190,7 +197,7 @@ def main(argv: Sequence[str]) -> int:
         "packages": {name: version_of(name) for name in PACKAGES},
     }
     if arguments.out:
-        runs.write_json(arguments.out / "demo.json", found)
+        write_json(arguments.out / "demo.json", found)
     if arguments.json:
         sys.stdout.write(json.dumps(found) + "\n")
         return 0

@@ -10,7 +10,7 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 from grasp_rl.bench.task import messages
-from grasp_rl.policies.tiny import build_corpus, build_tokenizer
+from grasp_rl.policies.tiny.policy import build_corpus, build_tokenizer
 
 PATCH, MERGE = 14, 2
 WINDOW = 112

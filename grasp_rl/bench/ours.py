@@ -1,4 +1,4 @@
-"""Our side of `grasp-rl bench step`: the training loop of grasp_rl.train itself, each step measured.
+"""Our side of `grasp-rl bench step`: the training loop of grasp_rl.training.trainer itself, each step measured.
 
 python -m grasp_rl.bench.ours TASK DESCRIPTOR
 """
@@ -16,19 +16,26 @@ from torch import Tensor
 
 from grasp_rl.bench.measure import Meter
 from grasp_rl.bench.task import BETA, LEARNING_RATE, LORA_ALPHA, LORA_RANK, PROMPT, QUESTION, Pipe, Task
-from grasp_rl.config import AlgorithmConfig, EngineConfig, EvaluationConfig, OptimizerConfig, RolloutConfig, RunConfig
-from grasp_rl.engines.base import StepReport
-from grasp_rl.engines.local import LocalEngine
-from grasp_rl.generators.in_process import InProcess
-from grasp_rl.judge import Judge
-from grasp_rl.jury import Jury
-from grasp_rl.policies.backbone import ImageSize
-from grasp_rl.policies.hf_vlm import HfVlmPolicy
-from grasp_rl.policies.records import EmbeddedPrompt, EncodedPrompt, Scores
-from grasp_rl.protocols import Components, CueReference, MaskReference
+from grasp_rl.config.schema import (
+    AlgorithmConfig,
+    EngineConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    RolloutConfig,
+    RunConfig,
+)
+from grasp_rl.distributed.engine import StepReport
+from grasp_rl.distributed.local import LocalEngine
+from grasp_rl.interfaces import Components, CueReference, MaskReference
+from grasp_rl.policies.backbones.base import ImageSize
+from grasp_rl.policies.pretrained import HfVlmPolicy
+from grasp_rl.policies.types import EmbeddedPrompt, EncodedPrompt, Scores
+from grasp_rl.rollouts.generators.in_process import InProcess
+from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.rollouts.reward_worker import Jury
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.tracking.null import NullTracker
-from grasp_rl.train import Stopwatch, Trainer
+from grasp_rl.training.trainer import Stopwatch, Trainer
 from grasp_rl.types import Answer, Completion, MaskPrediction, RewardBreakdown, Rollout, Sample
 
 

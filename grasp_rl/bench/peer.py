@@ -27,7 +27,7 @@ from grasp_rl.bench.measure import Meter
 from grasp_rl.bench.ours import sizes
 from grasp_rl.bench.task import BETA, LEARNING_RATE, LORA_ALPHA, LORA_RANK, Pipe, Task
 from grasp_rl.policies.backbones.qwen2_5_vl import Qwen25VL
-from grasp_rl.policies.loading import Source, load_tokenizer
+from grasp_rl.policies.hub import Source, load_tokenizer
 from grasp_rl.policies.lora import TARGETS
 
 PADS = ("<|image_pad|>", "<|video_pad|>")

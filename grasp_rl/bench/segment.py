@@ -22,17 +22,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from grasp_rl import allocator
-from grasp_rl.config import ParsingConfig, PromptConfig
-from grasp_rl.judge import Judge
-from grasp_rl.prompting import format_answer
-from grasp_rl.protocols import CoordinateFrame
-from grasp_rl.provenance import version_of
+from grasp_rl.config.schema import ParsingConfig, PromptConfig
+from grasp_rl.interfaces import CoordinateFrame
+from grasp_rl.prompts.render import format_answer
 from grasp_rl.rewards.think2seg import Think2SegReward
+from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.runs.environment import version_of
 from grasp_rl.segmenters.sam import SamSegmenter
 from grasp_rl.segmenters.sam2 import Sam2Segmenter
 from grasp_rl.segmenters.weights import build
-from grasp_rl.types import Completion, FinishReason, Image, Record, Sample, SpatialPrompt
+from grasp_rl.types import Completion, FinishReason, Image, Sample, SpatialPrompt
+from grasp_rl.utils import memory
+from grasp_rl.utils.files import Record
 
 SIDE = 1024
 GROUP, INSTANCES = 16, 3
@@ -103,7 +104,7 @@ def per_completion(
     The picture is encoded for every completion, every instance is decoded alone, masks come to host memory, and union
     and IoU are NumPy's; as in the public training code of Think2Seg-RS.
     """
-    from grasp_rl.parsing import parse
+    from grasp_rl.prompts.parse import parse
 
     found = []
     for completion in completions:
@@ -237,9 +238,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if not allocator.SETTINGS.keys() <= os.environ.keys():  # read when a process starts; the workers have them
+    if not memory.SETTINGS.keys() <= os.environ.keys():  # read when a process starts; the workers have them
         again = [sys.executable, "-P", "-m", "grasp_rl.bench.segment", *(sys.argv[1:] if argv is None else argv)]
-        os.execve(sys.executable, again, allocator.environment())
+        os.execve(sys.executable, again, memory.environment())
     torch.set_num_threads(1)
     if arguments.prompts:
         sys.stdout.write(str(peak_of(arguments.folder, arguments.prompts)))

@@ -4,7 +4,7 @@ Both sides train the same saved model (a random Qwen2.5-VL in the proportions of
 grasp_rl.bench.model) in float32 on one question about each of Q pictures: G completions of exactly C tokens, a drawn
 reward, a KL term. Each has a process of its own with one thread; their steps take turns, so that a busy machine
 troubles both. The first step of each is not counted. TRL's settings stand in grasp_rl/bench/peer.py. Both have the
-allocator's settings of grasp_rl.allocator: memory once used stays, so a peak is the highest so far.
+allocator's settings of grasp_rl.utils.memory: memory once used stays, so a peak is the highest so far.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from grasp_rl import allocator, runs
 from grasp_rl.bench.measure import PHASES
 from grasp_rl.bench.model import SHAPES, build
 from grasp_rl.bench.task import Task
-from grasp_rl.config import ConfigError
-from grasp_rl.provenance import git, masked, version_of
-from grasp_rl.types import Record
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.runs.environment import git, masked, version_of
+from grasp_rl.utils import memory
+from grasp_rl.utils.files import Record, to_json, write_json, write_text
 
 SIDES = {"ours": "grasp_rl.bench.ours", "trl": "grasp_rl.bench.peer"}
 PACKAGES = ("torch", "transformers", "peft", "trl", "grasp-rl")
@@ -68,7 +68,7 @@ class Worker:
     """
 
     def __init__(self, module: str, task: Task) -> None:
-        environment = allocator.environment() | ONE_THREAD | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = memory.environment() | ONE_THREAD | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         reads, writes = os.pipe()
         command = [sys.executable, "-P", "-m", module, task.dumps(), str(writes)]
         self._process = subprocess.Popen(
@@ -194,9 +194,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, ConfigError) else 1
     told = table(result, profile=arguments.profile)
     if arguments.out is not None:
-        runs.write_json(arguments.out / "step.json", result)
-        runs.write_text(arguments.out / "step.md", told)
-    sys.stdout.write(json.dumps(runs.plain(result)) + "\n" if arguments.json else told)
+        write_json(arguments.out / "step.json", result)
+        write_text(arguments.out / "step.md", told)
+    sys.stdout.write(json.dumps(to_json(result)) + "\n" if arguments.json else told)
     return 0
 
 

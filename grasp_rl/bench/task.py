@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from grasp_rl.config import PromptConfig
-from grasp_rl.prompting import build_messages
-from grasp_rl.protocols import CoordinateFrame
-from grasp_rl.sampling import keyed_generator
+from grasp_rl.config.schema import PromptConfig
+from grasp_rl.interfaces import CoordinateFrame
+from grasp_rl.prompts.render import build_messages
 from grasp_rl.types import Image
+from grasp_rl.utils.keyed_rng import keyed_generator
 
 BETA = 0.04
 """Weight of the KL term; TRL's own example value, and what GRPO (arXiv:2402.03300) trains with."""

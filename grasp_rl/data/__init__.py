@@ -1,1 +1,1 @@
-"""Room: data. See docs for its protocol in grasp_rl.protocols."""
+"""Room: data. See docs for its protocol in grasp_rl.interfaces."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from grasp_rl.config import ConfigError
-from grasp_rl.types import Record
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.utils.files import Record
 
 REQUIRED = ("id", "image", "query", "split")
 TARGETS = ("mask", "rle", "polygons", "boxes")

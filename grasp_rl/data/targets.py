@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from grasp_rl.data.annotations import AnnotationError, Row
-from grasp_rl.data.cues import cues_from_masks
-from grasp_rl.data.shapes import ShapeError, decode_rle, parts, ring_mask
-from grasp_rl.imageio import ImageError, read_image, read_mask
+from grasp_rl.data.image_io import ImageError, read_image, read_mask
+from grasp_rl.data.rasterize import ShapeError, decode_rle, parts, ring_mask
+from grasp_rl.data.weak_labels import cues_from_masks
 from grasp_rl.types import BoolMask, Box, Image, SpatialPrompt
 
 

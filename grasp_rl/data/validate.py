@@ -14,7 +14,7 @@ import numpy as np
 
 from grasp_rl.data.annotations import AnnotationError, Row, read_lines
 from grasp_rl.data.targets import read_picture, target_of
-from grasp_rl.types import Record
+from grasp_rl.utils.files import Record
 
 USUAL_SPLITS = ("train", "val", "test", "test_ood")
 _BEYOND = 0.01

@@ -27,7 +27,7 @@ class StepSize:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """The part of the algorithm that the loss needs; see grasp_rl.config.AlgorithmConfig."""
+    """The part of the algorithm that the loss needs; see grasp_rl.config.schema.AlgorithmConfig."""
 
     loss: str
     """sequence_mean | token_mean | constant"""

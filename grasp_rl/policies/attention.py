@@ -25,7 +25,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from grasp_rl.policies.packed import PackedLayout
+from grasp_rl.policies.packing import PackedLayout
 
 varlen_attn: Any = None
 """Torch's attention over sequences of different lengths, where this torch has it."""
@@ -109,7 +109,7 @@ def two_calls(layout: PackedLayout, prompt_lengths: Tensor, lengths: Tensor) -> 
     """The plan of a packed layout of B rows.
 
     Args:
-        layout: see :func:`grasp_rl.policies.packed.pack`.
+        layout: see :func:`grasp_rl.policies.packing.pack`.
         prompt_lengths: [B]
         lengths: [B, G] tokens of the completions.
     """

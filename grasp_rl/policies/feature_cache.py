@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 import torch
 
-from grasp_rl.policies.backbone import PictureFeatures
+from grasp_rl.policies.backbones.base import PictureFeatures
 from grasp_rl.types import Image
 
 

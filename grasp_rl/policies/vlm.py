@@ -22,19 +22,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
-from grasp_rl.config import ConfigError, PromptConfig
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import PromptConfig
+from grasp_rl.interfaces import CoordinateFrame
+from grasp_rl.policies.activation_checkpointing import recompute
 from grasp_rl.policies.attention import PREFIX, register
-from grasp_rl.policies.backbone import FRAMES, Backbone, PictureFeatures, PictureInputs
+from grasp_rl.policies.backbones.base import FRAMES, Backbone, PictureFeatures, PictureInputs
 from grasp_rl.policies.compat import cache_keyword
-from grasp_rl.policies.decoding import stream
 from grasp_rl.policies.feature_cache import FeatureCache
-from grasp_rl.policies.loading import check_keys
-from grasp_rl.policies.recompute import recompute
-from grasp_rl.policies.records import WHOLE, EmbeddedPrompt, EncodedPrompt, Sampling, Scores
-from grasp_rl.policies.rows import logprobs
-from grasp_rl.policies.scoring import TokenScorer
-from grasp_rl.prompting import build_messages
-from grasp_rl.protocols import CoordinateFrame
+from grasp_rl.policies.generation.decode import stream
+from grasp_rl.policies.hub import check_keys
+from grasp_rl.policies.logprobs import TokenScorer
+from grasp_rl.policies.packed_forward import logprobs
+from grasp_rl.policies.types import WHOLE, EmbeddedPrompt, EncodedPrompt, Sampling, Scores
+from grasp_rl.prompts.render import build_messages
 from grasp_rl.types import Box, Completion, Image
 
 disable_progress_bar()  # a run's log is a file
@@ -50,11 +51,11 @@ class VlmPolicy(nn.Module):
         coordinates: ``absolute`` pixels of the resized picture or ``thousand`` (0..1000); None takes what the family
             was trained to speak.
         train_tower: whether gradients reach the tower.
-        checkpoint_activations: ``none`` | ``selective`` | ``full``, see grasp_rl.policies.recompute.
+        checkpoint_activations: ``none`` | ``selective`` | ``full``, see grasp_rl.policies.activation_checkpointing.
         packed_attention: ``two_calls`` for packed rows (see grasp_rl.policies.attention), or ``mask``, one stock call
             under a 4-D mask: the reference, and what attention maps need.
-        decoding: ``growing`` | ``static``, see grasp_rl.policies.static_decoding; ``auto`` is static on a GPU.
-        fused_head: score completions with Liger's kernel on a GPU; see grasp_rl.policies.scoring.
+        decoding: ``growing`` | ``static``, see grasp_rl.policies.generation.static; ``auto`` is static on a GPU.
+        fused_head: score completions with Liger's kernel on a GPU; see grasp_rl.policies.logprobs.
         feature_cache_gib: host memory for what a frozen tower made of pictures in earlier steps, in GiB; 0 keeps
             nothing beyond a step.
     """
@@ -259,7 +260,7 @@ class VlmPolicy(nn.Module):
         entropy: bool = True,
         attention_layers: Sequence[int] = (),
     ) -> Scores:
-        """Score G completions of each prompt in one packed row; see :func:`grasp_rl.policies.rows.logprobs`."""
+        """Score G completions of each prompt in one packed row; see :func:`grasp_rl.policies.packed_forward.logprobs`."""
         return logprobs(
             self,
             prompts,
@@ -317,7 +318,7 @@ class VlmPolicy(nn.Module):
     def stream(
         self, prompts: Sequence[EmbeddedPrompt], uniforms: Tensor | None, **wanted: Any
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """G completions of each prompt after one prefill each; see :func:`grasp_rl.policies.decoding.stream`."""
+        """G completions of each prompt after one prefill each; see :func:`grasp_rl.policies.generation.decode.stream`."""
         return stream(self, prompts, uniforms, **wanted)
 
     def make_reference(self) -> VlmPolicy | None:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from grasp_rl.geometry import FloatArray, match
-from grasp_rl.protocols import CueReference, MaskReference
+from grasp_rl.interfaces import CueReference, MaskReference
 from grasp_rl.rewards import terms
 from grasp_rl.types import Answer, MaskPrediction, RewardBreakdown
 
@@ -75,7 +75,7 @@ class GraspReward:
         """Score one answer; ``prediction`` is not looked at.
 
         Raises:
-            TypeError: ``reference`` is not a :class:`~grasp_rl.protocols.CueReference`.
+            TypeError: ``reference`` is not a :class:`~grasp_rl.interfaces.CueReference`.
         """
         if not isinstance(reference, CueReference):
             raise TypeError(f"GraspReward learns from cues alone, it was handed a {type(reference).__name__}")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from grasp_rl.config import ConfigError
+from grasp_rl.config.errors import ConfigError
 from grasp_rl.geometry import FloatArray, box_iou, match
 from grasp_rl.types import Answer, BoolMask, Box, ParseStatus, Point, SpatialPrompt
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from grasp_rl.protocols import CueReference, MaskReference
+from grasp_rl.interfaces import CueReference, MaskReference
 from grasp_rl.rewards import terms
 from grasp_rl.types import Answer, MaskPrediction, RewardBreakdown
 
@@ -34,7 +34,7 @@ class Think2SegReward:
         """Score one answer by what the segmenter made of it.
 
         Raises:
-            TypeError: ``reference`` is not a :class:`~grasp_rl.protocols.MaskReference`.
+            TypeError: ``reference`` is not a :class:`~grasp_rl.interfaces.MaskReference`.
             ValueError: there is a target and an answer, but no prediction, or one of another size.
         """
         if not isinstance(reference, MaskReference):

@@ -1,1 +1,1 @@
-"""Room: segmenters. See docs for its protocol in grasp_rl.protocols."""
+"""Room: segmenters. See docs for its protocol in grasp_rl.interfaces."""

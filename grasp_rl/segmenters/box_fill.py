@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from grasp_rl.config import ConfigError
+from grasp_rl.config.errors import ConfigError
 from grasp_rl.types import Image, MaskPrediction, SpatialPrompt
 
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from grasp_rl.config import ConfigError
+from grasp_rl.config.errors import ConfigError
 from grasp_rl.types import Image
 
 log = logging.getLogger(__name__)

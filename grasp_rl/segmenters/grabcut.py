@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from grasp_rl.config import ConfigError
+from grasp_rl.config.errors import ConfigError
 from grasp_rl.types import BoolMask, Box, Image, MaskPrediction, Point, SpatialPrompt
 
 _GENERATOR_LOCK = threading.Lock()

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grasp_rl.segmenters.base import PromptableSegmenter
 from grasp_rl.segmenters.embedding_cache import Features
-from grasp_rl.segmenters.promptable import PromptableSegmenter
 
 
 def _vit(width: int, layers: int, heads: int, attend: list[int]) -> Any:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grasp_rl.config import ConfigError
-from grasp_rl.segmenters.promptable import PromptableSegmenter
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.segmenters.base import PromptableSegmenter
 from grasp_rl.segmenters.weights import Weights
 
 VIDEO = ("memory_", "obj_ptr_", "maskmem_", "mask_downsample", "no_mem_pos_enc", "no_obj_ptr", "no_obj_embed_spatial")
@@ -43,7 +43,7 @@ class Sam2Segmenter(PromptableSegmenter):
     Args:
         path: a hub id (``facebook/sam2.1-hiera-small``), a local folder of the port, or an original ``.pt`` file.
         backend: transformers | sam2, the package of that name; it takes original files only.
-        **options: as for :class:`~grasp_rl.segmenters.promptable.PromptableSegmenter`.
+        **options: as for :class:`~grasp_rl.segmenters.base.PromptableSegmenter`.
     """
 
     MODEL = "Sam2Model"

@@ -16,7 +16,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from grasp_rl.config import ConfigError
+from grasp_rl.config.errors import ConfigError
 from grasp_rl.segmenters.weights import Weights, fit, read_original
 
 SIZES = {"hiera_tiny": "t", "hiera_small": "s", "hiera_base_plus": "b+", "hiera_large": "l"}

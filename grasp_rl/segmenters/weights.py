@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
-from grasp_rl.config import ConfigError
+from grasp_rl.config.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grasp_rl.provenance import masked
+from grasp_rl.runs.environment import masked
 
 log = logging.getLogger(__name__)
 

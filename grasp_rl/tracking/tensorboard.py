@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grasp_rl.imageio import read_image
+from grasp_rl.data.image_io import read_image
 from grasp_rl.tracking.mirror import Mirror
 
 

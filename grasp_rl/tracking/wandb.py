@@ -18,10 +18,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grasp_rl import runs
-from grasp_rl.config import ConfigError
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.runs.run_dir import ENVIRONMENT
 from grasp_rl.tracking.mirror import Mirror
-from grasp_rl.types import Record
+from grasp_rl.utils.files import Record, read_json, to_json, write_text
 
 _ID_FILE = "wandb_id.txt"
 _COLUMNS = ("sample_id", "query", "completion", "status", "iou", "reward", "picture")
@@ -76,9 +76,9 @@ class WandbTracker(Mirror):
             os.environ[variable] = str(run_dir.absolute() / "wandb")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self._wandb = importlib.import_module("wandb")
-        about = runs.read_json(run_dir / runs.ENVIRONMENT) or {}
+        about = read_json(run_dir / ENVIRONMENT) or {}
         kept = {key: about[key] for key in ("command", "overrides", "packages", "python", "git") if key in about}
-        described = runs.plain(config) | {"environment": runs.plain(kept)}
+        described = to_json(config) | {"environment": to_json(kept)}
         try:
             self._run = self._begin(run_dir, described, self.mode, resume)
         except self._failures() as error:
@@ -160,7 +160,7 @@ def _run_id(run_dir: Path, resume: bool) -> str:
     if resume and path.is_file():
         return path.read_text(encoding="utf-8").strip()
     new = uuid.uuid4().hex[:12]
-    runs.write_text(path, new + "\n")
+    write_text(path, new + "\n")
     return new
 
 

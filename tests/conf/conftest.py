@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from grasp_rl.config import ConfigError
+from grasp_rl.config.errors import ConfigError
 
 
 class Part:

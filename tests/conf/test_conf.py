@@ -16,9 +16,9 @@ import yaml
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from grasp_rl import compose
-from grasp_rl.config import EngineConfig, EvaluationConfig, RolloutConfig
-from grasp_rl.signatures import definitions, signature
+from grasp_rl.config.schema import EngineConfig, EvaluationConfig, RolloutConfig
+from grasp_rl.config.signatures import definitions, signature
+from grasp_rl.launch import compose
 
 CONF = Path(next(iter(grasp_rl.conf.__path__)))
 OPTIONS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*.yaml") if path.parent != CONF)

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 import grasp_rl
-from grasp_rl import doctor, provenance
-from grasp_rl.cli import VERBS
+from grasp_rl.cli import doctor
+from grasp_rl.cli.main import VERBS
+from grasp_rl.runs import environment
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -62,7 +63,7 @@ def test_under_a_second(script: Path, quiet: dict[str, str], words: list[str]) -
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--cfg", "job"], ["train", "algorithm.steps=0"]], ids=" ".join)
 def test_nothing_heavy_is_imported(words: list[str], tmp_path: Path, quiet: dict[str, str]) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "grasp_rl.cli", *words]
+    command = [sys.executable, "-X", "importtime", "-m", "grasp_rl.cli.main", *words]
     ended = subprocess.run(command, cwd=tmp_path, env=quiet, capture_output=True, text=True, timeout=60, check=False)
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in ended.stderr.splitlines() if "|" in line}
     assert "grasp_rl" in imported
@@ -126,7 +127,7 @@ def test_doctor(door: Run) -> None:
 
 
 def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = provenance.version_of
+    installed = environment.version_of
     monkeypatch.setattr(doctor, "version_of", lambda name: None if name in ("rich", "wandb") else installed(name))
     found = doctor.examine()
     assert not found["ok"]

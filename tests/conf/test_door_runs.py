@@ -16,9 +16,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from grasp_rl import job, provenance, runs
-from grasp_rl.config import ConfigError
-from grasp_rl.progress import ProgressWatcher, ProgressWriter, duration
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.launch import process
+from grasp_rl.runs import environment
+from grasp_rl.runs.progress import ProgressWatcher, ProgressWriter, duration
+from grasp_rl.runs.run_dir import PROGRESS, STATUS, config_hash, is_locked, mark_ended, mark_started, state_of
+from grasp_rl.utils.files import read_json, write_json, write_text
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
@@ -27,7 +30,7 @@ KINDS = {"config": 2, "os": 1, "bug": 1, "kill": 137}
 
 
 def _status(run_dir: Path) -> dict[str, Any]:
-    status = runs.read_json(run_dir / runs.STATUS)
+    status = read_json(run_dir / STATUS)
     assert status is not None
     return status
 
@@ -124,10 +127,10 @@ def test_interruption(
     door: Run, start: Start, quiet: dict[str, str], lab: Path, outside: list[str], number: int
 ) -> None:
     process = start("train", *outside, "policy.trouble=sleep", "run_dir=r")
-    _until(lambda: runs.is_locked(lab / "r"))
+    _until(lambda: is_locked(lab / "r"))
     second = door("train", "resume=r", "trusted_modules=[outside_lab]")
     assert "found a run that is still going on" in second.stderr
-    worker = [sys.executable, "-m", "grasp_rl.worker", "r/config.yaml", "--trust", "outside_lab"]
+    worker = [sys.executable, "-m", "grasp_rl.launch.worker", "r/config.yaml", "--trust", "outside_lab"]
     third = subprocess.run(worker, cwd=lab, capture_output=True, text=True, env=quiet, timeout=60, check=False)
     assert third.returncode == 2
     assert "a run is going on there" in third.stderr
@@ -139,13 +142,13 @@ def test_interruption(
 
 
 def test_a_vanished_run_counts_as_interrupted(tmp_path: Path) -> None:
-    runs.started(tmp_path, 2**22 + 1, "x")
-    assert runs.state_of(tmp_path) == "interrupted"
-    runs.started(tmp_path, os.getpid(), "x")
-    assert runs.state_of(tmp_path) == "running"
-    runs.ended(tmp_path, "done", 0)
-    assert runs.state_of(tmp_path) == "done"
-    assert runs.state_of(tmp_path / "nowhere") is None
+    mark_started(tmp_path, 2**22 + 1, "x")
+    assert state_of(tmp_path) == "interrupted"
+    mark_started(tmp_path, os.getpid(), "x")
+    assert state_of(tmp_path) == "running"
+    mark_ended(tmp_path, "done", 0)
+    assert state_of(tmp_path) == "done"
+    assert state_of(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize("launcher", ["serial", "joblib"])
@@ -172,11 +175,11 @@ def test_an_interrupted_sweep_starts_nothing_more(start: Start, lab: Path, outsi
     words = [*outside, f"launcher={launcher}", "policy.trouble=sleep", "seed=1,2,3,4", "hydra.sweep.dir=s"]
     process = start("train", "-m", *words)
     wanted = 2 if launcher == "joblib" else 1
-    _until(lambda: sum(runs.is_locked(path) for path in (lab / "s").glob("seed=*")) == wanted, 60)
+    _until(lambda: sum(is_locked(path) for path in (lab / "s").glob("seed=*")) == wanted, 60)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    states = [runs.state_of(next(iter((lab / "s").glob(f"seed={seed}-*")), lab / "none")) for seed in (1, 2, 3, 4)]
+    states = [state_of(next(iter((lab / "s").glob(f"seed={seed}-*")), lab / "none")) for seed in (1, 2, 3, 4)]
     assert states.count("interrupted") == wanted
     assert states.count(None) == 4 - wanted
     assert f"{4 - wanted} not started" in out
@@ -186,7 +189,7 @@ def test_a_sweep_keeps_what_is_done(door: Run, lab: Path, outside: list[str]) ->
     words = ["train", "-m", *outside, "policy.trouble=config", "seed=1,2", "hydra.sweep.dir=s"]
     door(*words)
     first = next((lab / "s").glob("seed=1-*"))
-    runs.ended(first, "done", 0)
+    mark_ended(first, "done", 0)
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in first.iterdir()}
     ended = door(*words)
     assert "2 jobs in s, 1 of them done before" in ended.stdout
@@ -199,33 +202,31 @@ def test_a_sweep_keeps_what_is_done(door: Run, lab: Path, outside: list[str]) ->
 
 
 def test_claims(tmp_path: Path) -> None:
-    wanted = job.Job(run_dir=tmp_path / "r", config={"verb": "train", "seed": 1})
-    assert job.claim(wanted, again=False) == "start"
-    runs.started(wanted.run_dir, 1, runs.config_hash(wanted.config))
-    runs.ended(wanted.run_dir, "failed", 1)
-    assert job.claim(wanted, again=True) == "resume"
-    sft = job.Job(run_dir=wanted.run_dir, config={"verb": "train", "seed": 2})
+    wanted = process.Job(run_dir=tmp_path / "r", config={"verb": "train", "seed": 1})
+    assert process.claim(wanted, again=False) == "start"
+    mark_started(wanted.run_dir, 1, config_hash(wanted.config))
+    mark_ended(wanted.run_dir, "failed", 1)
+    assert process.claim(wanted, again=True) == "resume"
+    sft = process.Job(run_dir=wanted.run_dir, config={"verb": "train", "seed": 2})
     with pytest.raises(ConfigError, match="another config"):
-        job.claim(sft, again=True)
+        process.claim(sft, again=True)
 
 
 def test_json_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    runs.write_json(path, {"a": float("nan"), "b": (1, 2.5), "c": Path("x"), "d": {1: None}})
+    write_json(path, {"a": float("nan"), "b": (1, 2.5), "c": Path("x"), "d": {1: None}})
     assert json.loads(path.read_text()) == {"a": None, "b": [1, 2.5], "c": "x", "d": {"1": None}}
     with pytest.raises(TypeError):
-        runs.write_text(path, None)  # type: ignore[arg-type]
+        write_text(path, None)  # type: ignore[arg-type]
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
     path.write_text('{"torn": ')
-    assert runs.read_json(path) is None
+    assert read_json(path) is None
 
 
 def test_hash_of_what_decides_the_numbers() -> None:
     base = {"seed": 0, "run_dir": "a", "name": "x", "resume": None, "tracker": {"_target_": "t"}}
-    assert runs.config_hash(base) == runs.config_hash(
-        base | {"run_dir": "b", "name": "y", "resume": "b", "tracker": {}}
-    )
-    assert runs.config_hash(base) != runs.config_hash(base | {"seed": 1})
+    assert config_hash(base) == config_hash(base | {"run_dir": "b", "name": "y", "resume": "b", "tracker": {}})
+    assert config_hash(base) != config_hash(base | {"seed": 1})
 
 
 @pytest.mark.parametrize(
@@ -241,7 +242,7 @@ def test_hash_of_what_decides_the_numbers() -> None:
     ],
 )
 def test_secrets_are_masked(words: list[str], kept: list[str]) -> None:
-    assert provenance.masked(words) == kept
+    assert environment.masked(words) == kept
 
 
 def test_progress_is_written_and_shown(tmp_path: Path) -> None:
@@ -249,13 +250,13 @@ def test_progress_is_written_and_shown(tmp_path: Path) -> None:
     writer = ProgressWriter(run_dir, total_steps=10, first_step=4, interval_s=60)
     writer.update("train", 5, reward=0.25)
     writer.update("train", 6, reward=0.5)
-    assert (runs.read_json(run_dir / runs.PROGRESS) or {})["step"] == 5
+    assert (read_json(run_dir / PROGRESS) or {})["step"] == 5
     writer.update("validate", 6, giou=0.125)
-    state = runs.read_json(run_dir / runs.PROGRESS) or {}
+    state = read_json(run_dir / PROGRESS) or {}
     assert set(state) == {"phase", "step", "total_steps", "reward", "giou", "eta_s", "message"}
     assert (state["step"], state["total_steps"], state["reward"], state["giou"]) == (6, 10, 0.5, 0.125)
     writer.update("done", 10)
-    assert (runs.read_json(run_dir / runs.PROGRESS) or {})["eta_s"] == 0
+    assert (read_json(run_dir / PROGRESS) or {})["eta_s"] == 0
     out = StringIO()
     watcher = ProgressWatcher(Console(file=out, width=60), lambda: [run_dir])
     watcher.print_moved()

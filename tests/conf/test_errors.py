@@ -36,7 +36,7 @@ CASES: list[tuple[str, list[str]]] = [
     ("data.train_size=many", ["data.train_size='many'", "must be int"]),
     ("data.train_size=???", ["data.train_size", "has no default"]),
     ("data._target_=os.system", ["data._target_='os.system'", "trusted_modules"]),
-    ("data._target_=grasp_rl.data.synthetic.Nothing", ["itself defines", "SyntheticSource"]),
+    ("data._target_=grasp_rl.data.synthetic.dataset.Nothing", ["itself defines", "SyntheticSource"]),
     ("+data._partial_=true", ["data._partial_", "no such argument"]),
     ("seed=${oc.env:HOME}", ["seed", "does not read the environment"]),
     ("seed=${nowhere}", ["seed", "nowhere"]),

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from grasp_rl import schema
-from grasp_rl.config import ConfigError
-from grasp_rl.worker import build
+from grasp_rl.config import targets
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.launch.worker import build
 
 CANARY = "canary"
 TOUCH = f"touch {CANARY}"
-GOOD = {"_target_": "grasp_rl.data.synthetic.SyntheticSource"}
+GOOD = {"_target_": "grasp_rl.data.synthetic.dataset.SyntheticSource"}
 
 TARGETS: list[Any] = [
     "os.system",
@@ -41,19 +41,19 @@ TARGETS: list[Any] = [
     "numpy.load",
     "hydra.utils.instantiate",
     "omegaconf.OmegaConf.register_new_resolver",
-    "grasp_rl.launch.subprocess.run",
-    "grasp_rl.launch.main",
-    "grasp_rl.job.Job",
-    "grasp_rl.cli.os.system",
-    "grasp_rl.data.synthetic.np.load",
-    "grasp_rl.data.synthetic.ConfigError",
-    "grasp_rl.data.synthetic.SyntheticSource.split",
-    "grasp_rl.data.cues.cues_from_masks",
-    "grasp_rl.data.synthetic._private",
-    "grasp_rl.data.synthetic.__builtins__",
-    "grasp_rl.data.synthetic",
+    "grasp_rl.launch.main.subprocess.run",
+    "grasp_rl.launch.main.main",
+    "grasp_rl.launch.process.Job",
+    "grasp_rl.cli.main.os.system",
+    "grasp_rl.data.synthetic.dataset.np.load",
+    "grasp_rl.data.synthetic.dataset.ConfigError",
+    "grasp_rl.data.synthetic.dataset.SyntheticSource.split",
+    "grasp_rl.data.weak_labels.cues_from_masks",
+    "grasp_rl.data.synthetic.dataset._private",
+    "grasp_rl.data.synthetic.dataset.__builtins__",
+    "grasp_rl.data.synthetic.dataset",
     "grasp_rl.data..synthetic.SyntheticSource",
-    "grasp_rl.data.synthetic.SyntheticSource ",
+    "grasp_rl.data.synthetic.dataset.SyntheticSource ",
     "grasp_rl.data/synthetic.SyntheticSource",
     "grasp_rl.datasets.Evil",
     "grasp_rl.data.nowhere.Evil",
@@ -86,9 +86,9 @@ SHAPES: list[Any] = [
 def test_targets_are_refused(target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"policy\._target_"):
-        schema.check({"_target_": target}, (), "policy")
+        targets.check({"_target_": target}, (), "policy")
     with pytest.raises(ConfigError):
-        schema.instantiate({"_target_": target, "command": TOUCH})
+        targets.instantiate({"_target_": target, "command": TOUCH})
     assert not (tmp_path / CANARY).exists()
 
 
@@ -96,7 +96,7 @@ def test_targets_are_refused(target: Any, tmp_path: Path, monkeypatch: pytest.Mo
 def test_shapes_are_refused(node: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError):
-        schema.instantiate(node)
+        targets.instantiate(node)
     assert not (tmp_path / CANARY).exists()
 
 
@@ -105,7 +105,7 @@ def test_shapes_are_refused(node: Any, tmp_path: Path, monkeypatch: pytest.Monke
 )
 def test_modules_that_cannot_be_trusted(name: Any) -> None:
     with pytest.raises(ConfigError, match="trusted_modules"):
-        schema.check_trusted([name])
+        targets.check_trusted([name])
 
 
 @pytest.mark.parametrize(
@@ -120,11 +120,11 @@ def test_modules_that_cannot_be_trusted(name: Any) -> None:
 )
 def test_arguments_are_checked(extra: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        schema.check(GOOD | extra, (), "data")
+        targets.check(GOOD | extra, (), "data")
 
 
 def test_the_whole_is_built() -> None:
-    source = schema.instantiate(GOOD | {"train_size": 5})
+    source = targets.instantiate(GOOD | {"train_size": 5})
     assert len(source.split("train")) == 5
 
 
@@ -138,13 +138,13 @@ def _reward(**extra: Any) -> dict[str, Any]:
 def test_outside_classes_need_trust(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(lab))
     with pytest.raises(ConfigError, match="trusted_modules"):
-        schema.check(_reward())
-    schema.check(_reward(), LAB)
-    schema.check(_reward(), ("outside_lab.parts",))
-    schema.check({"_target_": "outside_lab.parts.make_reward"}, LAB)
+        targets.check(_reward())
+    targets.check(_reward(), LAB)
+    targets.check(_reward(), ("outside_lab.parts",))
+    targets.check({"_target_": "outside_lab.parts.make_reward"}, LAB)
     for near in (("outside",), ("outside_la",), ("outside_lab.part",)):
         with pytest.raises(ConfigError, match="trusted_modules"):
-            schema.check(_reward(), near)
+            targets.check(_reward(), near)
     assert "outside_lab.parts" not in sys.modules
 
 
@@ -167,12 +167,12 @@ def test_outside_classes_need_trust(lab: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_outside_arguments(lab: Path, monkeypatch: pytest.MonkeyPatch, node: dict[str, Any], said: str) -> None:
     monkeypatch.syspath_prepend(str(lab))
     with pytest.raises(ConfigError, match=said):
-        schema.check(node, LAB)
+        targets.check(node, LAB)
 
 
 def test_inner_components_are_built_first(lab: Path) -> None:
     code = (
-        "from grasp_rl.schema import instantiate\n"
+        "from grasp_rl.config.targets import instantiate\n"
         "r = instantiate({'_target_': 'outside_lab.parts.AreaReward', 'threshold': 1, 'names': ['a'],"
         " 'inner': {'_target_': 'outside_lab.parts.Part'}}, ['outside_lab'])\n"
         "assert type(r.inner).__name__ == 'Part' and r.names == ['a'], r\n"
@@ -183,9 +183,9 @@ def test_inner_components_are_built_first(lab: Path) -> None:
 def test_worker_takes_trust_from_its_command_line_only(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(lab))
     part = {"_target_": "outside_lab.parts.Part"}
-    raw = dict.fromkeys(schema.COMPONENTS, part) | {"trusted_modules": ["outside_lab"]}
+    raw = dict.fromkeys(targets.COMPONENTS, part) | {"trusted_modules": ["outside_lab"]}
     with pytest.raises(ConfigError, match="trusted_modules"):
-        build(schema.to_config(raw))
+        build(targets.to_config(raw))
 
 
 @pytest.mark.parametrize(
@@ -206,5 +206,5 @@ def test_resolved_configs_are_checked(tmp_path: Path, text: str, said: str) -> N
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=said):
-        schema.load_config(path)
+        targets.load_config(path)
     assert not (tmp_path / CANARY).exists()

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from grasp_rl import allocator
+from grasp_rl.utils import memory
 
 STEPS = 8
 WORDS = [
@@ -32,8 +32,8 @@ ENGINES = {"local": ["engine=local"], "zero3x2": ["engine=zero3", "engine.nproc=
 
 def start(run_dir: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
     """The same line begins the run and goes on with it."""
-    command = [sys.executable, "-m", "grasp_rl.cli", "train", f"run_dir={run_dir}", "resume=auto", *words]
-    environment = allocator.environment() | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "grasp_rl.cli.main", "train", f"run_dir={run_dir}", "resume=auto", *words]
+    environment = memory.environment() | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )

@@ -23,8 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import harness
 
-from grasp_rl import allocator, checkpoints, runs
-from grasp_rl.config import (
+from grasp_rl.config.schema import (
     AlgorithmConfig,
     CheckpointConfig,
     EvaluationConfig,
@@ -34,18 +33,22 @@ from grasp_rl.config import (
     RolloutConfig,
     RunConfig,
 )
-from grasp_rl.data.synthetic import SyntheticSource
-from grasp_rl.generators.in_process import InProcess
-from grasp_rl.judge import Judge
-from grasp_rl.policies.tiny import TinyPolicy
-from grasp_rl.prompting import format_answer
-from grasp_rl.protocols import Components, CoordinateFrame
+from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.interfaces import Components, CoordinateFrame
+from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.prompts.render import format_answer
 from grasp_rl.rewards.grasp import GraspReward
 from grasp_rl.rewards.think2seg import Think2SegReward
+from grasp_rl.rollouts.generators.in_process import InProcess
+from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.runs import checkpoints
+from grasp_rl.runs.run_dir import run_lock, state_of
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.tracking.null import NullTracker
-from grasp_rl.train import Trainer
+from grasp_rl.training.trainer import Trainer
 from grasp_rl.types import Answer, Completion, FinishReason, MaskPrediction, RewardBreakdown, SpatialPrompt
+from grasp_rl.utils import memory
+from grasp_rl.utils.files import read_json
 
 deepspeed = pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install 'grasp-rl[train]'")
 
@@ -83,7 +86,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(whole: tuple[Path, list[st
     process.communicate(timeout=60)
     assert time.monotonic() - begun < 10 * max(1.0, os.getloadavg()[0] / 2)  # seconds of a machine with two cores
     assert process.returncode == 130
-    assert runs.state_of(run_dir) == "interrupted"
+    assert state_of(run_dir) == "interrupted"
     steps = checkpoints.steps(run_dir)
     assert steps[-1] >= 3  # saved where no checkpoint was due
     assert checkpoints.damage(checkpoints.folder_of(run_dir, steps[-1])) is None
@@ -103,7 +106,7 @@ def test_a_rank_that_is_gone_takes_the_others_with_it(tmp_path: Path, number: in
     process = harness.start(run_dir, words)
     assert harness.wait_for(process, lambda: harness.rows(run_dir) >= 1)
     members = harness.family(process.pid)
-    workers = [pid for pid in members if b"grasp_rl.worker" in _command(pid) and _rank(pid) == 1]
+    workers = [pid for pid in members if b"grasp_rl.launch.worker" in _command(pid) and _rank(pid) == 1]
     assert len(workers) == 1
     os.kill(workers[0], number)
     begun = time.monotonic()
@@ -233,8 +236,8 @@ def test_three_such_steps_in_a_row_stop_the_run(tmp_path: Path) -> None:
 def test_a_gradient_that_is_no_number_is_skipped_on_all_ranks(tmp_path: Path, engine: str) -> None:
     code = """
 import sys, torch
-from grasp_rl.config import EngineConfig, OptimizerConfig
-from grasp_rl.engines.zero import ZeroEngine
+from grasp_rl.config.schema import EngineConfig, OptimizerConfig
+from grasp_rl.distributed.deepspeed import ZeroEngine
 if __name__ == "__main__":
     torch.manual_seed(0)
     module = torch.nn.Linear(4, 3)
@@ -381,8 +384,8 @@ def test_a_sweep_of_twelve_with_three_faults(tmp_path: Path) -> None:
         "rollout.judge=inline", "rollout.max_new_tokens=4", "evaluation.max_new_tokens=4", "checkpoint.every=0",
         "seed=1,2,3,4", "algorithm.group_size=2,3,4", f"hydra.sweep.dir={tmp_path / 'sweep'}", "launcher=joblib",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "grasp_rl.cli", "train", *words, "--json"]
-    environment = allocator.environment() | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "grasp_rl.cli.main", "train", *words, "--json"]
+    environment = memory.environment() | {"OMP_NUM_THREADS": "1"}
     sweep = tmp_path / "sweep"
     ends = (signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)
     victims = dict(zip(("group_size=2,seed=1", "group_size=3,seed=2", "group_size=4,seed=3"), ends, strict=True))
@@ -393,7 +396,7 @@ def test_a_sweep_of_twelve_with_three_faults(tmp_path: Path) -> None:
         while waiting and not said.done():
             for status in sweep.glob("*/status.json"):
                 name = next((n for n in waiting if n in status.parent.name), None)
-                if name and (pid := (runs.read_json(status) or {}).get("pid")):
+                if name and (pid := (read_json(status) or {}).get("pid")):
                     os.kill(pid, waiting.pop(name))
             time.sleep(0.05)
         out, told = said.result()
@@ -423,9 +426,9 @@ def test_a_sweep_of_twelve_with_three_faults(tmp_path: Path) -> None:
 def test_two_drivers_do_not_share_a_sweep(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     command = [
-        sys.executable, "-m", "grasp_rl.cli", "train", "-m", "debug=fast", "seed=1,2", f"hydra.sweep.dir={sweep}",
+        sys.executable, "-m", "grasp_rl.cli.main", "train", "-m", "debug=fast", "seed=1,2", f"hydra.sweep.dir={sweep}",
     ]  # fmt: skip
-    with runs.locked(sweep):
+    with run_lock(sweep):
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "a run is going on there" in done.stderr
@@ -433,7 +436,7 @@ def test_two_drivers_do_not_share_a_sweep(tmp_path: Path) -> None:
 
 def test_a_sweep_can_stop_at_the_first_failure(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "grasp_rl.cli", "train", "-m", "debug=fast", "init_from=nowhere", "seed=1,2,3",
+        sys.executable, "-m", "grasp_rl.cli.main", "train", "-m", "debug=fast", "init_from=nowhere", "seed=1,2,3",
         "sweep.on_error=stop", f"hydra.sweep.dir={tmp_path / 'sweep'}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

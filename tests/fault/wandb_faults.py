@@ -76,7 +76,7 @@ def server(mode: str) -> Iterator[str]:
 
 def run(folder: Path, words: list[str], url: str | None) -> dict[str, Any]:
     """One training; its exit code, metrics and median step."""
-    command = [sys.executable, "-m", "grasp_rl.cli", "train", f"run_dir={folder}", *WORDS, *words]
+    command = [sys.executable, "-m", "grasp_rl.cli.main", "train", f"run_dir={folder}", *WORDS, *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_API_KEY": "0" * 40}
     environment |= {"WANDB_BASE_URL": url} if url else {}
     begun = time.monotonic()

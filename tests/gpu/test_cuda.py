@@ -9,10 +9,10 @@ import pytest
 import tiny_models
 import torch
 
-from grasp_rl.config import PromptConfig
-from grasp_rl.policies.backbone import ImageSize
-from grasp_rl.policies.hf_vlm import HfVlmPolicy
-from grasp_rl.policies.tiny import TinyPolicy
+from grasp_rl.config.schema import PromptConfig
+from grasp_rl.policies.backbones.base import ImageSize
+from grasp_rl.policies.pretrained import HfVlmPolicy
+from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.segmenters.sam2 import Sam2Segmenter
 from grasp_rl.types import Sample, SpatialPrompt
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from grasp_rl.config import PromptConfig
+from grasp_rl.config.schema import PromptConfig
 from grasp_rl.grpo.advantages import advantages
 from grasp_rl.grpo.loss import LossConfig, StepSize, policy_loss
-from grasp_rl.policies.tiny import TinyPolicy
+from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.types import Sample
 
 pytestmark = pytest.mark.parity

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image as Pillow
 
-from grasp_rl.policies.tiny import WARM_START
-from grasp_rl.types import Record
+from grasp_rl.policies.tiny.policy import WARM_START
+from grasp_rl.utils.files import Record
 
 AERIAL = Path(__file__).parents[1] / "data/aerial"
 WARM = (WARM_START / "config.json").is_file()

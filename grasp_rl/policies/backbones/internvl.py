@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from grasp_rl.policies.backbone import Backbone, ImageSize, Picture, PictureFeatures, PictureInputs
+from grasp_rl.policies.backbones.base import Backbone, ImageSize, Picture, PictureFeatures, PictureInputs
 from grasp_rl.types import Image
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from grasp_rl.config import ConfigError
-from grasp_rl.policies.backbone import Backbone, ImageSize, Picture, PictureFeatures, PictureInputs, squash
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.policies.backbones.base import Backbone, ImageSize, Picture, PictureFeatures, PictureInputs, squash
 from grasp_rl.types import Image
 
 

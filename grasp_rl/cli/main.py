@@ -1,0 +1,114 @@
+"""`grasp-rl`: one console script, a few verbs.
+
+Nothing heavy is imported before a verb is known: help answers at once. train, sft and evaluate speak Hydra's syntax and
+start a worker; the others read their own flags.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+from grasp_rl import __version__
+from grasp_rl.utils import memory
+
+_COMPOSED = ("train", "sft", "evaluate")
+_MODULES = {
+    "plan": "grasp_rl.cli.plan",
+    "predict": "grasp_rl.cli.predict",
+    "export": "grasp_rl.cli.export",
+    "bench": "grasp_rl.bench",
+}
+"""Commands that import torch from their first line on, each in a process of its own."""
+
+_HELP = f"""grasp-rl {__version__}: teach a vision-language policy to point, with GRPO and a frozen promptable segmenter
+
+Usage: grasp-rl VERB [arguments]
+
+  train      train the policy by GRPO               grasp-rl train algorithm.steps=50
+  sft        supervised fine-tuning on cues         grasp-rl sft
+  evaluate   score a policy on a split              grasp-rl evaluate init_from=RUN_FOLDER
+  plan       what a run will take, beforehand       grasp-rl plan policy=qwen2_5_vl_3b --gpu a100_80
+  predict    answer questions about your pictures   grasp-rl predict --help
+  report     tables and figures of finished runs    grasp-rl report FOLDER
+  export     write a policy for others to load      grasp-rl export RUN_FOLDER --out FOLDER --merge
+  data       check and look at a dataset            grasp-rl data --help
+  bench      what a step costs, here and in TRL     grasp-rl bench step
+  doctor     what is installed, what is missing     grasp-rl doctor
+
+  grasp-rl VERB --help     the arguments of a verb; for train, sft and evaluate every option and value
+  grasp-rl VERB --json     one JSON object on stdout, everything else on stderr
+  grasp-rl --version       the version
+
+Tab completion: eval "$(grasp-rl -sc install=bash)" (zsh alike; fish: grasp-rl -sc install=fish | source)
+"""
+
+VERBS = (*_COMPOSED, "plan", "predict", "report", "export", "data", "bench", "doctor")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("--help", "-h", "help"):
+        sys.stdout.write(_HELP)
+        return 0
+    if words[0] in ("--version", "-V"):
+        sys.stdout.write(f"grasp-rl {__version__}\n")
+        return 0
+    if words[0] in ("-sc", "--shell-completion"):
+        return _complete(words)
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        sys.stderr.write(f"grasp-rl: {verb}: no such verb{hint} Verbs: {', '.join(VERBS)}\n")
+        return 2
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a trusted module or pkg:// config may lie in the working directory
+    return _run(verb, rest)
+
+
+def _run(verb: str, rest: list[str]) -> int:
+    if verb in _COMPOSED:
+        from grasp_rl.launch import main as launcher
+
+        return launcher.main(verb, rest)
+    if verb in _MODULES:
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, "-P", "-m", _MODULES[verb], *rest], memory.environment())
+    if verb == "report":
+        from grasp_rl.reporting import render
+
+        return render.main(rest)
+    if verb == "data":
+        from grasp_rl.cli import data as data_cli
+
+        return data_cli.main(rest)
+    from grasp_rl.cli import doctor
+
+    return doctor.main(rest)
+
+
+def _complete(words: list[str]) -> int:
+    """Answer the shell: the verbs for the first word, what Hydra knows for those after it."""
+    from grasp_rl.launch import main as launcher
+
+    if not any(word.startswith("query=") for word in words):
+        return launcher.main("train", words)
+    line = os.environ.get("COMP_LINE", "")
+    parts = line.split()
+    if len(parts) < 2 or (len(parts) == 2 and not line.endswith(" ")):
+        typed = parts[1] if len(parts) == 2 else ""
+        sys.stdout.write("\n".join(verb for verb in VERBS if verb.startswith(typed)) + "\n")
+        return 0
+    if parts[1] not in _COMPOSED:
+        return 0
+    kept = [part for part in parts[2:] if part not in ("--json", "--report")]
+    os.environ["COMP_LINE"] = " ".join([parts[0], *kept]) + (" " if line.endswith(" ") or not kept else "")
+    return launcher.main(parts[1], words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

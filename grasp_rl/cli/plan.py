@@ -1,0 +1,221 @@
+"""`grasp-rl plan`: memory, time and disk of a run or a sweep, before anything runs.
+
+Counts come from the config and the model's shape, peaks from the makers' data sheets. No GPU has been measured by this
+project: what a step reaches of the peaks is assumed, see grasp_rl/planning/hardware.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from grasp_rl.bench.calibrate import corrected, correction
+from grasp_rl.config import messages
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import RunConfig
+from grasp_rl.config.targets import to_config
+from grasp_rl.launch import compose
+from grasp_rl.launch.process import Job
+from grasp_rl.planning.advice import MORE_DEVICES, advice
+from grasp_rl.planning.estimate import Assumptions, Estimate, estimate, picture_of, text_tokens
+from grasp_rl.planning.hardware import DEVICES, Device, device_of
+from grasp_rl.utils.files import Record, to_json
+
+DOES_NOT_FIT = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``grasp-rl plan <argv>``: exit 0 where everything fits, 3 where something does not, 2 for a wrong line."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except (ConfigError, OSError) as error:
+        sys.stderr.write(f"grasp-rl plan: {messages.of_system(error)}\n")
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="grasp-rl plan",
+        usage="grasp-rl plan [the words of grasp-rl train, -m for a sweep included] [flags]",
+        description=(__doc__ or "").splitlines()[0],
+        epilog="Exit code 0: all of it fits. 3: something does not. 2: the command line is wrong.",
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument("--gpu", metavar="NAME", help=f"{', '.join(DEVICES)} or cpu (default: h100)")
+    parser.add_argument("--gpus", type=int, metavar="N", help="how many there are: engine.nproc, and what is advised")
+    parser.add_argument("--memory-gib", type=float, metavar="X", help="its memory, if not the usual")
+    parser.add_argument("--tflops", type=float, metavar="X", help="its peak of dense bfloat16, 10^12 a second")
+    parser.add_argument("--bandwidth-gbs", type=float, metavar="X", help="its peak bandwidth, 10^9 bytes a second")
+    parser.add_argument(
+        "--prompt-tokens", type=int, metavar="N", help="beside the picture (default: about what templates take)"
+    )
+    parser.add_argument(
+        "--completion-tokens", type=int, metavar="N", help="mean length (default: rollout.max_new_tokens)"
+    )
+    parser.add_argument("--picture", metavar="WxH", help="pixels (default: the largest that the policy takes)")
+    parser.add_argument(
+        "--calibrate", type=Path, metavar="STEP_JSON",
+        help="of `grasp-rl bench step` on such a device: say how it is predicted; with --gpu, correct the plan by it",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return parser
+
+
+def _run(words: list[str]) -> int:
+    flags, rest = _flags(words)
+    console = Console(stderr=flags.json, highlight=False, markup=False, soft_wrap=True)
+    device = device_of(flags.gpu or "h100", flags.memory_gib, flags.tflops, flags.bandwidth_gbs)
+    found: Record | None = None
+    if flags.calibrate:
+        found = correction(flags.calibrate, device if flags.gpu else device_of("cpu", None, None, None))
+        console.print(found["sentence"])
+        if not flags.gpu:
+            _print_json(flags, {"calibration": found})
+            return 0
+        device = corrected(device, found["ratio"])
+    planned = [_planned(job, flags, device) for job in _jobs(rest)]
+    console.print(_bill(planned[0].bill, device) if len(planned) == 1 else _table(planned))
+    told = {}
+    for job in planned:
+        if not job.bill.fits:
+            told[job.name] = advice(job.config, device, job.assumed, flags.gpus)
+            console.print(_said(job.name if len(planned) > 1 else "it", job.bill, device, told[job.name], flags.gpus))
+    console.print(_assumed(planned, flags))
+    if not device.measured:
+        console.print(
+            f"Assumed, not measured on a GPU: {device.compute_share:.0%} of the peak arithmetic in forward and "
+            f"backward, {device.bandwidth_share:.0%} of the peak bandwidth in decoding, {device.reserve:.0%} more "
+            "memory than is held."
+        )
+    _print_json(flags, _as_record(device, planned, told) | ({"calibration": found} if found else {}))
+    return DOES_NOT_FIT if told else 0
+
+
+def _flags(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Our own flags, and the words that are Hydra's."""
+    try:
+        flags, rest = _parser().parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from error
+    for name in ("gpus", "prompt_tokens", "completion_tokens"):
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be >= 1")
+    return flags, rest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One job and its bill."""
+
+    name: str
+    config: RunConfig
+    assumed: Assumptions
+    bill: Estimate
+
+
+def _planned(job: Job, flags: argparse.Namespace, device: Device) -> Planned:
+    config = to_config(job.config)
+    if flags.gpus and config.engine.name != "local":
+        config.engine = replace(config.engine, nproc=flags.gpus, nnodes=1, node_rank=None)
+    assumed = Assumptions(
+        prompt_tokens=flags.prompt_tokens,
+        completion_tokens=flags.completion_tokens,
+        picture=picture_of(config, _picture(flags.picture)),
+    )
+    bill = estimate(config, device, assumed)
+    return Planned(name=job.run_dir.name, config=config, assumed=assumed, bill=bill)
+
+
+def _jobs(words: list[str]) -> list[Job]:
+    """The jobs that `grasp-rl train` would run."""
+    flags = compose.parse_flags([*words, "verb=train"])
+    trusted = compose.trusted_on(flags.overrides)
+    with compose.hydra("train") as engine:
+        if flags.multirun or compose.is_sweep(engine, flags.overrides):
+            jobs = compose.sweep(engine, flags.overrides, trusted)[1]
+            if not jobs:
+                raise ConfigError("hydra/sweeper: decides its jobs while it runs; plan one of them")
+            return jobs
+        return [compose.single(engine, flags.overrides, trusted)]
+
+
+def _picture(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise ConfigError(f"--picture {text}: must be WIDTHxHEIGHT in pixels, for example 840x840")
+    return int(width), int(height)
+
+
+def _bill(bill: Estimate, device: Device) -> Table:
+    table = Table("", "", box=None, pad_edge=False, show_header=False)
+    for part, gib in bill.memory.items():
+        if gib >= 0.005:
+            share = f" of {device.memory_gib:.0f} on {device.name}" if part == "peak" else ""
+            table.add_row(f"memory: {part}", f"{gib:.2f} GiB{share}")
+    for phase, seconds in bill.seconds.items():
+        table.add_row(f"seconds: {phase}", f"{seconds:.2f}")
+    for phase, hours in bill.hours.items():
+        table.add_row(f"hours: {phase}", f"{hours:.2f}")
+    table.add_row("device-hours", f"{bill.device_hours:.2f} on {bill.devices}")
+    for part, gib in bill.disk.items():
+        if gib >= 0.005 or part == "total":
+            table.add_row(f"disk: {part}", f"{gib:.2f} GiB")
+    return table
+
+
+def _table(planned: Sequence[Planned]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("job", "peak GiB", "s/step", "device-hours", "disk GiB", "fits"):
+        table.add_column(heading, overflow="fold", no_wrap=heading != "job")
+    for job in planned:
+        bill = job.bill
+        numbers = (bill.memory["peak"], bill.seconds["step"], bill.device_hours, bill.disk["total"])
+        table.add_row(job.name, *(f"{number:.2f}" for number in numbers), "yes" if bill.fits else "no")
+    hours, disk = sum(job.bill.device_hours for job in planned), sum(job.bill.disk["total"] for job in planned)
+    table.add_row(f"{len(planned)} jobs", "", "", f"{hours:.2f}", f"{disk:.2f}", "")
+    return table
+
+
+def _said(name: str, bill: Estimate, device: Device, told: list[str] | None, devices: int | None) -> str:
+    needs = f"{name} needs {bill.memory['peak']:.1f} GiB, {device.name} has {device.memory_gib:.0f}"
+    if told is None:
+        many = f"{devices} of them" if devices else f"up to {MORE_DEVICES[-1]} of them"
+        return f"{needs}; no key makes it fit, not even on {many}: take a smaller policy or a larger device"
+    return f"{needs}; it fits with {' '.join(told)}"
+
+
+def _assumed(planned: Sequence[Planned], flags: argparse.Namespace) -> str:
+    sizes = " and ".join(dict.fromkeys("{} x {}".format(*job.assumed.picture) for job in planned))
+    length = f"of {flags.completion_tokens} tokens" if flags.completion_tokens else "as long as they may be"
+    text = " or ".join(dict.fromkeys(str(text_tokens(job.config, job.assumed)) for job in planned))
+    alone = all(job.bill.devices == 1 for job in planned)
+    return (
+        f"Assumed: pictures of {sizes}, {text} tokens of a prompt beside them, completions {length}, "
+        f"{Assumptions.validation} answers where a validation or test has no limit"
+        f"{'' if alone else ', no time lost between devices and host'}."
+    )
+
+
+def _as_record(device: Device, planned: Sequence[Planned], told: Mapping[str, list[str] | None]) -> Record:
+    jobs = [
+        {"job": job.name, **asdict(job.bill), "picture": job.assumed.picture, "advice": told.get(job.name)}
+        for job in planned
+    ]
+    return {"device": asdict(device), "jobs": jobs}
+
+
+def _print_json(flags: argparse.Namespace, record: Record) -> None:
+    if flags.json:
+        sys.stdout.write(json.dumps(to_json(record), allow_nan=False) + "\n")

@@ -1,0 +1,238 @@
+"""`grasp-rl predict`: one picture and one question in, a mask, an overlay and the answer out.
+
+Without ``--run`` the shipped tiny policy answers and GrabCut segments; overrides swap and tune them as everywhere
+(``policy=... segmenter=...``). With it, the run's own config and its best checkpoint are used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.messages import of_system
+from grasp_rl.config.schema import RunConfig
+from grasp_rl.config.targets import COMPONENTS, check, instantiate, load_raw, to_config
+from grasp_rl.data.image_io import read_image, write_image
+from grasp_rl.distributed.engine import pick_device
+from grasp_rl.interfaces import Segmenter
+from grasp_rl.launch import compose
+from grasp_rl.prompts.parse import parse
+from grasp_rl.rollouts.reward_pipeline import no_masks
+from grasp_rl.runs import checkpoints
+from grasp_rl.runs.run_dir import CONFIG
+from grasp_rl.types import Answer, BoolMask, Image
+from grasp_rl.utils.files import Record, to_json, write_json
+from grasp_rl.utils.visualization import PANEL, draw_overlay, with_caption
+
+MAX_QUERY = 2000
+_MAX_SIDE = 1600  # of an overlay, in pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the pipeline made of one picture and question."""
+
+    text: str
+    """What the policy wrote."""
+    answer: Answer
+    mask: BoolMask
+    """[H, W] all instances together, at the picture's own size."""
+    policy_s: float
+    segmenter_s: float
+
+
+class Predictor:
+    """A policy and a segmenter, ready to answer.
+
+    Args:
+        config: a resolved run.
+        source: a run, checkpoint or policy folder to take the weights from; None keeps those the config names.
+        trusted: modules trusted on the command line.
+
+    Raises:
+        ConfigError: a part cannot be built, or there are no weights in ``source``.
+    """
+
+    def __init__(self, config: RunConfig, source: Path | None = None, trusted: Sequence[str] = ()) -> None:
+        for name, node in (("segmenter", config.segmenter), ("policy", config.policy)):
+            check(node, trusted, name)
+        torch.set_num_threads(config.engine.threads)
+        device = pick_device(config.engine)
+        self.config = config
+        self.segmenter: Segmenter = instantiate(config.segmenter, trusted, "segmenter")
+        self.policy: Any = instantiate(config.policy, trusted, "policy").to(device).eval()
+        self.weights = checkpoints.find_policy(source) if source is not None else None
+        if self.weights is not None:
+            self.policy.load_weights(self.weights)
+
+    def predict(self, image: Image, query: str) -> Prediction:
+        """Answer ``query`` about ``image`` [H, W, 3] uint8 RGB, greedily.
+
+        Raises:
+            ConfigError: the query is empty, too long, or holds text that is reserved for the policy's own tokens.
+        """
+        check_query(query, self.policy.tokenizer.all_special_tokens)
+        began = time.perf_counter()
+        with torch.no_grad():
+            prompt = self.policy.encode(image, query, self.config.prompt)
+            embedded, length = self.policy.embed([prompt]), self.config.evaluation.max_new_tokens
+            text = self.policy.generate(embedded, None, group_size=1, max_new_tokens=length)[0][0].text
+        answered = time.perf_counter()
+        answer = parse(text, self.config.prompt, prompt.frame, self.config.parsing)
+        masks = no_masks((image.shape[0], image.shape[1]))
+        if answer.prompts:
+            masks = self.segmenter.decode(self.segmenter.encode(image), answer.prompts)
+        if masks.error is not None:
+            raise ConfigError(f"segmenter: could not segment the answer ({masks.error})")
+        return Prediction(
+            text=text,
+            answer=answer,
+            mask=masks.union,
+            policy_s=answered - began,
+            segmenter_s=time.perf_counter() - answered,
+        )
+
+
+def check_query(query: str, reserved: Sequence[str] = ()) -> None:
+    """Demand a question that can be asked.
+
+    Raises:
+        ConfigError: it is empty, too long, or holds one of the ``reserved`` tokens of a policy.
+    """
+    if not query.strip():
+        raise ConfigError("--query: is empty; say what to look for, such as --query 'where could a boat land'")
+    if len(query) > MAX_QUERY:
+        raise ConfigError(f"--query: has {len(query)} characters, must have at most {MAX_QUERY}")
+    for token in reserved:
+        if token in query:
+            raise ConfigError(f"--query: holds {token!r}, which is reserved for the policy's own tokens")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``grasp-rl predict <argv>`` and return its exit code."""
+    arguments = _parser().parse_intermixed_args(argv)
+    try:
+        check_query(arguments.query)
+        image = read_image(arguments.image)
+        trusted = compose.trusted_on(arguments.overrides)
+        if trusted and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        config = read_config(arguments.run, arguments.prompt, arguments.segmenter, arguments.overrides)
+        parsing = replace(config.parsing, repair=arguments.repair)
+        if arguments.repair:
+            parsing = replace(parsing, require_fence=False)
+        source = arguments.run or (Path(config.init_from) if config.init_from else None)
+        predictor = Predictor(replace(config, parsing=parsing), source, trusted)
+        prediction = predictor.predict(image, arguments.query)
+        written = write(arguments.out, arguments.image, arguments.query, image, prediction, predictor)
+    except (ConfigError, OSError) as error:
+        message = of_system(error)
+        sys.stderr.write(f"grasp-rl predict: {message}\n")
+        if arguments.json:
+            refusal = {"state": "refused", "error": {"type": type(error).__name__, "message": message}}
+            sys.stdout.write(json.dumps(refusal) + "\n")
+        return 2 if isinstance(error, ConfigError) else 1
+    sys.stdout.write(json.dumps(to_json(written)) + "\n" if arguments.json else _told(written))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="grasp-rl predict", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("image", type=Path, help="a picture: PNG, JPEG, TIFF, WebP, JPEG 2000, BMP, GIF or PPM")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for grasp-rl evaluate")
+    parser.add_argument("--query", required=True, help="what to look for, in plain words")
+    parser.add_argument("--run", type=Path, help="a run folder: its config and its best, else newest, checkpoint")
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/predict"), help="where to write (default: %(default)s)"
+    )
+    parser.add_argument("--prompt", metavar="SCHEME", help="a prompt scheme of conf/prompt")
+    parser.add_argument("--segmenter", metavar="NAME", help="a segmenter of conf/segmenter")
+    parser.add_argument(
+        "--repair", action=argparse.BooleanOptionalAction, default=True, help="mend broken JSON (default: yes)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return parser
+
+
+def read_config(run: Path | None, scheme: str | None, segmenter: str | None, overrides: Sequence[str]) -> RunConfig:
+    """The config to predict with: a run's own, or the defaults, with what the command line changes.
+
+    Raises:
+        ConfigError: naming the key, what was found and what is valid.
+    """
+    groups = [f"{group}={name}" for group, name in (("prompt", scheme), ("segmenter", segmenter)) if name]
+    words = ["verb=evaluate", *groups, *([] if run else overrides)]
+    with compose.hydra("predict") as engine:
+        composed = to_config(compose.single(engine, words, compose.trusted_on(words)).config)
+    if run is None:
+        return composed
+    changed: Any = OmegaConf.create(load_raw(run / CONFIG))
+    for override in compose.parse_overrides(overrides):
+        if override.key_or_group in (*COMPONENTS, "prompt"):
+            raise ConfigError(f"{override.input_line}: goes without --run; with it, use --prompt and --segmenter")
+        if override.key_or_group != "trusted_modules":
+            OmegaConf.update(changed, override.key_or_group, override.value(), force_add=override.is_add())
+    config = to_config(OmegaConf.to_container(changed))  # type: ignore[arg-type]
+    prompt = replace(composed.prompt, template=config.prompt.template) if scheme else config.prompt
+    return replace(config, prompt=prompt, segmenter=composed.segmenter if segmenter else config.segmenter)
+
+
+def write(out: Path, path: Path, query: str, image: Image, prediction: Prediction, predictor: Predictor) -> Record:
+    """Write mask, overlay and answer of the picture in ``path`` into ``out``; returns what the .json file holds.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    files = {"mask": out / f"{path.stem}_mask.png", "overlay": out / f"{path.stem}_overlay.png"}
+    write_image(files["mask"], prediction.mask)
+    side = int(np.clip(max(image.shape[:2]), PANEL, _MAX_SIDE))
+    overlay = draw_overlay(image, mask=prediction.mask, prompts=prediction.answer.prompts, side=side)
+    write_image(files["overlay"], with_caption(overlay, query))
+    config, area = predictor.config, int(np.count_nonzero(prediction.mask))
+    record: Record = {
+        "image": str(path),
+        "size": list(image.shape[:2]),
+        "query": query,
+        "text": prediction.text,
+        "thinking": prediction.answer.thinking,
+        "status": str(prediction.answer.status),
+        "prompts": [asdict(prompt) for prompt in prediction.answer.prompts],
+        "mask_area": area,
+        "mask_share": area / prediction.mask.size,
+        "seconds": {"policy": round(prediction.policy_s, 4), "segmenter": round(prediction.segmenter_s, 4)},
+        "policy": config.policy | {"loaded_from": None if predictor.weights is None else str(predictor.weights)},
+        "segmenter": config.segmenter,
+        "prompt": asdict(config.prompt),
+        "files": {name: str(file) for name, file in files.items()},
+    }
+    write_json(out / f"{path.stem}.json", record)
+    return record
+
+
+def _told(record: Record) -> str:
+    """One line for a person."""
+    if record["status"] not in ("ok", "repaired"):
+        found = f"the answer could not be read ({record['status']})"
+    elif not record["prompts"]:
+        found = "nothing in the picture fits"
+    else:
+        count = len(record["prompts"])
+        found = f"{count} instance{'s' * (count != 1)}, {100 * record['mask_share']:.1f} % of the picture"
+    return f"{found}: {record['files']['overlay']}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

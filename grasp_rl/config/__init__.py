@@ -1,0 +1,1 @@
+"""The configuration tree, its errors and the classes that it may name."""

@@ -1,0 +1,136 @@
+"""Errors of OmegaConf and Hydra as one line: the key, what was found, what is valid.
+
+Hydra's errors are known by their attributes, so that the worker's side needs no Hydra.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any, get_type_hints
+
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from grasp_rl.config.schema import RunConfig
+
+_KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "string": "text"}
+
+
+def closest(found: str, choices: Sequence[str]) -> str:
+    """``; did you mean X?`` where a choice is close to ``found``, otherwise nothing.
+
+    Dotted names are compared by their last part.
+    """
+    leaves = {choice.rsplit(".", 1)[-1]: choice for choice in choices if not found.startswith(choice + ".")}
+    near = difflib.get_close_matches(found.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.7)
+    return f"; did you mean {leaves[near[0]]}?" if near else ""
+
+
+def tunables() -> list[str]:
+    """Dotted names of all values of the dataclass tree."""
+    return _leaves(RunConfig, "")
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, for a person, without a line break."""
+    chain = [error]
+    while isinstance(cause := chain[-1].__cause__, Exception):
+        chain.append(cause)
+    for link in chain:
+        if hasattr(link, "missing_cfg_file"):
+            return _missing_option(link, link.missing_cfg_file or "", sorted(getattr(link, "options", None) or ()))
+        if hasattr(link, "override"):
+            return f"{link.override}: cannot be read ({_first_line(link)}); write key=value"
+        if isinstance(link, ConfigAttributeError | ConfigKeyError):
+            return _unknown_key(link, _overridden(error))
+        if isinstance(link, MissingMandatoryValue):
+            return f"{link.full_key}: has no default; give {link.full_key}=VALUE"
+        if isinstance(link, OmegaConfBaseException):
+            return _wrong_value(link, _assigned(error))
+    return _flat(_plain_hydra(error))
+
+
+def of_system(error: Exception) -> str:
+    """The words of a ConfigError or OSError on one line, without error numbers."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return _flat(str(error)) or type(error).__name__
+
+
+def _missing_option(error: Exception, wanted: str, options: list[str]) -> str:
+    group, _, option = wanted.rpartition("/")
+    if not group:
+        return _flat(str(error))
+    valid = "must be one of " + ", ".join(options) if options else f"there is none in {group}"
+    more = "; pip install 'grasp-rl[launch]' adds some" if group == "hydra/launcher" else ""
+    return f"{group}={option}: no such option; {valid}{closest(option, options)}{more}"
+
+
+def _unknown_key(error: OmegaConfBaseException, overridden: str) -> str:
+    key = str(error.full_key or error.key)
+    if overridden and not overridden.startswith(key.split(".", maxsplit=1)[0]):
+        key = f"{overridden}[].{key}"  # inside a list, which OmegaConf leaves out of the name
+    parent = error.parent_node
+    siblings = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
+    prefix = key.rpartition(".")[0] + "." if "." in key else ""
+    known = [prefix + name for name in siblings if name != "hydra"]
+    hint = closest(key, known) or closest(key, tunables())
+    valid = ", ".join(sorted(name.removeprefix(prefix) for name in known))
+    more = f"; +{key}=VALUE passes a further constructor argument" if error.object_type is dict else ""
+    return f"{key}: no such key{hint} Valid: {valid}{more}" if hint else f"{key}: no such key; valid: {valid}{more}"
+
+
+def _wrong_value(error: OmegaConfBaseException, assigned: str | None) -> str:
+    key, text = error.full_key or "config", _first_line(error)
+    if match := re.match(r"Value (.*) of type .* could not be converted to (\w+)", text):
+        found, kind = match.groups()
+        return f"{key}={found}: must be {_KINDS.get(kind, kind)}{_or_null(error)}"
+    if "is not Optional" in text or "assign None" in text:
+        return f"{key}=null: must have a value"
+    text = re.sub(r"^\w+ raised while resolving interpolation: ", "", text)
+    return _flat(f"{assigned or key}: {text}")
+
+
+def _or_null(error: OmegaConfBaseException) -> str:
+    if not dataclasses.is_dataclass(error.object_type):
+        return ""
+    hint = get_type_hints(error.object_type).get(str(error.key))
+    return " or null" if type(None) in getattr(hint, "__args__", ()) else ""
+
+
+def _overridden(error: Exception) -> str:
+    match = re.match(r"Could not override '(.*)'", str(error))
+    return match.group(1) if match else ""
+
+
+def _assigned(error: Exception) -> str | None:
+    match = re.match(r"Error merging override (.*)", str(error))
+    return match.group(1) if match else None
+
+
+def _plain_hydra(error: Exception) -> str:
+    text = str(error)
+    if match := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'", text):
+        return f"{match.group(1)}: several values need -m (a sweep); a list is key=[a,b]"
+    if match := re.search(r"path=(\S+) is not\s+available", text):
+        return f"hydra.searchpath={match.group(1)}: no such folder or package"
+    return text
+
+
+def _leaves(kind: type[Any], prefix: str) -> list[str]:
+    names: list[str] = []
+    for name, hint in get_type_hints(kind).items():
+        names += _leaves(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else [prefix + name]  # type: ignore[arg-type]
+    return names
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith("Error parsing override")), type(error).__name__)
+
+
+def _flat(text: str) -> str:
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())

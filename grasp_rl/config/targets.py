@@ -1,0 +1,198 @@
+"""Components and resolved configs, checked without importing what they name.
+
+A component is a mapping with ``_target_``, the dotted name of a class, and its keyword arguments. A config file must
+not be able to run code, so the name has to be a public class that one of this package's rooms defines in its own
+source, or a class or function defined in a module that the user trusted by name on the command line. Nothing else is
+looked up: no attribute of a module, no re-export, nothing imported by it.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.messages import closest, one_line
+from grasp_rl.config.schema import CONFIG_VERSION, RunConfig
+from grasp_rl.config.signatures import Definition, definitions, fits, signature, source_of
+
+Record = dict[str, Any]
+
+ROOMS = tuple(
+    f"grasp_rl.{room}" for room in ("policies", "segmenters", "rewards", "data", "tracking", "rollouts.generators")
+)
+COMPONENTS = ("policy", "segmenter", "reward", "data", "tracker", "generator")
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Read a resolved ``config.yaml``. Components stay mappings; see :func:`instantiate`.
+
+    Raises:
+        ConfigError: it is not a config of this version, or a value in it cannot be used.
+    """
+    return to_config(load_raw(path))
+
+
+def load_raw(path: str | Path) -> Record:
+    """The mapping in a resolved ``config.yaml``, its version checked and nothing else."""
+    try:
+        raw = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a config ({one_line(error)})") from error
+    if not isinstance(raw, DictConfig):
+        raise ConfigError(f"{path}: not a config (no mapping)")
+    container: Record = OmegaConf.to_container(raw, resolve=False)  # type: ignore[assignment]
+    _refuse_references(container, "")
+    version = container.get("version")
+    if version != CONFIG_VERSION:
+        raise ConfigError(f"{path}: version={version!r}: must be {CONFIG_VERSION}; compose the run anew")
+    return container
+
+
+def to_config(raw: Record) -> RunConfig:
+    """The dataclass tree of ``raw``, every key known and every value in range.
+
+    Raises:
+        ConfigError: naming the key, what was found and what is valid.
+    """
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), raw))
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_line(error)) from error
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def check_components(config: RunConfig, trusted: Sequence[str] = ()) -> None:
+    """Check every component of ``config``, nested ones too.
+
+    Raises:
+        ConfigError: naming the key, what was found and what is valid.
+    """
+    for name in COMPONENTS:
+        node = getattr(config, name)
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise ConfigError(f"{name}={node!r}: must be an option with a _target_")
+        check(node, trusted, name)
+
+
+def check(node: Any, trusted: Sequence[str] = (), key: str = "component") -> None:
+    """Check every ``_target_`` in ``node`` and the arguments given to it, importing nothing.
+
+    Raises:
+        ConfigError: naming the key, what was found and what is valid.
+    """
+    if isinstance(node, list | tuple):
+        for index, item in enumerate(node):
+            check(item, trusted, f"{key}[{index}]")
+    if not isinstance(node, dict):
+        return
+    if "_target_" in node:
+        module, definition = _find(node["_target_"], trusted, key)
+        _bind({name: value for name, value in node.items() if name != "_target_"}, module, definition, key)
+    for name, value in node.items():
+        if name != "_target_" and str(name).startswith("_"):
+            raise ConfigError(f"{key}.{name}: not allowed; a component has _target_ and its constructor's keywords")
+        check(value, trusted, f"{key}.{name}")
+
+
+def check_trusted(modules: Sequence[Any]) -> tuple[str, ...]:
+    """The names given as ``trusted_modules=`` on the command line, refused where they cannot be meant.
+
+    Raises:
+        ConfigError: a name is no module's, or opens the standard library or this whole package.
+    """
+    for name in modules:
+        valid = isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
+        if not valid or name == "grasp_rl" or name.split(".")[0] in sys.stdlib_module_names:
+            raise ConfigError(f"trusted_modules={name!r}: must be the dotted name of a module of your own")
+    return tuple(modules)
+
+
+def instantiate(node: Any, trusted: Sequence[str] = (), key: str = "component") -> Any:
+    """Build the component ``node`` describes, inner ones first; other values are returned as they are.
+
+    Raises:
+        ConfigError: :func:`check` refuses it.
+    """
+    check(node, trusted, key)
+    return _build(node)
+
+
+def _build(node: Any) -> Any:
+    if isinstance(node, list | tuple):
+        return [_build(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    values = {name: _build(value) for name, value in node.items() if name != "_target_"}
+    if "_target_" not in node:
+        return values
+    module, _, name = node["_target_"].rpartition(".")
+    return vars(importlib.import_module(module))[name](**values)
+
+
+def _find(target: Any, trusted: Sequence[str], key: str) -> tuple[str, Definition]:
+    """The module and source of the class that ``target`` names."""
+    where = f"{key}._target_={target!r}"
+    parts = target.split(".") if isinstance(target, str) else []
+    module, name = ".".join(parts[:-1]), parts[-1] if parts else ""
+    own, foreign = _inside(module, ROOMS), _inside(module, trusted)
+    if not all(part.isidentifier() for part in parts) or not (own or foreign):
+        rooms = ", ".join(room.removeprefix("grasp_rl.") for room in ROOMS)
+        raise ConfigError(
+            f"{where}: must be a class defined in grasp_rl.{{{rooms}}}, or in a module that the command line trusts by "
+            "trusted_modules=[NAME]"
+        )
+    if source_of(module) is None:
+        raise ConfigError(f"{where}: there is no source of a module {module}")
+    found = {n: d for n, d in definitions(module).items() if foreign or isinstance(d, ast.ClassDef)}
+    if name not in found:
+        defined = ", ".join(sorted(found)) or "none"
+        raise ConfigError(
+            f"{where}: must be a class that {module} itself defines: {defined}{closest(name, list(found))}"
+        )
+    return module, found[name]
+
+
+def _inside(module: str, parents: Sequence[str]) -> bool:
+    return any(module == parent or module.startswith(parent + ".") for parent in parents)
+
+
+def _bind(values: Record, module: str, definition: Definition, key: str) -> None:
+    accepted = signature(module, definition)
+    valid = ", ".join(accepted.names) or "none"
+    for name in values:
+        if name not in accepted.names and not accepted.takes_any:
+            hint = closest(str(name), accepted.names)
+            raise ConfigError(f"{key}.{name}: {definition.name} has no such argument{hint}; valid: {valid}")
+    for parameter in accepted.parameters:
+        if parameter.name not in values:
+            if parameter.required:
+                raise ConfigError(
+                    f"{key}.{parameter.name}: missing; {definition.name} needs it; give +{key}.{parameter.name}=VALUE"
+                )
+        elif not fits(parameter.annotation, values[parameter.name]):
+            kind = ast.unparse(parameter.annotation) if parameter.annotation else "anything"
+            raise ConfigError(f"{key}.{parameter.name}={values[parameter.name]!r}: must be {kind}")
+
+
+def _refuse_references(node: Any, key: str) -> None:
+    """A resolved config holds no ``${...}``: reading one must not read anything else."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            _refuse_references(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            _refuse_references(value, f"{key}[{index}]")
+    elif isinstance(node, str) and "${" in node:
+        raise ConfigError(f"{key}={node!r}: a resolved config holds no ${{...}}; compose the run anew")

@@ -1,0 +1,1 @@
+"""Drawn overhead scenes with exact masks, as a dataset without a download."""

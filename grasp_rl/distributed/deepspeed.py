@@ -1,0 +1,284 @@
+"""DeepSpeed's ZeRO (arXiv 1910.02054): optimizer, gradients and parameters divided among ranks.
+
+The loop above is the same as on one device. Every rank has whole groups of its own and makes the same number of
+forwards; gradients are of the whole step's loss; parameters are gathered once an optimizer step, for the rollout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import logging
+import math
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import EngineConfig, OptimizerConfig
+from grasp_rl.distributed.engine import Batch, StepReport, learning_rate
+from grasp_rl.distributed.process_group import join, leave
+from grasp_rl.utils.files import Record
+
+log = logging.getLogger(__name__)
+
+STAGES = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3_offload": 3}
+_TAG = "state"
+
+
+def settings(engine: EngineConfig, optimizer: OptimizerConfig, dtype: torch.dtype) -> Record:
+    """DeepSpeed's JSON for our config, the user's own merged in.
+
+    Raises:
+        ConfigError: the user's file cannot be read, or sets what our config sets to something else.
+    """
+    stage = STAGES[engine.name]
+    zero: Record = {"stage": stage, "contiguous_gradients": True, "overlap_comm": False}
+    if stage == 3:
+        zero |= {"stage3_gather_16bit_weights_on_model_save": True, "stage3_param_persistence_threshold": 0}
+    if engine.name == "zero3_offload":
+        zero |= {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+    ours: Record = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": optimizer.max_grad_norm,
+        "steps_per_print": 10**9,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "zero_optimization": zero,
+    }
+    if engine.deepspeed_config is None:
+        return ours
+    try:
+        theirs = json.loads(Path(engine.deepspeed_config).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"engine.deepspeed_config={engine.deepspeed_config!r}: no JSON there ({error})") from error
+    return _merged(ours, theirs, "")
+
+
+_FREE = ("overlap_comm", "contiguous_gradients", "stage3_param_persistence_threshold", "steps_per_print")
+"""What we set only because DeepSpeed's own default is worse here; a user's value wins."""
+
+
+def _merged(ours: Record, theirs: Record, path: str) -> Record:
+    merged = dict(ours)
+    for key, value in theirs.items():
+        where = f"{path}{key}"
+        if isinstance(value, dict) and isinstance(ours.get(key), dict):
+            merged[key] = _merged(ours[key], value, f"{where}.")
+        elif key in ours and value not in (ours[key], "auto") and key not in _FREE:
+            raise ConfigError(
+                f"engine.deepspeed_config: {where}={value!r}, but the run's config says {ours[key]!r}; leave it out, "
+                "or change the run's config"
+            )
+        elif value != "auto":
+            merged[key] = value
+    return merged
+
+
+@contextlib.contextmanager
+def partitioned_loading(engine: EngineConfig, optimizer: OptimizerConfig, dtype: torch.dtype) -> Iterator[None]:
+    """Within the block ``from_pretrained`` gives every rank its part of the parameters only, under ZeRO-3."""
+    if STAGES.get(engine.name) != 3:
+        yield
+        return
+    _quiet_import()
+    join(engine.timeout_s)
+    _init_deepspeed()
+    from transformers.integrations import HfDeepSpeedConfig
+
+    kept = HfDeepSpeedConfig(settings(engine, optimizer, dtype))  # transformers asks for it as long as it lives
+    try:
+        yield
+    finally:
+        del kept
+
+
+class ZeroEngine:
+    """Owns the DeepSpeed engine of ``module``.
+
+    Args:
+        module: the policy; its ``forward`` is what is trained.
+        optimizer: AdamW's settings and schedule.
+        total_steps: length of the schedule.
+        engine: which stage, how the rollout gathers.
+
+    Raises:
+        ConfigError: DeepSpeed is not installed, or the user's own JSON contradicts the run's config.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: OptimizerConfig, total_steps: int, engine: EngineConfig) -> None:
+        deepspeed = _quiet_import()
+        self.config, self.total_steps, self.steps_done = optimizer, total_steps, 0
+        self.engine_config, self.stage, self.module = engine, STAGES[engine.name], module
+        self.ranks = join(engine.timeout_s)
+        _init_deepspeed()
+        trained = [p for p in module.parameters() if p.requires_grad]
+        adam = torch.optim.AdamW(
+            trained, lr=optimizer.lr, betas=(optimizer.beta1, optimizer.beta2), weight_decay=optimizer.weight_decay
+        )
+        dtype = next(module.parameters()).dtype
+        self.ds, self.optimizer, _, _ = deepspeed.initialize(
+            model=module,
+            optimizer=adam,
+            model_parameters=trained,
+            config=settings(engine, optimizer, dtype),
+            dist_init_required=False,
+        )
+        self.optimizer.check_grad_overflow = True  # in float32, too: the loop counts on skipped steps
+        self._deepspeed = deepspeed
+        self._others: list[Any] = []
+
+    def forward(self, *words: Any, **named: Any) -> Any:
+        """The policy's own forward, parameters fetched layer by layer under ZeRO-3."""
+        return self.ds(*words, **named)
+
+    def frozen(self, module: Any) -> Any:
+        """The module itself, and under ZeRO-3 an engine of its own that divides its parameters."""
+        if module is None or self.stage < 3:
+            return module
+        wanted = settings(self.engine_config, self.config, next(module.parameters()).dtype)
+        engine, *_ = self._deepspeed.initialize(model=module, config=wanted, dist_init_required=False)
+        self._others.append(engine)
+        return engine
+
+    @contextlib.contextmanager
+    def gathered(self, *, whole: bool = False, write: bool = False) -> Iterator[None]:
+        """Whole parameters on this rank, all fetched once; with ``engine.gather=layer`` they come layer by layer."""
+        if self.stage < 3 or (self.engine_config.gather == "layer" and not whole):
+            yield
+            return
+        held = self.optimizer.parameter_offload
+        for parameter in held.module.parameters():
+            parameter.ds_active_sub_modules.clear()
+        for hooks in (held.forward_hooks, held.backward_hooks):
+            for hook in hooks:
+                hook.remove()
+            hooks.clear()
+        with self._deepspeed.zero.GatheredParameters(
+            list(self.module.parameters()), modifier_rank=0 if write else None
+        ):
+            yield
+        held._register_deepspeed_module(held.module)
+
+    def rounds(self, batches: Iterable[Batch], filler: Callable[[], Batch]) -> Iterator[tuple[Batch, bool]]:
+        """Every batch of this rank, and fillers while another rank still has one; ranks keep in step."""
+        waiting = iter(batches)
+        coming = next(waiting, None)
+        going = self.ranks.any(coming is not None)
+        while going:
+            batch, counts = (filler(), False) if coming is None else (coming, True)
+            coming = None if coming is None else next(waiting, None)
+            going = self.ranks.any(coming is not None)
+            self.ds.set_gradient_accumulation_boundary(not going)
+            yield batch, counts
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a gradient; DeepSpeed averages over ranks, the loss's divisors are those of the whole step."""
+        self.ds.backward(loss * self.ranks.count, scale_wrt_gas=False)
+
+    def step(self) -> StepReport:
+        """Clip, update, clear on all ranks alike."""
+        rate = learning_rate(self.config, self.steps_done, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.ds.step()
+        norm = self.ds.get_global_grad_norm()
+        norm = float("nan") if norm is None else float(norm)
+        applied = bool(self.ds.was_step_applied()) and math.isfinite(norm) and norm >= 0
+        self.steps_done += 1
+        return StepReport(grad_norm=norm if applied else float("nan"), lr=rate, applied=applied)
+
+    def pass_by(self) -> StepReport:
+        """Count a step that had nothing to learn from."""
+        rate = learning_rate(self.config, self.steps_done, self.total_steps)
+        self.steps_done += 1
+        return StepReport(grad_norm=0.0, lr=rate, applied=True)
+
+    def discard(self) -> None:
+        """Throw the gradient so far away."""
+        self.ds.zero_grad()
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's shard. Shards are pickles; they are read from a verified folder of this run only."""
+        self.ds.save_checkpoint(str(folder), tag=_TAG, client_state={"steps_done": self.steps_done})
+
+    def load(self, folder: Path, *, ranks: int = 1) -> None:
+        """Read this rank's shard again; shards of another number of ranks through DeepSpeed's universal checkpoint.
+
+        Raises:
+            ConfigError: the shards are another engine's.
+        """
+        if ranks == self.ranks.count:
+            path, state = self.ds.load_checkpoint(str(folder), tag=_TAG)
+        else:
+            log.warning("written by %d ranks, read by %d: equal to rounding, not to the bit", ranks, self.ranks.count)
+            path, state = self._load_universal(folder)
+        if path is None:
+            raise ConfigError(f"engine={self.engine_config.name}: {folder} holds no state of such an engine")
+        self.steps_done = state["steps_done"]
+
+    def _load_universal(self, folder: Path) -> tuple[str | None, Record]:
+        """The state that other ranks wrote, taken apart by parameter (arXiv 2406.18820)."""
+        from deepspeed.checkpoint import ds_to_universal
+
+        with tempfile.TemporaryDirectory() as scratch:
+            place = Path(self.ranks.gather(scratch)[0])
+            if self.ranks.leads:
+                wanted = argparse.Namespace(
+                    input_folder=str(folder / _TAG),
+                    output_folder=str(place / _TAG),
+                    num_extract_workers=1,
+                    num_merge_workers=1,
+                    keep_temp_folder=False,
+                    strict=True,
+                    inject_missing_state=True,
+                )
+                ds_to_universal.main(wanted)
+            self.ranks.wait()
+            self.ds._config.load_universal_checkpoint = True
+            path, state = self.ds.load_checkpoint(str(place), tag=_TAG)
+            self.ds._config.load_universal_checkpoint = False
+            self.ranks.wait()
+        return path, state
+
+    def close(self) -> None:
+        """End DeepSpeed in the order that does not abort at exit."""
+        for engine in (*self._others, self.ds):
+            engine.destroy()
+        self._others.clear()
+        del self.ds, self.optimizer
+        gc.collect()
+        leave()
+
+
+def _quiet_import() -> Any:
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise ConfigError(
+            "engine: DeepSpeed is not installed; pip install 'grasp-rl[train]', or engine=local"
+        ) from error
+    warnings.filterwarnings("ignore", r"`torch\.distributed\..* is deprecated", FutureWarning)  # DeepSpeed's calls
+    for handler in logging.getLogger("DeepSpeed").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
+    return deepspeed
+
+
+def _init_deepspeed() -> None:
+    """Let DeepSpeed find the process group; on a CPU without its compiled shared-memory operator."""
+    import deepspeed
+
+    if not torch.cuda.is_available():
+        sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    deepspeed.init_distributed(dist_init_required=False)

@@ -1,0 +1,179 @@
+"""Score a policy on a split: greedy answers, their masks, and numbers (see :mod:`grasp_rl.evaluation.metrics`)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import EvaluationConfig, RunConfig
+from grasp_rl.distributed.engine import pick_device
+from grasp_rl.evaluation import predictions
+from grasp_rl.evaluation.metrics import SampleScore, score_of, summarise
+from grasp_rl.interfaces import Components, CueReference, Dataset, MaskReference
+from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.runs import checkpoints
+from grasp_rl.runs.progress import ProgressWriter
+from grasp_rl.types import Answer, Image, MaskPrediction, RewardBreakdown, Rollout, Sample
+from grasp_rl.utils.files import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a policy scored."""
+
+    metrics: dict[str, float]
+    """Numbers by flat name; see :mod:`grasp_rl.evaluation.metrics`, and ``seconds_per_image``."""
+    records: tuple[Record, ...]
+    """One per sample, in the dataset's order: the lines of predictions.jsonl."""
+
+
+def evaluate(
+    policy: Any,
+    judge: Judge,
+    dataset: Dataset,
+    *,
+    config: EvaluationConfig,
+    limit: int | None,
+    folder: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Greedy answers of ``policy`` to the first ``limit`` samples of ``dataset``, scored.
+
+    Args:
+        policy: encodes, embeds and generates (see grasp_rl.policies.vlm.VlmPolicy); left in the mode it came in.
+        judge: parses, segments and rewards. A sample that lacks what its reward compares with is scored without it.
+        dataset: samples with masks, cues or both.
+        config: batch size, length and what is drawn.
+        limit: None for all samples.
+        folder: where to write predictions, numbers and pictures (see grasp_rl.evaluation.predictions), or None to write nothing.
+        on_progress: told the samples done and their total after each batch.
+
+    Raises:
+        ConfigError: a sample has neither mask nor cues.
+    """
+    total = len(dataset) if limit is None else min(limit, len(dataset))
+    records: list[Record] = []
+    pictures: dict[str, Image] = {}
+    began = time.perf_counter()
+    with _examined(policy):
+        for start in range(0, total, config.batch_size):
+            samples = [dataset[index] for index in range(start, min(start + config.batch_size, total))]
+            for sample, rollout in _answer(policy, judge, samples, config.max_new_tokens):
+                if folder is not None and len(records) < config.overlays:
+                    name = predictions.overlay_name(len(records), sample.sample_id)
+                    pictures[name] = predictions.draw(sample, rollout)
+                record = predictions.record_of(sample, rollout, boxes=judge.prompt.box, empty_iou=config.empty_iou)
+                records.append(record)
+            if on_progress is not None:
+                on_progress(len(records), total)
+    seconds = time.perf_counter() - began
+    metrics = _metrics([score_of(record) for record in records], config)
+    metrics["seconds_per_image"] = seconds / max(total, 1)
+    if folder is not None:
+        predictions.write_folder(folder, records, metrics, pictures)
+    return Evaluation(metrics=metrics, records=tuple(records))
+
+
+def recompute(predictions_path: Path, config: EvaluationConfig) -> dict[str, float]:
+    """The numbers of an evaluation, from the masks and answers in its predictions.jsonl; no model is needed.
+
+    Raises:
+        ConfigError: the file is not there or not one of predictions.
+    """
+    records = predictions.read_predictions(predictions_path)
+    return _metrics([predictions.remeasured(record) for record in records], config)
+
+
+def run(config: RunConfig, components: Components) -> Record:
+    """Score the configured policy on ``evaluation.test_split``; returns what result.json holds.
+
+    Raises:
+        ConfigError: there is no such split, or no weights in ``init_from``.
+    """
+    run_dir, settings = Path(config.run_dir), config.evaluation
+    dataset = components.data.split(settings.test_split)
+    policy: Any = components.policy.to(pick_device(config.engine))
+    if config.init_from:
+        policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
+    judge = Judge(
+        segmenter=components.segmenter,
+        reward=components.reward,
+        prompt=config.prompt,
+        parsing=config.parsing,
+        always_segment=True,
+    )
+    count = len(dataset) if settings.test_limit is None else min(settings.test_limit, len(dataset))
+    progress = ProgressWriter(run_dir, count)
+    components.tracker.start(run_dir, asdict(config), resume=False)
+    folder = run_dir / "eval"
+    scored = evaluate(
+        policy,
+        judge,
+        dataset,
+        config=settings,
+        limit=settings.test_limit,
+        folder=folder,
+        on_progress=lambda done, _: progress.update("evaluate", done),
+    )
+    metrics = scored.metrics
+    progress.update("evaluate", count, reward=metrics.get("reward"), giou=metrics.get("giou"))
+    components.tracker.log({f"test/{name}": value for name, value in metrics.items()}, 0)
+    components.tracker.images("test", sorted((folder / predictions.OVERLAYS).glob("*.png")), 0)
+    components.tracker.finish(0)
+    found = {"split": settings.test_split, "samples": count, "predictions": str(folder / predictions.PREDICTIONS)}
+    return found | {"metrics": metrics}
+
+
+def _metrics(scores: Sequence[SampleScore], config: EvaluationConfig) -> dict[str, float]:
+    return summarise(scores, empty_iou=config.empty_iou, bootstrap_samples=config.bootstrap_samples)
+
+
+def _answer(policy: Any, judge: Judge, samples: Sequence[Sample], max_tokens: int) -> Iterator[tuple[Sample, Rollout]]:
+    """Each sample with its greedy answer followed to mask and reward."""
+    prompts = [policy.encode(s.image, s.query, judge.prompt) for s in samples]
+    groups = policy.generate(policy.embed(prompts), None, group_size=1, max_new_tokens=max_tokens)
+    for sample, prompt, completions in zip(samples, prompts, groups, strict=True):
+        yield sample, _judge_for(sample, judge).follow(sample, prompt.frame, completions)[0]
+
+
+@contextmanager
+def _examined(policy: Any) -> Iterator[None]:
+    """``policy`` in evaluation mode without gradients; every module's mode is put back."""
+    modes = [(module, module.training) for module in policy.modules()]
+    policy.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@dataclass
+class _Unrewarded:
+    """Stands in for a reward whose reference a sample cannot give: the answer is still segmented and measured."""
+
+    supervision: Literal["cues", "mask"]
+
+    def __call__(
+        self, answer: Answer, reference: CueReference | MaskReference, prediction: MaskPrediction | None
+    ) -> RewardBreakdown:
+        return RewardBreakdown(reward=math.nan, terms={})
+
+
+def _judge_for(sample: Sample, judge: Judge) -> Judge:
+    """``judge`` with masks predicted, and without its reward where ``sample`` cannot give what that compares with."""
+    wanted = judge.reward.supervision
+    if (sample.cues if wanted == "cues" else sample.target_mask) is not None:
+        return replace(judge, always_segment=True)
+    if sample.cues is None and sample.target_mask is None:
+        raise ConfigError(f"data: sample {sample.sample_id} of {sample.dataset} has neither mask nor cues to score by")
+    return replace(judge, always_segment=True, reward=_Unrewarded("mask" if wanted == "cues" else "cues"))

@@ -1,0 +1,139 @@
+"""What an evaluation leaves behind: one record a sample, from which every number can be had again without a model.
+
+An evaluation folder holds ``predictions.jsonl`` (one record a line, masks run-length encoded; equal runs write equal
+bytes), ``metrics.json`` (the numbers, with the seconds that an image took) and ``overlays/`` (the first samples drawn).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as coco
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.data.image_io import write_image
+from grasp_rl.evaluation.metrics import SampleScore, iou, matched_box_iou, score_of
+from grasp_rl.types import BoolMask, FinishReason, Image, Rollout, Sample
+from grasp_rl.utils.files import Record, to_json, write_json, write_text
+from grasp_rl.utils.visualization import draw_overlay, with_caption
+
+PREDICTIONS, METRICS, OVERLAYS = "predictions.jsonl", "metrics.json", "overlays"
+
+
+def record_of(sample: Sample, rollout: Rollout, *, boxes: bool, empty_iou: str) -> Record:
+    """The line of predictions.jsonl about one sample.
+
+    Args:
+        sample: the question.
+        rollout: the answer, its mask and its reward (not finite where there was none to be had).
+        boxes: whether the prompt scheme asks for boxes.
+        empty_iou: see :func:`grasp_rl.evaluation.metrics.iou`.
+    """
+    answer, completion, true = rollout.answer, rollout.completion, sample.target_mask
+    has_target = bool(sample.cues) if true is None else bool(true.any())
+    predicted, reward = predicted_mask(sample, rollout), rollout.reward.reward
+    record: Record = {
+        "sample_id": sample.sample_id,
+        "dataset": sample.dataset,
+        "split": sample.split,
+        "query": sample.query,
+        "text": completion.text,
+        "status": str(answer.status),
+        "empty": answer.ok and not answer.prompts,
+        "prompts": [asdict(prompt) for prompt in answer.prompts],
+        "size": list(sample.size),
+        "predicted": encode_mask(predicted),
+        "target": None if true is None else encode_mask(true),
+        "has_target": has_target,
+        "instances": None if sample.cues is None else len(sample.cues),
+        **_overlap(predicted, true),
+        "box_iou": matched_box_iou(answer.prompts, sample.cues or ()) if has_target and boxes else None,
+        "reward": reward if math.isfinite(reward) else None,
+        "terms": dict(rollout.reward.terms),
+        "tokens": len(completion.token_ids),
+        "truncated": completion.finish_reason is FinishReason.LENGTH,
+        "segmenter_error": rollout.masks.error if rollout.masks is not None else None,
+    }
+    return record | {"iou": iou(score_of(record), empty_iou)}
+
+
+def predicted_mask(sample: Sample, rollout: Rollout) -> BoolMask:
+    """All predicted instances together [H, W]; nothing where the segmenter failed."""
+    if rollout.masks is None or rollout.masks.error is not None:
+        return np.zeros(sample.size, dtype=np.bool_)
+    return rollout.masks.union
+
+
+def remeasured(record: Record) -> SampleScore:
+    """The score of a record, intersection and union counted anew from its masks."""
+    true = None if record["target"] is None else decode_mask(record["target"])
+    return score_of(record | _overlap(decode_mask(record["predicted"]), true))
+
+
+def _overlap(predicted: BoolMask, true: BoolMask | None) -> Record:
+    """Pixels in both masks and in either."""
+    if true is None:
+        return {"intersection": None, "union": None}
+    return {
+        "intersection": int(np.count_nonzero(predicted & true)),
+        "union": int(np.count_nonzero(predicted | true)),
+    }
+
+
+def encode_mask(mask: BoolMask) -> Record:
+    """COCO's run-length encoding of a mask [H, W], its counts as text."""
+    encoded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(n) for n in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
+def decode_mask(encoded: Record) -> BoolMask:
+    """The mask [H, W] of :func:`encode_mask`."""
+    return np.asarray(coco.decode({**encoded, "counts": encoded["counts"].encode("ascii")}), dtype=np.bool_)
+
+
+def draw(sample: Sample, rollout: Rollout) -> Image:
+    """The picture with true outline, boxes, points and predicted mask, under the question."""
+    mask, prompts = predicted_mask(sample, rollout), rollout.answer.prompts
+    return with_caption(draw_overlay(sample.image, truth=sample.target_mask, mask=mask, prompts=prompts), sample.query)
+
+
+def overlay_name(index: int, sample_id: str) -> str:
+    """File name of a sample's overlay: its place in the evaluation and what is harmless of its id."""
+    return f"{index:03d}_{re.sub(r'[^A-Za-z0-9._-]+', '_', sample_id).strip('._')[:80]}.png"
+
+
+def read_predictions(path: Path) -> list[Record]:
+    """The records in a predictions.jsonl.
+
+    Raises:
+        ConfigError: it is not there, or a line of it is no record.
+    """
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: no readable predictions ({error}); evaluate again") from error
+    needed = {"sample_id", "predicted", "target", "status"}
+    if not all(isinstance(record, dict) and needed <= record.keys() for record in records):
+        raise ConfigError(f"{path}: not a predictions.jsonl of grasp_rl; evaluate again")
+    return records
+
+
+def write_folder(
+    folder: Path, records: Sequence[Record], metrics: Mapping[str, float], pictures: Mapping[str, Image]
+) -> None:
+    """Write an evaluation folder; metrics.json comes last, so that its presence means all of it is there."""
+    (folder / METRICS).unlink(missing_ok=True)
+    (folder / OVERLAYS).mkdir(parents=True, exist_ok=True)
+    for stale in (folder / OVERLAYS).glob("*.png"):
+        stale.unlink()
+    for name, picture in pictures.items():
+        write_image(folder / OVERLAYS / name, picture)
+    lines = [json.dumps(to_json(record), allow_nan=False) + "\n" for record in records]
+    write_text(folder / PREDICTIONS, "".join(lines))
+    write_json(folder / METRICS, metrics)

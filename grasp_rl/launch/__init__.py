@@ -1,0 +1,1 @@
+"""From a command line to a worker process, and the worker itself."""

@@ -1,0 +1,247 @@
+"""Hydra, and nothing but Hydra: command line in, plain mappings out. No torch, no component is imported.
+
+What a config file may not do is refused here: run code through Hydra's callbacks or loggers, set or read the
+environment, name the modules that are trusted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import initialize_config_module
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Sweep
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.messages import one_line
+from grasp_rl.config.schema import RunConfig
+from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, to_config
+from grasp_rl.launch.process import Job
+from grasp_rl.launch.usage import HELP
+from grasp_rl.runs.run_dir import config_hash
+
+CONFIG_NAME = "config"
+_QUIET = {"version": 1, "root": {"level": "ERROR"}, "disable_existing_loggers": True}
+_UNNAMED = ("verb", "experiment", "debug", "launcher", "trusted_modules")
+"""Keys that never name a job's folder."""
+
+
+def _job_folder(overrides: str, number: int, *, _root_: DictConfig | None = None) -> str:
+    """A folder name that says what is special about a job, safe on any file system, and the hash of what it runs."""
+    name = re.sub(r"[^\w.,=+-]+", "_", overrides).strip("_.")
+    if len(name) > 90 or (name and name != overrides):
+        name = f"{name[:80]}_{sha256(overrides.encode()).hexdigest()[:6]}"
+    name = name or str(number)
+    if _root_ is None:
+        return name
+    raw: dict[str, Any] = OmegaConf.to_container(_without_hydra(_root_), resolve=True)  # type: ignore[assignment]
+    return f"{name}-{config_hash(asdict(to_config(raw | {'run_dir': ''})))[:8]}"
+
+
+def _no_environment(*_: Any) -> str:
+    raise ConfigError("a config does not read the environment; write the value")
+
+
+ConfigStore.instance().store(name="schema", node=RunConfig)
+OmegaConf.register_new_resolver("grasp_rl.job_folder", _job_folder, replace=True)
+
+
+@contextmanager
+def hydra(verb: str) -> Iterator[Hydra]:
+    """Hydra over the packaged conf, for one command line."""
+    OmegaConf.register_new_resolver("oc.env", _no_environment, replace=True)
+    with initialize_config_module("grasp_rl.conf", job_name=verb, version_base="1.3"):
+        engine = GlobalHydra.instance().hydra
+        assert engine is not None
+        yield engine
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise about a config into a ConfigError of one line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=r"provider=.* is not\s+available", category=UserWarning)
+            yield
+    except ConfigError:
+        raise
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, UserWarning) as error:
+        raise ConfigError(one_line(error)) from error
+
+
+def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
+    """Hydra's own flags and the overrides, in any order.
+
+    Raises:
+        ConfigError: a flag is unknown, or one that this program does not offer.
+    """
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        flags, unknown = parser.parse_known_intermixed_args(list(argv))
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from error
+    if unknown:
+        raise ConfigError(f"{unknown[0]}: no such flag; --help lists them")
+    if flags.config_path or flags.config_name or flags.experimental_rerun:
+        raise ConfigError(
+            "--config-path, --config-name and --experimental-rerun: not offered; --config-dir adds a folder"
+        )
+    if flags.config_dir and any(word.startswith("hydra.searchpath=") for word in flags.overrides):
+        raise ConfigError("--config-dir: is hydra.searchpath=[FOLDER] in other words; give one of them")
+    if flags.config_dir:
+        flags.overrides.append(f"hydra.searchpath=[{_quoted(f'file://{Path(flags.config_dir).absolute()}')}]")
+    flags.parser = parser
+    return flags
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Overrides read by Hydra's grammar."""
+    with explained():
+        return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def trusted_on(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The modules that the command line itself trusts."""
+    named = [o.value() for o in parse_overrides(overrides) if o.key_or_group == "trusted_modules"]
+    modules = named[-1] if named else []
+    return check_trusted(modules if isinstance(modules, list) else [modules])
+
+
+def is_sweep(engine: Hydra, overrides: list[str]) -> bool:
+    """Whether the composed config asks for a sweep by itself (``hydra.mode: MULTIRUN`` in an experiment)."""
+    with explained():
+        mode = _compose(engine, overrides, RunMode.MULTIRUN).hydra.mode
+    return bool(mode == RunMode.MULTIRUN)
+
+
+def launcher(engine: Hydra, overrides: list[str]) -> str:
+    """Hydra's own name of what starts the jobs of a sweep."""
+    with explained():
+        return str(_compose(engine, overrides, RunMode.MULTIRUN).hydra.runtime.choices["hydra/launcher"])
+
+
+def usage(engine: Hydra, verb: str, overrides: list[str]) -> str:
+    """The help of a verb: every option, and every value of the composed config."""
+    with explained():
+        values = OmegaConf.to_yaml(_without_hydra(_compose(engine, overrides, RunMode.RUN)))
+    options: dict[str, set[str]] = {}
+    for source in engine.config_loader.get_sources():
+        if source.provider not in ("hydra", "schema"):
+            for group in source.list("", ObjectType.GROUP):
+                options.setdefault(group, set()).update(source.list(group, ObjectType.CONFIG))
+    listed = [f"{group}: {', '.join(sorted(names))}" for group, names in sorted(options.items()) if names]
+    return HELP.format(verb=verb, options="\n".join(listed), values=values)
+
+
+def single(engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> Job:
+    """The one run that a command line without a sweep asks for."""
+    with explained():
+        config = _compose(engine, overrides, RunMode.RUN)
+        HydraConfig.instance().set_config(config)
+        launcher = config.hydra.runtime.choices["hydra/launcher"]
+        if launcher != "basic":
+            raise ConfigError(f"hydra/launcher={launcher}: starts the jobs of a sweep; write -m too, or no launcher")
+        return resolve(config, Path(config.hydra.run.dir), trusted)
+
+
+def sweep(engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> tuple[Path, list[Job], list[str]]:
+    """The folder and jobs of a sweep, all of them checked, and the overrides that fix its folder names.
+
+    A sweeper other than Hydra's own decides its jobs while it runs; the list is then empty.
+    """
+    if any(override.startswith("run_dir=") for override in overrides):
+        raise ConfigError("run_dir: a sweep's folders are hydra.sweep.dir=FOLDER, one below it for each job")
+    with explained():
+        config = _compose(engine, overrides, RunMode.MULTIRUN)
+        folder = Path(config.hydra.sweep.dir)
+        params = config.hydra.sweeper.get("params") or {}
+        lines = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+        parsed = OverridesParser.create(engine.config_loader).parse_overrides(lines)
+        fixed = [f"hydra.sweep.dir={_quoted(str(folder))}", _naming(parsed)]
+        if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+            return folder, [], fixed
+        config = _compose(engine, [*overrides, *fixed], RunMode.MULTIRUN)
+        points = [point for batch in BasicSweeper.split_arguments(parsed, None) for point in batch]
+        jobs = [_planned(engine, config, point, number, trusted) for number, point in enumerate(points)]
+    if len({job.run_dir for job in jobs}) < len(jobs):
+        raise ConfigError("hydra.sweep.subdir: must give every job of the sweep a folder of its own")
+    return folder, jobs, fixed
+
+
+def resolve(config: DictConfig, run_dir: Path, trusted: tuple[str, ...]) -> Job:
+    """The job that a composed config describes: every value in range, every component checked.
+
+    Raises:
+        ConfigError: naming the key, what was found and what is valid.
+    """
+    with explained():
+        raw: dict[str, Any] = OmegaConf.to_container(_without_hydra(config), resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        checked = to_config(raw | {"run_dir": str(run_dir)})
+    if tuple(checked.trusted_modules) != trusted:
+        raise ConfigError(f"trusted_modules={checked.trusted_modules}: only the command line can trust a module")
+    check_components(checked, trusted)
+    return Job(run_dir=run_dir, config=asdict(checked), trusted=trusted)
+
+
+def _compose(engine: Hydra, overrides: list[str], mode: RunMode) -> DictConfig:
+    for override in parse_overrides(overrides):
+        if override.key_or_group in COMPONENTS and not isinstance(override.value(), str | list | Sweep):
+            raise ConfigError(f"{override.input_line}: must be the name of an option")
+    config = engine.compose_config(CONFIG_NAME, list(overrides), mode)
+    for key in ("callbacks", "job.env_set", "job.env_copy"):
+        if OmegaConf.select(config.hydra, key):
+            raise ConfigError(f"hydra.{key}: must be empty; a config neither runs code nor sets the environment")
+    for key in ("job_logging", "hydra_logging"):
+        if config.hydra[key] != _QUIET:
+            raise ConfigError(f"hydra/{key}: must be disabled; the run's log is log.txt in its folder")
+    return config
+
+
+def _planned(engine: Hydra, master: DictConfig, point: list[str], number: int, trusted: tuple[str, ...]) -> Job:
+    config = engine.config_loader.load_sweep_config(master, list(point))
+    with open_dict(config):
+        config.hydra.job.id, config.hydra.job.num = str(number), number
+    HydraConfig.instance().set_config(config)
+    return resolve(config, Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir), trusted)
+
+
+def _naming(overrides: Sequence[Override]) -> str:
+    """The override that leaves out of the folders' names whatever is the same for all jobs."""
+    last = {override.key_or_group: override for override in overrides}
+    constant = {key for key, override in last.items() if not override.is_sweep_override()}
+    keys = ",".join(_quoted(key) for key in sorted({*constant, *_UNNAMED}))
+    return f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"
+
+
+def _quoted(text: str) -> str:
+    """``text`` as one value of Hydra's grammar."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    copy = config.copy()
+    with open_dict(copy):
+        copy.pop("hydra", None)
+    return copy

@@ -1,0 +1,314 @@
+"""The near side of the door: compose, check everything, start the worker, watch it, say how it ended.
+
+No torch here. What is wrong with a command line is one line on stderr and exit code 2 before any model loads. The
+worker reads the run folder and nothing else; `python -m grasp_rl.launch.worker <run>/config.yaml` is the same run by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from hydra._internal.hydra import Hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from grasp_rl.config import messages
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import RunConfig
+from grasp_rl.config.targets import check_components, load_raw, to_config
+from grasp_rl.launch import compose, process
+from grasp_rl.launch.process import Job, StopFile
+from grasp_rl.runs.progress import ProgressWatcher, duration
+from grasp_rl.runs.run_dir import CONFIG, ERROR, PROGRESS, STATUS, mark_ended, run_lock, seconds_between, state_of
+from grasp_rl.utils.files import Record, read_json, to_json, write_json
+
+_PLACES = ("nproc", "nnodes", "node_rank", "rendezvous", "hostfile", "timeout_s")
+_RESUMABLE = ("algorithm.steps", "checkpoint.", "evaluation.", "tracker.", *(f"engine.{key}" for key in _PLACES))
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Door:
+    """One command line and where its words go."""
+
+    verb: str
+    command: tuple[str, ...]
+    as_json: bool
+    report: bool
+    console: Console
+
+
+def main(verb: str, argv: Sequence[str]) -> int:
+    """Run ``grasp-rl <verb> <argv>`` and return its exit code."""
+    as_json, report = "--json" in argv, "--report" in argv
+    rest = [word for word in argv if word not in ("--json", "--report")]
+    console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
+    door = Door(verb, ("grasp-rl", verb, *argv), as_json, report, console)
+    try:
+        return _run(door, rest)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has enough
+        return 1
+    except (ConfigError, OSError) as error:
+        return _refuse(door, error)
+
+
+def _run(door: Door, words: Sequence[str]) -> int:
+    flags = compose.parse_flags(words)
+    if "resume=auto" in flags.overrides:
+        return _begin_or_go_on(door, [word for word in flags.overrides if word != "resume=auto"])
+    if any(word.startswith("resume=") for word in flags.overrides):
+        return _resume(door, flags)
+    if any(word.startswith("verb=") for word in flags.overrides):
+        raise ConfigError("verb: is the word after grasp-rl, not a value")
+    flags.overrides.insert(0, f"verb={door.verb}")
+    with compose.hydra(door.verb) as engine:
+        if flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion:
+            return _show(door, engine, flags)
+        trusted = compose.trusted_on(flags.overrides)
+        if flags.multirun or compose.is_sweep(engine, flags.overrides):
+            return _sweep(door, engine, flags.overrides, trusted)
+        return _single(door, compose.single(engine, flags.overrides, trusted), flags.overrides[1:], resume=False)
+
+
+def _join(door: Door, wanted: Job) -> int:
+    """Be another node of a run."""
+    number = wanted.config["engine"]["node_rank"]
+    door.console.print(f"{door.verb}: node {number} of {wanted.run_dir}")
+    stop = StopFile(wanted.run_dir / f"node{number}")
+    with stop.listening():
+        code = process.join(wanted, stop)
+    door.console.print(f"node {number} ended with code {code}")
+    return code
+
+
+def _begin_or_go_on(door: Door, overrides: list[str]) -> int:
+    """`resume=auto`: the same line begins a run, goes on with it, and says that it is done."""
+    if not any(word.startswith("run_dir=") for word in overrides):
+        raise ConfigError("resume=auto: needs the folder of the run, run_dir=FOLDER")
+    overrides = [f"verb={door.verb}", *overrides]
+    with compose.hydra(door.verb) as engine:
+        wanted = compose.single(engine, overrides, compose.trusted_on(overrides))
+    if process.placed(wanted).config["engine"]["node_rank"]:
+        return _single(door, wanted, overrides[1:], resume=False)
+    claim = process.claim(wanted, again=True)
+    if claim == "done":
+        door.console.print(f"{wanted.run_dir}: done before")
+        return 0
+    if claim == "resume":
+        steps = sorted(path.name for path in (wanted.run_dir / "checkpoints").glob("step_*"))
+        door.console.print(f"going on after {steps[-1] if steps else 'no checkpoint yet'}; the log says from where")
+        if changed := process.other_commit(wanted.run_dir):
+            door.console.print(f"warning: {changed}")
+    return _single(door, wanted, overrides[1:], resume=claim == "resume", claimed=True)
+
+
+def _refuse(door: Door, error: ConfigError | OSError) -> int:
+    message = messages.of_system(error)
+    sys.stderr.write(f"grasp-rl {door.verb}: {message}\n")
+    if door.as_json:
+        _print_json({"state": "refused", "error": {"type": type(error).__name__, "message": message}})
+    return 2 if isinstance(error, ConfigError) else 1
+
+
+def _show(door: Door, engine: Hydra, flags: argparse.Namespace) -> int:
+    """Show something instead of running."""
+    name, overrides = compose.CONFIG_NAME, flags.overrides
+    with compose.explained():
+        if flags.help:
+            sys.stdout.write(compose.usage(engine, door.verb, overrides))
+        elif flags.hydra_help:
+            engine.hydra_help(name, flags.parser, flags)
+        elif flags.cfg:
+            engine.show_cfg(name, overrides, flags.cfg, flags.package, flags.resolve)
+        elif flags.info:
+            engine.show_info(flags.info, name, overrides)
+        else:
+            engine.shell_completion(name, [word for word in overrides if not word.startswith("verb=")])
+    return 0
+
+
+def _single(door: Door, wanted: Job, overrides: Sequence[str], *, resume: bool, claimed: bool = False) -> int:
+    wanted = process.placed(wanted)
+    if wanted.config["engine"]["node_rank"]:
+        return _join(door, wanted)
+    if not resume and not claimed:
+        process.claim(wanted, again=False)
+    process.prepare(wanted, door.command, overrides, resume=resume)
+    door.console.print(f"{door.verb}: {wanted.run_dir}")
+    stop = StopFile(wanted.run_dir)
+    with stop.listening(), ProgressWatcher(door.console, lambda: [wanted.run_dir]):
+        code = process.run_worker(wanted, stop)
+    ended = process.outcome(wanted.run_dir)
+    door.console.print(f"{ended['state']} after {_took(ended)}")
+    if code == 0:
+        door.console.print(_numbers(ended["result"] or {}))
+    if ended["state"] == "failed":
+        sys.stderr.write(process.failure(wanted.run_dir) + "\n")
+    if door.report and code == 0:
+        _report(wanted.run_dir)
+    if door.as_json:
+        _print_json(ended["result"] if code == 0 and ended["result"] else ended)
+    return code
+
+
+def _resume(door: Door, flags: argparse.Namespace) -> int:
+    """Go on with a run from its own config.yaml; Hydra's defaults have no say."""
+    changes = {o.key_or_group: o for o in compose.parse_overrides(flags.overrides)}
+    run_dir = Path(str(changes.pop("resume").value()))
+    trusted = compose.trusted_on(flags.overrides)
+    changes.pop("trusted_modules", None)
+    if flags.multirun or door.verb != "train":
+        raise ConfigError(
+            "resume: goes with `grasp-rl train` and one run; a sweep is started again with hydra.sweep.dir"
+        )
+    if refused := [k for k, o in changes.items() if o.is_delete() or not k.startswith(_RESUMABLE)]:
+        allowed = ", ".join(key + ("*" if key.endswith(".") else "") for key in _RESUMABLE)
+        raise ConfigError(f"{refused[0]}: cannot change when a run goes on; only {allowed} can")
+    raw = load_raw(run_dir / CONFIG)
+    with compose.explained():
+        config = OmegaConf.merge(OmegaConf.structured(RunConfig), raw)
+        OmegaConf.set_struct(config, True)
+        for key, change in changes.items():
+            OmegaConf.update(config, key, change.value(), force_add=change.is_add())
+        checked = to_config(OmegaConf.to_container(config))  # type: ignore[arg-type]
+    if tuple(checked.trusted_modules) != trusted:
+        raise ConfigError(f"trusted_modules: the run trusts {checked.trusted_modules}; say so again to go on with it")
+    check_components(checked, trusted)
+    if checked.verb != door.verb or state_of(run_dir) == "running":
+        found = f"a run of {checked.verb}" if checked.verb != door.verb else "a run that is still going on"
+        raise ConfigError(f"resume={run_dir}: must hold a run of {door.verb} that ended; found {found}")
+    wanted = Job(run_dir=run_dir, config=asdict(checked) | {"run_dir": str(run_dir)}, trusted=trusted)
+    return _single(door, wanted, flags.overrides, resume=True)
+
+
+def _sweep(door: Door, engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> int:
+    folder, jobs, fixed = compose.sweep(engine, overrides, trusted)
+    if compose.launcher(engine, overrides) == "submitit_slurm" and shutil.which("srun") is None:
+        raise ConfigError("launcher=slurm: no srun on this machine; start the sweep where SLURM takes jobs")
+    with run_lock(folder):
+        return _drive(door, engine, overrides, trusted, folder, jobs, fixed)
+
+
+def _drive(
+    door: Door,
+    engine: Hydra,
+    overrides: list[str],
+    trusted: tuple[str, ...],
+    folder: Path,
+    jobs: Sequence[Job],
+    fixed: list[str],
+) -> int:
+    """Run the jobs of a sweep whose folder is held."""
+    waiting = [wanted for wanted in jobs if process.claim(wanted, again=True) != "done"]
+    for changed in filter(None, (process.other_commit(wanted.run_dir) for wanted in jobs)):
+        door.console.print(f"warning: {changed}")
+    kept = f", {len(jobs) - len(waiting)} of them done before" if len(waiting) < len(jobs) else ""
+    door.console.print(f"{door.verb}: {len(jobs) or 'jobs'} jobs in {folder}{kept}")
+    run_dirs = [wanted.run_dir for wanted in jobs]
+
+    def folders() -> list[Path]:
+        return run_dirs or sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
+
+    stop = StopFile(folder)
+    task = partial(run_job, trusted=trusted, command=door.command, stop=stop, driver=os.getpid())
+    with stop.listening(), ProgressWatcher(door.console, folders):
+        engine.multirun(compose.CONFIG_NAME, task, [*overrides, *fixed, "hydra.mode=MULTIRUN"])
+        stopped = bool(stop.signals())
+    outcomes = [process.outcome(run_dir) for run_dir in folders()]
+    door.console.print(_summary(outcomes))
+    for ended in outcomes:
+        if ended["error"]:
+            door.console.print(f"{Path(ended['run_dir']).name}: {ended['error']['message']}")
+    if door.report:
+        _report(folder)
+    if door.as_json:
+        _print_json({"sweep_dir": str(folder), "jobs": outcomes})
+    if stopped:
+        return _INTERRUPTED
+    return 0 if all(ended["state"] == "done" for ended in outcomes) else 1
+
+
+def run_job(
+    config: DictConfig, *, trusted: tuple[str, ...], command: tuple[str, ...], stop: StopFile, driver: int
+) -> None:
+    """One job of a sweep, in whichever process Hydra's launcher runs it. Its failure stays in its own folder."""
+    if os.getpid() != driver:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver hears it and writes it down
+    if stop.ended():
+        return
+    hydra = HydraConfig.get()
+    run_dir = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
+    try:
+        wanted = compose.resolve(config, run_dir, trusted)
+        claim = process.claim(wanted, again=True)
+        if claim != "done":
+            process.prepare(wanted, command, hydra.overrides.task, resume=claim == "resume")
+            process.run_worker(wanted, stop)
+            if process.outcome(run_dir)["state"] == "failed":
+                sys.stderr.write(f"{run_dir.name} failed: {process.failure(run_dir)}\n")
+    except (ConfigError, OSError) as error:
+        write_json(run_dir / ERROR, {"type": type(error).__name__, "message": messages.of_system(error)})
+        mark_ended(run_dir, "failed", 2 if isinstance(error, ConfigError) else 1)
+        sys.stderr.write(f"{run_dir.name} failed: {messages.of_system(error)}\n")
+    if process.outcome(run_dir)["state"] == "failed" and config.sweep.on_error == "stop":
+        stop.halt()
+
+
+def _summary(outcomes: Sequence[Record]) -> Table:
+    """The closing table of a sweep."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("job", "state", "took", "reward", "gIoU"):
+        table.add_column(heading, overflow="fold")
+    for ended in outcomes:
+        run_dir = Path(ended["run_dir"])
+        last = read_json(run_dir / PROGRESS) or {}
+        numbers = ["-" if last.get(k) is None else f"{last[k]:.3f}" for k in ("reward", "giou")]
+        table.add_row(run_dir.name, ended["state"], _took(ended), *numbers)
+    counted = Counter(ended["state"] for ended in outcomes)
+    parts = [f"{counted['done']} of {len(outcomes)} done"]
+    parts += [f"{count} {state}" for state, count in sorted(counted.items()) if state != "done"]
+    table.caption, table.caption_justify = ", ".join(parts), "left"
+    return table
+
+
+def _numbers(result: Record) -> Table:
+    """The numbers of a result, one row a metric; a column for each part that has metrics of its own."""
+    parts = {name: part for name, part in result.items() if isinstance(part, dict)} or {"": result}
+    table = Table("", *parts, box=None, pad_edge=False)
+    for metric in dict.fromkeys(key for part in parts.values() for key in part):
+        values = [part.get(metric) for part in parts.values()]
+        if any(isinstance(value, int | float) for value in values):
+            table.add_row(metric, *(f"{value:.4g}" if isinstance(value, int | float) else "-" for value in values))
+    return table
+
+
+def _took(ended: Record) -> str:
+    return duration(seconds_between(ended["started"], ended["ended"]))
+
+
+def _report(folder: Path) -> None:
+    """Write the report beside the runs; it prints its own path."""
+    sys.stdout.flush()
+    subprocess.run(
+        [sys.executable, "-P", "-m", "grasp_rl.reporting.render", str(folder)], stdout=sys.stderr, check=False
+    )
+
+
+def _print_json(value: Record) -> None:
+    sys.stdout.write(json.dumps(to_json(value), allow_nan=False) + "\n")

@@ -1,0 +1,134 @@
+"""The far side of the door: one run folder in, one run done. Hydra is never started here.
+
+    python -m grasp_rl.launch.worker <run>/config.yaml [--trust MODULE ...] [--resume]
+
+The file on disk is what runs. Its end is written beside it: result.json, or error.json for an error that one line
+explains, and the state in status.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.messages import of_system
+from grasp_rl.config.schema import RunConfig
+from grasp_rl.config.targets import check_components, check_trusted, instantiate, load_config
+from grasp_rl.interfaces import Components
+from grasp_rl.runs import heartbeat, signals
+from grasp_rl.runs.run_dir import ERROR, RESULT, config_hash, mark_ended, mark_started, run_lock
+from grasp_rl.utils.files import Record, write_json
+
+_VERBS = {
+    "train": "grasp_rl.training.trainer",
+    "sft": "grasp_rl.training.sft",
+    "evaluate": "grasp_rl.evaluation.evaluate",
+}
+"""Modules with ``run(config: RunConfig, components: Components) -> dict``."""
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what a run folder says and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m grasp_rl.launch.worker", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("config", type=Path, help="the run folder's config.yaml")
+    parser.add_argument("--trust", nargs="+", default=[], metavar="MODULE", help="outside modules to take classes from")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the run folder")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    run_dir: Path = arguments.config.parent
+    if int(os.environ.get("RANK", "0")) > 0:
+        return _run(arguments.config, arguments.trust, resume=arguments.resume, leads=False)
+    try:
+        with run_lock(run_dir):
+            return _run(arguments.config, arguments.trust, resume=arguments.resume, leads=True)
+    except ConfigError as error:
+        log.error("%s", error)
+        return 2
+
+
+def _run(path: Path, trusted: Sequence[str], *, resume: bool, leads: bool) -> int:
+    """Run and judge: exit 0 done, 2 a config that cannot be used, 1 any other failure, 130 interrupted."""
+    run_dir, rank = path.parent, int(os.environ.get("RANK", "0"))
+    signals.listen()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        heartbeat.beat(run_dir, rank)
+    try:
+        config = load_config(path)
+        config = replace(config, run_dir=str(run_dir), resume=str(run_dir) if resume else config.resume)
+        if leads:
+            mark_started(run_dir, os.getpid(), config_hash(asdict(config)))
+        result = _dispatch(config, check_trusted(trusted))
+    except (ConfigError, OSError) as error:
+        code = 2 if isinstance(error, ConfigError) else 1
+        log.error("%s", error, exc_info=code == 1)
+        if leads:
+            write_json(run_dir / ERROR, {"type": type(error).__name__, "message": of_system(error)})
+            mark_ended(run_dir, "failed", code)
+        return code
+    except KeyboardInterrupt:
+        log.warning("interrupted")
+        if leads:
+            mark_ended(run_dir, "interrupted", signals.EXIT_CODE)
+        return signals.EXIT_CODE
+    except BaseException:
+        log.exception("rank %d failed", rank)
+        if (run_dir / heartbeat.FOLDER).is_dir():
+            for other in heartbeat.silent(run_dir):
+                log.error("rank %d gives no sign of life", other)
+            heartbeat.failed(run_dir, rank)
+        if leads:
+            mark_ended(run_dir, "failed", 1)
+        raise
+    if leads:
+        write_json(run_dir / RESULT, {"verb": config.verb, "run_dir": config.run_dir} | result)
+        mark_ended(run_dir, "done", 0)
+    return 0
+
+
+def build(config: RunConfig, trusted: Sequence[str] = ()) -> Components:
+    """The components of ``config``, all checked before the first is built, the policy last.
+
+    Raises:
+        ConfigError: one of them cannot be built.
+    """
+    check_components(config, trusted)
+    if not set(config.trusted_modules) <= set(trusted):
+        raise ConfigError(f"trusted_modules={config.trusted_modules}: trust them on the command line, --trust MODULE")
+    from grasp_rl.distributed.build import loading
+
+    data = instantiate(config.data, trusted, "data")
+    segmenter = instantiate(config.segmenter, trusted, "segmenter")
+    reward = instantiate(config.reward, trusted, "reward")
+    tracker = instantiate(config.tracker, trusted, "tracker")
+    generator = instantiate(config.generator, trusted, "generator")
+    with loading(config):
+        policy = instantiate(config.policy, trusted, "policy")
+    return Components(
+        policy=policy, segmenter=segmenter, reward=reward, data=data, tracker=tracker, generator=generator
+    )
+
+
+def _dispatch(config: RunConfig, trusted: Sequence[str]) -> Record:
+    if trusted and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    components = build(config, trusted)
+    import torch
+
+    torch.set_num_threads(config.engine.threads)
+    run: Callable[[RunConfig, Components], Record] = importlib.import_module(_VERBS[config.verb]).run
+    return run(config, components)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

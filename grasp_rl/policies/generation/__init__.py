@@ -1,0 +1,1 @@
+"""Token generation: prefill, key-value caches, decoding."""

@@ -1,0 +1,1 @@
+"""The tiny policy that runs on a CPU, and its weights."""

@@ -1,0 +1,252 @@
+"""Text in: what a policy wrote, read strictly, in time linear in its length, and never with an exception.
+
+The status says how far the reading came; every status but OK and REPAIRED leaves ``prompts`` empty. Bad text is data:
+the rewards look at the status. The rules, in order:
+
+1. Over ``max_chars`` nothing is looked at: TOO_LONG.
+2. The answer is what stands between the last ``</answer>`` and the ``<answer>`` before it: else NO_ANSWER.
+3. It is JSON and nothing else, bare or in one ```json fence; with ``require_fence`` bare JSON is BAD_JSON.
+4. Nesting, instances, and brackets beyond what so many instances need are capped before the JSON is decoded: TOO_LONG.
+5. A list of objects (one object or null, ``single_object``) with exactly the scheme's fields and counts, no field
+   twice: else BAD_SCHEMA. Booleans and strings
+   are not numbers.
+6. A number of more than 32 characters, not finite, or beyond ``max_abs_coordinate`` is BAD_NUMBER.
+7. Box corners are put in order and everything is clipped to the picture. A box of no area after that is BAD_NUMBER and
+   fails the whole answer, since an answer that loses its bad boxes for free would pay for guessing.
+8. Boxes that repeat a larger one are dropped (``nms_iou``), as are point-only instances that repeat an earlier one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+import json_repair
+
+from grasp_rl.config.schema import ParsingConfig, PromptConfig
+from grasp_rl.geometry import nms
+from grasp_rl.interfaces import CoordinateFrame
+from grasp_rl.prompts.render import ANSWER_CLOSE, ANSWER_OPEN, FENCE_CLOSE, FENCE_OPEN, THINK_CLOSE, THINK_OPEN
+from grasp_rl.types import Answer, Box, ParseStatus, Point, SpatialPrompt
+
+_MAX_NUMBER_CHARS = 32
+_MAX_BRACKETS = 20  # of one instance: the object, its box, two lists of points and eight points in each
+_MAX_REPAIR_CHARS = 4096  # json-repair takes quadratic time on some texts: 0.3 s at this length, 5 s at 16384
+_STRUCTURE = re.compile(r'["\\\[\]{},]')  # one character a match: nothing to backtrack over
+
+
+class _ReadError(Exception):
+    """Reading ends here, with this status."""
+
+    def __init__(self, status: ParseStatus) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def parse(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: ParsingConfig) -> Answer:
+    """Read one completion. Never raises, whatever ``text`` is.
+
+    Args:
+        text: The decoded completion without special tokens.
+        prompt: The scheme: which fields each instance must have.
+        frame: The frame that the policy speaks. A box edge e stands for the line e, a point p for the centre of the
+            unit cell p, that is p + 0.5; both are then scaled to the picture.
+        config: Caps and options.
+
+    Returns:
+        The answer in original-image pixels, boxes XYXY with x0 < x1 and y0 < y1, points strictly inside the picture.
+    """
+    if len(text) > config.max_chars:
+        return Answer(prompts=(), status=ParseStatus.TOO_LONG)
+    thinking, layout = _read_thinking(text)
+    fenced = False
+    try:
+        body, fenced = _strip_fence(_answer_body(text))
+        if config.require_fence and not fenced:
+            raise _ReadError(ParseStatus.BAD_JSON)
+        value, status = _decode(body, config)
+        prompts = _distinct(_read_instances(value, prompt, frame, config), config.nms_iou)
+    except _ReadError as error:
+        prompts, status = (), error.status
+    return Answer(prompts=prompts, status=status, thinking=thinking, think_layout=layout, fenced=fenced)
+
+
+def _read_thinking(text: str) -> tuple[str | None, bool]:
+    """The first thought, or None, and whether the completion is one thought, one answer and white space alone."""
+    start, end = text.find(THINK_OPEN), text.find(THINK_CLOSE)
+    if not 0 <= start < end:
+        return None, False
+    thinking = text[start + len(THINK_OPEN) : end]
+    once = all(text.count(tag) == 1 for tag in (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE))
+    rest = text[end + len(THINK_CLOSE) :].strip()
+    layout = once and not text[:start].strip() and rest.startswith(ANSWER_OPEN) and rest.endswith(ANSWER_CLOSE)
+    return thinking, layout
+
+
+def _answer_body(text: str) -> str:
+    """What stands in the last answer block."""
+    end = text.rfind(ANSWER_CLOSE)
+    start = text.rfind(ANSWER_OPEN, 0, end) if end >= 0 else -1
+    if start < 0:
+        raise _ReadError(ParseStatus.NO_ANSWER)
+    return text[start + len(ANSWER_OPEN) : end].strip()
+
+
+def _strip_fence(body: str) -> tuple[str, bool]:
+    """The JSON text, and whether it stood in a ```json fence that is opened and closed."""
+    if body.startswith(FENCE_OPEN) and body.endswith(FENCE_CLOSE) and len(body) >= len(FENCE_OPEN) + len(FENCE_CLOSE):
+        return body[len(FENCE_OPEN) : -len(FENCE_CLOSE)].strip(), True
+    return body, False
+
+
+def _decode(body: str, config: ParsingConfig) -> tuple[Any, ParseStatus]:
+    """Python values of the JSON text, by json-repair where that is allowed and needed."""
+    _check_caps(body, config)
+    try:
+        value = json.loads(
+            body,
+            object_pairs_hook=_unique_keys,
+            parse_int=_read_number,
+            parse_float=_read_number,
+            parse_constant=_reject_constant,
+        )
+        return value, ParseStatus.OK
+    except json.JSONDecodeError:
+        if not config.repair or len(body) > _MAX_REPAIR_CHARS:
+            raise _ReadError(ParseStatus.BAD_JSON) from None
+    try:
+        value = json_repair.loads(body, skip_json_loads=True)
+    except (RecursionError, ValueError):  # nesting that only json-repair sees
+        raise _ReadError(ParseStatus.BAD_JSON) from None
+    if not value:  # "nothing is there" must be said, not inferred from rubble
+        raise _ReadError(ParseStatus.BAD_JSON)
+    return value, ParseStatus.REPAIRED
+
+
+def _check_caps(body: str, config: ParsingConfig) -> None:
+    """Reject nesting deeper than ``max_depth``, and more instances or brackets than ``max_instances`` allows."""
+    depth = commas = brackets = 0
+    for char in _structure(body):
+        if char in "[{":
+            depth += 1
+            brackets += 1
+        elif char in "]}":
+            depth = max(depth - 1, 0)
+        elif depth == 1:
+            commas += 1
+        too_many = commas >= config.max_instances or brackets > 1 + _MAX_BRACKETS * config.max_instances
+        if too_many or depth > config.max_depth:
+            raise _ReadError(ParseStatus.TOO_LONG)
+
+
+def _structure(body: str) -> Iterator[str]:
+    """The brackets, braces and commas of a JSON text that stand outside its strings."""
+    in_string, escaped = False, -1
+    for found in _STRUCTURE.finditer(body):
+        char, position = found[0], found.start()
+        if position == escaped:
+            continue
+        if char == '"':
+            in_string = not in_string
+        elif char == "\\":
+            escaped = position + 1 if in_string else -1
+        elif not in_string:
+            yield char
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise _ReadError(ParseStatus.BAD_SCHEMA)
+    return fields
+
+
+def _read_number(text: str) -> float:
+    if len(text) > _MAX_NUMBER_CHARS:
+        raise _ReadError(ParseStatus.BAD_NUMBER)
+    return float(text)
+
+
+def _reject_constant(_: str) -> NoReturn:
+    """NaN, Infinity and -Infinity are no JSON, though json.loads reads them."""
+    raise _ReadError(ParseStatus.BAD_NUMBER)
+
+
+def _read_instances(
+    value: object, prompt: PromptConfig, frame: CoordinateFrame, config: ParsingConfig
+) -> list[SpatialPrompt]:
+    """The instances of decoded JSON, in original-image pixels."""
+    if prompt.single_object:
+        value = [] if value is None else [value]
+    if not isinstance(value, list):
+        raise _ReadError(ParseStatus.BAD_SCHEMA)
+    if len(value) > config.max_instances:
+        raise _ReadError(ParseStatus.TOO_LONG)
+    limit = min(config.max_abs_coordinate, sys.float_info.max)
+    keys = set(prompt.fields)
+    instances = []
+    for item in value:
+        if not isinstance(item, dict) or item.keys() != keys:
+            raise _ReadError(ParseStatus.BAD_SCHEMA)
+        box = _picture_box(_read_numbers(item[prompt.box_key], 4, limit), frame) if prompt.box else None
+        positive = _read_points(item, prompt.positive_fields, prompt.positive_points, prompt.flat_points, limit)
+        negative = _read_points(item, prompt.negative_fields, prompt.negative_points, prompt.flat_points, limit)
+        points = tuple(_picture_point(point, frame) for point in positive + negative)
+        labels = (1,) * len(positive) + (0,) * len(negative)
+        instances.append(SpatialPrompt(box=box, point_coords=points, point_labels=labels))
+    return instances
+
+
+def _read_points(item: dict[str, Any], names: list[str], count: int, flat: bool, limit: float) -> list[list[float]]:
+    """``count`` points of two numbers each, from one list of them or, ``flat``, from a field each."""
+    points = [item[name] for name in names]
+    if names and not flat:
+        points = points[0]
+    if not isinstance(points, list) or len(points) != count:
+        raise _ReadError(ParseStatus.BAD_SCHEMA)
+    return [_read_numbers(point, 2, limit) for point in points]
+
+
+def _read_numbers(value: object, count: int, limit: float) -> list[float]:
+    """``count`` numbers within ``limit``."""
+    if not isinstance(value, list) or len(value) != count:
+        raise _ReadError(ParseStatus.BAD_SCHEMA)
+    if any(isinstance(number, bool) or not isinstance(number, int | float) for number in value):
+        raise _ReadError(ParseStatus.BAD_SCHEMA)
+    if not all(-limit <= number <= limit for number in value):  # False for NaN, too
+        raise _ReadError(ParseStatus.BAD_NUMBER)
+    return [float(number) for number in value]
+
+
+def _picture_box(edges: Sequence[float], frame: CoordinateFrame) -> Box:
+    """Ordered, clipped and scaled corners."""
+    scale_x, scale_y = frame.scale
+    x0, x1 = (min(max(0.0, x) * scale_x, frame.image_width) for x in sorted(edges[::2]))
+    y0, y1 = (min(max(0.0, y) * scale_y, frame.image_height) for y in sorted(edges[1::2]))
+    if (x1 - x0) * (y1 - y0) <= 0:
+        raise _ReadError(ParseStatus.BAD_NUMBER)
+    return x0, y0, x1, y1
+
+
+def _picture_point(point: Sequence[float], frame: CoordinateFrame) -> Point:
+    """The centre of the named cell, the cell clipped to the frame."""
+    scale_x, scale_y = frame.scale
+    x = min(max(0.0, point[0]), frame.width - 1) + 0.5
+    y = min(max(0.0, point[1]), frame.height - 1) + 0.5
+    return x * scale_x, y * scale_y
+
+
+def _distinct(instances: list[SpatialPrompt], nms_iou: float) -> tuple[SpatialPrompt, ...]:
+    """The instances without repetitions, in their order."""
+    if nms_iou >= 1 or len(instances) < 2:
+        return tuple(instances)
+    boxes = [item.box for item in instances if item.box is not None]
+    if boxes:  # a scheme gives all of them a box, or none
+        return tuple(instances[i] for i in nms(boxes, nms_iou))
+    seen: dict[object, SpatialPrompt] = {}
+    for item in instances:
+        seen.setdefault((frozenset(item.positive_points), frozenset(item.negative_points)), item)
+    return tuple(seen.values())

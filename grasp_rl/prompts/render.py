@@ -1,0 +1,207 @@
+"""Text out: the question as chat messages, and instances as the canonical completion that answers it.
+
+The instruction, its worked example and the parser all read their field names and counts from one
+:class:`~grasp_rl.config.schema.PromptConfig`, so that what is asked for is what is accepted.
+
+A template is a Jinja file. Its block ``system``, if any, is the system turn and its block ``user`` the text of the user
+turn; a file without blocks is the text of the user turn. Variables: ``query``, ``width`` and ``height`` (of the
+policy's frame), ``box``, ``positive_points``, ``negative_points``, ``box_key``, ``positive_key``, ``negative_key``,
+``positive_fields``, ``negative_fields`` (the fields' names), ``flat_points``, ``single_object`` and ``example`` (a
+worked completion with two instances, or with one where the scheme says one).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import PromptConfig
+from grasp_rl.interfaces import CoordinateFrame
+from grasp_rl.types import Box, Point, SpatialPrompt
+
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
+FENCE_OPEN, FENCE_CLOSE = "```json", "```"
+
+_PACKAGED = Path(__file__).parent / "templates"
+_EXAMPLE_THOUGHT = "Two places in the picture fit the question: one on the upper left, one on the lower right."
+_EXAMPLE_SINGLE = "One place in the picture fits the question, on the upper left."
+_EXAMPLE_BOXES: tuple[Box, ...] = ((0.1, 0.15, 0.35, 0.4), (0.55, 0.6, 0.85, 0.9))
+
+
+def build_messages(query: str, frame: CoordinateFrame, prompt: PromptConfig) -> list[dict[str, Any]]:
+    """Chat messages that ask ``query`` about one picture, for a processor's chat template.
+
+    Args:
+        query: The question in plain words; quoted as it stands, never read as a template.
+        frame: The frame that the policy speaks for this picture.
+        prompt: The scheme; ``prompt.template`` is a packaged template's name or the path to a file.
+
+    Returns:
+        A system turn where the template has one, then a user turn whose content is the picture's place and the text.
+
+    Raises:
+        ConfigError: ``prompt.template`` cannot be found, read or rendered.
+    """
+    variables = {
+        "query": query,
+        "width": f"{frame.width:g}",
+        "height": f"{frame.height:g}",
+        "box": prompt.box,
+        "positive_points": prompt.positive_points,
+        "negative_points": prompt.negative_points,
+        "box_key": prompt.box_key,
+        "positive_key": prompt.positive_key,
+        "negative_key": prompt.negative_key,
+        "positive_fields": prompt.positive_fields,
+        "negative_fields": prompt.negative_fields,
+        "flat_points": prompt.flat_points,
+        "single_object": prompt.single_object,
+        "example": _example(frame, prompt),
+    }
+    template = _load_template(prompt.template)
+    messages: list[dict[str, Any]] = []
+    if "system" in template.blocks:
+        system = {"type": "text", "text": _render(template, "system", variables, prompt.template)}
+        messages.append({"role": "system", "content": [system]})
+    user = {"type": "text", "text": _render(template, "user", variables, prompt.template)}
+    messages.append({"role": "user", "content": [{"type": "image"}, user]})
+    return messages
+
+
+def format_answer(prompts: Sequence[SpatialPrompt], thinking: str, frame: CoordinateFrame, prompt: PromptConfig) -> str:
+    """The canonical completion that says ``prompts``; :func:`grasp_rl.prompts.parse.parse` reads it back.
+
+    Numbers are integers of the policy's frame, clipped to it: a box edge is rounded to the nearest one and a box keeps
+    at least one unit in each direction; a point names the unit cell that it lies in, and stands for that cell's centre.
+    So reading the text back moves an edge or point by at most half a unit of the policy's frame (half-unit boxes and
+    anything outside the picture apart).
+
+    Args:
+        prompts: Instances in original-image pixels; the first points of each label are used, as many as the scheme has.
+        thinking: The thought, without any of the four tags.
+        frame: The policy's frame for this picture.
+        prompt: The scheme; decides the fields of each instance.
+
+    Raises:
+        ValueError: an instance lacks a box or points that the scheme asks for, or ``thinking`` contains a tag.
+    """
+    if any(tag in thinking for tag in (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)):
+        raise ValueError("format_answer: the thought contains a think or answer tag")
+    said: Any = [_instance(p, frame, prompt) for p in prompts]
+    if prompt.single_object:
+        if len(said) > 1:
+            raise ValueError(f"format_answer: the scheme {prompt.scheme!r} says one instance, found {len(said)}")
+        said = said[0] if said else None
+    instances = json.dumps(said, separators=(",", ":"))
+    answer = f"{ANSWER_OPEN}{FENCE_OPEN}\n{instances}\n{FENCE_CLOSE}{ANSWER_CLOSE}"
+    return f"{THINK_OPEN}{thinking}{THINK_CLOSE}\n{answer}"
+
+
+def _instance(item: SpatialPrompt, frame: CoordinateFrame, prompt: PromptConfig) -> dict[str, Any]:
+    """One instance as the JSON object of the scheme."""
+    fields: dict[str, Any] = {}
+    if prompt.box:
+        if item.box is None:
+            raise ValueError(f"format_answer: the scheme {prompt.scheme!r} needs a box")
+        fields[prompt.box_key] = _spoken_box(item.box, frame)
+    for key, names, points, count in (
+        (prompt.positive_key, prompt.positive_fields, item.positive_points, prompt.positive_points),
+        (prompt.negative_key, prompt.negative_fields, item.negative_points, prompt.negative_points),
+    ):
+        if len(points) < count:
+            raise ValueError(f"format_answer: the scheme {prompt.scheme!r} needs {count} {key}, found {len(points)}")
+        spoken = [_spoken_point(p, frame) for p in points[:count]]
+        fields |= dict(zip(names, spoken if prompt.flat_points else [spoken], strict=False))
+    return fields
+
+
+def _spoken_box(box: Box, frame: CoordinateFrame) -> list[int]:
+    """A box in integer edges of the policy's frame."""
+    scale_x, scale_y = frame.scale
+    x0, x1 = _spoken_edges(box[0] / scale_x, box[2] / scale_x, int(frame.width))
+    y0, y1 = _spoken_edges(box[1] / scale_y, box[3] / scale_y, int(frame.height))
+    return [x0, y0, x1, y1]
+
+
+def _spoken_edges(low: float, high: float, limit: int) -> tuple[int, int]:
+    """Two edges rounded to integers in 0..limit, at least one apart."""
+    first, last = (min(max(math.floor(edge + 0.5), 0), limit) for edge in (low, high))
+    if last > first:
+        return first, last
+    first = min(max(math.floor((low + high) / 2), 0), limit - 1)
+    return first, first + 1
+
+
+def _spoken_point(point: Point, frame: CoordinateFrame) -> list[int]:
+    """The integer cell of the policy's frame that a point lies in."""
+    scale_x, scale_y = frame.scale
+    return [
+        min(max(math.floor(point[0] / scale_x), 0), int(frame.width) - 1),
+        min(max(math.floor(point[1] / scale_y), 0), int(frame.height) - 1),
+    ]
+
+
+def _example(frame: CoordinateFrame, prompt: PromptConfig) -> str:
+    """A worked completion."""
+    made = _example_prompts(frame, prompt)
+    if prompt.single_object:
+        return format_answer(made[:1], _EXAMPLE_SINGLE, frame, prompt)
+    return format_answer(made, _EXAMPLE_THOUGHT, frame, prompt)
+
+
+def _example_prompts(frame: CoordinateFrame, prompt: PromptConfig) -> list[SpatialPrompt]:
+    """Two made-up instances: positive points down the box's diagonal, negative ones just right of the box."""
+    width, height = frame.image_width, frame.image_height
+    examples = []
+    for left, top, right, bottom in _EXAMPLE_BOXES:
+        steps = [(i + 1) / (prompt.positive_points + 1) for i in range(prompt.positive_points)]
+        points = [((left + t * (right - left)) * width, (top + t * (bottom - top)) * height) for t in steps]
+        steps = [(i + 1) / (prompt.negative_points + 1) for i in range(prompt.negative_points)]
+        points += [((right + 0.05) * width, (top + t * (bottom - top)) * height) for t in steps]
+        examples.append(
+            SpatialPrompt(
+                box=(left * width, top * height, right * width, bottom * height),
+                point_coords=tuple(points),
+                point_labels=(1,) * prompt.positive_points + (0,) * prompt.negative_points,
+            )
+        )
+    return examples
+
+
+@lru_cache(maxsize=32)
+def _load_template(name: str) -> Template:
+    """The compiled template called ``name``; read once per process."""
+    packaged = sorted(path.stem for path in _PACKAGED.glob("*.jinja") if "." not in path.stem)
+    path = _PACKAGED / f"{name}.jinja" if name in packaged else Path(name)
+    valid = f"must be one of {', '.join(packaged)} or the path to a readable template file"
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"prompt.template={name!r}: {valid} ({error})") from error
+    environment = SandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    try:
+        template = environment.from_string(source)
+    except TemplateError as error:
+        raise ConfigError(f"prompt.template={name!r}: not a valid template: {error}") from error
+    if template.blocks and "user" not in template.blocks:
+        raise ConfigError(f"prompt.template={name!r}: has the blocks {sorted(template.blocks)}, must have `user`")
+    return template
+
+
+def _render(template: Template, block: str, variables: dict[str, Any], name: str) -> str:
+    """The text of one block, or of the whole file where it has none."""
+    try:
+        if block not in template.blocks:
+            return template.render(variables).strip()
+        return "".join(template.blocks[block](template.new_context(variables))).strip()
+    except TemplateError as error:
+        raise ConfigError(f"prompt.template={name!r}: cannot be rendered: {error}") from error

@@ -1,0 +1,1 @@
+"""Tables, curves and images of finished runs."""

@@ -1,0 +1,252 @@
+"""What a report shows, as plain values for a template: tables as text, figures and pictures as data URIs."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from grasp_rl.reporting.load import Scored, StudiedRun, number
+from grasp_rl.reporting.plots import REWARD, VALIDATION, curve, picture
+from grasp_rl.runs.progress import duration
+from grasp_rl.types import ParseStatus
+from grasp_rl.utils.files import Record
+
+COLUMNS = (
+    ("cIoU", "ciou"),
+    ("Pr@0.5", "pr@0.5"),
+    ("box IoU", "box_iou"),
+    ("no-target accuracy", "no_target_accuracy"),
+    ("parse ok", "parse/ok"),
+    ("gIoU, one instance", "giou/single"),
+    ("gIoU, several", "giou/multi"),
+)
+"""Headings of the table and the metrics under them, after gIoU itself."""
+NOTHING = "-"
+"""Stands for a number that there is not."""
+_SAMPLES_SHOWN, _GALLERIES_SHOWN = 6, 12
+
+
+def context(runs: Sequence[StudiedRun], title: str) -> Record:
+    """Everything the template names.
+
+    Args:
+        runs: of one study.
+        title: of the page.
+    """
+    best = _best(runs)
+    pictured = [run for run in runs if run is best or run in runs[:_GALLERIES_SHOWN]]
+    notes = [f"{run.label}: {note}" for run in runs for note in run.notes]
+    if len(pictured) < len(runs):
+        notes.append(f"pictures are shown of {len(pictured)} runs, the others' are in their eval_after/overlays")
+    return {
+        "title": title,
+        "summary": _summary(runs, best),
+        "axes": list(runs[0].axes),
+        "columns": [heading for heading, _ in COLUMNS],
+        "rows": [_row(run, run is best) for run in runs],
+        "curves": _curves(runs),
+        "galleries": [{"label": run.label, "open": run is best, "samples": _gallery(run)} for run in pictured],
+        "statuses": [{"label": run.label, "bars": _bars(run)} for run in runs if _bars(run)],
+        "status_names": [str(status) for status in ParseStatus],
+        "terms": [{"label": run.label, "terms": _terms(run)} for run in runs if _terms(run)],
+        "costs": [_cost(run) for run in runs],
+        "origins": [_origin(run) for run in runs],
+        "notes": notes,
+    }
+
+
+def decimals(value: float | None, *, signed: bool = False) -> str:
+    """Three decimals, or a dash for nothing."""
+    if value is None:
+        return NOTHING
+    return f"{value:+.3f}" if signed else f"{value:.3f}"
+
+
+def _best(runs: Sequence[StudiedRun]) -> StudiedRun | None:
+    """The run with the highest gIoU."""
+    scored = [(giou, -place) for place, run in enumerate(runs) if (giou := _of(run.after, "giou")) is not None]
+    return runs[-max(scored)[1]] if scored else None
+
+
+def _of(scored: Scored | None, name: str) -> float | None:
+    return None if scored is None else scored.number(name)
+
+
+def _summary(runs: Sequence[StudiedRun], best: StudiedRun | None) -> str:
+    """What was run, how it ended, and the best number, in a few sentences."""
+    states = [run.state for run in runs]
+    parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+    text = f"{len(runs)} run{'s' * (len(runs) != 1)}: {', '.join(parts)}."
+    if best is None:
+        return text + " None of them has been scored."
+    scored, before = best.after, _of(best.before, "giou")
+    count = _of(scored, "samples")
+    split = scored.records[0].get("split", "") if scored is not None and scored.records else ""
+    on = f" on {count:.0f} {split} samples".replace("  ", " ") if count else ""
+    giou = decimals(_of(scored, "giou"))
+    name = f" The best, {best.label}, reaches" if len(runs) > 1 else " It reaches"
+    text += f"{name} a gIoU of {giou}{on}"
+    if best.difference is None:
+        return text + ("." if before is None else f", {decimals(before)} before training.")
+    gain, low, high, _ = best.difference
+    if low == high == 0:
+        return f"{text}, the same as before training."
+    sure = "" if low > 0 or high < 0 else "; the interval holds 0, so this may be chance"
+    interval = f"95 % interval {decimals(low, signed=True)} to {decimals(high, signed=True)}"
+    return f"{text}, {decimals(gain, signed=True)} over the {decimals(before)} before training ({interval}){sure}."
+
+
+def _row(run: StudiedRun, is_best: bool) -> Record:
+    change = run.difference
+    return {
+        "axes": list(run.axes.values()),
+        "label": run.label,
+        "state": run.state,
+        "error": run.error,
+        "best": is_best,
+        "before": decimals(_of(run.before, "giou")),
+        "after": decimals(_of(run.after, "giou")),
+        "difference": decimals(change.mean, signed=True) if change else NOTHING,
+        "interval": f"{decimals(change.low, signed=True)} to {decimals(change.high, signed=True)}" if change else "",
+        "certain": change is not None and (change.low > 0 or change.high < 0),
+        "cells": [(decimals(_of(run.before, name)), decimals(_of(run.after, name))) for _, name in COLUMNS],
+    }
+
+
+def _curves(runs: Sequence[StudiedRun]) -> list[Record]:
+    """Per run the mean reward of its rollouts and its validation gIoU, on axes that compare."""
+    rewards = [_points(run.rows, "reward") for run in runs]
+    gious = [_points(run.validations, "val/giou") for run in runs]
+    steps = [point[0] for points in [*rewards, *gious] for point in points]
+    if not steps:
+        return []
+    xlim = (0.0, max(steps) * 1.03)
+    panels = []
+    for run, reward, giou in zip(runs, rewards, gious, strict=True):
+        alike = [rewards[i] for i, other in enumerate(runs) if _reward(other) == _reward(run)]
+        panel: Record = {"label": run.label, "reward": None, "giou": None}
+        if reward:
+            smooth = max(2, len(reward) // 15)
+            label, limits = "mean reward (points)", _limits(alike)
+            panel["reward"] = curve(reward, ylabel=label, color=REWARD, xlim=xlim, ylim=limits, smooth=smooth)
+        if giou:
+            limits = _limits(gious)
+            panel["giou"] = curve(giou, ylabel="validation gIoU (0 to 1)", color=VALIDATION, xlim=xlim, ylim=limits)
+        panels += [panel] if reward or giou else []
+    return panels
+
+
+def _points(rows: Sequence[Record], name: str) -> list[tuple[float, float]]:
+    return [(float(row["step"]), value) for row in rows if (value := number(row, name)) is not None]
+
+
+def _limits(curves: Sequence[Sequence[tuple[float, float]]]) -> tuple[float, float]:
+    """A range that holds all values of all ``curves``, with a margin."""
+    values = [value for points in curves for _, value in points]
+    margin = 0.06 * (max(values) - min(values)) or 0.05
+    return min(values) - margin, max(values) + margin
+
+
+def _reward(run: StudiedRun) -> str:
+    """Runs with the same one are measured in the same points."""
+    return repr(run.config.get("reward"))
+
+
+def _gallery(run: StudiedRun) -> list[Record]:
+    """The first samples with a picture, before and after training."""
+    names = sorted({name for scored in (run.before, run.after) if scored for name in scored.overlays})
+    samples = []
+    for name in names[:_SAMPLES_SHOWN]:
+        sides = [_side(when, scored, name) for when, scored in (("before", run.before), ("after", run.after)) if scored]
+        query = next((side["query"] for side in sides if side["query"]), "")
+        nothing = any(side["target"] is False for side in sides)
+        samples.append({"query": query, "nothing": nothing, "sides": sides})
+    return samples
+
+
+def _side(when: str, scored: Scored, name: str) -> Record:
+    """One picture and what was answered."""
+    index = name.partition("_")[0]
+    known = index.isdigit() and int(index) < len(scored.records)
+    record: Record = scored.records[int(index)] if known else {}
+    return {
+        "when": when,
+        "picture": picture(scored.overlays[name], record.get("size")) if name in scored.overlays else None,
+        "query": record.get("query", ""),
+        "iou": decimals(number(record, "iou")),
+        "status": record.get("status", ""),
+        "target": record.get("has_target"),
+        "silent": record.get("has_target") is False and record.get("empty") is True,
+        "text": record.get("text", ""),
+    }
+
+
+def _bars(run: StudiedRun) -> list[Record]:
+    """Shares of the parse statuses in percent, before and after."""
+    bars = []
+    for when, scored in (("before", run.before), ("after", run.after)):
+        shares = [(str(status), 100 * (_of(scored, f"parse/{status}") or 0.0)) for status in ParseStatus]
+        if any(share for _, share in shares):
+            bars.append({"when": when, "shares": [(name, share) for name, share in shares if share > 0]})
+    return bars
+
+
+def _terms(run: StudiedRun) -> list[Record]:
+    """The reward's terms as the first step found them."""
+    first: Record = run.rows[0] if run.rows else {}
+    names = [key.split("/")[1] for key in first if key.startswith("term/") and key.endswith("/mean")]
+    terms = []
+    for name in names:
+        spread = number(first, f"term/{name}/group_std")
+        mean = decimals(number(first, f"term/{name}/mean"))
+        terms.append({"name": name, "mean": mean, "std": decimals(spread), "idle": spread == 0})
+    return terms
+
+
+def _cost(run: StudiedRun) -> Record:
+    """Seconds per optimizer step: the median, which the first step's warm-up does not move."""
+
+    def median(name: str) -> float:
+        values = [value for row in run.timings if (value := number(row, name)) is not None]
+        return statistics.median(values) if values else math.nan
+
+    parts = {name: median(f"{name}_s") for name in ("rollout", "reward", "update")}
+    step = median("step_s")
+    known = [value for value in parts.values() if math.isfinite(value)]
+    shares = [(name, 100 * value / sum(known)) for name, value in parts.items() if sum(known) > 0]
+    return {
+        "label": run.label,
+        "steps": len(run.timings) or None,
+        "wall": duration(run.seconds),
+        "step": f"{step:.2f}" if math.isfinite(step) else NOTHING,
+        "parts": [f"{value:.2f}" if math.isfinite(value) else NOTHING for value in parts.values()],
+        "shares": [(name, share) for name, share in shares if math.isfinite(share)],
+        "evaluation": _seconds(run.after),
+    }
+
+
+def _seconds(scored: Scored | None) -> str:
+    value = _of(scored, "seconds_per_image")
+    return NOTHING if value is None else f"{value:.3f}"
+
+
+def _origin(run: StudiedRun) -> Record:
+    """How to do it again."""
+    about: dict[str, Any] = run.environment
+    git = (about.get("git") or {}).get("package") or {}
+    packages = about.get("packages") or {}
+    versions = [f"{name} {packages[name]}" for name in ("torch", "transformers", "numpy") if name in packages]
+    command = about.get("command")
+    return {
+        "label": run.label,
+        "folder": str(run.folder),
+        "command": shlex.join(map(str, command)) if isinstance(command, list) else "not recorded",
+        "commit": git.get("commit") or "not recorded",
+        "dirty": bool(git.get("dirty")),
+        "seed": run.config.get("seed"),
+        "versions": ", ".join([f"Python {about['python']}", *versions] if "python" in about else versions),
+        "machine": about.get("platform", ""),
+    }

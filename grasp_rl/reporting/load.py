@@ -1,0 +1,193 @@
+"""Run folders read back: what a report is made of. Missing or broken pieces become notes, never an end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.evaluation import predictions
+from grasp_rl.evaluation.metrics import Interval, ious, paired_difference, score_of
+from grasp_rl.runs.run_dir import CONFIG, ENVIRONMENT, ERROR, LOG, STATUS, seconds_between, state_of
+from grasp_rl.tracking.metrics_log import METRICS, TIMINGS, read_rows
+from grasp_rl.utils.files import Record, read_json
+
+_NOT_AXES = ("experiment", "debug", "launcher", "verb", "name", "run_dir", "trusted_modules")
+_LOG_LINES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One evaluation folder."""
+
+    metrics: Record
+    """Numbers by flat name; see grasp_rl.evaluation.metrics."""
+    records: tuple[Record, ...]
+    """Lines of predictions.jsonl; () where they cannot be read."""
+    overlays: Mapping[str, Path]
+    """Pictures by file name, which is the same for the same sample."""
+
+    def number(self, name: str) -> float | None:
+        """The metric ``name``, or None."""
+        return number(self.metrics, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudiedRun:
+    """One run folder."""
+
+    folder: Path
+    label: str
+    """What sets it apart from the other runs."""
+    axes: Mapping[str, str]
+    """The overrides that differ between the runs, by key."""
+    state: str
+    error: str | None
+    """Why it failed, for a failed run."""
+    config: Record
+    environment: Record
+    seconds: float | None
+    """From its start to its end by the clock on the wall."""
+    rows: tuple[Record, ...]
+    """Training rows of metrics.jsonl."""
+    validations: tuple[Record, ...]
+    """Validation rows of metrics.jsonl."""
+    timings: tuple[Record, ...]
+    before: Scored | None
+    after: Scored | None
+    difference: Interval | None
+    """gIoU after - before, on the samples that both scored."""
+    notes: tuple[str, ...] = field(default=())
+    """What could not be read."""
+
+
+def number(record: Mapping[str, Any], name: str) -> float | None:
+    """The finite number called ``name`` in ``record``, or None."""
+    value = record.get(name)
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if usable else None  # type: ignore[arg-type]
+
+
+def read_study(folder: Path) -> list[StudiedRun]:
+    """The run in ``folder``, or the runs in the folders below it, by name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    folders = [folder] if _is_run(folder) else sorted(path for path in folder.glob("*/") if _is_run(path))
+    if not folders:
+        found = "no such folder" if not folder.is_dir() else "neither a run nor a folder of runs"
+        raise ConfigError(f"{folder}: {found}; must be what a train, sft or evaluate command wrote")
+    overrides = {path: _overrides(_read_json(path / ENVIRONMENT) or {}) for path in folders}
+    keys = [key for key in dict.fromkeys(k for o in overrides.values() for k in o) if key not in _NOT_AXES]
+    differing = [key for key in keys if len({o.get(key) for o in overrides.values()}) > 1]
+    return [_read_run(path, {key: overrides[path].get(key, "default") for key in differing}) for path in folders]
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (STATUS, CONFIG))
+
+
+def _read_json(path: Path) -> Record | None:
+    """The JSON object in ``path``, None where there is none that can be read."""
+    try:
+        return read_json(path)
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _overrides(environment: Record) -> dict[str, str]:
+    """Command-line overrides by key; Hydra's own are none of the run's."""
+    words = environment.get("overrides")
+    pairs = [str(word).lstrip("+~").partition("=") for word in words] if isinstance(words, list) else []
+    return {key: value for key, _, value in pairs if not key.startswith("hydra")}
+
+
+def _read_run(folder: Path, axes: dict[str, str]) -> StudiedRun:
+    notes: list[str] = []
+    status = _read_json(folder / STATUS) or {}
+    config = _read_config(folder, notes)
+    rows = read_rows(folder / METRICS)
+    if not rows and config.get("verb") == "train":
+        notes.append(f"no {METRICS}, so no curves")
+    before = _read_scored(folder / "eval_before", notes)
+    scheme = (config.get("prompt") or {}).get("scheme")
+    found = (
+        _read_scored(folder / name, notes) for name in ("eval_after", "eval", f"eval_{scheme}")
+    )  # train, evaluate, sft
+    after = next((scored for scored in found if scored is not None), None)
+    state = "unknown" if "state" not in status else state_of(folder) or "unknown"
+    return StudiedRun(
+        folder=folder,
+        label=", ".join(axes.values()) or folder.name,
+        axes=axes,
+        state=state,
+        error=_why(folder) if state == "failed" else None,
+        config=config,
+        environment=_read_json(folder / ENVIRONMENT) or {},
+        seconds=seconds_between(status.get("started"), status.get("ended")),
+        rows=tuple(row for row in rows if "reward" in row or "loss" in row),
+        validations=tuple(row for row in rows if any(key.startswith("val/") for key in row)),
+        timings=tuple(read_rows(folder / TIMINGS)),
+        before=before,
+        after=after,
+        difference=_difference(before, after, config, notes),
+        notes=tuple(notes),
+    )
+
+
+def _read_config(folder: Path, notes: list[str]) -> Record:
+    """config.yaml as it stands, of whatever version."""
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        notes.append(f"{CONFIG} cannot be read ({' '.join(str(error).split())[:120]})")
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _why(folder: Path) -> str:
+    """The error of a failed run, or the end of its log."""
+    error = _read_json(folder / ERROR)
+    if error is not None and error.get("message"):
+        return str(error["message"])
+    log = folder / LOG
+    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines() if log.is_file() else []
+    return " / ".join(lines[-_LOG_LINES:]) or "it left no word in its log"
+
+
+def _read_scored(folder: Path, notes: list[str]) -> Scored | None:
+    if not folder.is_dir():
+        return None
+    metrics = _read_json(folder / predictions.METRICS)
+    if metrics is None:
+        notes.append(f"{folder.name} is not complete: no {predictions.METRICS}")
+        return None
+    records: Sequence[Record] = ()
+    try:
+        records = predictions.read_predictions(folder / predictions.PREDICTIONS)
+    except ConfigError as error:
+        notes.append(str(error))
+    overlays = {path.name: path for path in sorted((folder / predictions.OVERLAYS).glob("*.png"))}
+    return Scored(metrics=metrics, records=tuple(records), overlays=overlays)
+
+
+def _difference(before: Scored | None, after: Scored | None, config: Record, notes: list[str]) -> Interval | None:
+    """The paired difference, under the run's own rule for empty masks."""
+    if before is None or after is None or not before.records or not after.records:
+        return None
+    settings = config.get("evaluation") or {}
+    try:
+        first, last = (
+            ious([score_of(record) for record in scored.records], settings.get("empty_iou", "one"))
+            for scored in (before, after)
+        )
+        return paired_difference(first, last, bootstrap_samples=settings.get("bootstrap_samples", 2000))
+    except (KeyError, ValueError) as error:  # records of another version, or of other samples
+        notes.append(f"no paired difference: {error}")
+        return None

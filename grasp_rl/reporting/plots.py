@@ -1,0 +1,115 @@
+"""Figures and pictures of a report as data URIs.
+
+Figures are SVG that follows the reader's light or dark page; no display is needed.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image as Pillow
+
+from grasp_rl.data.image_io import ImageError, read_image
+from grasp_rl.geometry import FloatArray
+from grasp_rl.utils.visualization import PANEL
+
+REWARD, VALIDATION = "#3b82c4", "#d9822b"
+_COLOURS = 128
+_INK = "#010203"  # stands for the page's text colour until the figure is text
+_STYLE = {
+    "svg.hashsalt": "grasp_rl",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9.0,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+}
+_THEME = (
+    "<style>svg{color:#222;font-family:system-ui,sans-serif}"
+    "@media(prefers-color-scheme:dark){svg{color:#d8d8d8}}</style>"
+)
+
+
+def curve(
+    points: Sequence[tuple[float, float]],
+    *,
+    ylabel: str,
+    color: str,
+    xlim: tuple[float, float],
+    ylim: tuple[float, float],
+    smooth: int = 1,
+) -> str:
+    """One panel of small multiples as an SVG data URI.
+
+    Args:
+        points: (optimizer step, value), in order.
+        ylabel: what is drawn, with its unit.
+        color: of the curve.
+        xlim: range of steps, the same in all panels.
+        ylim: range of values, the same in all panels that compare.
+        smooth: width in steps of a centred moving average; above 1 the values themselves are drawn faintly behind it.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.4, 2.2), layout="constrained")
+        axes = figure.add_subplot(xlim=xlim, ylim=ylim)
+        x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
+        if smooth > 1:
+            axes.plot(x, y, color=color, alpha=0.3, linewidth=0.8)
+            axes.plot(x, moving_average(y, smooth), color=color, linewidth=1.8)
+        else:
+            axes.plot(x, y, color=color, linewidth=1.8, marker="o", markersize=3.5)
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel(ylabel)
+        axes.grid(visible=True, color="#888888", alpha=0.25, linewidth=0.5)
+        return _data_uri(figure)
+
+
+def picture(path: Path, size: Any) -> str | None:
+    """An overlay without its drawn caption as a small PNG.
+
+    Args:
+        path: of the overlay.
+        size: (height, width) of the sample's picture, which tells the overlay's from its caption; None keeps both.
+
+    Returns:
+        A data URI, or None where the file cannot be read.
+    """
+    try:
+        pixels = read_image(path)
+    except ImageError:
+        return None
+    if isinstance(size, list) and len(size) == 2:
+        pixels = pixels[-max(1, round(size[0] * PANEL / max(size))) :]
+    buffer = io.BytesIO()
+    Pillow.fromarray(pixels).quantize(_COLOURS).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def moving_average(values: FloatArray, width: int) -> FloatArray:
+    """Centred mean over ``width`` values of [N]; fewer at the ends, so that nothing is made up."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    index = np.arange(len(values))
+    low, high = np.maximum(index - width // 2, 0), np.minimum(index + (width - width // 2), len(values))
+    return np.asarray((sums[high] - sums[low]) / (high - low))
+
+
+def _data_uri(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    head, bracket, rest = text.partition(">")
+    return "data:image/svg+xml;base64," + base64.b64encode((head + bracket + _THEME + rest).encode()).decode()

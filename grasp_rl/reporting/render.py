@@ -1,0 +1,149 @@
+"""`grasp-rl report`: tables, curves and pictures of finished runs on one page that needs nothing else.
+
+From a run folder, or a folder of runs, it writes ``report.html`` (self-contained, no script), ``report.md`` and
+``results.csv``. A run that failed is listed with its error; what is missing is a note.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.reporting.content import NOTHING, context
+from grasp_rl.reporting.load import StudiedRun, read_study
+from grasp_rl.utils.files import Record, to_json, write_text
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``grasp-rl report <argv>`` and return its exit code."""
+    parser = argparse.ArgumentParser(prog="grasp-rl report", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="a run folder, or a folder of runs such as a sweep's")
+    parser.add_argument("--out", type=Path, help="where to write the report (default: into FOLDER)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    arguments = parser.parse_args(argv)
+    try:
+        written = write_report(arguments.folder, arguments.out or arguments.folder)
+    except (ConfigError, OSError) as error:
+        sys.stderr.write(f"grasp-rl report: {error}\n")
+        return 2 if isinstance(error, ConfigError) else 1
+    sys.stdout.write(json.dumps(to_json(written)) + "\n" if arguments.json else f"{written['report']}\n")
+    return 0
+
+
+def write_report(folder: Path, out: Path) -> Record:
+    """Write the report on ``folder`` into ``out`` and say what it found.
+
+    Raises:
+        ConfigError: ``folder`` holds no run.
+        OSError: ``out`` cannot be written.
+    """
+    study = read_study(folder)
+    content = context(study, folder.absolute().name)
+    table = results(study)
+    write_text(out / "report.html", render(content))
+    write_text(out / "report.md", markdown(content))
+    write_text(out / "results.csv", as_csv(table))
+    return {
+        "report": str(out / "report.html"),
+        "markdown": str(out / "report.md"),
+        "csv": str(out / "results.csv"),
+        "summary": content["summary"],
+        "runs": table,
+    }
+
+
+def render(content: Record) -> str:
+    """The page. Every value is escaped where it is put in: what a model wrote is shown, never obeyed."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja").render(content)
+
+
+def results(study: Sequence[StudiedRun]) -> list[Record]:
+    """One flat record per run: its overrides, state, error, every metric before and after, and the gain."""
+    table = []
+    for run in study:
+        row: Record = {"run": run.folder.name, **run.axes, "state": run.state, "error": run.error}
+        if run.difference is not None:
+            row |= {"giou_gain": run.difference.mean, "giou_gain_low": run.difference.low}
+            row |= {"giou_gain_high": run.difference.high, "giou_gain_samples": run.difference.samples}
+        for when, scored in (("before", run.before), ("after", run.after)):
+            row |= {f"{when}/{name}": value for name, value in (scored.metrics if scored else {}).items()}
+        table.append(row | {"seconds": run.seconds})
+    return table
+
+
+def as_csv(table: Sequence[Record]) -> str:
+    """The records as comma-separated values; every column that any of them has."""
+    buffer = io.StringIO()
+    columns = list(dict.fromkeys(name for row in table for name in row))
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return buffer.getvalue()
+
+
+def markdown(content: Record) -> str:
+    """The tables as Markdown; curves and pictures are on the page."""
+    head = [*(content["axes"] or ["run"]), "state", "gIoU before", "gIoU after", "gain, 95 % interval"]
+    lines = [f"# {_md(content['title'])}", "", _md(content["summary"]), ""]
+    grid = [
+        [
+            *((row["axes"]) or [row["label"]]),
+            row["state"],
+            row["before"],
+            row["after"],
+            f"{row['difference']} ({row['interval']})" if row["interval"] else row["difference"],
+            *(f"{before} → {after}" for before, after in row["cells"]),
+        ]
+        for row in content["rows"]
+    ]
+    lines += _md_table([*head, *content["columns"]], grid)
+    failed = [f"- {_md(row['label'])}: {_md(row['error'])}" for row in content["rows"] if row["error"]]
+    lines += ["", "## Failed", "", *failed] if failed else []
+    terms = [
+        [block["label"], t["name"], t["mean"], t["std"], "teaches nothing here" if t["idle"] else ""]
+        for block in content["terms"]
+        for t in block["terms"]
+    ]
+    if terms:
+        lines += ["", "## Reward terms at the first step", ""]
+        lines += _md_table(["run", "term", "mean", "within-group std", ""], terms)
+    costs = [[c["label"], str(c["steps"] or NOTHING), c["wall"], c["step"], *c["parts"]] for c in content["costs"]]
+    lines += ["", "## Time", ""]
+    lines += _md_table(["run", "steps", "wall clock", "s per step", "rollout", "reward", "update"], costs)
+    lines += ["", "## Again", ""]
+    for origin in content["origins"]:
+        changed = ", with changes" if origin["dirty"] else ""
+        lines += [f"- {_md(origin['label'])} (commit {_md(origin['commit'])}{changed}): `{origin['command']}`"]
+    lines += ["", "## Notes", "", *(f"- {_md(note)}" for note in content["notes"])] if content["notes"] else []
+    return "\n".join([*lines, "", "Curves and pictures: report.html.", ""])
+
+
+def _md_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    rows = [head, ["---"] * len(head), *body]
+    return ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in rows]
+
+
+def _md(text: object) -> str:
+    """``text`` without a meaning of its own in Markdown's tables and HTML."""
+    return " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Rollouts: completions, their parsing, segmentation and reward."""

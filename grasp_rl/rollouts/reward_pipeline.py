@@ -1,0 +1,130 @@
+"""Judging: parse completions, segment what they say, and reward the result.
+
+The G siblings of one sample share its picture and the segmenter's embedding of it. A mask-free reward is handed
+references that cannot hold a mask, and no mask is predicted for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import ParsingConfig, PromptConfig
+from grasp_rl.interfaces import CueReference, MaskReference, Reward, Segmenter
+from grasp_rl.prompts.parse import parse
+from grasp_rl.types import Answer, Completion, MaskPrediction, Rollout, Sample, SpatialPrompt
+
+log = logging.getLogger(__name__)
+
+FAILURES = (RuntimeError, ValueError, cv2.error)
+"""What a segmenter may raise for a prompt or picture it cannot take; out of memory is a RuntimeError, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Follows completions of one sample through parsing, segmentation and reward."""
+
+    segmenter: Segmenter
+    reward: Reward
+    prompt: PromptConfig
+    parsing: ParsingConfig
+    always_segment: bool = False
+    """Predict masks even where the reward needs none: evaluation does."""
+
+    def follow(self, sample: Sample, frame: Any, completions: Sequence[Completion]) -> list[Rollout]:
+        """One rollout per completion; the picture is encoded at most once, and only if some answer needs it.
+
+        Args:
+            sample: with a mask or cues, as the reward's ``supervision`` demands.
+            frame: the policy's coordinate frame for this picture.
+            completions: the siblings.
+
+        Raises:
+            ConfigError: the sample has no mask, or no cues, and the reward needs them.
+        """
+        reference = self.reference(sample)
+        answers = [parse(c.text, self.prompt, frame, self.parsing) for c in completions]
+        predictions: list[MaskPrediction | None] = [None] * len(answers)
+        if self.always_segment or self.reward.supervision == "mask":
+            predictions = list(self._segment(sample, answers))
+        return [
+            Rollout(completion=c, answer=a, masks=p, reward=self.reward(a, reference, p))
+            for c, a, p in zip(completions, answers, predictions, strict=True)
+        ]
+
+    def reference(self, sample: Sample) -> CueReference | MaskReference:
+        """What the reward may see of ``sample``."""
+        if self.reward.supervision == "cues":
+            if sample.cues is None:
+                raise ConfigError(
+                    f"reward: sample {sample.sample_id} has no boxes or points and this reward needs them; take a mask "
+                    "reward such as reward=think2seg, or data with cues"
+                )
+            return CueReference(cues=sample.cues, image_size=sample.size)
+        if sample.target_mask is None:
+            raise ConfigError(
+                f"reward: sample {sample.sample_id} has no mask and this reward needs one; take a mask-free one, such "
+                "as reward=grasp, or data with masks"
+            )
+        return MaskReference(target_mask=sample.target_mask)
+
+    def _segment(self, sample: Sample, answers: Sequence[Answer]) -> list[MaskPrediction]:
+        """The masks of every answer: the picture is encoded once, and equal prompts are decoded once, all together."""
+        prompts = list(dict.fromkeys(prompt for answer in answers for prompt in answer.prompts))
+        if not prompts:
+            return [no_masks(sample.size) for _ in answers]
+        try:
+            embedding = self.segmenter.encode(sample.image)
+        except FAILURES as error:
+            log.warning("segmenter: could not encode %s: %s", sample.sample_id, error)
+            return [no_masks(sample.size, str(error) if a.prompts else None) for a in answers]
+        masks = decode(self.segmenter, embedding, prompts, sample)
+        place = {prompt: index for index, prompt in enumerate(prompts)}
+        return [masks([place[p] for p in a.prompts]) if a.prompts else no_masks(sample.size) for a in answers]
+
+
+def decode(
+    segmenter: Segmenter, embedding: Any, prompts: Sequence[SpatialPrompt], sample: Sample
+) -> Callable[[Sequence[int]], MaskPrediction]:
+    """The masks of ``prompts``, as a function of the indices wanted.
+
+    Where the call fails, each prompt is tried alone, so that a bad one costs only the answers it stands in: their
+    prediction has ``error`` set and no masks.
+    """
+    try:
+        return segmenter.decode(embedding, prompts).rows
+    except FAILURES as error:
+        log.warning("segmenter: decoding %d prompts of %s failed (%s)", len(prompts), sample.sample_id, error)
+    singles: list[MaskPrediction] = []
+    for prompt in prompts:
+        try:
+            singles.append(segmenter.decode(embedding, [prompt]))
+        except FAILURES as error:
+            singles.append(no_masks(sample.size, f"{type(error).__name__}: {error}"))
+
+    def chosen(indices: Sequence[int]) -> MaskPrediction:
+        parts = [singles[i] for i in indices]
+        errors = [part.error for part in parts if part.error is not None]
+        return no_masks(sample.size, errors[0]) if errors else joined(parts)
+
+    return chosen
+
+
+def joined(parts: Sequence[MaskPrediction]) -> MaskPrediction:
+    """Several predictions for one picture as one, in order."""
+    masks = [part.masks for part in parts]
+    stacked = np.concatenate(masks) if isinstance(masks[0], np.ndarray) else torch.cat(masks)
+    return MaskPrediction(masks=stacked, iou_predictions=np.concatenate([part.iou_predictions for part in parts]))
+
+
+def no_masks(size: tuple[int, int], error: str | None = None) -> MaskPrediction:
+    """The prediction for an answer without prompts, or one that failed: zero masks of ``size`` (height, width)."""
+    masks = np.zeros((0, *size), dtype=np.bool_)
+    return MaskPrediction(masks=masks, iou_predictions=np.zeros(0, dtype=np.float32), error=error)

@@ -1,0 +1,178 @@
+"""Checkpoints: written whole or not at all, proved by a manifest, pruned after, found again.
+
+``<run>/checkpoints/step_000100/`` holds ``policy/`` (what plain transformers or PEFT reads), ``engine/`` (the
+optimizer's state, a file a rank), ``state.json`` (step, ranks, place in the metrics) and ``manifest.json`` (size and
+sha256 of every file). ``best.json`` names the step that validation likes best. A folder is built under a temporary
+name, flushed to disk, and renamed; a reader never sees half of one, and one that was damaged later is known by its
+manifest. Shards of DeepSpeed are pickles: they are read from a folder of the run itself that its manifest proves, and
+from nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from grasp_rl.config.errors import ConfigError
+
+POLICY, ENGINE = "policy", "engine"
+_STATE, _BEST, _MANIFEST = "state.json", "best.json", "manifest.json"
+
+log = logging.getLogger(__name__)
+
+
+def folder_of(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint after ``step`` optimizer steps stands."""
+    return run_dir / "checkpoints" / f"step_{step:06d}"
+
+
+def part_of(run_dir: Path, step: int) -> Path:
+    """Where it is built: every rank writes its share there before :func:`commit`."""
+    final = folder_of(run_dir, step)
+    return final.with_name(f".{final.name}.part")
+
+
+@contextmanager
+def building(run_dir: Path, step: int) -> Iterator[Path]:
+    """An empty folder for the checkpoint of ``step``, which :func:`commit` makes final; gone if anything fails.
+
+    Raises:
+        OSError: it could not be written (disk full, no permission). Older checkpoints are untouched.
+    """
+    partial = part_of(run_dir, step)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        (partial / ENGINE).mkdir(parents=True)
+        yield partial
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have words of their own for it
+        shutil.rmtree(partial, ignore_errors=True)
+        message = f"{folder_of(run_dir, step)}: could not be written ({error}); older checkpoints are untouched"
+        raise OSError(message) from error
+
+
+def commit(run_dir: Path, step: int, state: dict[str, Any]) -> Path:
+    """Prove and rename what was built; an older folder of the same step is replaced."""
+    partial, final = part_of(run_dir, step), folder_of(run_dir, step)
+    (partial / _STATE).write_text(json.dumps({"step": step, **state}, indent=1) + "\n")
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    manifest = {
+        str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
+    }
+    (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    for path in [*partial.rglob("*"), partial]:
+        _flush(path)
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    _flush(final.parent)
+    return final
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, in words, or None if every file is what its manifest says."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        known = {str(name): (int(said["bytes"]), str(said["sha256"])) for name, said in manifest.items()}
+    except FileNotFoundError:
+        return f"{_MANIFEST} is missing"
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError):
+        return f"{_MANIFEST} is damaged"
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {_MANIFEST}
+    for name in sorted(found ^ {*known, _STATE}):
+        return f"{name} is not in the manifest" if name in found else f"{name} is missing"
+    for name, (size, digest) in known.items():
+        path = folder / name
+        if path.stat().st_size != size or _sha256(path) != digest:
+            return f"{name} is damaged"
+    return None
+
+
+def newest_sound(run_dir: Path) -> int | None:
+    """Step of the newest checkpoint that its manifest proves; damaged ones are named in the log and passed over."""
+    for step in reversed(steps(run_dir)):
+        wrong = damage(folder_of(run_dir, step))
+        if wrong is None:
+            return step
+        log.warning("%s: %s; going back to the checkpoint before", folder_of(run_dir, step), wrong)
+    return None
+
+
+def load_state(run_dir: Path, step: int) -> dict[str, Any]:
+    """What :func:`commit` was given for ``step``."""
+    state: dict[str, Any] = json.loads((folder_of(run_dir, step) / _STATE).read_text())
+    return state
+
+
+def mark_best(run_dir: Path, step: int, value: float) -> None:
+    """Record that the checkpoint of ``step`` has the best validation value so far."""
+    path = run_dir / "checkpoints" / _BEST
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps({"step": step, "value": value}))
+    _flush(partial)
+    partial.rename(path)
+
+
+def best(run_dir: Path) -> tuple[int, float] | None:
+    """(step, validation value) of the best checkpoint, if one was marked and is there."""
+    path = run_dir / "checkpoints" / _BEST
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text())
+    return (record["step"], record["value"]) if folder_of(run_dir, record["step"]).is_dir() else None
+
+
+def steps(run_dir: Path) -> list[int]:
+    """Steps with a checkpoint, oldest first."""
+    return sorted(int(path.name.removeprefix("step_")) for path in (run_dir / "checkpoints").glob("step_*"))
+
+
+def prune(run_dir: Path, keep_last: int) -> None:
+    """Remove all but the newest ``keep_last`` checkpoints and the best one, and what was left half-built."""
+    marked = best(run_dir)
+    kept = {*steps(run_dir)[-keep_last:], *([marked[0]] if marked else [])}
+    for step in steps(run_dir):
+        if step not in kept:
+            shutil.rmtree(folder_of(run_dir, step))
+    for left in (run_dir / "checkpoints").glob(".step_*.part"):
+        shutil.rmtree(left)
+
+
+def find_policy(source: Path) -> Path:
+    """The policy folder that ``source`` means: a run (its best, else newest checkpoint), a checkpoint, or itself.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    marked = best(source)
+    candidates = [folder_of(source, marked[0]) / POLICY] if marked else []
+    candidates += [folder_of(source, step) / POLICY for step in reversed(steps(source))]
+    candidates += [source / POLICY, source]
+    for candidate in candidates:
+        if (candidate / "config.json").is_file() or (candidate / "adapter_config.json").is_file():
+            return candidate
+    raise ConfigError(
+        f"init_from={str(source)!r}: no policy there; must be a run folder with checkpoints, one of its checkpoints, "
+        "or a folder with config.json or adapter_config.json"
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

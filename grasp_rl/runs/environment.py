@@ -1,0 +1,97 @@
+"""Where a result comes from: versions, machine, commit and command line; never the environment's variables."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+_PACKAGE = "grasp-rl"
+_SECRET_NAME = re.compile(
+    r"((api|access|auth|secret|private)[-_.]?key|(^|[-_.])(token|auth)|secret|passw(or)?d|credentials?)$", re.I
+)
+_SECRET_VALUE = re.compile(
+    r"(hf_|sk-|ghp_|gho_|github_pat_|xox[abp]-|AKIA|wandb_v1_)[\w-]{8,}|\b[0-9a-f]{40}\b|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
+)
+
+from grasp_rl.utils.files import Record
+
+_MASK = "***"
+
+
+def requirements(extra: str = "") -> list[Requirement]:
+    """What the installed package declares: its own requirements, or those that ``extra`` adds."""
+    declared = [Requirement(line) for line in importlib.metadata.requires(_PACKAGE) or []]
+    wanted = [r for r in declared if r.name != _PACKAGE]
+    if not extra:
+        return [r for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return [
+        r for r in wanted if r.marker and r.marker.evaluate({"extra": extra}) and not r.marker.evaluate({"extra": ""})
+    ]
+
+
+def extras() -> list[str]:
+    """Names of the extras that the installed package declares."""
+    return list(importlib.metadata.metadata(_PACKAGE).get_all("Provides-Extra") or [])
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of ``package``, None where it is not installed. Imports nothing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def masked(command: Sequence[str]) -> list[str]:
+    """``command`` with everything that looks like a secret replaced by ``***``."""
+    words: list[str] = []
+    hide_next = False
+    for word in command:
+        name, equals, _ = word.partition("=")
+        if hide_next:
+            words.append(_MASK)
+        elif equals and _SECRET_NAME.search(name):
+            words.append(f"{name}={_MASK}")
+        else:
+            words.append(_SECRET_VALUE.sub(_MASK, word))
+        hide_next = not equals and word.startswith("-") and bool(_SECRET_NAME.search(word))
+    return words
+
+
+def git(folder: Path) -> Record | None:
+    """Commit, branch and whether tracked files differ from it; None outside a repository or without git."""
+    command = ["git", "-C", str(folder), "--no-optional-locks", "status", "--porcelain=v2", "--branch"]
+    try:
+        answer = subprocess.run(
+            [*command, "--untracked-files=no"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = answer.stdout.splitlines()
+    head = {line.split()[1]: line.split()[2] for line in lines if line.startswith("# branch.")}
+    return {
+        "commit": head.get("branch.oid"),
+        "branch": head.get("branch.head"),
+        "dirty": any(not line.startswith("#") for line in lines),
+    }
+
+
+def environment(command: Sequence[str]) -> Record:
+    """What environment.json holds."""
+    names = sorted({r.name for r in requirements()} | {r.name for extra in extras() for r in requirements(extra)})
+    return {
+        "command": masked(command),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "packages": {_PACKAGE: version_of(_PACKAGE)} | {n: v for n in names if (v := version_of(n)) is not None},
+        "git": {"package": git(Path(__file__).parent), "working_directory": git(Path.cwd())},
+    }

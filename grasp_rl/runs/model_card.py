@@ -1,0 +1,132 @@
+"""The model card beside saved weights: what they are, how they were made, how to load them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from grasp_rl.config.schema import RunConfig
+from grasp_rl.runs.run_dir import ENVIRONMENT
+from grasp_rl.utils.files import Record, read_json, write_text
+
+CARD = "README.md"
+_SHOWN = ("giou", "ciou", "box_iou", "no_target_accuracy", "parsed", "reward", "samples")
+"""Metrics of an evaluation that a reader looks for first."""
+_PACKAGES = ("grasp-rl", "torch", "transformers", "peft")
+
+
+def write_card(
+    folder: Path, config: RunConfig, *, step: int, scores: Mapping[str, Mapping[str, float]], commit: str | None = None
+) -> None:
+    """Write ``README.md`` into a policy folder.
+
+    Args:
+        folder: holds ``config.json`` or ``adapter_config.json``.
+        config: the run's.
+        step: optimizer steps done.
+        scores: metrics by the name of what was scored; {} where nothing was yet.
+        commit: hub commit of the base model, where it has one.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    adapter = (folder / "adapter_config.json").is_file()
+    policy = config.policy or {}
+    base = policy.get("path")
+    head = {
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["grasp-rl", "reasoning-segmentation", "remote-sensing", "grpo"],
+    }
+    if base:
+        head["base_model"] = base
+    environment = read_json(Path(config.run_dir) / ENVIRONMENT) or {}
+    loading = _ADAPTER.format(base=base) if adapter else _FULL
+    text = _CARD.format(
+        head=yaml.safe_dump(head, sort_keys=False).strip(),
+        name=config.name,
+        kind="A LoRA adapter" if adapter else "The weights",
+        verb="GRPO" if config.verb == "train" else config.verb,
+        step=step,
+        base=base or _class_of(policy),
+        commit=f" (hub commit `{commit}`)" if commit else "",
+        reward=_class_of(config.reward),
+        scheme=config.prompt.scheme,
+        data=_class_of(config.data),
+        code=_code(environment),
+        scores=_table(scores),
+        loading=loading,
+        config=yaml.safe_dump(asdict(config), sort_keys=False).strip(),
+    )
+    write_text(folder / CARD, text)
+
+
+def _class_of(component: Record | None) -> str:
+    return f"`{str((component or {}).get('_target_', 'unknown')).rpartition('.')[2]}`"
+
+
+def _code(environment: Record) -> str:
+    git = (environment.get("git") or {}).get("package") or {}
+    changed = ", with uncommitted changes" if git.get("dirty") else ""
+    packages = environment.get("packages") or {}
+    versions = ", ".join(f"{name} {packages[name]}" for name in _PACKAGES if name in packages)
+    return f"commit `{git.get('commit', 'unknown')}`{changed}; {versions or 'versions not recorded'}"
+
+
+def _table(scores: Mapping[str, Mapping[str, float]]) -> str:
+    rows = {name: found for name, found in scores.items() if found}
+    if not rows:
+        return "Nothing was scored yet."
+    keys = [key for key in _SHOWN if any(key in found for found in rows.values())]
+    lines = ["| scored | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
+    for name, found in rows.items():
+        lines.append(f"| {name} | " + " | ".join(f"{found[k]:.4g}" if k in found else "-" for k in keys) + " |")
+    return "\n".join(lines)
+
+
+_FULL = """from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+model = AutoModelForImageTextToText.from_pretrained("THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
+
+_ADAPTER = """from peft import PeftModel
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+base = AutoModelForImageTextToText.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, "THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
+
+_CARD = """---
+{head}
+---
+
+# {name}
+
+{kind} of a vision-language policy that answers a question about an aerial picture with boxes and points for a
+promptable segmenter. Trained with grasp_rl: {verb}, {step} optimizer steps from {base}{commit}, reward {reward},
+prompt scheme `{scheme}`, data {data}.
+
+Code: {code}.
+
+## Scores
+
+{scores}
+
+IoU between the union of the segmenter's masks and the true mask; gIoU is the mean over samples, cIoU the ratio of
+summed intersections to summed unions. The segmenter and the data are those of the config below.
+
+## Load
+
+```python
+{loading}
+```
+
+## Config
+
+```yaml
+{config}
+```
+"""

@@ -1,0 +1,160 @@
+"""Progress across the door: the worker writes one small file, whoever started it shows it.
+
+progress = ProgressWriter(run_dir, total_steps=200)
+progress.update("train", step, reward=0.4)
+progress.update("validate", step, giou=0.31)
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from grasp_rl.runs.run_dir import PROGRESS, STATUS
+from grasp_rl.utils.files import Record, read_json, write_json
+
+
+class ProgressWriter:
+    """The worker's side: ``<run>/progress.json`` with phase, step, total_steps, reward, giou, eta_s and message.
+
+    Args:
+        run_dir: The run folder.
+        total_steps: Steps of the whole run.
+        first_step: Steps done before this start, which say nothing about the speed of this one.
+        interval_s: Updates closer together than this are left out, except a change of phase and the last step.
+    """
+
+    def __init__(self, run_dir: str | Path, total_steps: int, first_step: int = 0, interval_s: float = 0.5) -> None:
+        self._path = Path(run_dir) / PROGRESS
+        self._interval = interval_s
+        self._first = first_step
+        self._began = time.monotonic()
+        self._written = -float("inf")
+        self._state: Record = {"phase": "", "step": first_step, "total_steps": total_steps, "reward": None}
+        self._state |= {"giou": None, "eta_s": None, "message": ""}
+
+    def update(
+        self, phase: str, step: int, *, reward: float | None = None, giou: float | None = None, message: str = ""
+    ) -> None:
+        """Say that ``step`` steps are done. A ``reward`` or ``giou`` left out keeps its last value."""
+        now = time.monotonic()
+        due = (
+            phase != self._state["phase"] or step >= self._state["total_steps"] or now >= self._written + self._interval
+        )
+        self._state |= {"phase": phase, "step": step, "message": message, "eta_s": self._eta(step, now)}
+        self._state |= {k: v for k, v in (("reward", reward), ("giou", giou)) if v is not None}
+        if due:
+            write_json(self._path, self._state)
+            self._written = now
+
+    def _eta(self, step: int, now: float) -> float | None:
+        done = step - self._first
+        if done <= 0:
+            return None
+        left: int = max(self._state["total_steps"] - step, 0)
+        return round((now - self._began) / done * left, 1)
+
+
+class ProgressWatcher:
+    """The door's side: a context in which a thread shows the progress of some run folders.
+
+    On a terminal one live row a run; elsewhere a plain line every ``plain_every_s`` for each run that moved.
+
+    Args:
+        console: Where to show it.
+        find: Called again and again for the folders to show.
+        plain_every_s: Seconds between plain lines.
+    """
+
+    def __init__(self, console: Console, find: Callable[[], Sequence[Path]], plain_every_s: float = 15.0) -> None:
+        self._console = console
+        self._find = find
+        self._plain_every = plain_every_s
+        self._shown: dict[Path, Record] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
+
+    def __enter__(self) -> ProgressWatcher:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        if not self._console.is_terminal:
+            while not self._stop.wait(self._plain_every):
+                self.print_moved()
+            return
+        with Live(console=self._console, auto_refresh=False, transient=True) as live:
+            while not self._stop.wait(0.4):
+                live.update(self.table(), refresh=True)
+
+    def table(self) -> Table:
+        """One row a run, those that are going on first: bar, step, reward, gIoU and time left."""
+        table = Table(box=None, pad_edge=False)
+        for heading in ("run", "", "step", "reward", "gIoU", "left", ""):
+            table.add_column(heading, justify="left" if heading in ("run", "") else "right", overflow="ellipsis")
+        for run_dir in sorted(self._find(), key=lambda path: not _is_running(path)):
+            state = read_json(run_dir / PROGRESS) or {}
+            total, step = state.get("total_steps") or 1, state.get("step") or 0
+            table.add_row(
+                run_dir.name,
+                ProgressBar(total=total, completed=step, width=20),
+                f"{step}/{total}" if state else "-",
+                _number(state.get("reward")),
+                _number(state.get("giou")),
+                duration(state.get("eta_s")),
+                _doing(run_dir, state),
+            )
+        return table
+
+    def print_moved(self) -> None:
+        """A plain line for each run whose progress changed since the last call."""
+        for run_dir in self._find():
+            state = read_json(run_dir / PROGRESS)
+            if state is None or self._shown.get(run_dir) == state:
+                continue
+            self._shown[run_dir] = state
+            line = (
+                f"{run_dir.name}  {state['phase']} {state['step']}/{state['total_steps']}"
+                f"  reward {_number(state['reward'])}  gIoU {_number(state['giou'])}  left {duration(state['eta_s'])}"
+            )
+            self._console.print(line, soft_wrap=True)
+
+
+def _is_running(run_dir: Path) -> bool:
+    return (read_json(run_dir / STATUS) or {}).get("state") == "running"
+
+
+def _doing(run_dir: Path, progress: Record) -> str:
+    status = read_json(run_dir / STATUS) or {"state": "waiting"}
+    if status["state"] != "running":
+        return str(status["state"])
+    return " ".join(filter(None, (progress.get("phase", "starting"), progress.get("message", ""))))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them: 45s, 3m20s, 2h05m; - for None."""
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}m{rest:02}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}m"

@@ -1,0 +1,158 @@
+"""The run folder: the names of its files, who holds it, and how it stands.
+
+Every JSON file in it is written whole or not at all, so that a reader never meets half of one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.utils.files import Record, read_json, to_json, write_json
+
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+STATUS = "status.json"
+PROGRESS = "progress.json"
+RESULT = "result.json"
+ERROR = "error.json"
+LOG = "log.txt"
+LOCK = ".lock"
+
+State = Literal["running", "done", "failed", "interrupted"]
+
+_PLACES = ("node_rank", "rendezvous", "hostfile", "timeout_s")
+_INDECISIVE = ("run_dir", "name", "resume", "trusted_modules", "tracker", "sweep")
+
+_START_GRACE_S = 30.0
+"""How long a worker may take from its start to holding the lock."""
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Of everything that decides the numbers: not the folder, the name, the way it was started or the tracker."""
+    decisive = {k: v for k, v in config.items() if k not in _INDECISIVE}
+    if isinstance(engine := decisive.get("engine"), Mapping):
+        decisive["engine"] = {k: v for k, v in engine.items() if k not in _PLACES}
+    return hashlib.sha256(json.dumps(to_json(decisive), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Hold ``run_dir`` for this process.
+
+    The lock goes with the process, however that ends.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / LOCK).open("a+", encoding="utf-8") as file:
+        if not _acquire(file.fileno(), patience_s=1.0):
+            holder = (read_json(run_dir / STATUS) or {}).get("pid")
+            raise ConfigError(f"run_dir={str(run_dir)!r}: a run is going on there (process {holder}); choose another")
+        yield
+
+
+def is_locked(run_dir: Path) -> bool:
+    """Whether another process holds ``run_dir``."""
+    try:
+        with (run_dir / LOCK).open("r+", encoding="utf-8") as file:
+            return not _acquire(file.fileno(), patience_s=0.0)
+    except FileNotFoundError:
+        return False
+
+
+def _acquire(descriptor: int, patience_s: float) -> bool:
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+
+
+def mark_started(run_dir: Path, pid: int, digest: str) -> None:
+    """Write the status of a run that begins."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    status = {"state": "running", "started": now, "ended": None, "exit_code": None, "pid": pid, "config_hash": digest}
+    write_json(run_dir / STATUS, status)
+
+
+def mark_ended(run_dir: Path, state: State, exit_code: int) -> None:
+    """Write how a run ended into the status it began with."""
+    status = read_json(run_dir / STATUS) or {}
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(run_dir / STATUS, status | {"state": state, "ended": now, "exit_code": exit_code})
+
+
+def state_of(run_dir: Path) -> State | None:
+    """How the run in ``run_dir`` stands, None where there is none.
+
+    A run whose processes vanished without a word counts as interrupted.
+    """
+    status = read_json(run_dir / STATUS)
+    if status is None:
+        return None
+    state: State = status["state"]
+    if state == "running" and not is_locked(run_dir) and not _just_started(status):
+        return "interrupted"
+    return state
+
+
+def seconds_between(begin: str | None, end: str | None) -> float | None:
+    """Seconds between two times of a status, None where one is missing."""
+    if begin is None or end is None:
+        return None
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds()
+
+
+def _just_started(status: Record) -> bool:
+    age = datetime.now(UTC) - datetime.fromisoformat(status["started"])
+    return age.total_seconds() < _START_GRACE_S and _alive(status["pid"])
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:  # a process that ended and that nobody has asked about yet still takes signals
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state not in ("Z", "X")
+
+
+def set_aside(run_dir: Path, names: Sequence[str] | None = None, *, keep: bool = False) -> None:
+    """Move what an earlier start left in ``run_dir`` into ``earlier/<n>``: ``names``, or everything.
+
+    With ``keep`` the files are copied, so that a run that goes on still has them.
+    """
+    present = [run_dir / name for name in names] if names else list(run_dir.iterdir())
+    present = [path for path in present if path.exists() and path.name not in (LOCK, "earlier")]
+    if not present:
+        return
+    number = 1
+    while (run_dir / "earlier" / str(number)).exists():
+        number += 1
+    target = run_dir / "earlier" / str(number)
+    target.mkdir(parents=True)
+    for path in present:
+        if keep:
+            (target / path.name).write_bytes(path.read_bytes())
+        else:
+            path.rename(target / path.name)

@@ -1,0 +1,1 @@
+"""The GRPO training loop and supervised fine-tuning."""

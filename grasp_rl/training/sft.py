@@ -1,0 +1,277 @@
+"""Supervised fine-tuning on demonstrations made from a dataset's cues: the papers' SFT baseline, and the warm start.
+
+Several questions about one picture share one packed row, ``[picture | question answer | question answer | ...]``: the
+vision tower and the picture's tokens are paid once. Only answers are scored.
+
+With ``attention_weight`` two heads are also taught where to look: a coordinate's prediction attends to the picture
+tokens that its instance covers (SegEarth-R2, arXiv 2512.20013, supervises attention maps likewise). A small model
+without any pretraining otherwise sits on a plateau before it discovers looking.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import OptimizerConfig, PromptConfig, RunConfig, SftPhase
+from grasp_rl.distributed.engine import pick_device
+from grasp_rl.distributed.local import LocalEngine
+from grasp_rl.evaluation.evaluate import evaluate
+from grasp_rl.interfaces import Components, CoordinateFrame, Dataset
+from grasp_rl.policies.types import EncodedPrompt
+from grasp_rl.prompts.render import format_answer
+from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.runs import checkpoints
+from grasp_rl.runs.model_card import write_card
+from grasp_rl.runs.progress import ProgressWriter
+from grasp_rl.tracking.metrics_log import MetricsLog
+from grasp_rl.training.demonstrations import distort
+from grasp_rl.types import Sample
+from grasp_rl.utils.files import Record
+from grasp_rl.utils.keyed_rng import keyed_generator, sample_order
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pixels:
+    """An encoded prompt in NumPy: a tensor would cross the worker's pipe as a file descriptor, one by one."""
+
+    input_ids: NDArray[np.int64]
+    inputs: Mapping[str, NDArray[Any]]
+    frame: CoordinateFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One picture with several questions and answers."""
+
+    prompt: _Pixels
+    """The encoded prompt up to the end of the picture."""
+    completions: tuple[tuple[int, ...], ...]
+    """Per question: the rest of its prompt, then the answer and the end of sequence."""
+    unscored: tuple[int, ...]
+    """Per question: how many of those tokens are prompt."""
+    looks: tuple[tuple[int, int, NDArray[np.bool_]], ...]
+    """(question, token of its completion, [T] bool picture tokens that the token's prediction should attend to)."""
+
+
+def run(config: RunConfig, components: Components) -> Record:
+    """Fine-tune through the phases of ``config.sft``, saving as it goes; returns what result.json holds.
+
+    Raises:
+        ConfigError: the train split gives no cues, or a scheme is unknown.
+    """
+    run_dir = Path(config.run_dir)
+    policy: Any = components.policy.to(pick_device(config.engine))
+    if config.init_from:
+        policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
+    schemes = _schemes(config)
+    questions = components.data.split("train")
+    metrics = MetricsLog(run_dir, resume_step=None)
+    total = sum(phase.steps for phase in config.sft.phases)
+    progress = ProgressWriter(run_dir, total)
+    policy.train()
+    done = 0
+    for number, phase in enumerate(config.sft.phases):
+        rows = _RowStream(policy, questions, schemes, phase, seed=config.seed, phase_number=number)
+        optimizer = OptimizerConfig(
+            lr=phase.lr,
+            weight_decay=config.optimizer.weight_decay,
+            warmup_steps=phase.warmup_steps,
+            schedule="cosine",
+            final_lr_ratio=phase.final_lr_ratio,
+        )
+        engine = LocalEngine(policy, optimizer, phase.steps)
+        losses: list[dict[str, float]] = []
+        for batch in DataLoader(rows, batch_size=None, num_workers=1, prefetch_factor=4):
+            losses.append(_step(policy, engine, batch, phase, bf16=config.sft.bf16))
+            done += 1
+            if done % config.sft.log_every == 0 or done == total:
+                row = {key: math.fsum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
+                row["phase"] = float(number)
+                losses.clear()
+                metrics.log(done, row)
+                progress.update(f"sft phase {number + 1}", done)
+            if done % config.sft.save_every == 0 or done == total:
+                with checkpoints.building(run_dir, done) as folder:
+                    _save(policy, config, done, folder / checkpoints.POLICY)
+                    checkpoints.commit(run_dir, done, {"phase": number})
+                checkpoints.prune(run_dir, config.checkpoint.keep_last)
+    return {"steps": done, **_examine(config, components, policy, progress, done)}
+
+
+def _save(policy: Any, config: RunConfig, step: int, folder: Path) -> None:
+    policy.save(folder)
+    write_card(folder, config, step=step, scores={}, commit=getattr(policy, "commit", None))
+
+
+def _step(policy: Any, engine: LocalEngine, rows: Sequence[Row], phase: SftPhase, *, bf16: bool) -> dict[str, float]:
+    """One optimizer step on the mean negative log-likelihood of the answers' tokens, and on where they look."""
+    prompts = [
+        EncodedPrompt(
+            input_ids=torch.from_numpy(row.prompt.input_ids),
+            inputs={name: torch.from_numpy(array) for name, array in row.prompt.inputs.items()},
+            frame=row.prompt.frame,
+        )
+        for row in rows
+    ]
+    with torch.autocast(policy.device.type, torch.bfloat16, enabled=bf16):
+        scores = policy.logprobs(
+            policy.embed(prompts),
+            [row.completions for row in rows],
+            unscored=[row.unscored for row in rows],
+            entropy=False,
+            attention_layers=phase.attention_layers if phase.attention_weight else (),
+        )
+    nll = -scores.logp.sum() / scores.valid.sum()
+    result = {"loss": nll.item()}
+    looks = [(b, *look) for b, row in enumerate(rows) for look in row.looks]
+    total = nll
+    if scores.picture_attention is not None and looks:
+        b, g, t = (torch.tensor(values, device=policy.device) for values in list(zip(*looks, strict=True))[:3])
+        wanted = torch.from_numpy(np.stack([look[3] for look in looks])).to(policy.device)
+        share = (scores.picture_attention[b, g, t] * wanted).sum(-1)
+        look_loss = -(share + 1e-6).log().mean()
+        result["look_loss"] = look_loss.item()
+        total = nll + phase.attention_weight * look_loss
+    engine.backward(total)
+    engine.step()
+    return result
+
+
+def _examine(
+    config: RunConfig, components: Components, policy: Any, progress: ProgressWriter, step: int
+) -> dict[str, dict[str, float]]:
+    """The test split scored in every scheme that was trained."""
+    scores = {}
+    for name, (prompt, _) in _schemes(config).items():
+        progress.update(f"test {name}", step)
+        judge = Judge(
+            segmenter=components.segmenter,
+            reward=components.reward,
+            prompt=prompt,
+            parsing=config.parsing,
+            always_segment=True,
+        )
+        result = evaluate(
+            policy,
+            judge,
+            components.data.split(config.evaluation.test_split),
+            config=config.evaluation,
+            limit=config.evaluation.test_limit,
+            folder=Path(config.run_dir) / f"eval_{name}",
+        )
+        scores[name] = dict(result.metrics)
+    return scores
+
+
+def _schemes(config: RunConfig) -> dict[str, tuple[PromptConfig, float]]:
+    """Scheme name to its config and weight."""
+    if not config.sft.scheme_weights:
+        return {config.prompt.scheme: (config.prompt, 1.0)}
+    folder = files("grasp_rl.conf") / "prompt"
+    packaged = sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+    schemes = {}
+    for name, weight in config.sft.scheme_weights.items():
+        if name not in packaged or weight <= 0:
+            raise ConfigError(f"sft.scheme_weights.{name}={weight}: must be a weight > 0 of {', '.join(packaged)}")
+        text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
+        values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        if not isinstance(values, dict):
+            raise ConfigError(f"conf/prompt/{name}.yaml: must be a mapping, found {type(values).__name__}")
+        schemes[name] = (
+            PromptConfig(**{str(k): v for k, v in values.items()} | {"template": config.prompt.template}),
+            weight,
+        )
+    return schemes
+
+
+class _RowStream(TorchDataset[list[Row]]):
+    """Batches of packed rows; batch ``index`` is a function of (seed, phase, index)."""
+
+    def __init__(
+        self,
+        policy: Any,
+        questions: Dataset,
+        schemes: dict[str, tuple[PromptConfig, float]],
+        phase: SftPhase,
+        *,
+        seed: int,
+        phase_number: int,
+    ) -> None:
+        self.policy, self.questions, self.phase = policy, questions, phase
+        self.seed, self.number = seed, phase_number
+        self.prompts = [prompt for prompt, _ in schemes.values()]
+        weights = torch.tensor([weight for _, weight in schemes.values()], dtype=torch.float64)
+        self.weights = (weights / weights.sum()).numpy()
+
+    def __len__(self) -> int:
+        return self.phase.steps
+
+    def __getitem__(self, index: int) -> list[Row]:
+        if index >= len(self):
+            raise IndexError(index)
+        count = self.phase.batch_size
+        chosen = sample_order(self.seed + 1000 * self.number, len(self.questions), index * count, count)
+        return [self._row(number, f"{index}-{place}") for place, number in enumerate(chosen)]
+
+    def _row(self, number: int, key: str) -> Row:
+        rng = keyed_generator("demonstration", self.seed, self.number, key)
+        samples = self._same_picture(number)
+        chosen = [self.prompts[int(rng.choice(len(self.prompts), p=self.weights))] for _ in samples]
+        questions = [(s.query, scheme) for s, scheme in zip(samples, chosen, strict=True)]
+        encoded = self.policy.encode_questions(samples[0].image, questions)
+        split = self.policy.picture_end(encoded[0])
+        completions, unscored, looks = [], [], []
+        for place, (sample, scheme, question) in enumerate(zip(samples, chosen, encoded, strict=True)):
+            if sample.cues is None:
+                raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset} has no boxes or points")
+            cues = distort(
+                sample.cues,
+                rng,
+                sample.size,
+                scale=self.phase.box_scale_bias,
+                shift=self.phase.box_shift_bias,
+                noise=self.phase.noise,
+            )
+            try:
+                text = format_answer(cues, sample.reasoning or "", question.frame, scheme)
+            except ValueError as error:  # a cue without the points that the scheme asks for
+                raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset}: {error}") from error
+            asked, said = tuple(question.input_ids[split:].tolist()), self.policy.tokens_of(text)
+            completions.append((*asked, *said))
+            unscored.append(len(asked))
+            if self.phase.attention_weight:
+                covered = [self.policy.covered(cue.box, question) for cue in sample.cues if cue.box]
+                looks += [(place, len(asked) + t, covered[i]) for t, i in self.policy.coordinates_in(said)]
+        first = encoded[0]
+        return Row(
+            prompt=_Pixels(
+                input_ids=first.input_ids[:split].numpy(),
+                inputs={name: tensor.numpy() for name, tensor in first.inputs.items()},
+                frame=first.frame,
+            ),
+            completions=tuple(completions),
+            unscored=tuple(unscored),
+            looks=tuple(looks),
+        )
+
+    def _same_picture(self, number: int) -> list[Sample]:
+        several = getattr(self.questions, "same_picture", None)
+        if several is None:
+            return [self.questions[number]]
+        return list(several(number, self.phase.questions_per_picture))

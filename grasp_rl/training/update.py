@@ -1,0 +1,230 @@
+"""One optimizer step's gradient from rollout groups: score, compare with old and reference, clip, backward."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grasp_rl.config.schema import AlgorithmConfig, RolloutConfig
+from grasp_rl.distributed.engine import Engine
+from grasp_rl.grpo.loss import LossConfig, StepSize, policy_loss
+from grasp_rl.policies.types import Sampling
+from grasp_rl.runs import signals
+from grasp_rl.training.collate import TrainBatch, batch_of, micro_batches, padded
+from grasp_rl.types import RolloutGroup
+from grasp_rl.utils.memory import out_of_memory
+
+log = logging.getLogger(__name__)
+
+
+def make_reference(policy: Any, beta: float) -> Any:
+    """A frozen copy of the policy as it is now; None where beta is 0, or where an adapter need only be disabled."""
+    return policy.make_reference() if beta else None
+
+
+class Updater:
+    """Makes optimizer steps from rollout groups.
+
+    Where memory runs out, the gradient so far is thrown away and made anew with half as many groups a micro-batch, in
+    this step and in those after it; the samples and the gradient are the same.
+
+    Args:
+        policy: trained in place.
+        engine: its optimizer.
+        reference: a frozen policy for the KL term; None where there is no such term, or where the policy without its
+            adapter is the reference.
+        algorithm: which loss, how often, how many groups together.
+        rollout: the distribution that was drawn from.
+        mismatch_cap: of the generator; see :class:`grasp_rl.interfaces.Generator`.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        engine: Engine,
+        reference: Any,
+        *,
+        algorithm: AlgorithmConfig,
+        rollout: RolloutConfig,
+        mismatch_cap: float | None = None,
+    ) -> None:
+        self.policy, self.engine, self.reference = policy, engine, reference
+        self.algorithm, self.mismatch_cap = algorithm, mismatch_cap
+        self.sampling = Sampling(temperature=rollout.temperature, top_k=rollout.top_k, top_p=rollout.top_p)
+        self.kl = algorithm.beta > 0
+        self.reference_sampling = Sampling(temperature=rollout.temperature)
+        """Never cut by top_k or top_p: a token that is drawn has a reference probability."""
+        self.size = algorithm.micro_batch_groups
+        """Groups per forward."""
+        self.out_of_memory = 0
+        self._last: RolloutGroup | None = None
+        self.loss = LossConfig(
+            loss=algorithm.loss,
+            importance=algorithm.importance,
+            clip_low=algorithm.clip_low,
+            clip_high=algorithm.clip_high,
+            beta=algorithm.beta,
+        )
+
+    def __call__(self, groups: Iterable[RolloutGroup], size: StepSize) -> dict[str, float]:
+        """``algorithm.iterations`` optimizer steps on one set of rollouts; returns the statistics of the last.
+
+        The old log-probabilities are those of the first pass: at mu = 1 the detached new ones, so no extra forward is
+        run. The sampled ones measure the mismatch between rollout and update and enter the loss only where the
+        generator's numbers need correcting.
+
+        Args:
+            groups: of this rank, with their advantages; iterated anew for every pass.
+            size: divisors of the loss, over all ranks.
+
+        Raises:
+            RuntimeError: memory does not suffice for one group at a time.
+        """
+        self._last = next(iter(groups), self._last) if self.engine.ranks.count > 1 else None
+        before = _Before()
+        row: dict[str, float] = {}
+        for number in range(self.algorithm.iterations):
+            alone = number == 0 and self.engine.ranks.count == 1  # else the run cannot be left in the middle
+            with signals.opened() if alone else signals.held():
+                sums = self._accumulate_in_memory(groups, size, before, first=number == 0)
+            with signals.held():
+                row = self.engine.ranks.total(sums)
+                report = self.engine.step() if row["scored"] else self.engine.pass_by()
+            row |= {"grad_norm": report.grad_norm, "lr": report.lr, "skipped": float(not report.applied)}
+        first = self.engine.ranks.total({"mismatch": before.mismatch, "scored": before.scored})
+        row["empty"] = float(not row["scored"])
+        row["entropy"] /= max(1.0, row.pop("scored"))
+        row["mismatch"] = first["mismatch"] / max(1.0, first["scored"])
+        return row | {"update_out_of_memory": float(self.out_of_memory)}
+
+    def _accumulate_in_memory(
+        self, groups: Iterable[RolloutGroup], size: StepSize, before: _Before, *, first: bool
+    ) -> Mapping[str, float]:
+        while True:
+            try:
+                return self._accumulate(groups, size, before, first=first)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._shrink(error)
+
+    def _accumulate(
+        self, groups: Iterable[RolloutGroup], size: StepSize, before: _Before, *, first: bool
+    ) -> Mapping[str, float]:
+        """The gradient of one pass over the groups, and its statistics."""
+        sums = defaultdict(float, dict.fromkeys(("loss", "kl", "clip_fraction", "ratio", "entropy", "scored"), 0.0))
+        skip = not self.kl or self.algorithm.skip_zero_advantage
+        batches = micro_batches(groups, size=self.size, skip_zero=skip)
+        for batch, counts in self.engine.rounds(batches, lambda: self._filler(groups)):
+            if not counts:
+                self._keep_in_step(batch, reference=self.kl and first)
+                continue
+            reference = before.once(before.reference, batch, partial(self._score_reference, batch)) if self.kl else None
+            prompts = [group.prompt for group in batch.groups]
+            logp, entropy, valid = self.engine.forward(prompts, batch.completions, sampling=self.sampling)
+            old = before.once(before.old, batch, logp.detach)
+            sampled = batch.sampled_logp.to(logp.device)
+            before.compare(batch, old, sampled, valid)
+            weights = None
+            if self.mismatch_cap is not None:
+                weights = ((old - sampled) * valid).exp().clamp(max=self.mismatch_cap)
+            loss, shares = policy_loss(
+                logp,
+                old,
+                reference,
+                batch.advantages.to(logp.device),
+                valid,
+                config=self.loss,
+                step=size,
+                weights=weights,
+            )
+            self.engine.backward(loss)
+            for key, value in shares.items():
+                sums[key] += value
+            sums["entropy"] += float(entropy.sum())
+            sums["scored"] += float(valid.sum())
+        return sums
+
+    def _score_reference(self, batch: TrainBatch) -> Tensor:
+        """[N, G, C] log-probabilities under the reference policy."""
+        prompts = [group.prompt for group in batch.groups]
+        wanted: dict[str, Any] = {"sampling": self.reference_sampling, "entropy": False}
+        with torch.no_grad():
+            if self.reference is not None:
+                return torch.as_tensor(self.reference(prompts, batch.completions, **wanted)[0])
+            with self.policy.adapter_disabled():
+                return torch.as_tensor(self.engine.forward(prompts, batch.completions, **wanted)[0])
+
+    def _filler(self, groups: Iterable[RolloutGroup]) -> TrainBatch:
+        """A batch for the forwards that only keep this rank in step with the others."""
+        group = next(iter(groups), None) or self._last
+        if group is None:
+            rank = self.engine.ranks.rank
+            raise RuntimeError(f"rank {rank} has no group to keep in step with; raise algorithm.prompts_per_step")
+        return batch_of([(0, group)])
+
+    def _keep_in_step(self, batch: TrainBatch, *, reference: bool) -> None:
+        """The same collective calls as for a batch that counts, and a gradient of zero."""
+        if reference:
+            self._score_reference(batch)
+        prompts = [group.prompt for group in batch.groups]
+        logp, _, _ = self.engine.forward(prompts, batch.completions, sampling=self.sampling)
+        self.engine.backward(logp.sum() * 0.0)
+
+    def _shrink(self, error: Exception) -> None:
+        if self.engine.ranks.count > 1:
+            rank = self.engine.ranks.rank
+            raise RuntimeError(
+                f"out of memory on rank {rank} with {self.size} groups a micro-batch; the other ranks wait inside the "
+                "same step, so it cannot be tried again: lower algorithm.micro_batch_groups"
+            ) from error
+        self.engine.discard()
+        if self.size == 1:
+            raise RuntimeError(
+                "out of memory while one group was learned from; set policy.checkpoint_activations=full, or lower "
+                "policy.image.max_pixels, algorithm.group_size or rollout.max_new_tokens"
+            ) from error
+        self.out_of_memory += 1
+        log.warning(
+            "out of memory with %d groups a micro-batch; going on with algorithm.micro_batch_groups=%d",
+            self.size,
+            self.size // 2,
+        )
+        self.size //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@dataclass
+class _Before:
+    """What the first pass over an optimizer step's groups found, by the group's place: later passes compare with it."""
+
+    old: dict[int, Tensor] = field(default_factory=dict)
+    reference: dict[int, Tensor] = field(default_factory=dict)
+    compared: set[int] = field(default_factory=set)
+    mismatch: float = 0.0
+    """Sum over tokens of |old - sampled log-probability|."""
+    scored: float = 0.0
+    """Tokens in that sum."""
+
+    @staticmethod
+    def once(known: dict[int, Tensor], batch: TrainBatch, score: Callable[[], Tensor]) -> Tensor:
+        """[N, G, C] of ``batch``, scored where one of its groups is not known yet."""
+        if any(place not in known for place in batch.places):
+            known.update(zip(batch.places, score(), strict=True))
+        width = batch.sampled_logp.shape[-1]
+        return torch.stack([padded(list(known[place][:, :width]), width) for place in batch.places])
+
+    def compare(self, batch: TrainBatch, old: Tensor, sampled: Tensor, valid: Tensor) -> None:
+        """Add the batch's mismatch, once."""
+        if not self.compared.issuperset(batch.places):
+            self.compared.update(batch.places)
+            self.mismatch += float(((old - sampled) * valid).abs().sum())
+            self.scored += float(valid.sum())
