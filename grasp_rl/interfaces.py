@@ -1,11 +1,11 @@
-"""The verbs' signatures: what a room must offer so that the others need not know which member was picked."""
+"""The interfaces between packages: what a member must offer so that the others need not know which one was chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from grasp_rl.config.schema import RolloutConfig
 from grasp_rl.types import (
@@ -74,29 +74,56 @@ class Segmenter(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CueReference:
-    """What a mask-free reward may see: no field here can hold a mask."""
+class WeakLabels:
+    """Boxes and points of the reference instances: all that a mask-free rubric may see. No field can hold a mask."""
 
-    cues: tuple[SpatialPrompt, ...]
+    instances: tuple[SpatialPrompt, ...]
+    """One box and interior points per instance, original-image pixels; () for a question without a target."""
     image_size: tuple[int, int]
-    """(height, width)"""
+    """(height, width) in pixels."""
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the question has a target."""
+        return bool(self.instances)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskReference:
-    """What a mask reward may see."""
+class Labels:
+    """What a rubric with a mask term may see."""
 
     target_mask: BoolMask
-    """[H, W] bool; all False for a no-target question."""
+    """[H, W] bool; all False for a question without a target."""
+    instances: tuple[SpatialPrompt, ...] | None = None
+    """As in :class:`WeakLabels`; None where the dataset has none."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.target_mask.shape[0], self.target_mask.shape[1]
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the question has a target."""
+        return bool(self.target_mask.any())
 
 
-class Reward(Protocol):
-    """A reward variant. ``supervision`` decides which reference it is handed, and whether masks are predicted."""
+class RewardTerm(Protocol):
+    """A named, weighted part of a reward; see grasp_rl.rewards.terms for the two kinds of it."""
 
-    supervision: Literal["cues", "mask"]
+    weight: float
+    needs: ClassVar[frozenset[str]]
+    """What of the labels it compares with: of boxes, points, mask."""
+
+
+class Rubric(Protocol):
+    """A reward. Without ``mask`` in ``needs`` it is handed :class:`WeakLabels`, and no mask is predicted for it."""
+
+    needs: frozenset[str]
+    """Union of what its terms need."""
 
     def __call__(
-        self, answer: Answer, reference: CueReference | MaskReference, prediction: MaskPrediction | None
+        self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None = None
     ) -> RewardBreakdown: ...
 
 
@@ -162,7 +189,7 @@ class Components:
     policy: Any
     """The vision-language policy, built last, so that cheap mistakes fail before a model loads."""
     segmenter: Segmenter
-    reward: Reward
+    reward: Rubric
     data: DataSource
     tracker: Tracker
     generator: Generator

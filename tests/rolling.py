@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from rubrics import rubric
 from torch import Tensor
 
 from grasp_rl.config.schema import (
@@ -18,7 +19,6 @@ from grasp_rl.config.schema import (
 )
 from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.grpo.loss import StepSize
-from grasp_rl.rewards.grasp import GraspReward
 from grasp_rl.rollouts.collect import StepRollouts, roll_out
 from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.rollouts.reward_pipeline import Judge
@@ -45,7 +45,9 @@ def rollouts(
     prompt: PromptConfig, reward: Any = None, generator: Any = None, step: int = 0,
 ) -> StepRollouts:  # fmt: skip
     """The rollouts of a step over ``samples``, box_fill for a segmenter."""
-    judge = Judge(segmenter=BoxFillSegmenter(), reward=reward or GraspReward(), prompt=prompt, parsing=ParsingConfig())
+    judge = Judge(
+        segmenter=BoxFillSegmenter(), reward=reward or rubric("grasp"), prompt=prompt, parsing=ParsingConfig()
+    )
     config = RunConfig(algorithm=algorithm, rollout=rollout, prompt=prompt)
     return roll_out(policy, generator or InProcess(), Jury(judge), lambda _: samples, config, step)
 

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import AlgorithmConfig, PromptConfig, RolloutConfig
-from grasp_rl.interfaces import CueReference
+from grasp_rl.interfaces import WeakLabels
 from grasp_rl.policies import attention, logprobs
 from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.backbones.qwen2_5_vl import Qwen25VL
@@ -130,12 +130,12 @@ def test_chunked_scores_are_the_same(monkeypatch: pytest.MonkeyPatch, temperatur
 class Alternating:
     """Different siblings earn differently."""
 
-    supervision = "cues"
+    needs = frozenset({"boxes"})
 
     def __init__(self) -> None:
         self.asked = 0
 
-    def __call__(self, answer: Answer, reference: CueReference, prediction: object) -> RewardBreakdown:
+    def __call__(self, answer: Answer, reference: WeakLabels, prediction: object) -> RewardBreakdown:
         self.asked += 1
         return RewardBreakdown(reward=float(self.asked % 3), terms={"x": float(self.asked % 3)})
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Pillow
+from rubrics import rubric
 from torch import Tensor
 
 from grasp_rl.config.schema import (
@@ -39,8 +40,6 @@ from grasp_rl.interfaces import Components, CoordinateFrame, Dataset, DataSource
 from grasp_rl.policies.tiny.policy import SIDE, TinyPolicy
 from grasp_rl.policies.types import EmbeddedPrompt
 from grasp_rl.prompts.render import format_answer
-from grasp_rl.rewards.grasp import GraspReward
-from grasp_rl.rewards.think2seg import Think2SegReward
 from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.rollouts.reward_pipeline import Judge
 from grasp_rl.runs import checkpoints
@@ -121,7 +120,7 @@ ODD: dict[str, Callable[[], Pillow.Image]] = {
 def test_odd_pictures_go_all_the_way(kind: str, tmp_path: Path, speaker: Speaker) -> None:
     """Read, asked about, segmented, rewarded and drawn."""
     source = JsonlSource(str(dataset_of(tmp_path, ODD[kind]())))
-    judge = Judge(segmenter=GrabCutSegmenter(), reward=GraspReward(), prompt=PROMPT, parsing=ParsingConfig())
+    judge = Judge(segmenter=GrabCutSegmenter(), reward=rubric("grasp"), prompt=PROMPT, parsing=ParsingConfig())
     config = EvaluationConfig(batch_size=1, bootstrap_samples=5, overlays=1)
     scored = evaluate(speaker, judge, source.split("test"), config=config, limit=None, folder=tmp_path / "out")
     assert scored.metrics["parsed"] == 1
@@ -354,23 +353,23 @@ def trainer(folder: Path, data: DataSource, reward: Any, every: int = 0) -> Trai
 
 def test_mask_free_training_cannot_see_masks(tmp_path: Path) -> None:
     """With every train mask garbage, mask-free training is the same to the last bit; training on masks is not."""
-    for reward in (GraspReward(), Think2SegReward()):
-        name = reward.supervision
+    for reward in (rubric("grasp"), rubric("think2seg")):
+        name = "mask" if "mask" in reward.needs else "weak labels"
         sound = SyntheticSource(train_size=8, test_size=4)
         trainer(tmp_path / name / "sound", sound, reward).run()
         trainer(tmp_path / name / "spoilt", Spoilt(), reward).run()
         files = [METRICS, "checkpoints/step_000003/policy/model.safetensors", "eval_after/predictions.jsonl"]
         one, two = ([(tmp_path / name / kind / file).read_bytes() for file in files] for kind in ("sound", "spoilt"))
-        assert [a == b for a, b in zip(one, two, strict=True)][:2] == [name == "cues"] * 2
-        if name == "cues":
+        assert [a == b for a, b in zip(one, two, strict=True)][:2] == [name == "weak labels"] * 2
+        if name == "weak labels":
             assert one == two
         rewards = [row["reward_std"] for row in _rows(tmp_path / name / "sound" / METRICS)]
         assert min(rewards) > 0  # siblings differ, so there is something to learn from
 
 
 def test_samples_lose_their_masks_before_a_mask_free_reward(tmp_path: Path) -> None:
-    free = trainer(tmp_path / "free", Spoilt(), GraspReward())
-    paid = trainer(tmp_path / "paid", Spoilt(), Think2SegReward())
+    free = trainer(tmp_path / "free", Spoilt(), rubric("grasp"))
+    paid = trainer(tmp_path / "paid", Spoilt(), rubric("think2seg"))
     questions = Spoilt().split("train")
     assert all(sample.target_mask is None for sample in free.questions(0))
     assert all(sample.target_mask is not None for sample in paid.questions(0))
@@ -382,7 +381,7 @@ def test_boxes_alone_are_enough(tmp_path: Path) -> None:
     dataset_of(tmp_path, Pillow.new("RGB", (40, 20)))
     path = tmp_path / "annotations.jsonl"
     path.write_text(path.read_text().replace(f'"polygons": [{BOX}]', '"boxes": [[10, 5, 15, 15]]'))
-    result = trainer(tmp_path / "r", JsonlSource(str(tmp_path)), GraspReward(), every=2).run()
+    result = trainer(tmp_path / "r", JsonlSource(str(tmp_path)), rubric("grasp"), every=2).run()
     assert result["best_step"] in (2, 3)
     assert "giou" not in result["after"]
     assert 0 < result["after"]["box_iou"] < 1

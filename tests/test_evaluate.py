@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Pillow
+from rubrics import rubric
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import EvaluationConfig, ParsingConfig, PromptConfig, RunConfig
@@ -23,8 +24,6 @@ from grasp_rl.evaluation.predictions import decode_mask, encode_mask, overlay_na
 from grasp_rl.interfaces import Components, CoordinateFrame
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.prompts.render import format_answer
-from grasp_rl.rewards.grasp import GraspReward
-from grasp_rl.rewards.think2seg import Think2SegReward
 from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.rollouts.reward_pipeline import Judge
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
@@ -51,7 +50,7 @@ def policy() -> TinyPolicy:
 
 
 def judge(reward: Any = None) -> Judge:
-    return Judge(segmenter=GrabCutSegmenter(), reward=reward or GraspReward(), prompt=PROMPT, parsing=ParsingConfig())
+    return Judge(segmenter=GrabCutSegmenter(), reward=reward or rubric("grasp"), prompt=PROMPT, parsing=ParsingConfig())
 
 
 class Changed:
@@ -141,10 +140,10 @@ ANSWER = '<answer>[{"bbox_2d":[10,10,60,60],"positive_points":[[30,30],[40,40]]}
 @pytest.mark.parametrize(
     ("removed", "reward", "rewarded"),
     [
-        ({"cues": None}, GraspReward(), False),
-        ({"target_mask": None}, GraspReward(), True),
-        ({"target_mask": None}, Think2SegReward(), False),
-        ({"cues": None}, Think2SegReward(), True),
+        ({"cues": None}, rubric("grasp"), False),
+        ({"target_mask": None}, rubric("grasp"), True),
+        ({"target_mask": None}, rubric("think2seg"), False),
+        ({"cues": None}, rubric("think2seg"), True),
     ],
 )
 def test_what_a_sample_lacks_is_left_out(policy: TinyPolicy, removed: Any, reward: Any, rewarded: bool) -> None:
@@ -223,7 +222,7 @@ def test_the_verb(policy: TinyPolicy, tmp_path: Path, kind: Literal["run", "poli
     components = Components(
         policy=TinyPolicy(weights="random"),
         segmenter=GrabCutSegmenter(),
-        reward=GraspReward(),
+        reward=rubric("grasp"),
         data=SyntheticSource(),
         tracker=NullTracker(),
         generator=InProcess(),

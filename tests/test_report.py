@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rubrics import rubric
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
@@ -24,7 +25,6 @@ from grasp_rl.prompts.render import format_answer
 from grasp_rl.reporting import content, render
 from grasp_rl.reporting.load import read_study
 from grasp_rl.reporting.plots import moving_average
-from grasp_rl.rewards.grasp import GraspReward
 from grasp_rl.rollouts.reward_pipeline import Judge
 from grasp_rl.runs.run_dir import CONFIG, ENVIRONMENT, ERROR, LOG, STATUS
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
@@ -44,7 +44,11 @@ def build_evaluation(
     rng = np.random.default_rng(seed)
     dataset = SyntheticSource().split("test")
     judge = Judge(
-        segmenter=GrabCutSegmenter(), reward=GraspReward(), prompt=PROMPT, parsing=ParsingConfig(), always_segment=True
+        segmenter=GrabCutSegmenter(),
+        reward=rubric("grasp"),
+        prompt=PROMPT,
+        parsing=ParsingConfig(),
+        always_segment=True,
     )
     records, pictures = [], {}
     for index in range(samples):

@@ -6,48 +6,35 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.resources import files
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
+from rubrics import rubric
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
-from grasp_rl.interfaces import CoordinateFrame, CueReference, MaskReference, Reward
+from grasp_rl.interfaces import CoordinateFrame, Labels, WeakLabels
 from grasp_rl.prompts.parse import parse
-from grasp_rl.rewards import terms
-from grasp_rl.rewards.grasp import GraspReward
-from grasp_rl.rewards.think2seg import Think2SegReward
+from grasp_rl.rewards.matching import repeats
+from grasp_rl.rewards.rubric import Rubric
+from grasp_rl.rewards.terms.base import Term
+from grasp_rl.rewards.terms.boxes import BoxIou, BoxL1, Count, count_ratio
+from grasp_rl.rewards.terms.format import AnswerFormat, ThinkFormat
+from grasp_rl.rewards.terms.masks import MaskIou
+from grasp_rl.rewards.terms.points import PointDistance, PointsInside, point_distance, points_inside
 from grasp_rl.types import Answer, BoolMask, Box, MaskPrediction, ParseStatus, Point, SpatialPrompt
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "golden_rewards.json").read_text())
 SIZE = (400, 420)
 
 
-TARGETS = {
-    "grasp": "grasp_rl.rewards.grasp.GraspReward",
-    "visionreasoner": "grasp_rl.rewards.grasp.GraspReward",
-    "think2seg": "grasp_rl.rewards.think2seg.Think2SegReward",
-}
-
-
-def option(name: str) -> dict[str, Any]:
-    """The constructor arguments of a packaged YAML."""
-    values: dict[str, Any] = yaml.safe_load((Path(str(files("grasp_rl.conf"))) / "reward" / f"{name}.yaml").read_text())
-    assert values.pop("_target_") == TARGETS[name]
-    return values
-
-
-REWARDS: dict[str, Reward] = {
-    "grasp": GraspReward(**option("grasp")),
-    "visionreasoner": GraspReward(**option("visionreasoner")),
-    "think2seg": Think2SegReward(**option("think2seg")),
-}
-SOFT = GraspReward(box_l1_mode="soft", points_inside_weight=1.0, count_weight=1.0)
+NAMES = ("grasp", "visionreasoner", "think2seg")
+REWARDS: dict[str, Rubric] = {name: rubric(name) for name in NAMES}
+GRASP, THINK2SEG = REWARDS["grasp"], REWARDS["think2seg"]
+SOFT = rubric("grasp", "box_l1.mode=soft", "points_inside.weight=1.0", "count.weight=1.0")
 
 
 def instance(box: Box | None, *points: Point) -> SpatialPrompt:
@@ -58,8 +45,8 @@ def said(*prompts: SpatialPrompt, status: ParseStatus = ParseStatus.OK) -> Answe
     return Answer(prompts=prompts, status=status, thinking="", think_layout=True, fenced=True)
 
 
-def cues(*prompts: SpatialPrompt, size: tuple[int, int] = SIZE) -> CueReference:
-    return CueReference(cues=prompts, image_size=size)
+def weak(*prompts: SpatialPrompt, size: tuple[int, int] = SIZE) -> WeakLabels:
+    return WeakLabels(instances=prompts, image_size=size)
 
 
 def fill(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> BoolMask:
@@ -79,16 +66,20 @@ def segment(prompts: Sequence[SpatialPrompt], size: tuple[int, int]) -> MaskPred
     return MaskPrediction(masks=masks, iou_predictions=np.ones(len(prompts), np.float32))
 
 
-def score(reward: Reward, answer: Answer, reference: CueReference) -> float:
+def with_mask(labels: WeakLabels) -> Labels:
+    """The same labels with the union of the reference boxes for a mask."""
+    boxes = [item.box for item in labels.instances if item.box]
+    return Labels(target_mask=fill(boxes, labels.image_size), instances=labels.instances)
+
+
+def score(reward: Rubric, answer: Answer, reference: WeakLabels) -> float:
     """The reward of an answer where the target mask is the union of the reference boxes."""
-    if reward.supervision == "cues":
-        return reward(answer, reference, None).reward
-    target = fill([item.box for item in reference.cues if item.box], reference.image_size)
-    prediction = segment(answer.prompts, reference.image_size)
-    return reward(answer, MaskReference(target_mask=target), prediction).reward
+    if "mask" not in reward.needs:
+        return reward(answer, reference).reward
+    return reward(answer, with_mask(reference), segment(answer.prompts, reference.image_size)).reward
 
 
-REFERENCE = cues(
+REFERENCE = weak(
     instance((40, 40, 140, 140), (70, 70), (110, 110)),
     instance((220, 220, 380, 300), (260, 260), (340, 260)),
 )
@@ -101,68 +92,84 @@ HONEST = (
 # Terms
 
 
+def table(term: Any, predicted: SpatialPrompt, *reference: SpatialPrompt, side: float = 100) -> list[float]:
+    """The row of one predicted instance."""
+    row: list[float] = term.table([predicted], reference, side)[0].tolist()
+    return row
+
+
 def test_formats() -> None:
-    answer = said()
-    assert terms.think_format(answer) == 1
-    assert terms.think_format(replace(answer, think_layout=False)) == 0
-    assert terms.answer_format(answer, require_fence=True) == 1
-    assert terms.answer_format(replace(answer, fenced=False), require_fence=True) == 0
-    assert terms.answer_format(replace(answer, fenced=False)) == 1
+    def paid(term: Any, answer: Answer) -> float:
+        return float(term(answer, weak(), None))
+
+    answer, fenced = said(), AnswerFormat(require_fence=True)
+    assert paid(ThinkFormat(), answer) == 1
+    assert paid(ThinkFormat(), replace(answer, think_layout=False)) == 0
+    assert paid(fenced, answer) == 1
+    assert paid(fenced, replace(answer, fenced=False)) == 0
+    assert paid(AnswerFormat(), replace(answer, fenced=False)) == 1
     for status in set(ParseStatus) - {ParseStatus.OK}:
-        assert terms.answer_format(replace(answer, status=status)) == 0
+        assert paid(AnswerFormat(), replace(answer, status=status)) == 0
 
 
 def test_count_ratio() -> None:
-    assert [terms.count_ratio(*pair) for pair in ((0, 0), (2, 2), (1, 4), (4, 1), (0, 3))] == [1, 1, 0.25, 0.25, 0]
+    assert [count_ratio(*pair) for pair in ((0, 0), (2, 2), (1, 4), (4, 1), (0, 3))] == [1, 1, 0.25, 0.25, 0]
+    assert Count()(said(*HONEST, HONEST[0]), REFERENCE, None) == 1  # the repeated instance does not count
 
 
 def test_box_tables() -> None:
     a, b = instance((0, 0, 10, 10)), instance((5, 0, 15, 10))  # IoU 50 / 150; edges differ by 5, 0, 5, 0
-    assert terms.box_iou_table([a], [a, b], "soft", 0.5).tolist() == [[1, pytest.approx(1 / 3)]]
-    assert terms.box_iou_table([a], [a, b], "threshold", 0.3).tolist() == [[1, 1]]
-    assert terms.box_iou_table([a], [a, b], "threshold", 0.34).tolist() == [[1, 0]]
-    soft = terms.box_l1_table([a], [a, b], "soft", 0.05, 100)  # d = 2.5 / 100
-    assert soft.tolist() == [[1, pytest.approx(math.exp(-0.5))]]
-    assert terms.box_l1_table([a], [b], "threshold", 0.0251, 100).tolist() == [[1]]
-    assert terms.box_l1_table([a], [b], "threshold", 0.025, 100).tolist() == [[0]]  # d < fraction, strictly
-    assert terms.box_iou_table([a], [instance(None, (1, 1))], "soft", 0.5).tolist() == [[0]]
-    assert terms.box_l1_table([a], [instance(None, (1, 1))], "soft", 0.5, 100).tolist() == [[0]]
+    assert table(BoxIou(), a, a, b) == [1, pytest.approx(1 / 3)]
+    assert table(BoxIou(mode="threshold", threshold=0.3), a, a, b) == [1, 1]
+    assert table(BoxIou(mode="threshold", threshold=0.34), a, a, b) == [1, 0]
+    assert table(BoxIou(mode="threshold", threshold=1 / 3), a, b) == [0]  # IoU > threshold, strictly
+    assert table(BoxL1(mode="soft", fraction=0.05), a, a, b) == [1, pytest.approx(math.exp(-0.5))]  # d = 2.5 / 100
+    assert table(BoxL1(fraction=0.0251), a, b) == [1]
+    assert table(BoxL1(fraction=0.025), a, b) == [0]  # d < fraction, strictly
+    assert table(BoxIou(), a, instance(None, (1, 1))) == [0]
+    assert table(BoxL1(mode="soft", fraction=0.5), a, instance(None, (1, 1))) == [0]
 
 
 def test_point_distance() -> None:
-    assert terms.point_distance([(0, 0), (10, 0)], [(10, 3), (0, 4)]) == pytest.approx(3.5)  # crosswise 4 and 3
-    assert terms.point_distance([(0, 0), (0, 0)], [(0, 0), (10, 0)]) == pytest.approx(5)  # a twin reaches one only
-    assert terms.point_distance([(0, 0)], [(9, 9), (3, 4)]) == pytest.approx(5)
-    assert terms.point_distance([(0, 0), (1, 0), (9, 0), (10, 0)], [(0, 0), (10, 0)]) == pytest.approx(0.5)
-    assert terms.point_distance([(0, 0), (0, 0), (0, 0), (0, 0)], [(0, 0), (10, 0)]) == pytest.approx(5)
-    assert terms.point_distance([(0, 0)], [(math.nan, 0)]) == math.inf
+    assert point_distance([(0, 0), (10, 0)], [(10, 3), (0, 4)]) == pytest.approx(3.5)  # crosswise 4 and 3
+    assert point_distance([(0, 0), (0, 0)], [(0, 0), (10, 0)]) == pytest.approx(5)  # a twin reaches one only
+    assert point_distance([(0, 0)], [(9, 9), (3, 4)]) == pytest.approx(5)
+    assert point_distance([(0, 0), (1, 0), (9, 0), (10, 0)], [(0, 0), (10, 0)]) == pytest.approx(0.5)
+    assert point_distance([(0, 0), (0, 0), (0, 0), (0, 0)], [(0, 0), (10, 0)]) == pytest.approx(5)
+    assert point_distance([(0, 0)], [(math.nan, 0)]) == math.inf
 
 
 def test_point_tables() -> None:
-    cue = instance((0, 0, 20, 20), (5, 5), (15, 15))
+    reference = instance((0, 0, 20, 20), (5, 5), (15, 15))
     good, stray = instance((0, 0, 20, 20), (5, 8), (15, 12)), instance((0, 0, 20, 10), (5, 5), (15, 15))
-    assert terms.point_table([good], [cue], "soft", 0.03, 100).tolist() == [[pytest.approx(math.exp(-1))]]  # d = 3/100
-    assert terms.point_table([good], [cue], "threshold", 0.031, 100).tolist() == [[1]]
-    assert terms.point_table([good], [cue], "threshold", 0.03, 100).tolist() == [[0]]
-    assert terms.point_table([stray], [cue], "soft", 0.03, 100).tolist() == [[0]]  # a point outside its own box
-    assert terms.point_table([instance(None, (5, 5), (15, 15))], [cue], "soft", 0.03, 100).tolist() == [[1]]
-    assert terms.point_table([instance((0, 0, 9, 9))], [cue], "soft", 0.03, 100).tolist() == [[0]]
-    assert terms.point_inside_table([instance(None, (5, 5), (30, 5))], [cue]).tolist() == [[0.5]]
+    soft = PointDistance(fraction=0.03)
+    assert table(soft, good, reference) == [pytest.approx(math.exp(-1))]  # d = 3/100
+    assert table(PointDistance(mode="threshold", fraction=0.031), good, reference) == [1]
+    assert table(PointDistance(mode="threshold", fraction=0.03), good, reference) == [0]
+    assert table(soft, stray, reference) == [0]  # a point outside its own box
+    assert table(soft, instance(None, (5, 5), (15, 15)), reference) == [1]
+    assert table(soft, instance((0, 0, 9, 9)), reference) == [0]
+    assert table(PointsInside(), instance(None, (5, 5), (30, 5)), reference) == [0.5]
 
 
 def test_points_inside_boxes_and_masks() -> None:
     mask = fill([(2, 1, 4, 3)], (5, 6))
-    assert terms.points_inside([(2.5, 1.5), (3.9, 2.9)], mask) == 1
-    assert terms.points_inside([(2.5, 1.5), (4.0, 1.5)], mask) == 0.5
-    assert terms.points_inside([(-1, 0), (6, 0), (0, 5), (math.nan, 0)], np.ones((5, 6), bool)) == 0
-    assert terms.points_inside([], mask) == 0
-    assert terms.points_inside([(0, 0), (4, 2), (4.1, 2)], (0, 0, 4, 2)) == pytest.approx(2 / 3)
+    assert points_inside([(2.5, 1.5), (3.9, 2.9)], mask) == 1
+    assert points_inside([(2.5, 1.5), (4.0, 1.5)], mask) == 0.5
+    assert points_inside([(-1, 0), (6, 0), (0, 5), (math.nan, 0)], np.ones((5, 6), bool)) == 0
+    assert points_inside([], mask) == 0
+    assert points_inside([(0, 0), (4, 2), (4.1, 2)], (0, 0, 4, 2)) == pytest.approx(2 / 3)
 
 
 def test_repeats() -> None:
-    a, b = instance((0, 0, 4, 4), (1, 1), (2, 2)), instance((0, 0, 4, 4), (2, 2), (1, 1))
-    other = instance((0, 0, 4, 4), (1, 1), (3, 3))
-    assert terms.repeats([a, b, other, a]) == [False, True, False, True]
+    def item(positive: tuple[Point, ...], negative: tuple[Point, ...] = ()) -> SpatialPrompt:
+        labels = (1,) * len(positive) + (0,) * len(negative)
+        return SpatialPrompt(box=(0, 0, 4, 4), point_coords=positive + negative, point_labels=labels)
+
+    a, b, other = item(((1, 1), (2, 2))), item(((2, 2), (1, 1))), item(((1, 1), (3, 3)))
+    assert repeats([a, b, other, a]) == [False, True, False, True]
+    first, second = item(((1, 1),), ((3, 3),)), item(((1, 1),), ((2, 3),))
+    assert repeats([first, second, first]) == [False, False, True]  # background points tell instances apart
 
 
 # The golden file
@@ -187,10 +194,9 @@ def test_golden_rewards(case: dict[str, Any]) -> None:
     """
     answer, size = golden_answer(case), tuple(case["image_size"])
     assert answer.status == case["status"]
-    reference = cues(*(instance(tuple(c["box"]), *map(tuple, c["points"])) for c in case["cues"]), size=size)
-    target = MaskReference(target_mask=fill([c["box"] for c in case["cues"]], size))
+    reference = weak(*(instance(tuple(c["box"]), *map(tuple, c["points"])) for c in case["cues"]), size=size)
     for name, reward in REWARDS.items():
-        given = reference if reward.supervision == "cues" else target
+        given = with_mask(reference) if "mask" in reward.needs else reference
         found = reward(answer, given, segment(answer.prompts, size))
         assert found.reward == pytest.approx(case[name]["reward"], abs=1e-6)
         assert dict(found.terms) == pytest.approx(case[name]["terms"], abs=1e-6)
@@ -199,31 +205,56 @@ def test_golden_rewards(case: dict[str, Any]) -> None:
 # What they see
 
 
-def test_grasp_cannot_be_handed_a_mask() -> None:
+def test_a_mask_free_rubric_cannot_be_handed_a_mask() -> None:
     mask = np.ones(SIZE, bool)
     with pytest.raises(TypeError, match="unexpected keyword argument"):
-        CueReference(cues=(), image_size=SIZE, target_mask=mask)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="learns from cues alone, it was handed a MaskReference"):
-        GraspReward()(said(), MaskReference(target_mask=mask), None)
-    assert GraspReward().supervision == "cues"
-    with pytest.raises(TypeError, match="supervision"):
-        GraspReward(supervision="mask")  # type: ignore[call-arg]
+        WeakLabels(instances=(), image_size=SIZE, target_mask=mask)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="WeakLabels, without a mask; it was handed Labels"):
+        GRASP(said(), Labels(target_mask=mask))
+    assert GRASP.needs == {"boxes", "points"}
 
 
-def test_grasp_ignores_the_predicted_mask() -> None:
+def test_a_mask_free_rubric_ignores_the_predicted_mask() -> None:
     prediction = segment(HONEST, SIZE)
-    assert GraspReward()(said(*HONEST), REFERENCE, prediction) == GraspReward()(said(*HONEST), REFERENCE, None)
+    assert GRASP(said(*HONEST), REFERENCE, prediction) == GRASP(said(*HONEST), REFERENCE, None)
 
 
-def test_think2seg_wants_masks_and_predictions() -> None:
-    target = MaskReference(target_mask=segment(HONEST, SIZE).union)
-    with pytest.raises(TypeError, match="handed a CueReference"):
-        Think2SegReward()(said(), REFERENCE, None)
+def test_a_mask_rubric_wants_masks_and_predictions() -> None:
+    target = Labels(target_mask=segment(HONEST, SIZE).union)
+    with pytest.raises(TypeError, match="Labels with a mask; it was handed WeakLabels"):
+        THINK2SEG(said(), REFERENCE)
+    with pytest.raises(TypeError, match="was handed WeakLabels"):
+        MaskIou()(said(*HONEST), REFERENCE, None)
     with pytest.raises(ValueError, match="needs the segmenter's prediction"):
-        Think2SegReward()(said(*HONEST), target, None)
+        THINK2SEG(said(*HONEST), target, None)
     failed = replace(segment(HONEST, SIZE), error="out of memory")
-    assert Think2SegReward()(said(*HONEST), target, failed).reward == 2
-    assert Think2SegReward()(said(*HONEST), target, segment(HONEST, SIZE)).reward == 4
+    assert THINK2SEG(said(*HONEST), target, failed).reward == 2
+    assert THINK2SEG(said(*HONEST), target, segment(HONEST, SIZE)).reward == 4
+
+
+def test_a_rubric_mixes_instance_terms_and_mask_terms() -> None:
+    both = Rubric({"box_iou": BoxIou(weight=3.0), "mask": MaskIou(weight=2.0), "think": ThinkFormat(weight=0.5)})
+    assert both.needs == {"boxes", "mask"}
+    labels, answer = with_mask(REFERENCE), said(*HONEST)
+    found = both(answer, labels, segment(HONEST, SIZE))
+    alone = (
+        GRASP(answer, REFERENCE).terms["box_iou"],
+        THINK2SEG(answer, labels, segment(HONEST, SIZE)).terms["mask_iou"],
+    )
+    assert found.reward == pytest.approx(3 * alone[0] + 2 * alone[1] + 0.5, abs=1e-12)
+    assert both(said(), labels).terms == {"box_iou": 0, "mask": 0, "think": 1}
+    empty = Labels(target_mask=np.zeros(SIZE, bool), instances=())
+    assert both(said(), empty).reward == 5.5
+    without_instances = Labels(target_mask=labels.target_mask)
+    assert both(answer, without_instances, segment(HONEST, SIZE)).terms["box_iou"] == 0
+
+
+def test_a_null_leaves_a_term_out_and_an_empty_rubric_is_refused() -> None:
+    assert set(Rubric({"think": ThinkFormat(), "count": None}).terms) == {"think"}
+    with pytest.raises(ConfigError, match=r"reward\.terms=.*must name one term or more"):
+        Rubric({"think": None})
+    with pytest.raises(ConfigError, match=r"reward\.terms\.odd=3: must be an option with the _target_"):
+        Rubric({"odd": 3})
 
 
 # The rules
@@ -237,7 +268,7 @@ def test_no_target() -> None:
         (SOFT, 7, 2),
         (REWARDS["think2seg"], 4, 2),
     ):
-        assert [score(reward, answer, cues()) for answer in (said(), wrong, unread)] == [empty, formats, 1]
+        assert [score(reward, answer, weak()) for answer in (said(), wrong, unread)] == [empty, formats, 1]
 
 
 @pytest.mark.parametrize("status", sorted(set(ParseStatus) - {ParseStatus.OK, ParseStatus.REPAIRED}))
@@ -252,22 +283,23 @@ def test_an_empty_answer_to_a_target_earns_the_formats_alone() -> None:
 
 
 def test_a_repaired_answer_loses_its_format() -> None:
-    for reward, weight in ((GraspReward(), 1.0), (Think2SegReward(), 1.0)):
+    for reward, weight in ((GRASP, 1.0), (THINK2SEG, 1.0)):
         repaired = said(*HONEST, status=ParseStatus.REPAIRED)
         assert score(reward, repaired, REFERENCE) == pytest.approx(score(reward, said(*HONEST), REFERENCE) - weight)
 
 
 def test_the_perfect_answer_earns_the_maximum_of_its_scheme() -> None:
-    perfect = said(*REFERENCE.cues)
+    perfect = said(*REFERENCE.instances)
     assert [score(reward, perfect, REFERENCE) for reward in REWARDS.values()] == [5, 6, 4]
-    boxes = said(*(instance(item.box) for item in REFERENCE.cues))
-    points = said(*(instance(None, *item.point_coords) for item in REFERENCE.cues))
-    assert score(GraspReward(), boxes, REFERENCE) == 4
-    assert score(GraspReward(), points, REFERENCE) == 3
+    boxes = said(*(instance(item.box) for item in REFERENCE.instances))
+    points = said(*(instance(None, *item.point_coords) for item in REFERENCE.instances))
+    assert score(GRASP, boxes, REFERENCE) == 4
+    assert score(GRASP, points, REFERENCE) == 3
 
 
 def test_the_reward_is_the_weighted_sum_of_its_terms() -> None:
-    reward = GraspReward(think_weight=0.5, answer_weight=0.25, box_iou_weight=3, points_weight=2, count_weight=7)
+    weights = {"think_format": 0.5, "answer_format": 0.25, "box_iou": 3, "points": 2, "count": 7}
+    reward = rubric("grasp", *(f"{name}.weight={weight}" for name, weight in weights.items()))
     found = reward(said(HONEST[0]), REFERENCE, None)
     t = found.terms
     assert set(t) == {"think_format", "answer_format", "box_iou", "box_l1", "points", "points_inside", "count"}
@@ -278,10 +310,10 @@ def test_the_reward_is_the_weighted_sum_of_its_terms() -> None:
 
 def test_instances_are_matched_on_the_summed_score() -> None:
     """Swapped order earns the same, and a missing and a superfluous instance cost the same."""
-    one = REFERENCE.cues[0]
-    assert score(GraspReward(), said(*reversed(REFERENCE.cues)), REFERENCE) == 5
-    assert score(GraspReward(), said(one), REFERENCE) == pytest.approx(2 + 3 / 2)
-    assert score(GraspReward(), said(*REFERENCE.cues), cues(one)) == pytest.approx(2 + 3 / 2)
+    one = REFERENCE.instances[0]
+    assert score(GRASP, said(*reversed(REFERENCE.instances)), REFERENCE) == 5
+    assert score(GRASP, said(one), REFERENCE) == pytest.approx(2 + 3 / 2)
+    assert score(GRASP, said(*REFERENCE.instances), weak(one)) == pytest.approx(2 + 3 / 2)
 
 
 # Cheating
@@ -325,7 +357,7 @@ CHEATS = {
 
 @pytest.mark.parametrize("reward", [*REWARDS.values(), SOFT], ids=[*REWARDS, "soft"])
 @pytest.mark.parametrize("prompts", CHEATS.values(), ids=CHEATS)
-def test_no_cheat_beats_the_honest_answer(prompts: tuple[SpatialPrompt, ...], reward: Reward) -> None:
+def test_no_cheat_beats_the_honest_answer(prompts: tuple[SpatialPrompt, ...], reward: Rubric) -> None:
     honest, cheat = score(reward, said(*HONEST), REFERENCE), score(reward, said(*prompts), REFERENCE)
     assert cheat <= honest + 1e-12
 
@@ -339,9 +371,7 @@ def test_cheats_cost_something(name: str) -> None:
 
 def test_two_identical_points_do_not_beat_two_good_ones() -> None:
     for name in ("the same point twice", "the box's centre twice"):
-        assert (
-            score(GraspReward(), said(*CHEATS[name]), REFERENCE) < score(GraspReward(), said(*HONEST), REFERENCE) - 0.2
-        )
+        assert score(GRASP, said(*CHEATS[name]), REFERENCE) < score(GRASP, said(*HONEST), REFERENCE) - 0.2
 
 
 def random_instances(draw: np.random.Generator, count: int) -> list[SpatialPrompt]:
@@ -363,16 +393,16 @@ def near(draw: np.random.Generator, item: SpatialPrompt, sigma: float) -> Spatia
 
 
 @pytest.mark.parametrize("reward", [REWARDS["grasp"], REWARDS["visionreasoner"], SOFT], ids=["grasp", "vr", "soft"])
-def test_order_counts_for_nothing_and_repetition_never_pays(reward: GraspReward) -> None:
+def test_order_counts_for_nothing_and_repetition_never_pays(reward: Rubric) -> None:
     draw = np.random.default_rng(5)
     for _ in range(60):
-        reference = cues(*random_instances(draw, int(draw.integers(1, 5))))
-        prompts = [near(draw, item, 8) for item in reference.cues][: int(draw.integers(1, 5))]
+        reference = weak(*random_instances(draw, int(draw.integers(1, 5))))
+        prompts = [near(draw, item, 8) for item in reference.instances][: int(draw.integers(1, 5))]
         prompts += random_instances(draw, int(draw.integers(0, 2)))
         plain = score(reward, said(*prompts), reference)
         for order in list(permutations(range(len(prompts))))[:24]:
             assert score(reward, said(*(prompts[i] for i in order)), reference) == pytest.approx(plain, abs=1e-9)
-        shuffled = cues(*reversed(reference.cues))
+        shuffled = weak(*reversed(reference.instances))
         assert score(reward, said(*prompts), shuffled) == pytest.approx(plain, abs=1e-9)
         for item in prompts:
             twin = replace(item, point_coords=item.point_coords[::-1])
@@ -386,21 +416,21 @@ def test_the_unit_of_length_counts_for_nothing() -> None:
         box = (3 * item.box[0], 3 * item.box[1], 3 * item.box[2], 3 * item.box[3])
         return instance(box, *((3 * x, 3 * y) for x, y in item.point_coords))
 
-    large = cues(*map(scaled, REFERENCE.cues), size=(3 * SIZE[0], 3 * SIZE[1]))
+    large = weak(*map(scaled, REFERENCE.instances), size=(3 * SIZE[0], 3 * SIZE[1]))
     for reward in (REWARDS["grasp"], REWARDS["visionreasoner"], SOFT):
         expected = score(reward, said(*HONEST), REFERENCE)
         assert score(reward, said(*map(scaled, HONEST)), large) == pytest.approx(expected)
 
 
 def test_farther_is_never_better() -> None:
-    target = REFERENCE.cues[1]
+    target = REFERENCE.instances[1]
     assert target.box is not None
     for reward in (REWARDS["grasp"], REWARDS["visionreasoner"], SOFT, REWARDS["think2seg"]):
         rewards = []
         for shift in range(0, 40, 2):
             box = (target.box[0] - shift, target.box[1], target.box[2] - shift, target.box[3])
             moved = instance(box, *((x - shift, y) for x, y in target.point_coords))
-            rewards.append(score(reward, said(moved), cues(target)))
+            rewards.append(score(reward, said(moved), weak(target)))
         assert rewards == sorted(rewards, reverse=True)
         assert rewards[0] > rewards[-1]
 
@@ -409,35 +439,28 @@ def test_farther_is_never_better() -> None:
 def test_rewards_are_finite_whatever_the_numbers(bad: float) -> None:
     broken = (instance((bad, 0, 9, 9), (bad, 1), (2, bad)), instance((0, 0, bad, bad), (1, 1), (bad, bad)))
     for reward in (REWARDS["grasp"], REWARDS["visionreasoner"], SOFT):
-        for prompts, reference in ((HONEST, cues(*broken)), (broken, REFERENCE), (broken, cues(*broken))):
+        for prompts, reference in ((HONEST, weak(*broken)), (broken, REFERENCE), (broken, weak(*broken))):
             found = reward(said(*prompts), reference, None)
             assert math.isfinite(found.reward)
             assert all(0 <= value <= 1 for value in found.terms.values())
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("term", "argument"),
     [
-        ("think_weight", -1.0),
-        ("box_iou_weight", math.nan),
-        ("count_weight", math.inf),
-        ("points_weight", "1e-3"),
-        ("answer_weight", True),
-        ("box_iou_mode", "hard"),
-        ("points_mode", None),
-        ("box_iou_threshold", 1.5),
-        ("box_l1_fraction", 10),
-        ("points_fraction", 0.0),
+        (ThinkFormat(weight=-1.0), "weight"),
+        (BoxIou(weight=math.nan), "weight"),
+        (Count(weight=math.inf), "weight"),
+        (PointDistance(weight="1e-3"), "weight"),  # type: ignore[arg-type]
+        (AnswerFormat(weight=True), "weight"),
+        (BoxIou(mode="hard"), "mode"),
+        (PointDistance(mode=None), "mode"),  # type: ignore[arg-type]
+        (BoxIou(threshold=1.5), "threshold"),
+        (BoxL1(fraction=10), "fraction"),
+        (PointDistance(fraction=0.0), "fraction"),
+        (MaskIou(weight=-1), "weight"),
     ],
 )
-def test_bad_arguments_name_their_key(key: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=rf"reward\.{key}="):
-        GraspReward(**{key: value})  # type: ignore[arg-type]
-    if key == "think_weight":
-        with pytest.raises(ConfigError, match=r"reward\.mask_weight="):
-            Think2SegReward(mask_weight=-1)
-
-
-def test_the_packaged_grasp_option_is_the_class_default() -> None:
-    assert REWARDS["grasp"] == GraspReward()
-    assert REWARDS["think2seg"] == Think2SegReward()
+def test_bad_arguments_name_their_key(term: Term, argument: str) -> None:
+    with pytest.raises(ConfigError, match=rf"reward\.terms\.mine\.{argument}="):
+        Rubric({"mine": term})

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import rolling
 import torch
+from rubrics import rubric
 
 from grasp_rl.config.schema import AlgorithmConfig, ParsingConfig, PromptConfig, RolloutConfig, RunConfig
 from grasp_rl.data.sampler import Questions
@@ -22,7 +23,6 @@ from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.policies.generation.state import ANSWER_ENDS
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.policies.types import Sampling
-from grasp_rl.rewards.think2seg import Think2SegReward
 from grasp_rl.rollouts.collect import roll_out
 from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.rollouts.reward_pipeline import Judge
@@ -205,7 +205,7 @@ def test_a_row_that_is_no_number_ends_alone(
 
 def judge_of(reward: Any = None) -> Judge:
     return Judge(
-        segmenter=GrabCutSegmenter(), reward=reward or Think2SegReward(), prompt=COMPACT, parsing=ParsingConfig()
+        segmenter=GrabCutSegmenter(), reward=reward or rubric("think2seg"), prompt=COMPACT, parsing=ParsingConfig()
     )
 
 
@@ -233,7 +233,7 @@ def test_a_cpu_segmenter_gets_a_process(monkeypatch: pytest.MonkeyPatch) -> None
 class Fatal:
     """A reward that takes its process with it."""
 
-    supervision = "mask"
+    needs = frozenset({"mask"})
 
     def __call__(self, answer: Answer, reference: object, prediction: object) -> RewardBreakdown:
         os._exit(9)
@@ -257,10 +257,9 @@ from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.rollouts.reward_pipeline import Judge
 from grasp_rl.rollouts.reward_worker import Jury
-from grasp_rl.rewards.grasp import GraspReward
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 if __name__ == "__main__":
-    judge = Judge(segmenter=BoxFillSegmenter(), reward=GraspReward(), prompt=PromptConfig(), parsing=ParsingConfig())
+    judge = Judge(segmenter=BoxFillSegmenter(), reward=rubric("grasp"), prompt=PromptConfig(), parsing=ParsingConfig())
     jury = Jury(judge, "process")
     print(jury._executor.submit(os.getpid).result(), flush=True)
     time.sleep(60)
@@ -288,7 +287,7 @@ def test_groups_are_given_as_their_verdicts_come_in(speaking: TinyPolicy, sample
     judged: list[str] = []
 
     class Slow:
-        supervision = "cues"
+        needs = frozenset({"boxes"})
 
         def __call__(self, answer: Answer, reference: object, prediction: object) -> RewardBreakdown:
             time.sleep(0.05)
@@ -315,7 +314,7 @@ def test_groups_are_given_as_their_verdicts_come_in(speaking: TinyPolicy, sample
 class Lottery:
     """Pays the siblings of every other question alike."""
 
-    supervision = "cues"
+    needs = frozenset({"boxes"})
 
     def __init__(self) -> None:
         self.calls = 0
@@ -351,7 +350,7 @@ def test_dynamic_sampling_asks_until_siblings_differ(random_policy: TinyPolicy, 
 
 
 class AllTheSame:
-    supervision = "cues"
+    needs = frozenset({"boxes"})
 
     def __call__(self, answer: Answer, reference: object, prediction: object) -> RewardBreakdown:
         return RewardBreakdown(reward=0.5, terms={})

@@ -14,6 +14,7 @@ import tiny_models
 import torch
 import transformers
 import yaml
+from rubrics import rubric
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,7 +24,6 @@ from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.prompts.render import format_answer
-from grasp_rl.rewards.think2seg import Think2SegReward
 from grasp_rl.rollouts.reward_pipeline import Judge
 from grasp_rl.segmenters import sam2 as sam2_module
 from grasp_rl.segmenters.base import PromptableSegmenter
@@ -240,7 +240,7 @@ def spoken(sample: Sample, prompts: tuple[SpatialPrompt, ...], scheme: PromptCon
 
 def rewards_with(segmenter: Any, samples: list[Sample]) -> list[float]:
     scheme = PromptConfig(positive_points=0)
-    judge = Judge(segmenter=segmenter, reward=Think2SegReward(), prompt=scheme, parsing=ParsingConfig())
+    judge = Judge(segmenter=segmenter, reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())
     found = []
     for sample in samples:
         said, frame = [], None
@@ -331,7 +331,7 @@ def test_a_bad_prompt_costs_its_own_completion(samples: list[Sample]) -> None:
         completions.append(completion)
     found = {}
     for name, segmenter in (("fragile", Fragile()), ("sound", GrabCutSegmenter())):
-        judge = Judge(segmenter=segmenter, reward=Think2SegReward(), prompt=scheme, parsing=ParsingConfig())
+        judge = Judge(segmenter=segmenter, reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())
         found[name] = judge.follow(sample, frame, completions)
     assert found["fragile"][7].masks.error == "RuntimeError: a bad prompt"
     assert found["fragile"][7].reward.terms["mask_iou"] == 0
@@ -350,9 +350,9 @@ class Broken(GrabCutSegmenter):
 def test_a_failing_encoder_is_data_and_a_bug_is_loud(samples: list[Sample]) -> None:
     scheme = PromptConfig(positive_points=0)
     completion, frame = spoken(samples[0], PROMPTS[:1], scheme)
-    judge = Judge(segmenter=Broken(), reward=Think2SegReward(), prompt=scheme, parsing=ParsingConfig())
+    judge = Judge(segmenter=Broken(), reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())
     assert judge.follow(samples[0], frame, [completion])[0].masks.error == "no such picture"
-    judge = Judge(segmenter=None, reward=Think2SegReward(), prompt=scheme, parsing=ParsingConfig())  # type: ignore[arg-type]
+    judge = Judge(segmenter=None, reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
         judge.follow(samples[0], frame, [completion])
 
@@ -367,7 +367,7 @@ def test_equal_prompts_are_decoded_once(samples: list[Sample]) -> None:
 
     scheme = PromptConfig(positive_points=0)
     completion, frame = spoken(samples[0], PROMPTS[:1], scheme)
-    judge = Judge(segmenter=Counting(), reward=Think2SegReward(), prompt=scheme, parsing=ParsingConfig())
+    judge = Judge(segmenter=Counting(), reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())
     judge.follow(samples[0], frame, [completion] * 8)
     assert asked == [1]
 
@@ -638,7 +638,7 @@ def test_the_benchmarks_two_loops_agree(folders: dict[str, Path], monkeypatch: p
     """`grasp-rl bench segment` times the same rewards made in two ways, and counts what each costs."""
     monkeypatch.setattr(segment, "SIDE", 1024 // 2)
     segmenter = Sam2Segmenter(str(folders["sam2"]), device="cpu")
-    judge = Judge(segmenter=segmenter, reward=Think2SegReward(), prompt=segment.SCHEME, parsing=ParsingConfig())
+    judge = Judge(segmenter=segmenter, reward=rubric("think2seg"), prompt=segment.SCHEME, parsing=ParsingConfig())
     counter = segment.Counter(segmenter)
     sample, frame, completions = segment.task(4, 1)
     ours = [r.reward.reward for r in judge.follow(sample, frame, completions)]

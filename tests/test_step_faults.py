@@ -11,6 +11,7 @@ import pytest
 import rolling
 import torch
 from rolling import generate
+from rubrics import rubric
 
 from grasp_rl.config.schema import (
     AlgorithmConfig,
@@ -26,7 +27,6 @@ from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.interfaces import Components
 from grasp_rl.policies.generation import decode as decoding
 from grasp_rl.policies.tiny.policy import TinyPolicy
-from grasp_rl.rewards.grasp import GraspReward
 from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.tracking.null import NullTracker
@@ -193,7 +193,7 @@ def _with_logprobs(group: RolloutGroup, shift: float) -> RolloutGroup:
 
 
 class Alike:
-    supervision = "cues"
+    needs = frozenset({"boxes"})
 
     def __call__(self, answer: Answer, reference: object, prediction: object) -> RewardBreakdown:
         return RewardBreakdown(reward=0.5, terms={})
@@ -210,7 +210,7 @@ def trainer(folder: Path, reward: Any = None, *, steps: int = 4, **rollout: Any)
         checkpoint=CheckpointConfig(every=0),
     )
     components = Components(
-        policy=TinyPolicy(weights="random"), segmenter=BoxFillSegmenter(), reward=reward or GraspReward(),
+        policy=TinyPolicy(weights="random"), segmenter=BoxFillSegmenter(), reward=reward or rubric("grasp"),
         data=SyntheticSource(train_size=8, test_size=4), tracker=NullTracker(), generator=InProcess(),
     )  # fmt: skip
     return Trainer(config, components)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
+from rubrics import rubric
 
 from grasp_rl.config.schema import EvaluationConfig, ParsingConfig, PromptConfig
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.evaluation.evaluate import evaluate
 from grasp_rl.policies.tiny.policy import WARM_START, TinyPolicy
-from grasp_rl.rewards.grasp import GraspReward
 from grasp_rl.rollouts.reward_pipeline import Judge
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 
@@ -31,7 +31,7 @@ def warm() -> TinyPolicy:
 @pytest.mark.parametrize("scheme", list(SCHEMES))
 def test_it_answers_in_every_scheme(warm: TinyPolicy, source: SyntheticSource, scheme: str) -> None:
     judge = Judge(
-        segmenter=GrabCutSegmenter(), reward=GraspReward(), prompt=SCHEMES[scheme], parsing=ParsingConfig(),
+        segmenter=GrabCutSegmenter(), reward=rubric("grasp"), prompt=SCHEMES[scheme], parsing=ParsingConfig(),
         always_segment=True,
     )  # fmt: skip
     found = evaluate(warm, judge, source.split("val"), config=EvaluationConfig(), limit=64).metrics

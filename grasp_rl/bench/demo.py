@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ from grasp_rl.config.schema import (
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.grpo.loss import LossConfig, StepSize, policy_loss
-from grasp_rl.interfaces import CueReference, MaskReference
+from grasp_rl.interfaces import Labels, WeakLabels
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.rollouts.collect import roll_out
 from grasp_rl.rollouts.generators.in_process import InProcess
@@ -55,13 +54,13 @@ LEARNING_RATE = 1e-6
 class ByLength:
     """A reward that costs nothing and tells siblings apart."""
 
-    supervision: Literal["cues", "mask"] = "cues"
+    needs: frozenset[str] = frozenset({"boxes"})
 
     def __init__(self) -> None:
         self.asked = 0
 
     def __call__(
-        self, answer: Answer, reference: CueReference | MaskReference, prediction: MaskPrediction | None
+        self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None = None
     ) -> RewardBreakdown:
         self.asked += 1
         return RewardBreakdown(reward=float(self.asked % 3), terms={})

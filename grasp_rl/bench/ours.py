@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from grasp_rl.config.schema import (
 )
 from grasp_rl.distributed.engine import StepReport
 from grasp_rl.distributed.local import LocalEngine
-from grasp_rl.interfaces import Components, CueReference, MaskReference
+from grasp_rl.interfaces import Components, Labels, WeakLabels
 from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.types import EmbeddedPrompt, EncodedPrompt, Scores
@@ -123,13 +123,13 @@ class MeasuredTrainer(Trainer):
 class DrawnReward:
     """The task's rewards in turn; cheap, and different between siblings."""
 
-    supervision: Literal["cues", "mask"] = "cues"
+    needs: frozenset[str] = frozenset({"boxes"})
 
     def __init__(self, task: Task) -> None:
         self.values, self.asked = task.rewards(), 0
 
     def __call__(
-        self, answer: Answer, reference: CueReference | MaskReference, prediction: MaskPrediction | None
+        self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None = None
     ) -> RewardBreakdown:
         self.asked += 1
         return RewardBreakdown(reward=self.values[(self.asked - 1) % len(self.values)], terms={})

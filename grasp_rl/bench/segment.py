@@ -25,7 +25,8 @@ import torch
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.prompts.render import format_answer
-from grasp_rl.rewards.think2seg import Think2SegReward
+from grasp_rl.rewards.rubric import Rubric
+from grasp_rl.rewards.terms.masks import MaskIou
 from grasp_rl.rollouts.reward_pipeline import Judge
 from grasp_rl.runs.environment import version_of
 from grasp_rl.segmenters.sam import SamSegmenter
@@ -134,7 +135,7 @@ def timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
 def reward_row(folder: Path, repeats: int) -> Record:
     """The whole reward of one group, ours and one call a completion."""
     segmenter = random_sam2(folder / "sam2")
-    judge = Judge(segmenter=segmenter, reward=Think2SegReward(), prompt=SCHEME, parsing=ParsingConfig())
+    judge = Judge(segmenter=segmenter, reward=Rubric({"mask_iou": MaskIou()}), prompt=SCHEME, parsing=ParsingConfig())
     sample, frame, completions = task(GROUP, INSTANCES)
     counter = Counter(segmenter)
     judge.follow(sample, frame, completions)  # warm-up
@@ -192,7 +193,7 @@ def peak_of(folder: Path, count: int) -> float:
     """Peak resident memory in MiB of encoding one picture and decoding ``count`` prompts in this process."""
     segmenter = random_sam2(folder / "sam2")
     sample, frame, completions = task(count, 1)
-    judge = Judge(segmenter=segmenter, reward=Think2SegReward(), prompt=SCHEME, parsing=ParsingConfig())
+    judge = Judge(segmenter=segmenter, reward=Rubric({"mask_iou": MaskIou()}), prompt=SCHEME, parsing=ParsingConfig())
     judge.follow(sample, frame, completions)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -17,7 +17,7 @@ from grasp_rl.config.schema import EvaluationConfig, RunConfig
 from grasp_rl.distributed.engine import pick_device
 from grasp_rl.evaluation import predictions
 from grasp_rl.evaluation.metrics import SampleScore, score_of, summarise
-from grasp_rl.interfaces import Components, CueReference, Dataset, MaskReference
+from grasp_rl.interfaces import Components, Dataset, Labels, WeakLabels
 from grasp_rl.rollouts.reward_pipeline import Judge
 from grasp_rl.runs import checkpoints
 from grasp_rl.runs.progress import ProgressWriter
@@ -157,23 +157,26 @@ def _examined(policy: Any) -> Iterator[None]:
             module.training = training
 
 
-@dataclass
 class _Unrewarded:
-    """Stands in for a reward whose reference a sample cannot give: the answer is still segmented and measured."""
+    """Stands in for a reward whose labels a sample cannot give: the answer is still segmented and measured."""
 
-    supervision: Literal["cues", "mask"]
+    needs: frozenset[str] = frozenset()
 
     def __call__(
-        self, answer: Answer, reference: CueReference | MaskReference, prediction: MaskPrediction | None
+        self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None = None
     ) -> RewardBreakdown:
         return RewardBreakdown(reward=math.nan, terms={})
 
 
 def _judge_for(sample: Sample, judge: Judge) -> Judge:
     """``judge`` with masks predicted, and without its reward where ``sample`` cannot give what that compares with."""
-    wanted = judge.reward.supervision
-    if (sample.cues if wanted == "cues" else sample.target_mask) is not None:
-        return replace(judge, always_segment=True)
+    needs = judge.reward.needs
     if sample.cues is None and sample.target_mask is None:
-        raise ConfigError(f"data: sample {sample.sample_id} of {sample.dataset} has neither mask nor cues to score by")
-    return replace(judge, always_segment=True, reward=_Unrewarded("mask" if wanted == "cues" else "cues"))
+        raise ConfigError(
+            f"data: sample {sample.sample_id} of {sample.dataset} has neither a mask nor boxes and points to score by"
+        )
+    lacks_mask = "mask" in needs and sample.target_mask is None
+    lacks_instances = bool(needs & {"boxes", "points"}) and sample.cues is None
+    if lacks_mask or lacks_instances:
+        return replace(judge, always_segment=True, reward=_Unrewarded())
+    return replace(judge, always_segment=True)

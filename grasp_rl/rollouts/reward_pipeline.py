@@ -17,7 +17,7 @@ import torch
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
-from grasp_rl.interfaces import CueReference, MaskReference, Reward, Segmenter
+from grasp_rl.interfaces import Labels, Rubric, Segmenter, WeakLabels
 from grasp_rl.prompts.parse import parse
 from grasp_rl.types import Answer, Completion, MaskPrediction, Rollout, Sample, SpatialPrompt
 
@@ -32,7 +32,7 @@ class Judge:
     """Follows completions of one sample through parsing, segmentation and reward."""
 
     segmenter: Segmenter
-    reward: Reward
+    reward: Rubric
     prompt: PromptConfig
     parsing: ParsingConfig
     always_segment: bool = False
@@ -42,38 +42,38 @@ class Judge:
         """One rollout per completion; the picture is encoded at most once, and only if some answer needs it.
 
         Args:
-            sample: with a mask or cues, as the reward's ``supervision`` demands.
+            sample: with a mask, boxes and points, as the reward's ``needs`` say.
             frame: the policy's coordinate frame for this picture.
             completions: the siblings.
 
         Raises:
-            ConfigError: the sample has no mask, or no cues, and the reward needs them.
+            ConfigError: the sample lacks what the reward needs.
         """
-        reference = self.reference(sample)
+        labels = self.labels(sample)
         answers = [parse(c.text, self.prompt, frame, self.parsing) for c in completions]
         predictions: list[MaskPrediction | None] = [None] * len(answers)
-        if self.always_segment or self.reward.supervision == "mask":
+        if self.always_segment or "mask" in self.reward.needs:
             predictions = list(self._segment(sample, answers))
         return [
-            Rollout(completion=c, answer=a, masks=p, reward=self.reward(a, reference, p))
+            Rollout(completion=c, answer=a, masks=p, reward=self.reward(a, labels, p))
             for c, a, p in zip(completions, answers, predictions, strict=True)
         ]
 
-    def reference(self, sample: Sample) -> CueReference | MaskReference:
+    def labels(self, sample: Sample) -> WeakLabels | Labels:
         """What the reward may see of ``sample``."""
-        if self.reward.supervision == "cues":
-            if sample.cues is None:
-                raise ConfigError(
-                    f"reward: sample {sample.sample_id} has no boxes or points and this reward needs them; take a mask "
-                    "reward such as reward=think2seg, or data with cues"
-                )
-            return CueReference(cues=sample.cues, image_size=sample.size)
+        if sample.cues is None and self.reward.needs & {"boxes", "points"}:
+            raise ConfigError(
+                f"reward: sample {sample.sample_id} has no boxes or points and this reward needs them; take a mask "
+                "reward such as reward=think2seg, or data with boxes and points"
+            )
+        if "mask" not in self.reward.needs:
+            return WeakLabels(instances=sample.cues or (), image_size=sample.size)
         if sample.target_mask is None:
             raise ConfigError(
                 f"reward: sample {sample.sample_id} has no mask and this reward needs one; take a mask-free one, such "
                 "as reward=grasp, or data with masks"
             )
-        return MaskReference(target_mask=sample.target_mask)
+        return Labels(target_mask=sample.target_mask, instances=sample.cues)
 
     def _segment(self, sample: Sample, answers: Sequence[Answer]) -> list[MaskPrediction]:
         """The masks of every answer: the picture is encoded once, and equal prompts are decoded once, all together."""

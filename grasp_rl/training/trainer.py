@@ -83,7 +83,7 @@ class Trainer:
             segmenter=components.segmenter, reward=components.reward, prompt=config.prompt, parsing=config.parsing
         )
         self.examiner = replace(self.judge, always_segment=True)
-        masks = components.reward.supervision == "mask"
+        masks = "mask" in components.reward.needs
         self.questions = Questions(self.data.split("train"), config, masks=masks)
         with whole(self.policy):
             if config.init_from:

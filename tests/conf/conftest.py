@@ -53,7 +53,7 @@ class AreaReward:
     threshold: float
     inner: Part | None = None
     names: list[str] = field(default_factory=list)
-    supervision: str = "cues"
+    needs: frozenset[str] = frozenset()
 
 
 def make_reward(threshold: float = 0.5) -> AreaReward:

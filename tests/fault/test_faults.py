@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from rubrics import rubric
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -37,8 +38,6 @@ from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.interfaces import Components, CoordinateFrame
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.prompts.render import format_answer
-from grasp_rl.rewards.grasp import GraspReward
-from grasp_rl.rewards.think2seg import Think2SegReward
 from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.rollouts.reward_pipeline import Judge
 from grasp_rl.runs import checkpoints
@@ -140,7 +139,7 @@ def _rank(pid: int) -> int | None:
 class Moody:
     """A reward that is no number now and then."""
 
-    supervision = "cues"
+    needs = frozenset({"boxes"})
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
@@ -154,7 +153,7 @@ class Moody:
 class Spread:
     """A reward that always tells siblings apart."""
 
-    supervision = "cues"
+    needs = frozenset({"boxes"})
 
     def __init__(self) -> None:
         self.calls = 0
@@ -352,7 +351,7 @@ def test_a_full_disk_at_every_write_leaves_a_sound_checkpoint(tmp_path: Path, mo
 def test_training_says_that_a_checkpoint_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, on_error: str
 ) -> None:
-    run = trainer(tmp_path, GraspReward(), 3)
+    run = trainer(tmp_path, rubric("grasp"), 3)
     run.config.checkpoint.every, run.config.checkpoint.on_error = 1, on_error
     stock, calls = checkpoints.commit, [0]
 
@@ -472,7 +471,7 @@ def test_a_segmenter_that_fails_on_one_of_sixteen_costs_one() -> None:
         for box in boxes
     ]  # fmt: skip
     segmenter = Fussy()
-    judge = Judge(segmenter=segmenter, reward=Think2SegReward(), prompt=prompt, parsing=ParsingConfig())
+    judge = Judge(segmenter=segmenter, reward=rubric("think2seg"), prompt=prompt, parsing=ParsingConfig())
     clean = judge.follow(sample, frame, said)
     segmenter.poison = clean[7].answer.prompts[0]
     found = judge.follow(sample, frame, said)
