@@ -16,9 +16,10 @@ from pycocotools import mask as coco
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.annotations import AnnotationError, problems_of
+from grasp_rl.data.base import Split
 from grasp_rl.data.image_io import write_image
 from grasp_rl.data.rasterize import ShapeError, decode_rle, parts, ring_mask
-from grasp_rl.data.readers.jsonl import JsonlDataset, JsonlSource
+from grasp_rl.data.readers.jsonl import JsonlSource
 from grasp_rl.types import SpatialPrompt
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +56,7 @@ def write(folder: Path, *rows: Any) -> Path:
     return folder
 
 
-def train(folder: Path, **options: Any) -> JsonlDataset:
+def train(folder: Path, **options: Any) -> Split:
     return JsonlSource(str(folder), **options).split("train")
 
 
@@ -255,13 +256,13 @@ def test_same_picture_asks_other_questions_about_it(tmp_path: Path) -> None:
     dataset = train(folder)
 
     def ids(index: int, count: int) -> list[str]:
-        return [sample.sample_id for sample in dataset.same_picture(index, count)]
+        return [sample.sample_id for sample in dataset.same_image(index, count)]
 
     assert ids(0, 1) == ["a-1"]
     assert ids(0, 2) == ["a-1", "a-2"]
     assert ids(1, 9) == ["a-2", "a-4", "a-1"]
     assert ids(2, 9) == ["a-3"]
-    first, second = dataset.same_picture(0, 2)
+    first, second = dataset.same_image(0, 2)
     assert first.image is second.image
 
 
@@ -336,7 +337,7 @@ def test_skip_lets_the_next_row_stand_in(tmp_path: Path, caplog: pytest.LogCaptu
     for _ in range(2):
         assert [dataset[i].sample_id for i in (0, 1, 2)] == ["a-1", "a-3", "a-3"]
     assert caplog.text.count("gone.png: no such file") == 1
-    assert [s.sample_id for s in dataset.same_picture(1, 5)] == ["a-3", "a-1"]
+    assert [s.sample_id for s in dataset.same_image(1, 5)] == ["a-3", "a-1"]
 
 
 def test_skip_has_an_end(tmp_path: Path) -> None:
@@ -346,7 +347,7 @@ def test_skip_has_an_end(tmp_path: Path) -> None:
         dataset[4]
     with pytest.raises(AnnotationError, match=r":2: .*one more than the 1 of 2 rows"):
         train(write(tmp_path, "{", "}"), on_bad="skip")
-    with pytest.raises(ConfigError, match="no row of the split train can be used"):
+    with pytest.raises(ConfigError, match="no record of the split train can be used"):
         train(write(tmp_path, row(image="gone.png")), on_bad="skip")[0]
 
 
@@ -365,7 +366,7 @@ def test_the_small_real_dataset() -> None:
     others = JsonlSource(str(AERIAL / "other_forms.jsonl")).split("train")
     by_id = {row.sample_id: source.split(row.split)[rows.index(row)] for rows in source.rows.values() for row in rows}
     for index, kind in enumerate(["mask", "rle", "rle"]):
-        assert others.rows[index].kind == kind
+        assert others.records[index].kind == kind
         again = others[index]
         before, after = by_id[again.sample_id].target_mask, again.target_mask
         assert before is not None

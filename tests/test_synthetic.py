@@ -95,7 +95,7 @@ def test_objects_do_not_overlap() -> None:
 
 
 def test_several_questions_share_a_picture(source: SyntheticSource) -> None:
-    several = source.split("train").same_picture(7, 3)
+    several = source.split("train").same_image(7, 3)
     assert len(several) == 3
     assert all(s.image is several[0].image for s in several)
     assert several[0].query == source.split("train")[7].query

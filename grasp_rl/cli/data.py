@@ -11,9 +11,10 @@ from pathlib import Path
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.annotations import annotations_path
+from grasp_rl.data.base import RecordDataset, Split
 from grasp_rl.data.image_io import MAX_PIXELS, write_image
-from grasp_rl.data.readers.jsonl import JsonlDataset, JsonlSource
-from grasp_rl.data.synthetic.dataset import SyntheticDataset, SyntheticSource
+from grasp_rl.data.readers.jsonl import JsonlSource
+from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.data.validate import Report, validate
 
 
@@ -85,8 +86,6 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _split_of(root: str, split: str | None) -> JsonlDataset | SyntheticDataset:
-    if root == "synthetic":
-        return SyntheticSource().split(split or "train")
-    source = JsonlSource(root)
-    return source.split(split or ("train" if "train" in source.rows else next(iter(source.rows))))
+def _split_of(root: str, split: str | None) -> Split:
+    dataset: RecordDataset = SyntheticSource() if root == "synthetic" else JsonlSource(root)
+    return dataset.split(split or ("train" if "train" in dataset.splits() else dataset.splits()[0]))

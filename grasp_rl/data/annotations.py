@@ -34,8 +34,8 @@ class AnnotationError(ConfigError):
 class Row:
     """One question about one picture, as written down."""
 
-    line: int
-    """Its line in the annotations file, from 1."""
+    location: str
+    """File and line, for messages."""
     sample_id: str
     image: Path
     query: str
@@ -86,7 +86,7 @@ def read_lines(path: Path) -> Iterator[Line]:
                 yield Line(number=number, row=None, problems=tuple(found))
                 continue
             seen[record["id"]] = number
-            yield Line(number=number, row=_row(record, number, path.parent), problems=())
+            yield Line(number=number, row=_row(record, number, path), problems=())
 
 
 def problems_of(record: Any) -> list[str]:
@@ -125,10 +125,11 @@ def _object(pairs: list[tuple[str, Any]]) -> Record:
     return dict(pairs)
 
 
-def _row(record: Record, number: int, folder: Path) -> Row:
+def _row(record: Record, number: int, path: Path) -> Row:
+    folder = path.parent
     kind = next(key for key in TARGETS if record.get(key) is not None)
     return Row(
-        line=number,
+        location=f"{path}:{number}",
         sample_id=record["id"],
         image=folder / record["image"],
         query=record["query"],

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from grasp_rl.data.annotations import AnnotationError, Row, read_lines
-from grasp_rl.data.targets import read_picture, target_of
+from grasp_rl.data.base import load_image, target_of
 from grasp_rl.utils.files import Record
 
 USUAL_SPLITS = ("train", "val", "test", "test_ood")
@@ -127,7 +127,7 @@ class _Pictures:
         self._splits.setdefault(row.image, set()).add(row.split)
         if row.image not in self._known:
             try:
-                height, width = read_picture(row, self.max_pixels).shape[:2]
+                height, width = load_image(row, self.max_pixels).shape[:2]
                 self._known[row.image] = (height, width)
             except AnnotationError as error:
                 self._known[row.image] = str(error)

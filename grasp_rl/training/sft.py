@@ -271,7 +271,7 @@ class _RowStream(TorchDataset[list[Row]]):
         )
 
     def _same_picture(self, number: int) -> list[Sample]:
-        several = getattr(self.questions, "same_picture", None)
+        several = getattr(self.questions, "same_image", None)
         if several is None:
             return [self.questions[number]]
         return list(several(number, self.phase.questions_per_picture))

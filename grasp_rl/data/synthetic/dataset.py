@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.data.base import RecordDataset, Split
 from grasp_rl.data.synthetic.questions import ask
 from grasp_rl.data.synthetic.scenes import OOD_STYLE, TRAIN_STYLE, draw_scene
 from grasp_rl.data.weak_labels import cues_from_masks
 from grasp_rl.types import Image, Sample
-from grasp_rl.utils.visualization import draw_sample
 
 SPLITS = ("train", "val", "test", "test_ood")
 
 
-class SyntheticSource:
+class SyntheticSource(RecordDataset):
     """What ``data=synthetic`` instantiates.
 
     A sample is a pure function of (``seed``, split, index). The ``test_ood`` split has another palette, ground, grain,
@@ -26,7 +27,7 @@ class SyntheticSource:
         train_size: samples of the train split; 100 000 scenes never repeat in a laptop-sized run.
         val_size: samples of ``val``.
         test_size: samples of ``test`` and of ``test_ood``.
-        image_size: side of the square pictures in pixels.
+        image_size: side of the square images in pixels.
         seed: selects another world of scenes with the same rules.
 
     Raises:
@@ -36,6 +37,7 @@ class SyntheticSource:
     def __init__(
         self, train_size: int = 100_000, val_size: int = 256, test_size: int = 512, image_size: int = 112, seed: int = 0
     ) -> None:
+        super().__init__(name="synthetic")
         for key, value in (("train_size", train_size), ("val_size", val_size), ("test_size", test_size)):
             if value < 1:
                 raise ConfigError(f"data.{key}={value!r}: must be >= 1")
@@ -44,37 +46,32 @@ class SyntheticSource:
         self.sizes = {"train": train_size, "val": val_size, "test": test_size, "test_ood": test_size}
         self.image_size, self.seed = image_size, seed
 
-    def split(self, name: str) -> SyntheticDataset:
-        """The split called ``name``.
+    def splits(self) -> Sequence[str]:
+        return SPLITS
 
-        Raises:
-            ConfigError: there is no such split.
-        """
-        if name not in self.sizes:
-            raise ConfigError(f"data split {name!r}: synthetic has {', '.join(SPLITS)}")
-        return SyntheticDataset(split=name, size=self.sizes[name], image_size=self.image_size, seed=self.seed)
+    def records(self, split: str) -> range:
+        """The indices of the split's scenes."""
+        if split not in self.sizes:
+            raise ConfigError(f"data split {split!r}: synthetic has {', '.join(SPLITS)}")
+        return range(self.sizes[split])
 
+    def split(self, name: str) -> Split:
+        """The split called ``name``; it can ask several questions about each scene."""
+        return _ScenesSplit(self, name, self.records(name))
 
-class SyntheticDataset:
-    """One split; see :class:`SyntheticSource`."""
+    def decode(self, record: int, split: str, image: Image | None = None) -> Sample:
+        return self.draw(record, split, 1)[0]
 
-    name = "synthetic"
+    def image_of(self, record: int) -> Hashable:
+        return record
 
-    def __init__(self, *, split: str, size: int, image_size: int, seed: int) -> None:
-        self.split, self.size, self.image_size, self.seed = split, size, image_size, seed
+    def place_of(self, record: int) -> str:
+        return f"scene {record}"
 
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.same_picture(index, 1)[0]
-
-    def same_picture(self, index: int, count: int) -> list[Sample]:
-        """``count`` samples with the picture of sample ``index`` and different draws of the question, itself first."""
-        if not 0 <= index < self.size:
-            raise IndexError(f"{self.name}/{self.split} has {self.size} samples, asked for number {index}")
-        rng = np.random.default_rng([self.seed, zlib.crc32(self.split.encode()), index])
-        ood = self.split == "test_ood"
+    def draw(self, index: int, split: str, count: int) -> list[Sample]:
+        """``count`` samples about scene ``index`` of ``split`` with different draws of the question."""
+        rng = np.random.default_rng([self.seed, zlib.crc32(split.encode()), index])
+        ood = split == "test_ood"
         scene = draw_scene(rng, OOD_STYLE if ood else TRAIN_STYLE, self.image_size)
         samples = []
         for number in range(count):
@@ -83,18 +80,25 @@ class SyntheticDataset:
             target = np.any(masks, axis=0) if masks else np.zeros(scene.image.shape[:2], dtype=np.bool_)
             samples.append(
                 Sample(
-                    sample_id=f"{self.split}-{self.seed}-{index}" + (f"-{number}" if number else ""),
+                    sample_id=f"{split}-{self.seed}-{index}" + (f"-{number}" if number else ""),
                     image=scene.image,
                     query=question.query,
                     target_mask=target,
                     cues=cues_from_masks(masks),
                     dataset=self.name,
-                    split=self.split,
+                    split=split,
                     reasoning=question.reasoning,
                 )
             )
         return samples
 
-    def plot(self, sample: Sample) -> Image:
-        """The sample drawn with its question, mask and cues: [h, w, 3] uint8 RGB."""
-        return draw_sample(sample)
+
+class _ScenesSplit(Split):
+    """Scenes, about each of which any number of questions can be asked."""
+
+    dataset: SyntheticSource
+
+    def same_image(self, index: int, count: int) -> list[Sample]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.name}/{self.split} has {len(self)} samples, asked for number {index}")
+        return self.dataset.draw(index, self.split, count)
