@@ -41,7 +41,11 @@ def one_line(error: Exception) -> str:
         chain.append(cause)
     for link in chain:
         if hasattr(link, "missing_cfg_file"):
-            return _missing_option(link, link.missing_cfg_file or "", sorted(getattr(link, "options", None) or ()))
+            return _missing_option(
+                link,
+                link.missing_cfg_file or "",
+                sorted(o for o in getattr(link, "options", None) or () if not o.startswith("_")),
+            )
         if hasattr(link, "override"):
             return f"{link.override}: cannot be read ({_first_line(link)}); write key=value"
         if isinstance(link, ConfigAttributeError | ConfigKeyError):

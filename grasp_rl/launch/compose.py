@@ -150,7 +150,8 @@ def usage(engine: Hydra, verb: str, overrides: list[str]) -> str:
         if source.provider not in ("hydra", "schema"):
             for group in source.list("", ObjectType.GROUP):
                 options.setdefault(group, set()).update(source.list(group, ObjectType.CONFIG))
-    listed = [f"{group}: {', '.join(sorted(names))}" for group, names in sorted(options.items()) if names]
+    shown = {group: sorted(n for n in names if not n.startswith("_")) for group, names in options.items()}
+    listed = [f"{group}: {', '.join(names)}" for group, names in sorted(shown.items()) if names]
     return HELP.format(verb=verb, options="\n".join(listed), values=values)
 
 
