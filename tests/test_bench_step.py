@@ -119,7 +119,7 @@ def test_a_bad_command_line_is_refused(words: list[str], said: str, capsys: pyte
 
 
 def test_the_verb_lists_its_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "bench" in command_line.VERBS
+    assert "bench" in command_line.COMMANDS
     assert main(["--help"]) == 0
     assert "  step " in capsys.readouterr().out
 

@@ -94,4 +94,4 @@ def test_export_refuses_with_one_line(
     assert "no such file" in capfd.readouterr().err
     assert export.main([str(run), "--out", str(tmp_path / "new"), "--step", "7"]) == 2
     assert "no policy there" in capfd.readouterr().err
-    assert "export" in command_line.VERBS
+    assert "export" in command_line.COMMANDS

@@ -294,7 +294,7 @@ SHAPES_3B = shapes_of({"_target_": "x.HfVlmPolicy", "path": "Qwen/Qwen2.5-VL-3B-
 
 def composed(*words: str) -> RunConfig:
     with compose.hydra("train") as engine:
-        return to_config(compose.single(engine, ["verb=train", "data=jsonl", "data.root=x", *words], ()).config)
+        return to_config(compose.single(engine, ["command=train", "data=jsonl", "data.root=x", *words], ()).config)
 
 
 def test_zero_divides_what_it_says() -> None:

@@ -74,7 +74,7 @@ def build_run(
     rng = np.random.default_rng(len(str(folder)))
     folder.mkdir(parents=True)
     reward = dict(word.split("=") for word in overrides).get("reward", "grasp")
-    config = {"version": 1, "verb": "train", "seed": 0, "reward": {"_target_": reward}, "evaluation": {"every": 5}}
+    config = {"version": 1, "command": "train", "seed": 0, "reward": {"_target_": reward}, "evaluation": {"every": 5}}
     (folder / CONFIG).write_text(yaml.safe_dump(config))
     about = {
         "command": ["grasp-rl", "train", "-m", "reward=grasp,think2seg", "note=a b"],

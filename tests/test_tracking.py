@@ -185,7 +185,7 @@ def test_a_wandb_that_stalls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     tracker = WandbTracker()
     tracker._finish_s = 0.3
     began = time.perf_counter()
-    tracker.start(tmp_path, {"verb": "train"}, resume=False)
+    tracker.start(tmp_path, {"command": "train"}, resume=False)
     for step in range(3000):
         tracker.log({"reward": 1.0}, step)
     tracker.finish(0)
@@ -211,7 +211,7 @@ def test_a_wandb_that_is_down_is_recorded_offline(
     monkeypatch.setitem(sys.modules, "wandb", stub(init=init))
     run_dir = tmp_path / "my_sweep" / "seed=1"
     tracker = WandbTracker(tags=["a"])
-    tracker.start(run_dir, {"verb": "train"}, resume=True)
+    tracker.start(run_dir, {"command": "train"}, resume=True)
     tracker.log({"reward": 0.5}, 3)
     tracker.finish(0)
     assert rows == [{"step": 3, "reward": 0.5}]
@@ -284,7 +284,7 @@ from pathlib import Path
 from grasp_rl.tracking.wandb import WandbTracker
 run, overlays = Path(sys.argv[1]), sorted(Path(sys.argv[2]).glob("*.png"))
 tracker = WandbTracker(mode="offline", tags=["t"])
-tracker.start(run, {"verb": "train", "seed": 3}, resume=False)
+tracker.start(run, {"command": "train", "seed": 3}, resume=False)
 for step in range(1, 21):
     tracker.log({"reward": step / 20, "kl": float("nan")}, step)
 tracker.images("test_before", overlays, 0)
@@ -331,7 +331,7 @@ from grasp_rl.tracking.wandb import WandbTracker
 logging.basicConfig(level=logging.INFO)
 tracker = WandbTracker()
 tracker._finish_s = 4
-tracker.start(Path(sys.argv[1]), {"verb": "train"}, resume=False)
+tracker.start(Path(sys.argv[1]), {"command": "train"}, resume=False)
 for step in range(1, 4):
     began = time.perf_counter()
     tracker.log({"reward": step}, step)

@@ -22,25 +22,25 @@ def main(argv: Sequence[str]) -> int:
     """Run ``grasp-rl data <argv>``: 0 done, 1 bad rows or a file that cannot be written, 2 nothing there to work on."""
     arguments = _parser().parse_args(argv)
     try:
-        return _validate(arguments) if arguments.verb == "validate" else _show(arguments)
+        return _validate(arguments) if arguments.command == "validate" else _show(arguments)
     except ConfigError as error:
-        sys.stderr.write(f"grasp-rl data {arguments.verb}: {error}\n")
+        sys.stderr.write(f"grasp-rl data {arguments.command}: {error}\n")
         return 2
     except OSError as error:
-        sys.stderr.write(f"grasp-rl data {arguments.verb}: {error.filename}: {error.strerror}\n")
+        sys.stderr.write(f"grasp-rl data {arguments.command}: {error.filename}: {error.strerror}\n")
         return 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grasp-rl data", description="Check a dataset, or look at it.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{validate,show}")
-    check = verbs.add_parser("validate", help="check every row and list every bad one; exit 1 if there is any")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{validate,show}")
+    check = commands.add_parser("validate", help="check every row and list every bad one; exit 1 if there is any")
     check.add_argument("root", help="a folder with annotations.jsonl, or such a file")
     check.add_argument("--json", action="store_true", help="one JSON object on stdout")
     check.add_argument(
         "--max-pixels", type=_positive, default=MAX_PIXELS, metavar="N", help="largest picture to decode"
     )
-    show = verbs.add_parser("show", help="draw samples with their question, mask and cues")
+    show = commands.add_parser("show", help="draw samples with their question, mask and cues")
     show.add_argument("root", help="a folder with annotations.jsonl, such a file, or the word synthetic")
     show.add_argument("--split", help="train where there is one, else the first")
     show.add_argument("--count", type=_positive, default=8, metavar="N", help="samples to draw (8)")

@@ -1,6 +1,6 @@
-"""`grasp-rl`: one console script, a few verbs.
+"""`grasp-rl`: one console script, a few commands.
 
-Nothing heavy is imported before a verb is known: help answers at once. train, sft and evaluate speak Hydra's syntax and
+Nothing heavy is imported before a command is known: help answers at once. train, sft and evaluate speak Hydra's syntax and
 start a worker; the others read their own flags.
 """
 
@@ -25,7 +25,7 @@ _MODULES = {
 
 _HELP = f"""grasp-rl {__version__}: teach a vision-language policy to point, with GRPO and a frozen promptable segmenter
 
-Usage: grasp-rl VERB [arguments]
+Usage: grasp-rl COMMAND [arguments]
 
   train      train the policy by GRPO               grasp-rl train algorithm.steps=50
   sft        supervised fine-tuning on cues         grasp-rl sft
@@ -38,14 +38,14 @@ Usage: grasp-rl VERB [arguments]
   bench      what a step costs, here and in TRL     grasp-rl bench step
   doctor     what is installed, what is missing     grasp-rl doctor
 
-  grasp-rl VERB --help     the arguments of a verb; for train, sft and evaluate every option and value
-  grasp-rl VERB --json     one JSON object on stdout, everything else on stderr
+  grasp-rl COMMAND --help     the arguments of a command; for train, sft and evaluate every option and value
+  grasp-rl COMMAND --json     one JSON object on stdout, everything else on stderr
   grasp-rl --version       the version
 
 Tab completion: eval "$(grasp-rl -sc install=bash)" (zsh alike; fish: grasp-rl -sc install=fish | source)
 """
 
-VERBS = (*_COMPOSED, "plan", "predict", "report", "export", "data", "bench", "doctor")
+COMMANDS = (*_COMPOSED, "plan", "predict", "report", "export", "data", "bench", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,30 +59,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if words[0] in ("-sc", "--shell-completion"):
         return _complete(words)
-    verb, rest = words[0], words[1:]
-    if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
+    command, rest = words[0], words[1:]
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        sys.stderr.write(f"grasp-rl: {verb}: no such verb{hint} Verbs: {', '.join(VERBS)}\n")
+        sys.stderr.write(f"grasp-rl: {command}: no such command{hint} Commands: {', '.join(COMMANDS)}\n")
         return 2
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a trusted module or pkg:// config may lie in the working directory
-    return _run(verb, rest)
+    return _run(command, rest)
 
 
-def _run(verb: str, rest: list[str]) -> int:
-    if verb in _COMPOSED:
+def _run(command: str, rest: list[str]) -> int:
+    if command in _COMPOSED:
         from grasp_rl.launch import main as launcher
 
-        return launcher.main(verb, rest)
-    if verb in _MODULES:
+        return launcher.main(command, rest)
+    if command in _MODULES:
         sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, "-P", "-m", _MODULES[verb], *rest], memory.environment())
-    if verb == "report":
+        os.execve(sys.executable, [sys.executable, "-P", "-m", _MODULES[command], *rest], memory.environment())
+    if command == "report":
         from grasp_rl.reporting import render
 
         return render.main(rest)
-    if verb == "data":
+    if command == "data":
         from grasp_rl.cli import data as data_cli
 
         return data_cli.main(rest)
@@ -92,7 +92,7 @@ def _run(verb: str, rest: list[str]) -> int:
 
 
 def _complete(words: list[str]) -> int:
-    """Answer the shell: the verbs for the first word, what Hydra knows for those after it."""
+    """Answer the shell: the commands for the first word, what Hydra knows for those after it."""
     from grasp_rl.launch import main as launcher
 
     if not any(word.startswith("query=") for word in words):
@@ -101,7 +101,7 @@ def _complete(words: list[str]) -> int:
     parts = line.split()
     if len(parts) < 2 or (len(parts) == 2 and not line.endswith(" ")):
         typed = parts[1] if len(parts) == 2 else ""
-        sys.stdout.write("\n".join(verb for verb in VERBS if verb.startswith(typed)) + "\n")
+        sys.stdout.write("\n".join(command for command in COMMANDS if command.startswith(typed)) + "\n")
         return 0
     if parts[1] not in _COMPOSED:
         return 0

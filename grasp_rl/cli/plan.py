@@ -138,7 +138,7 @@ def _planned(job: Job, flags: argparse.Namespace, device: Device) -> Planned:
 
 def _jobs(words: list[str]) -> list[Job]:
     """The jobs that `grasp-rl train` would run."""
-    flags = compose.parse_flags([*words, "verb=train"])
+    flags = compose.parse_flags([*words, "command=train"])
     trusted = compose.trusted_on(flags.overrides)
     with compose.hydra("train") as engine:
         if flags.multirun or compose.is_sweep(engine, flags.overrides):
@@ -219,3 +219,7 @@ def _as_record(device: Device, planned: Sequence[Planned], told: Mapping[str, li
 def _print_json(flags: argparse.Namespace, record: Record) -> None:
     if flags.json:
         sys.stdout.write(json.dumps(to_json(record), allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -173,7 +173,7 @@ def read_config(run: Path | None, scheme: str | None, segmenter: str | None, ove
         ConfigError: naming the key, what was found and what is valid.
     """
     groups = [f"{group}={name}" for group, name in (("prompt", scheme), ("segmenter", segmenter)) if name]
-    words = ["verb=evaluate", *groups, *([] if run else overrides)]
+    words = ["command=evaluate", *groups, *([] if run else overrides)]
     with compose.hydra("predict") as engine:
         composed = to_config(compose.single(engine, words, compose.trusted_on(words)).config)
     if run is None:

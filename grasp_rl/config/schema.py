@@ -11,7 +11,7 @@ from typing import Any
 
 from grasp_rl.config.errors import one_of, require
 
-CONFIG_VERSION = 1
+CONFIG_VERSION = 2
 """Raised when a resolved config.yaml of an older version can no longer be read as it stands."""
 
 
@@ -359,7 +359,7 @@ class RunConfig:
     """One run, resolved. config.yaml in the run folder is exactly this."""
 
     version: int = CONFIG_VERSION
-    verb: str = "train"
+    command: str = "train"
     name: str = "run"
     seed: int = 0
     """Seeds data order, scenes drawn for training and every sampled token."""
@@ -389,5 +389,5 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(self.version == CONFIG_VERSION, "version", self.version, f"{CONFIG_VERSION}; compose the run anew")
-        one_of("verb", self.verb, ("train", "evaluate", "sft"))
+        one_of("command", self.command, ("train", "evaluate", "sft"))
         require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import closest, one_line
+from grasp_rl.config.renamed import upgrade
 from grasp_rl.config.schema import CONFIG_VERSION, RunConfig
 from grasp_rl.config.signatures import Definition, definitions, fits, signature, source_of
 
@@ -42,7 +43,7 @@ def load_config(path: str | Path) -> RunConfig:
 
 
 def load_raw(path: str | Path) -> Record:
-    """The mapping in a resolved ``config.yaml``, its version checked and nothing else."""
+    """The mapping in a resolved ``config.yaml``, one of the version before brought to this one; nothing else is checked."""
     try:
         raw = OmegaConf.load(path)
     except FileNotFoundError:
@@ -54,6 +55,8 @@ def load_raw(path: str | Path) -> Record:
     container: Record = OmegaConf.to_container(raw, resolve=False)  # type: ignore[assignment]
     _refuse_references(container, "")
     version = container.get("version")
+    if version == CONFIG_VERSION - 1:
+        return upgrade(container)
     if version != CONFIG_VERSION:
         raise ConfigError(f"{path}: version={version!r}: must be {CONFIG_VERSION}; compose the run anew")
     return container

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
@@ -34,15 +36,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import one_line
+from grasp_rl.config.renamed import current_key
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, to_config
 from grasp_rl.launch.process import Job
 from grasp_rl.launch.usage import HELP
 from grasp_rl.runs.run_dir import config_hash
+from grasp_rl.utils.files import Record
 
 CONFIG_NAME = "config"
 _QUIET = {"version": 1, "root": {"level": "ERROR"}, "disable_existing_loggers": True}
-_UNNAMED = ("verb", "experiment", "debug", "launcher", "trusted_modules")
+_UNNAMED = ("command", "experiment", "debug", "launcher", "trusted_modules")
 """Keys that never name a job's folder."""
 
 
@@ -67,10 +71,10 @@ OmegaConf.register_new_resolver("grasp_rl.job_folder", _job_folder, replace=True
 
 
 @contextmanager
-def hydra(verb: str) -> Iterator[Hydra]:
+def hydra(command: str) -> Iterator[Hydra]:
     """Hydra over the packaged conf, for one command line."""
     OmegaConf.register_new_resolver("oc.env", _no_environment, replace=True)
-    with initialize_config_module("grasp_rl.conf", job_name=verb, version_base="1.3"):
+    with initialize_config_module("grasp_rl.conf", job_name=command, version_base="1.3"):
         engine = GlobalHydra.instance().hydra
         assert engine is not None
         yield engine
@@ -87,6 +91,21 @@ def explained() -> Iterator[None]:
         raise
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, UserWarning) as error:
         raise ConfigError(one_line(error)) from error
+
+
+def option(name: str, *overrides: str) -> Record:
+    """A packaged option from Python, such as ``option("reward/grasp", "reward.terms.count.weight=1")``.
+
+    :func:`grasp_rl.config.targets.instantiate` builds the component that it describes.
+
+    Raises:
+        ConfigError: there is no such option, or an override does not fit it.
+    """
+    group = name.partition("/")[0]
+    with explained(), initialize_config_module("grasp_rl.conf", version_base="1.3"):
+        made = OmegaConf.to_container(hydra_compose(name, list(overrides))[group], resolve=True)
+    assert isinstance(made, dict)
+    return {str(key): value for key, value in made.items()}
 
 
 def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
@@ -111,8 +130,18 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         raise ConfigError("--config-dir: is hydra.searchpath=[FOLDER] in other words; give one of them")
     if flags.config_dir:
         flags.overrides.append(f"hydra.searchpath=[{_quoted(f'file://{Path(flags.config_dir).absolute()}')}]")
+    flags.overrides = [_by_current_name(override) for override in flags.overrides]
     flags.parser = parser
     return flags
+
+
+def _by_current_name(override: str) -> str:
+    """``override`` with the present name of its key; one of the version before is read, and reported on stderr."""
+    sign, key, rest = re.match(r"([+~]*)([\w./\[\]-]*)(.*)", override, re.S).groups()  # type: ignore[union-attr]
+    renamed = current_key(key)
+    if renamed != key:
+        sys.stderr.write(f"grasp-rl: {key} is now called {renamed}; the old name is read for one more version\n")
+    return f"{sign}{renamed}{rest}"
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
@@ -141,8 +170,8 @@ def launcher(engine: Hydra, overrides: list[str]) -> str:
         return str(_compose(engine, overrides, RunMode.MULTIRUN).hydra.runtime.choices["hydra/launcher"])
 
 
-def usage(engine: Hydra, verb: str, overrides: list[str]) -> str:
-    """The help of a verb: every option, and every value of the composed config."""
+def usage(engine: Hydra, command: str, overrides: list[str]) -> str:
+    """The help of a command: every option, and every value of the composed config."""
     with explained():
         values = OmegaConf.to_yaml(_without_hydra(_compose(engine, overrides, RunMode.RUN)))
     options: dict[str, set[str]] = {}
@@ -152,7 +181,7 @@ def usage(engine: Hydra, verb: str, overrides: list[str]) -> str:
                 options.setdefault(group, set()).update(source.list(group, ObjectType.CONFIG))
     shown = {group: sorted(n for n in names if not n.startswith("_")) for group, names in options.items()}
     listed = [f"{group}: {', '.join(names)}" for group, names in sorted(shown.items()) if names]
-    return HELP.format(verb=verb, options="\n".join(listed), values=values)
+    return HELP.format(command=command, options="\n".join(listed), values=values)
 
 
 def single(engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> Job:

@@ -1,4 +1,4 @@
-"""The near side of the door: compose, check everything, start the worker, watch it, say how it ended.
+"""The near side of the command_line: compose, check everything, start the worker, watch it, say how it ended.
 
 No torch here. What is wrong with a command line is one line on stderr and exit code 2 before any model loads. The
 worker reads the run folder and nothing else; `python -m grasp_rl.launch.worker <run>/config.yaml` is the same run by hand.
@@ -41,97 +41,101 @@ _INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
-class Door:
+class CommandLine:
     """One command line and where its words go."""
 
-    verb: str
-    command: tuple[str, ...]
+    command: str
+    argv: tuple[str, ...]
     as_json: bool
     report: bool
     console: Console
 
 
-def main(verb: str, argv: Sequence[str]) -> int:
-    """Run ``grasp-rl <verb> <argv>`` and return its exit code."""
+def main(command: str, argv: Sequence[str]) -> int:
+    """Run ``grasp-rl <command> <argv>`` and return its exit code."""
     as_json, report = "--json" in argv, "--report" in argv
     rest = [word for word in argv if word not in ("--json", "--report")]
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
-    door = Door(verb, ("grasp-rl", verb, *argv), as_json, report, console)
+    command_line = CommandLine(command, ("grasp-rl", command, *argv), as_json, report, console)
     try:
-        return _run(door, rest)
+        return _run(command_line, rest)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has enough
         return 1
     except (ConfigError, OSError) as error:
-        return _refuse(door, error)
+        return _refuse(command_line, error)
 
 
-def _run(door: Door, words: Sequence[str]) -> int:
+def _run(command_line: CommandLine, words: Sequence[str]) -> int:
     flags = compose.parse_flags(words)
     if "resume=auto" in flags.overrides:
-        return _begin_or_go_on(door, [word for word in flags.overrides if word != "resume=auto"])
+        return _begin_or_go_on(command_line, [word for word in flags.overrides if word != "resume=auto"])
     if any(word.startswith("resume=") for word in flags.overrides):
-        return _resume(door, flags)
-    if any(word.startswith("verb=") for word in flags.overrides):
-        raise ConfigError("verb: is the word after grasp-rl, not a value")
-    flags.overrides.insert(0, f"verb={door.verb}")
-    with compose.hydra(door.verb) as engine:
+        return _resume(command_line, flags)
+    if any(word.startswith("command=") for word in flags.overrides):
+        raise ConfigError("command: is the word after grasp-rl, not a value")
+    flags.overrides.insert(0, f"command={command_line.command}")
+    with compose.hydra(command_line.command) as engine:
         if flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion:
-            return _show(door, engine, flags)
+            return _show(command_line, engine, flags)
         trusted = compose.trusted_on(flags.overrides)
         if flags.multirun or compose.is_sweep(engine, flags.overrides):
-            return _sweep(door, engine, flags.overrides, trusted)
-        return _single(door, compose.single(engine, flags.overrides, trusted), flags.overrides[1:], resume=False)
+            return _sweep(command_line, engine, flags.overrides, trusted)
+        return _single(
+            command_line, compose.single(engine, flags.overrides, trusted), flags.overrides[1:], resume=False
+        )
 
 
-def _join(door: Door, wanted: Job) -> int:
+def _join(command_line: CommandLine, wanted: Job) -> int:
     """Be another node of a run."""
     number = wanted.config["engine"]["node_rank"]
-    door.console.print(f"{door.verb}: node {number} of {wanted.run_dir}")
+    command_line.console.print(f"{command_line.command}: node {number} of {wanted.run_dir}")
     stop = StopFile(wanted.run_dir / f"node{number}")
     with stop.listening():
         code = process.join(wanted, stop)
-    door.console.print(f"node {number} ended with code {code}")
+    command_line.console.print(f"node {number} ended with code {code}")
     return code
 
 
-def _begin_or_go_on(door: Door, overrides: list[str]) -> int:
+def _begin_or_go_on(command_line: CommandLine, overrides: list[str]) -> int:
     """`resume=auto`: the same line begins a run, goes on with it, and says that it is done."""
     if not any(word.startswith("run_dir=") for word in overrides):
         raise ConfigError("resume=auto: needs the folder of the run, run_dir=FOLDER")
-    overrides = [f"verb={door.verb}", *overrides]
-    with compose.hydra(door.verb) as engine:
+    overrides = [f"command={command_line.command}", *overrides]
+    with compose.hydra(command_line.command) as engine:
         wanted = compose.single(engine, overrides, compose.trusted_on(overrides))
     if process.placed(wanted).config["engine"]["node_rank"]:
-        return _single(door, wanted, overrides[1:], resume=False)
+        return _single(command_line, wanted, overrides[1:], resume=False)
     claim = process.claim(wanted, again=True)
     if claim == "done":
-        door.console.print(f"{wanted.run_dir}: done before")
+        command_line.console.print(f"{wanted.run_dir}: done before")
         return 0
     if claim == "resume":
         steps = sorted(path.name for path in (wanted.run_dir / "checkpoints").glob("step_*"))
-        door.console.print(f"going on after {steps[-1] if steps else 'no checkpoint yet'}; the log says from where")
+        command_line.console.print(
+            f"going on after {steps[-1] if steps else 'no checkpoint yet'}; the log says from where"
+        )
         if changed := process.other_commit(wanted.run_dir):
-            door.console.print(f"warning: {changed}")
-    return _single(door, wanted, overrides[1:], resume=claim == "resume", claimed=True)
+            command_line.console.print(f"warning: {changed}")
+    return _single(command_line, wanted, overrides[1:], resume=claim == "resume", claimed=True)
 
 
-def _refuse(door: Door, error: ConfigError | OSError) -> int:
+def _refuse(command_line: CommandLine, error: ConfigError | OSError) -> int:
     message = messages.of_system(error)
-    sys.stderr.write(f"grasp-rl {door.verb}: {message}\n")
-    if door.as_json:
+    sys.stderr.write(f"grasp-rl {command_line.command}: {message}\n")
+    if command_line.as_json:
         _print_json({"state": "refused", "error": {"type": type(error).__name__, "message": message}})
     return 2 if isinstance(error, ConfigError) else 1
 
 
-def _show(door: Door, engine: Hydra, flags: argparse.Namespace) -> int:
+def _show(command_line: CommandLine, engine: Hydra, flags: argparse.Namespace) -> int:
     """Show something instead of running."""
     name, overrides = compose.CONFIG_NAME, flags.overrides
     with compose.explained():
         if flags.help:
-            sys.stdout.write(compose.usage(engine, door.verb, overrides))
+            sys.stdout.write(compose.usage(engine, command_line.command, overrides))
         elif flags.hydra_help:
             engine.hydra_help(name, flags.parser, flags)
         elif flags.cfg:
@@ -139,41 +143,43 @@ def _show(door: Door, engine: Hydra, flags: argparse.Namespace) -> int:
         elif flags.info:
             engine.show_info(flags.info, name, overrides)
         else:
-            engine.shell_completion(name, [word for word in overrides if not word.startswith("verb=")])
+            engine.shell_completion(name, [word for word in overrides if not word.startswith("command=")])
     return 0
 
 
-def _single(door: Door, wanted: Job, overrides: Sequence[str], *, resume: bool, claimed: bool = False) -> int:
+def _single(
+    command_line: CommandLine, wanted: Job, overrides: Sequence[str], *, resume: bool, claimed: bool = False
+) -> int:
     wanted = process.placed(wanted)
     if wanted.config["engine"]["node_rank"]:
-        return _join(door, wanted)
+        return _join(command_line, wanted)
     if not resume and not claimed:
         process.claim(wanted, again=False)
-    process.prepare(wanted, door.command, overrides, resume=resume)
-    door.console.print(f"{door.verb}: {wanted.run_dir}")
+    process.prepare(wanted, command_line.argv, overrides, resume=resume)
+    command_line.console.print(f"{command_line.command}: {wanted.run_dir}")
     stop = StopFile(wanted.run_dir)
-    with stop.listening(), ProgressWatcher(door.console, lambda: [wanted.run_dir]):
+    with stop.listening(), ProgressWatcher(command_line.console, lambda: [wanted.run_dir]):
         code = process.run_worker(wanted, stop)
     ended = process.outcome(wanted.run_dir)
-    door.console.print(f"{ended['state']} after {_took(ended)}")
+    command_line.console.print(f"{ended['state']} after {_took(ended)}")
     if code == 0:
-        door.console.print(_numbers(ended["result"] or {}))
+        command_line.console.print(_numbers(ended["result"] or {}))
     if ended["state"] == "failed":
         sys.stderr.write(process.failure(wanted.run_dir) + "\n")
-    if door.report and code == 0:
+    if command_line.report and code == 0:
         _report(wanted.run_dir)
-    if door.as_json:
+    if command_line.as_json:
         _print_json(ended["result"] if code == 0 and ended["result"] else ended)
     return code
 
 
-def _resume(door: Door, flags: argparse.Namespace) -> int:
+def _resume(command_line: CommandLine, flags: argparse.Namespace) -> int:
     """Go on with a run from its own config.yaml; Hydra's defaults have no say."""
     changes = {o.key_or_group: o for o in compose.parse_overrides(flags.overrides)}
     run_dir = Path(str(changes.pop("resume").value()))
     trusted = compose.trusted_on(flags.overrides)
     changes.pop("trusted_modules", None)
-    if flags.multirun or door.verb != "train":
+    if flags.multirun or command_line.command != "train":
         raise ConfigError(
             "resume: goes with `grasp-rl train` and one run; a sweep is started again with hydra.sweep.dir"
         )
@@ -190,23 +196,25 @@ def _resume(door: Door, flags: argparse.Namespace) -> int:
     if tuple(checked.trusted_modules) != trusted:
         raise ConfigError(f"trusted_modules: the run trusts {checked.trusted_modules}; say so again to go on with it")
     check_components(checked, trusted)
-    if checked.verb != door.verb or state_of(run_dir) == "running":
-        found = f"a run of {checked.verb}" if checked.verb != door.verb else "a run that is still going on"
-        raise ConfigError(f"resume={run_dir}: must hold a run of {door.verb} that ended; found {found}")
+    if checked.command != command_line.command or state_of(run_dir) == "running":
+        found = (
+            f"a run of {checked.command}" if checked.command != command_line.command else "a run that is still going on"
+        )
+        raise ConfigError(f"resume={run_dir}: must hold a run of {command_line.command} that ended; found {found}")
     wanted = Job(run_dir=run_dir, config=asdict(checked) | {"run_dir": str(run_dir)}, trusted=trusted)
-    return _single(door, wanted, flags.overrides, resume=True)
+    return _single(command_line, wanted, flags.overrides, resume=True)
 
 
-def _sweep(door: Door, engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> int:
+def _sweep(command_line: CommandLine, engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> int:
     folder, jobs, fixed = compose.sweep(engine, overrides, trusted)
     if compose.launcher(engine, overrides) == "submitit_slurm" and shutil.which("srun") is None:
         raise ConfigError("launcher=slurm: no srun on this machine; start the sweep where SLURM takes jobs")
     with run_lock(folder):
-        return _drive(door, engine, overrides, trusted, folder, jobs, fixed)
+        return _drive(command_line, engine, overrides, trusted, folder, jobs, fixed)
 
 
 def _drive(
-    door: Door,
+    command_line: CommandLine,
     engine: Hydra,
     overrides: list[str],
     trusted: tuple[str, ...],
@@ -217,27 +225,27 @@ def _drive(
     """Run the jobs of a sweep whose folder is held."""
     waiting = [wanted for wanted in jobs if process.claim(wanted, again=True) != "done"]
     for changed in filter(None, (process.other_commit(wanted.run_dir) for wanted in jobs)):
-        door.console.print(f"warning: {changed}")
+        command_line.console.print(f"warning: {changed}")
     kept = f", {len(jobs) - len(waiting)} of them done before" if len(waiting) < len(jobs) else ""
-    door.console.print(f"{door.verb}: {len(jobs) or 'jobs'} jobs in {folder}{kept}")
+    command_line.console.print(f"{command_line.command}: {len(jobs) or 'jobs'} jobs in {folder}{kept}")
     run_dirs = [wanted.run_dir for wanted in jobs]
 
     def folders() -> list[Path]:
         return run_dirs or sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
 
     stop = StopFile(folder)
-    task = partial(run_job, trusted=trusted, command=door.command, stop=stop, driver=os.getpid())
-    with stop.listening(), ProgressWatcher(door.console, folders):
+    task = partial(run_job, trusted=trusted, command=command_line.argv, stop=stop, driver=os.getpid())
+    with stop.listening(), ProgressWatcher(command_line.console, folders):
         engine.multirun(compose.CONFIG_NAME, task, [*overrides, *fixed, "hydra.mode=MULTIRUN"])
         stopped = bool(stop.signals())
     outcomes = [process.outcome(run_dir) for run_dir in folders()]
-    door.console.print(_summary(outcomes))
+    command_line.console.print(_summary(outcomes))
     for ended in outcomes:
         if ended["error"]:
-            door.console.print(f"{Path(ended['run_dir']).name}: {ended['error']['message']}")
-    if door.report:
+            command_line.console.print(f"{Path(ended['run_dir']).name}: {ended['error']['message']}")
+    if command_line.report:
         _report(folder)
-    if door.as_json:
+    if command_line.as_json:
         _print_json({"sweep_dir": str(folder), "jobs": outcomes})
     if stopped:
         return _INTERRUPTED

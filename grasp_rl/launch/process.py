@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -17,6 +17,7 @@ from typing import Literal
 from omegaconf import OmegaConf
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.targets import load_config
 from grasp_rl.runs import environment, heartbeat
 from grasp_rl.runs.run_dir import (
     CONFIG,
@@ -122,11 +123,19 @@ def claim(job: Job, *, again: bool) -> Claim:
     if not again:
         raise ConfigError(f"{where}: holds a run ({state}); go on with resume={job.run_dir}, or choose another folder")
     status = read_json(job.run_dir / STATUS) or {}
-    if status.get("config_hash") != config_hash(job.config):
+    if config_hash(job.config) not in (status.get("config_hash"), _stored_hash(job.run_dir)):
         raise ConfigError(f"{where}: holds a run with another config ({state}); choose another folder")
     if state == "done":
         return "done"
-    return "resume" if job.config["verb"] == "train" else "start"
+    return "resume" if job.config["command"] == "train" else "start"
+
+
+def _stored_hash(run_dir: Path) -> str | None:
+    """Hash of the config in ``run_dir`` by the names of today, which a run of the version before was not started with."""
+    try:
+        return config_hash(asdict(load_config(run_dir / CONFIG)))
+    except ConfigError:
+        return None
 
 
 def other_commit(run_dir: Path) -> str | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-HELP = """Usage: grasp-rl {verb} [group=option ...] [key=value ...] [flags]
+HELP = """Usage: grasp-rl {command} [group=option ...] [key=value ...] [flags]
 
-  grasp-rl {verb}                                        the defaults, on a CPU, without a download
-  grasp-rl {verb} reward=NAME algorithm.steps=50         swap a part, set a value
-  grasp-rl {verb} -m seed=0,1,2 launcher=joblib          a sweep, one folder a job
-  grasp-rl {verb} -m seed=0,1,2 hydra.sweep.dir=FOLDER   again, only the jobs that FOLDER lacks
+  grasp-rl {command}                                        the defaults, on a CPU, without a download
+  grasp-rl {command} reward=NAME algorithm.steps=50         swap a part, set a value
+  grasp-rl {command} -m seed=0,1,2 launcher=joblib          a sweep, one folder a job
+  grasp-rl {command} -m seed=0,1,2 hydra.sweep.dir=FOLDER   again, only the jobs that FOLDER lacks
   grasp-rl train resume=RUN_FOLDER algorithm.steps=400  go on with a run
 
 Flags

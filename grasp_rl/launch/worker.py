@@ -26,7 +26,7 @@ from grasp_rl.runs import heartbeat, signals
 from grasp_rl.runs.run_dir import ERROR, RESULT, config_hash, mark_ended, mark_started, run_lock
 from grasp_rl.utils.files import Record, write_json
 
-_VERBS = {
+_RUNNERS = {
     "train": "grasp_rl.training.trainer",
     "sft": "grasp_rl.training.sft",
     "evaluate": "grasp_rl.evaluation.evaluate",
@@ -91,7 +91,7 @@ def _run(path: Path, trusted: Sequence[str], *, resume: bool, leads: bool) -> in
             mark_ended(run_dir, "failed", 1)
         raise
     if leads:
-        write_json(run_dir / RESULT, {"verb": config.verb, "run_dir": config.run_dir} | result)
+        write_json(run_dir / RESULT, {"command": config.command, "run_dir": config.run_dir} | result)
         mark_ended(run_dir, "done", 0)
     return 0
 
@@ -126,7 +126,7 @@ def _dispatch(config: RunConfig, trusted: Sequence[str]) -> Record:
     import torch
 
     torch.set_num_threads(config.engine.threads)
-    run: Callable[[RunConfig, Components], Record] = importlib.import_module(_VERBS[config.verb]).run
+    run: Callable[[RunConfig, Components], Record] = importlib.import_module(_RUNNERS[config.command]).run
     return run(config, components)
 
 

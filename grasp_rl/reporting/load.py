@@ -17,7 +17,7 @@ from grasp_rl.runs.run_dir import CONFIG, ENVIRONMENT, ERROR, LOG, STATUS, secon
 from grasp_rl.tracking.metrics_log import METRICS, TIMINGS, read_rows
 from grasp_rl.utils.files import Record, read_json
 
-_NOT_AXES = ("experiment", "debug", "launcher", "verb", "name", "run_dir", "trusted_modules")
+_NOT_AXES = ("experiment", "debug", "launcher", "command", "name", "run_dir", "trusted_modules")
 _LOG_LINES = 3
 
 
@@ -113,7 +113,7 @@ def _read_run(folder: Path, axes: dict[str, str]) -> StudiedRun:
     status = _read_json(folder / STATUS) or {}
     config = _read_config(folder, notes)
     rows = read_rows(folder / METRICS)
-    if not rows and config.get("verb") == "train":
+    if not rows and config.get("command", config.get("verb")) == "train":
         notes.append(f"no {METRICS}, so no curves")
     before = _read_scored(folder / "eval_before", notes)
     scheme = (config.get("prompt") or {}).get("scheme")

@@ -49,7 +49,7 @@ def write_card(
         head=yaml.safe_dump(head, sort_keys=False).strip(),
         name=config.name,
         kind="A LoRA adapter" if adapter else "The weights",
-        verb="GRPO" if config.verb == "train" else config.verb,
+        command="GRPO" if config.command == "train" else config.command,
         step=step,
         base=base or _class_of(policy),
         commit=f" (hub commit `{commit}`)" if commit else "",
@@ -106,7 +106,7 @@ _CARD = """---
 # {name}
 
 {kind} of a vision-language policy that answers a question about an aerial picture with boxes and points for a
-promptable segmenter. Trained with grasp_rl: {verb}, {step} optimizer steps from {base}{commit}, reward {reward},
+promptable segmenter. Trained with grasp_rl: {command}, {step} optimizer steps from {base}{commit}, reward {reward},
 prompt scheme `{scheme}`, data {data}.
 
 Code: {code}.

@@ -99,7 +99,7 @@ class WandbTracker(Mirror):
             mode=mode,
             tags=self.tags,
             group=self.group or run_dir.absolute().parent.name,
-            job_type=config.get("verb"),
+            job_type=config.get("command"),
             name=run_dir.name,
             id=_run_id(run_dir, joined),
             resume="allow" if joined else None,

@@ -23,7 +23,7 @@ OPTIONS = sorted(
     for path in CONF.rglob("*.yaml")
     if path.parent != CONF and not path.name.startswith("_")
 )
-FIXED = ["verb=train", "run_dir=outputs/x"]
+FIXED = ["command=train", "run_dir=outputs/x"]
 
 
 def _given(engine: Any, overrides: list[str]) -> list[str]:
@@ -50,30 +50,30 @@ def test_option_composes_and_binds(option: str) -> None:
     group, _, name = option.rpartition("/")
     with compose.hydra("train") as engine:
         if group == "launcher":
-            jobs = compose.sweep(engine, ["verb=train", f"{group}={name}", "seed=1,2"], ())[1]
+            jobs = compose.sweep(engine, ["command=train", f"{group}={name}", "seed=1,2"], ())[1]
         else:
             jobs = [compose.single(engine, _given(engine, [*FIXED, f"{group}={name}"]), ())]
-    assert {job.config["verb"] for job in jobs} == {"train"}
+    assert {job.config["command"] for job in jobs} == {"train"}
 
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS if o.startswith("experiment/")])
 def test_experiment_composes(option: str) -> None:
     with compose.hydra("train") as engine:
-        overrides = ["verb=train", f"experiment={option.removeprefix('experiment/')}"]
+        overrides = ["command=train", f"experiment={option.removeprefix('experiment/')}"]
         overrides = _given(engine, overrides)
         if compose.is_sweep(engine, overrides):
             _, jobs, _ = compose.sweep(engine, overrides, ())
             assert len(jobs) > 1
         else:
-            assert compose.single(engine, overrides, ()).config["verb"] == "train"
+            assert compose.single(engine, overrides, ()).config["command"] == "train"
 
 
-@pytest.mark.parametrize("verb", ["train", "sft", "evaluate"])
-def test_defaults_compose_for_every_verb(verb: str) -> None:
-    with compose.hydra(verb) as engine:
-        job = compose.single(engine, [f"verb={verb}"], ())
-    assert job.config["verb"] == verb
-    assert job.run_dir.parts[:2] == ("outputs", verb)
+@pytest.mark.parametrize("command", ["train", "sft", "evaluate"])
+def test_defaults_compose_for_every_verb(command: str) -> None:
+    with compose.hydra(command) as engine:
+        job = compose.single(engine, [f"command={command}"], ())
+    assert job.config["command"] == command
+    assert job.run_dir.parts[:2] == ("outputs", command)
     assert job.config["run_dir"] == str(job.run_dir)
 
 
@@ -127,7 +127,7 @@ def test_job_folders_are_safe_and_say_what_is_special() -> None:
 
 def test_sweep_is_planned_before_it_starts() -> None:
     with compose.hydra("train") as engine:
-        overrides = ["verb=train", "seed=1,2", "algorithm=grpo,dapo", "rollout.temperature=0.9"]
+        overrides = ["command=train", "seed=1,2", "algorithm=grpo,dapo", "rollout.temperature=0.9"]
         folder, jobs, _ = compose.sweep(engine, overrides, ())
     names = [job.run_dir.name.rpartition("-")[0] for job in jobs]
     assert len({job.run_dir.name.rpartition("-")[2] for job in jobs}) == len(jobs)  # the hash of what each runs

@@ -16,7 +16,7 @@ import pytest
 
 import grasp_rl
 from grasp_rl.cli import doctor
-from grasp_rl.cli.main import VERBS
+from grasp_rl.cli.main import COMMANDS
 from grasp_rl.runs import environment
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -38,8 +38,8 @@ def _cpu_seconds(command: list[str | Path], variables: dict[str, str]) -> float:
 def test_help_names_every_verb(door: Run) -> None:
     ended = door("--help")
     assert ended.returncode == 0
-    for verb in VERBS:
-        assert f"\n  {verb} " in ended.stdout
+    for command in COMMANDS:
+        assert f"\n  {command} " in ended.stdout
     assert door().stdout == ended.stdout
     assert door("--version").stdout == f"grasp-rl {grasp_rl.__version__}\n"
 
@@ -145,7 +145,7 @@ def test_wheel_ships_the_configs(tmp_path: Path) -> None:
     source.mkdir()
     for name in ("grasp_rl", "conf"):
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(root / name, source / name)
     code = "from setuptools import build_meta; build_meta.build_wheel('.')"
     subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True, timeout=120)

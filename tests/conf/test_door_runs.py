@@ -202,12 +202,12 @@ def test_a_sweep_keeps_what_is_done(door: Run, lab: Path, outside: list[str]) ->
 
 
 def test_claims(tmp_path: Path) -> None:
-    wanted = process.Job(run_dir=tmp_path / "r", config={"verb": "train", "seed": 1})
+    wanted = process.Job(run_dir=tmp_path / "r", config={"command": "train", "seed": 1})
     assert process.claim(wanted, again=False) == "start"
     mark_started(wanted.run_dir, 1, config_hash(wanted.config))
     mark_ended(wanted.run_dir, "failed", 1)
     assert process.claim(wanted, again=True) == "resume"
-    sft = process.Job(run_dir=wanted.run_dir, config={"verb": "train", "seed": 2})
+    sft = process.Job(run_dir=wanted.run_dir, config={"command": "train", "seed": 2})
     with pytest.raises(ConfigError, match="another config"):
         process.claim(sft, again=True)
 

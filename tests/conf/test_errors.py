@@ -42,7 +42,7 @@ CASES: list[tuple[str, list[str]]] = [
     ("seed=${nowhere}", ["seed", "nowhere"]),
     ("seed=1,2", ["seed=1,2", "-m"]),
     ("seed", ["seed", "write key=value"]),
-    ("verb=sft", ["verb", "the word after grasp-rl"]),
+    ("command=sft", ["command", "the word after grasp-rl"]),
     ("trusted_modules=[os]", ["trusted_modules='os'", "a module of your own"]),
     ("hydra.searchpath=[file:///nowhere]", ["hydra.searchpath=/nowhere", "no such folder"]),
     ("+hydra.callbacks.x._target_=os.system", ["hydra.callbacks", "must be empty"]),

@@ -192,7 +192,7 @@ def test_worker_takes_trust_from_its_command_line_only(lab: Path, monkeypatch: p
     ("text", "said"),
     [
         ("version: 99\n", "version=99"),
-        ("verb: train\n", "version=None"),
+        ("command: train\n", "version=None"),
         ("version: 1\nalgoritm: {}\n", "algoritm: no such key; did you mean algorithm"),
         ("version: 1\nseed: ${oc.env:HOME}\n", "seed=.*a resolved config holds no"),
         ("version: 1\nsft: {phases: [{lr: '${oc.env:HOME}'}]}\n", r"sft\.phases\[0\]\.lr"),

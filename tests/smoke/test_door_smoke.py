@@ -41,7 +41,7 @@ def test_train_go_on_evaluate(door: Door, tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     result = json.loads(ended.stdout)
     assert result == _read(tmp_path / "r/result.json")
-    assert (result["verb"], result["run_dir"]) == ("train", "r")
+    assert (result["command"], result["run_dir"]) == ("train", "r")
     assert _read(tmp_path / "r/status.json")["state"] == "done"
     assert _read(tmp_path / "r/progress.json")["step"] == 2
     assert "done after" in ended.stderr
@@ -54,7 +54,7 @@ def test_train_go_on_evaluate(door: Door, tmp_path: Path) -> None:
 
     ended = door("evaluate", "init_from=r", "debug=fast", RANDOM, "run_dir=e", "--json")
     assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout)["verb"] == "evaluate"
+    assert json.loads(ended.stdout)["command"] == "evaluate"
 
 
 def test_a_sweep_started_again_does_what_is_missing(door: Door, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def backbone_of(model_type: str) -> type[Backbone]:
     """
     from grasp_rl.policies import backbones
 
-    known = sorted(module.name for module in pkgutil.iter_modules(backbones.__path__))
+    known = sorted(module.name for module in pkgutil.iter_modules(backbones.__path__) if module.name != "base")
     if model_type not in known:
         raise ConfigError(f"policy.path: holds a model of type {model_type!r}; must be one of {', '.join(known)}")
     module = importlib.import_module(f"grasp_rl.policies.backbones.{model_type}")
