@@ -127,6 +127,28 @@ class Rubric(Protocol):
     ) -> RewardBreakdown: ...
 
 
+class EvaluationProtocol(Protocol):
+    """What counts as what in an evaluation: one published set of rules, scored from one record per sample."""
+
+    @property
+    def name(self) -> str:
+        """Printed with every number."""
+        ...
+
+    @property
+    def headline(self) -> str:
+        """The metric that a table leads with."""
+        ...
+
+    def iou(self, score: Any) -> float | None:
+        """IoU of one :class:`~grasp_rl.evaluation.metrics.SampleScore`, None without a true mask."""
+        ...
+
+    def summarise(self, scores: Sequence[Any], *, bootstrap_samples: int = 2000, seed: int = 0) -> dict[str, float]:
+        """All numbers over the samples' scores, by flat name."""
+        ...
+
+
 class Generator(Protocol):
     """Where the completions of an optimizer step come from."""
 
@@ -193,6 +215,7 @@ class Components:
     data: DataSource
     tracker: Tracker
     generator: Generator
+    protocol: EvaluationProtocol
 
 
 class StateDict(Protocol):

@@ -36,6 +36,7 @@ from grasp_rl.config.schema import (
 from grasp_rl.data.readers.jsonl import JsonlSource
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.evaluation.evaluate import evaluate
+from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import Components, CoordinateFrame, Dataset, DataSource
 from grasp_rl.policies.tiny.policy import SIDE, TinyPolicy
 from grasp_rl.policies.types import EmbeddedPrompt
@@ -347,6 +348,7 @@ def trainer(folder: Path, data: DataSource, reward: Any, every: int = 0) -> Trai
         data=data,
         tracker=NullTracker(),
         generator=InProcess(),
+        protocol=OURS,
     )
     return Trainer(config, components)
 

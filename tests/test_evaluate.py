@@ -21,6 +21,7 @@ from grasp_rl.evaluation import evaluate as evaluation
 from grasp_rl.evaluation.evaluate import evaluate, recompute
 from grasp_rl.evaluation.metrics import score_of
 from grasp_rl.evaluation.predictions import decode_mask, encode_mask, overlay_name, read_predictions, record_of
+from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import Components, CoordinateFrame
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.prompts.render import format_answer
@@ -105,7 +106,7 @@ def follow(text: str | None, sample: Sample, reward: Any = None) -> dict[str, An
     spoken = text if text is not None else format_answer(sample.cues or (), "", frame, PROMPT)
     completion = Completion(token_ids=(1,), logprobs=(0.0,), text=spoken, finish_reason=FinishReason.STOP)
     asked = evaluation._judge_for(sample, judge(reward))
-    return record_of(sample, asked.follow(sample, frame, [completion])[0], boxes=True, empty_iou="one")
+    return record_of(sample, asked.follow(sample, frame, [completion])[0], boxes=True, protocol=OURS)
 
 
 def test_the_right_answer_scores_high() -> None:
@@ -184,7 +185,7 @@ def test_a_failed_segmenter_is_an_empty_mask() -> None:
     completion = Completion(token_ids=(1,), logprobs=(0.0,), text=ANSWER, finish_reason=FinishReason.STOP)
     frame = CoordinateFrame(width=112, height=112, image_width=112, image_height=112)
     asked = replace(judge(), segmenter=Failing(), always_segment=True)
-    record = record_of(scene, asked.follow(scene, frame, [completion])[0], boxes=True, empty_iou="one")
+    record = record_of(scene, asked.follow(scene, frame, [completion])[0], boxes=True, protocol=OURS)
     assert record["segmenter_error"] == "out of memory"
     assert record["iou"] == 0
     assert record["empty"] is False
@@ -225,6 +226,7 @@ def test_the_verb(policy: TinyPolicy, tmp_path: Path, kind: Literal["run", "poli
         reward=rubric("grasp"),
         data=SyntheticSource(),
         tracker=NullTracker(),
+        protocol=OURS,
         generator=InProcess(),
     )
     result = evaluation.run(config, components)

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grasp_rl.evaluation.metrics import SampleScore, iou, ious, matched_box_iou, paired_difference, score_of, summarise
+from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, score_of
+from grasp_rl.evaluation.protocols.masks import OURS, MaskProtocol
+from grasp_rl.evaluation.significance import paired_difference
 from grasp_rl.types import SpatialPrompt
 
 
@@ -46,7 +48,7 @@ TABLE = [
 
 
 def test_table_by_hand() -> None:
-    numbers = summarise(TABLE, bootstrap_samples=100)
+    numbers = OURS.summarise(TABLE, bootstrap_samples=100)
     expected = {
         "samples": 6,
         "giou": (0.5 + 0.75 + 0 + 1 + 0 + 0) / 6,
@@ -79,31 +81,31 @@ def test_table_by_hand() -> None:
 
 
 def test_empty_iou_switch() -> None:
-    assert summarise(TABLE, empty_iou="zero", bootstrap_samples=10)["giou"] == pytest.approx(1.25 / 6)
-    assert iou(TABLE[3], "one") == 1
-    assert iou(TABLE[3], "zero") == 0
-    assert iou(TABLE[4], "one") == 0
-    assert iou(TABLE[5], "one") == 0
+    assert MaskProtocol(empty_iou="zero").summarise(TABLE, bootstrap_samples=10)["giou"] == pytest.approx(1.25 / 6)
+    assert OURS.iou(TABLE[3]) == 1
+    assert MaskProtocol(empty_iou="zero").iou(TABLE[3]) == 0
+    assert OURS.iou(TABLE[4]) == 0
+    assert OURS.iou(TABLE[5]) == 0
 
 
 def test_pr_is_strict_at_every_threshold() -> None:
     for tenth, name in ((6, "pr@0.6"), (7, "pr@0.7"), (8, "pr@0.8"), (9, "pr@0.9")):
-        assert summarise([score(intersection=tenth, union=10)], bootstrap_samples=1)[name] == 0
-        assert summarise([score(intersection=tenth * 10 + 1, union=100)], bootstrap_samples=1)[name] == 1
+        assert OURS.summarise([score(intersection=tenth, union=10)], bootstrap_samples=1)[name] == 0
+        assert OURS.summarise([score(intersection=tenth * 10 + 1, union=100)], bootstrap_samples=1)[name] == 1
 
 
 def test_numbers_without_a_denominator_are_left_out() -> None:
-    only_silence = summarise([no_target(0, empty=True)], bootstrap_samples=10)
+    only_silence = OURS.summarise([no_target(0, empty=True)], bootstrap_samples=10)
     assert only_silence["giou"] == only_silence["no_target_accuracy"] == 1
     assert not only_silence.keys() & {"ciou", "ciou_low", "ciou_target", "pr@0.5", "box_iou", "giou/single"}
-    unmasked = summarise([score(intersection=None, union=None, reward=None)], bootstrap_samples=10)
+    unmasked = OURS.summarise([score(intersection=None, union=None, reward=None)], bootstrap_samples=10)
     assert not unmasked.keys() & {"giou", "giou_low", "ciou", "pr@0.5", "reward", "no_target_accuracy"}
     assert unmasked["box_iou"] == 0.5
-    assert summarise([], bootstrap_samples=10) == {"samples": 0}
+    assert OURS.summarise([], bootstrap_samples=10) == {"samples": 0}
 
 
 def test_a_sample_of_unknown_instances_is_in_no_group() -> None:
-    numbers = summarise([score(instances=None)], bootstrap_samples=10)
+    numbers = OURS.summarise([score(instances=None)], bootstrap_samples=10)
     assert numbers["giou"] == 0.5
     assert "giou/single" not in numbers
     assert numbers["share/single"] == numbers["share/multi"] == numbers["share/no_target"] == 0
@@ -112,10 +114,10 @@ def test_a_sample_of_unknown_instances_is_in_no_group() -> None:
 def test_intervals_are_seeded_and_shrink_with_samples() -> None:
     rng = np.random.default_rng(0)
     many = [score(i, intersection=int(v), union=100) for i, v in enumerate(rng.integers(0, 101, 400))]
-    first, again = summarise(many), summarise(many)
+    first, again = OURS.summarise(many), OURS.summarise(many)
     assert first == again
-    assert first != summarise(many, seed=1)
-    few = summarise(many[:40])
+    assert first != OURS.summarise(many, seed=1)
+    few = OURS.summarise(many[:40])
     assert first["giou_high"] - first["giou_low"] < 0.5 * (few["giou_high"] - few["giou_low"])
     # The normal approximation of the same interval: 1.96 standard errors of the mean on each side.
     values = np.array([s.intersection for s in many], float) / 100
@@ -125,8 +127,8 @@ def test_intervals_are_seeded_and_shrink_with_samples() -> None:
 
 
 def test_chunks_of_resampling_do_not_run_out_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grasp_rl.evaluation.metrics._CHUNK", 1)
-    numbers = summarise(TABLE, bootstrap_samples=7)
+    monkeypatch.setattr("grasp_rl.evaluation.significance._CHUNK", 1)
+    numbers = OURS.summarise(TABLE, bootstrap_samples=7)
     assert numbers["giou_low"] <= numbers["giou_high"]
 
 
@@ -164,4 +166,3 @@ def test_matched_box_iou() -> None:
 def test_scores_come_back_from_records() -> None:
     record = {name: getattr(TABLE[1], name) for name in SampleScore.__dataclass_fields__} | {"text": "more"}
     assert score_of(record) == TABLE[1]
-    assert ious([score_of(record), score(9, intersection=None, union=None)], "one") == {"s1": 0.75}

@@ -19,7 +19,8 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.evaluation import predictions
-from grasp_rl.evaluation.metrics import score_of, summarise
+from grasp_rl.evaluation.metrics import score_of
+from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.prompts.render import format_answer
 from grasp_rl.reporting import content, render
@@ -62,8 +63,8 @@ def build_evaluation(
         rollout = judge.follow(sample, frame, [completion])[0]
         if index < overlays:
             pictures[predictions.overlay_name(index, sample.sample_id)] = predictions.draw(sample, rollout)
-        records.append(predictions.record_of(sample, rollout, boxes=True, empty_iou="one"))
-    metrics = summarise([score_of(record) for record in records], bootstrap_samples=200)
+        records.append(predictions.record_of(sample, rollout, boxes=True, protocol=OURS))
+    metrics = OURS.summarise([score_of(record) for record in records], bootstrap_samples=200)
     predictions.write_folder(folder, records, metrics | {"seconds_per_image": 0.043}, pictures)
 
 

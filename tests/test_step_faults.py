@@ -24,6 +24,7 @@ from grasp_rl.config.schema import (
 )
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.distributed.local import LocalEngine
+from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import Components
 from grasp_rl.policies.generation import decode as decoding
 from grasp_rl.policies.tiny.policy import TinyPolicy
@@ -211,7 +212,7 @@ def trainer(folder: Path, reward: Any = None, *, steps: int = 4, **rollout: Any)
     )
     components = Components(
         policy=TinyPolicy(weights="random"), segmenter=BoxFillSegmenter(), reward=reward or rubric("grasp"),
-        data=SyntheticSource(train_size=8, test_size=4), tracker=NullTracker(), generator=InProcess(),
+        data=SyntheticSource(train_size=8, test_size=4), tracker=NullTracker(), generator=InProcess(), protocol=OURS,
     )  # fmt: skip
     return Trainer(config, components)
 

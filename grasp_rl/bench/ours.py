@@ -26,6 +26,7 @@ from grasp_rl.config.schema import (
 )
 from grasp_rl.distributed.engine import StepReport
 from grasp_rl.distributed.local import LocalEngine
+from grasp_rl.evaluation.protocols.masks import MaskProtocol
 from grasp_rl.interfaces import Components, Labels, WeakLabels
 from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.pretrained import HfVlmPolicy
@@ -195,6 +196,7 @@ def run(task: Task, pipe: Pipe) -> None:
         data=Pictures(task),
         tracker=NullTracker(),
         generator=InProcess(),
+        protocol=MaskProtocol(),
     )
     with tempfile.TemporaryDirectory() as folder:
         trainer = MeasuredTrainer(make_config(task, folder), components, meter)

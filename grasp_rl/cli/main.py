@@ -1,7 +1,7 @@
 """`grasp-rl`: one console script, a few commands.
 
-Nothing heavy is imported before a command is known: help answers at once. train, sft and evaluate speak Hydra's syntax and
-start a worker; the others read their own flags.
+Nothing heavy is imported before a command is known: help answers at once. train, sft and evaluate speak Hydra's syntax
+and start a worker; the others read their own flags.
 """
 
 from __future__ import annotations

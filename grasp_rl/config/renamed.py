@@ -30,6 +30,7 @@ _GRASP = {
 }
 KEYS = {
     "verb": "command",
+    "evaluation.empty_iou": "evaluation.protocol.empty_iou",
     "rollout.judge": "rollout.reward_worker",
     "policy.train_tower": "policy.train_vision_encoder",
     "reward.mask_weight": "reward.terms.mask_iou.weight",
@@ -66,6 +67,13 @@ def upgrade(raw: dict[str, Any]) -> dict[str, Any]:
         config[name] = _component(name, config.get(name))
     if isinstance(rollout := config.get("rollout"), dict) and "judge" in rollout:
         config["rollout"] = {("reward_worker" if k == "judge" else k): v for k, v in rollout.items()}
+    if isinstance(evaluation := config.get("evaluation"), dict):
+        rest = {key: value for key, value in evaluation.items() if key != "empty_iou"}
+        rest["protocol"] = {
+            "_target_": "grasp_rl.evaluation.protocols.masks.MaskProtocol",
+            "empty_iou": evaluation.get("empty_iou", "one"),
+        }
+        config["evaluation"] = rest
     if isinstance(sft := config.get("sft"), dict):
         phases = [
             {("questions_per_image" if k == "questions_per_picture" else k): v for k, v in phase.items()}

@@ -205,8 +205,8 @@ class EvaluationConfig:
     test_limit: int | None = None
     batch_size: int = 32
     max_new_tokens: int = 96
-    empty_iou: str = "one"
-    """IoU of an empty prediction on a no-target sample: one (SegEarth-R1), zero (Geo-R1)."""
+    protocol: Any = field(default_factory=lambda: {"_target_": "grasp_rl.evaluation.protocols.masks.MaskProtocol"})
+    """What counts as what: an option of conf/evaluation/protocol."""
     bootstrap_samples: int = 2000
     overlays: int = 8
     """Pictures with ground truth, prompts and mask drawn, per evaluation."""
@@ -219,7 +219,6 @@ class EvaluationConfig:
         for key in ("batch_size", "max_new_tokens", "bootstrap_samples"):
             require(getattr(self, key) >= 1, f"evaluation.{key}", getattr(self, key), ">= 1")
         require(self.overlays >= 0, "evaluation.overlays", self.overlays, ">= 0")
-        one_of("evaluation.empty_iou", self.empty_iou, ("one", "zero"))
 
 
 @dataclass

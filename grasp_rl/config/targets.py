@@ -1,7 +1,7 @@
 """Components and resolved configs, checked without importing what they name.
 
 A component is a mapping with ``_target_``, the dotted name of a class, and its keyword arguments. A config file must
-not be able to run code, so the name has to be a public class that one of this package's rooms defines in its own
+not be able to run code, so the name has to be a public class that one of the packages below defines in its own
 source, or a class or function defined in a module that the user trusted by name on the command line. Nothing else is
 looked up: no attribute of a module, no re-export, nothing imported by it.
 """
@@ -27,8 +27,17 @@ from grasp_rl.config.signatures import Definition, definitions, fits, signature,
 
 Record = dict[str, Any]
 
-ROOMS = tuple(
-    f"grasp_rl.{room}" for room in ("policies", "segmenters", "rewards", "data", "tracking", "rollouts.generators")
+PACKAGES = tuple(
+    f"grasp_rl.{package}"
+    for package in (
+        "policies",
+        "segmenters",
+        "rewards",
+        "data",
+        "tracking",
+        "rollouts.generators",
+        "evaluation.protocols",
+    )
 )
 COMPONENTS = ("policy", "segmenter", "reward", "data", "tracker", "generator")
 
@@ -43,7 +52,7 @@ def load_config(path: str | Path) -> RunConfig:
 
 
 def load_raw(path: str | Path) -> Record:
-    """The mapping in a resolved ``config.yaml``, one of the version before brought to this one; nothing else is checked."""
+    """The mapping in a resolved ``config.yaml``, its version checked; the version before is brought to this one."""
     try:
         raw = OmegaConf.load(path)
     except FileNotFoundError:
@@ -87,6 +96,7 @@ def check_components(config: RunConfig, trusted: Sequence[str] = ()) -> None:
         if not isinstance(node, dict) or "_target_" not in node:
             raise ConfigError(f"{name}={node!r}: must be an option with a _target_")
         check(node, trusted, name)
+    check(config.evaluation.protocol, trusted, "evaluation.protocol")
 
 
 def check(node: Any, trusted: Sequence[str] = (), key: str = "component") -> None:
@@ -149,12 +159,12 @@ def _find(target: Any, trusted: Sequence[str], key: str) -> tuple[str, Definitio
     where = f"{key}._target_={target!r}"
     parts = target.split(".") if isinstance(target, str) else []
     module, name = ".".join(parts[:-1]), parts[-1] if parts else ""
-    own, foreign = _inside(module, ROOMS), _inside(module, trusted)
+    own, foreign = _inside(module, PACKAGES), _inside(module, trusted)
     if not all(part.isidentifier() for part in parts) or not (own or foreign):
-        rooms = ", ".join(room.removeprefix("grasp_rl.") for room in ROOMS)
+        packages = ", ".join(package.removeprefix("grasp_rl.") for package in PACKAGES)
         raise ConfigError(
-            f"{where}: must be a class defined in grasp_rl.{{{rooms}}}, or in a module that the command line trusts by "
-            "trusted_modules=[NAME]"
+            f"{where}: must be a class defined in grasp_rl.{{{packages}}}, or in a module that the command line trusts "
+            "by trusted_modules=[NAME]"
         )
     if source_of(module) is None:
         raise ConfigError(f"{where}: there is no source of a module {module}")

@@ -1,8 +1,9 @@
 """The base of dataset readers: a reader says which records a split has, everything else is here.
 
-Indexing, decoding, records that cannot be used, questions about one image and drawing come from :class:`RecordDataset` and
-:class:`Split`. A reader of image files yields :class:`~grasp_rl.data.annotations.Row`; one that makes its samples otherwise
-overrides :meth:`RecordDataset.decode`.
+Indexing, decoding, records that cannot be used, questions about one image and drawing come from :class:`RecordDataset`
+and
+:class:`Split`. A reader of image files yields :class:`~grasp_rl.data.annotations.Row`; one that makes its samples
+otherwise overrides :meth:`RecordDataset.decode`.
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import EvaluationConfig, RunConfig
 from grasp_rl.distributed.engine import pick_device
 from grasp_rl.evaluation import predictions
-from grasp_rl.evaluation.metrics import SampleScore, score_of, summarise
-from grasp_rl.interfaces import Components, Dataset, Labels, WeakLabels
+from grasp_rl.evaluation.metrics import score_of
+from grasp_rl.evaluation.protocols.masks import OURS
+from grasp_rl.interfaces import Components, Dataset, EvaluationProtocol, Labels, WeakLabels
 from grasp_rl.rollouts.reward_pipeline import Judge
 from grasp_rl.runs import checkpoints
 from grasp_rl.runs.progress import ProgressWriter
@@ -42,6 +43,7 @@ def evaluate(
     *,
     config: EvaluationConfig,
     limit: int | None,
+    protocol: EvaluationProtocol = OURS,
     folder: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -52,8 +54,10 @@ def evaluate(
         judge: parses, segments and rewards. A sample that lacks what its reward compares with is scored without it.
         dataset: samples with masks, cues or both.
         config: batch size, length and what is drawn.
+        protocol: what counts as what.
         limit: None for all samples.
-        folder: where to write predictions, numbers and pictures (see grasp_rl.evaluation.predictions), or None to write nothing.
+        folder: where to write predictions, numbers and pictures (see grasp_rl.evaluation.predictions), or None to
+            write nothing.
         on_progress: told the samples done and their total after each batch.
 
     Raises:
@@ -70,26 +74,29 @@ def evaluate(
                 if folder is not None and len(records) < config.overlays:
                     name = predictions.overlay_name(len(records), sample.sample_id)
                     pictures[name] = predictions.draw(sample, rollout)
-                record = predictions.record_of(sample, rollout, boxes=judge.prompt.box, empty_iou=config.empty_iou)
+                record = predictions.record_of(sample, rollout, boxes=judge.prompt.box, protocol=protocol)
                 records.append(record)
             if on_progress is not None:
                 on_progress(len(records), total)
     seconds = time.perf_counter() - began
-    metrics = _metrics([score_of(record) for record in records], config)
+    metrics = protocol.summarise([score_of(record) for record in records], bootstrap_samples=config.bootstrap_samples)
     metrics["seconds_per_image"] = seconds / max(total, 1)
     if folder is not None:
         predictions.write_folder(folder, records, metrics, pictures)
     return Evaluation(metrics=metrics, records=tuple(records))
 
 
-def recompute(predictions_path: Path, config: EvaluationConfig) -> dict[str, float]:
+def recompute(
+    predictions_path: Path, protocol: EvaluationProtocol = OURS, *, bootstrap_samples: int = 2000
+) -> dict[str, float]:
     """The numbers of an evaluation, from the masks and answers in its predictions.jsonl; no model is needed.
 
     Raises:
         ConfigError: the file is not there or not one of predictions.
     """
     records = predictions.read_predictions(predictions_path)
-    return _metrics([predictions.remeasured(record) for record in records], config)
+    scores = [predictions.remeasured(record) for record in records]
+    return protocol.summarise(scores, bootstrap_samples=bootstrap_samples)
 
 
 def run(config: RunConfig, components: Components) -> Record:
@@ -119,6 +126,7 @@ def run(config: RunConfig, components: Components) -> Record:
         judge,
         dataset,
         config=settings,
+        protocol=components.protocol,
         limit=settings.test_limit,
         folder=folder,
         on_progress=lambda done, _: progress.update("evaluate", done),
@@ -130,10 +138,6 @@ def run(config: RunConfig, components: Components) -> Record:
     components.tracker.finish(0)
     found = {"split": settings.test_split, "samples": count, "predictions": str(folder / predictions.PREDICTIONS)}
     return found | {"metrics": metrics}
-
-
-def _metrics(scores: Sequence[SampleScore], config: EvaluationConfig) -> dict[str, float]:
-    return summarise(scores, empty_iou=config.empty_iou, bootstrap_samples=config.bootstrap_samples)
 
 
 def _answer(policy: Any, judge: Judge, samples: Sequence[Sample], max_tokens: int) -> Iterator[tuple[Sample, Rollout]]:

@@ -18,7 +18,8 @@ from pycocotools import mask as coco
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.image_io import write_image
-from grasp_rl.evaluation.metrics import SampleScore, iou, matched_box_iou, score_of
+from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, score_of
+from grasp_rl.interfaces import EvaluationProtocol
 from grasp_rl.types import BoolMask, FinishReason, Image, Rollout, Sample
 from grasp_rl.utils.files import Record, to_json, write_json, write_text
 from grasp_rl.utils.visualization import draw_overlay, with_caption
@@ -26,14 +27,14 @@ from grasp_rl.utils.visualization import draw_overlay, with_caption
 PREDICTIONS, METRICS, OVERLAYS = "predictions.jsonl", "metrics.json", "overlays"
 
 
-def record_of(sample: Sample, rollout: Rollout, *, boxes: bool, empty_iou: str) -> Record:
+def record_of(sample: Sample, rollout: Rollout, *, boxes: bool, protocol: EvaluationProtocol) -> Record:
     """The line of predictions.jsonl about one sample.
 
     Args:
         sample: the question.
         rollout: the answer, its mask and its reward (not finite where there was none to be had).
         boxes: whether the prompt scheme asks for boxes.
-        empty_iou: see :func:`grasp_rl.evaluation.metrics.iou`.
+        protocol: whose IoU of the sample is recorded.
     """
     answer, completion, true = rollout.answer, rollout.completion, sample.target_mask
     has_target = bool(sample.cues) if true is None else bool(true.any())
@@ -60,7 +61,7 @@ def record_of(sample: Sample, rollout: Rollout, *, boxes: bool, empty_iou: str) 
         "truncated": completion.finish_reason is FinishReason.LENGTH,
         "segmenter_error": rollout.masks.error if rollout.masks is not None else None,
     }
-    return record | {"iou": iou(score_of(record), empty_iou)}
+    return record | {"iou": protocol.iou(score_of(record))}
 
 
 def predicted_mask(sample: Sample, rollout: Rollout) -> BoolMask:

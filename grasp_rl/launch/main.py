@@ -1,7 +1,8 @@
 """The near side of the command_line: compose, check everything, start the worker, watch it, say how it ended.
 
 No torch here. What is wrong with a command line is one line on stderr and exit code 2 before any model loads. The
-worker reads the run folder and nothing else; `python -m grasp_rl.launch.worker <run>/config.yaml` is the same run by hand.
+worker reads the run folder and nothing else; `python -m grasp_rl.launch.worker <run>/config.yaml` is the same run by
+hand.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def claim(job: Job, *, again: bool) -> Claim:
 
 
 def _stored_hash(run_dir: Path) -> str | None:
-    """Hash of the config in ``run_dir`` by the names of today, which a run of the version before was not started with."""
+    """Hash of the config in ``run_dir`` by the names of today: a run of the version before wrote another."""
     try:
         return config_hash(asdict(load_config(run_dir / CONFIG)))
     except ConfigError:

@@ -112,10 +112,17 @@ def build(config: RunConfig, trusted: Sequence[str] = ()) -> Components:
     reward = instantiate(config.reward, trusted, "reward")
     tracker = instantiate(config.tracker, trusted, "tracker")
     generator = instantiate(config.generator, trusted, "generator")
+    protocol = instantiate(config.evaluation.protocol, trusted, "evaluation.protocol")
     with loading(config):
         policy = instantiate(config.policy, trusted, "policy")
     return Components(
-        policy=policy, segmenter=segmenter, reward=reward, data=data, tracker=tracker, generator=generator
+        policy=policy,
+        segmenter=segmenter,
+        reward=reward,
+        data=data,
+        tracker=tracker,
+        generator=generator,
+        protocol=protocol,
     )
 
 

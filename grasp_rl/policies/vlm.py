@@ -260,7 +260,7 @@ class VlmPolicy(nn.Module):
         entropy: bool = True,
         attention_layers: Sequence[int] = (),
     ) -> Scores:
-        """Score G completions of each prompt in one packed row; see :func:`grasp_rl.policies.packed_forward.logprobs`."""
+        """Score G completions of each prompt in one packed row; see grasp_rl.policies.packed_forward."""
         return logprobs(
             self,
             prompts,
@@ -318,7 +318,7 @@ class VlmPolicy(nn.Module):
     def stream(
         self, prompts: Sequence[EmbeddedPrompt], uniforms: Tensor | None, **wanted: Any
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """G completions of each prompt after one prefill each; see :func:`grasp_rl.policies.generation.decode.stream`."""
+        """G completions of each prompt after one prefill each; see grasp_rl.policies.generation.decode."""
         return stream(self, prompts, uniforms, **wanted)
 
     def make_reference(self) -> VlmPolicy | None:

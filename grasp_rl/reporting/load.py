@@ -12,7 +12,7 @@ import yaml
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.evaluation import predictions
-from grasp_rl.evaluation.metrics import Interval, ious, paired_difference, score_of
+from grasp_rl.evaluation.significance import Interval, paired_difference
 from grasp_rl.runs.run_dir import CONFIG, ENVIRONMENT, ERROR, LOG, STATUS, seconds_between, state_of
 from grasp_rl.tracking.metrics_log import METRICS, TIMINGS, read_rows
 from grasp_rl.utils.files import Record, read_json
@@ -178,13 +178,13 @@ def _read_scored(folder: Path, notes: list[str]) -> Scored | None:
 
 
 def _difference(before: Scored | None, after: Scored | None, config: Record, notes: list[str]) -> Interval | None:
-    """The paired difference, under the run's own rule for empty masks."""
+    """The paired difference of the IoU that the run's own protocol gave each sample."""
     if before is None or after is None or not before.records or not after.records:
         return None
     settings = config.get("evaluation") or {}
     try:
         first, last = (
-            ious([score_of(record) for record in scored.records], settings.get("empty_iou", "one"))
+            {record["sample_id"]: record["iou"] for record in scored.records if record["iou"] is not None}
             for scored in (before, after)
         )
         return paired_difference(first, last, bootstrap_samples=settings.get("bootstrap_samples", 2000))

@@ -1,8 +1,8 @@
 """Rollouts: generate G completions of each question, judge them, compare each with its siblings.
 
 The group is the unit: the G siblings of one sample share its picture, its prefill and its segmenter embedding. A group
-is judged as soon as it is generated, beside the main work (see grasp_rl.rollouts.reward_worker); the update takes the first groups while
-the last are being judged.
+is judged as soon as it is generated, beside the main work (see grasp_rl.rollouts.reward_worker); the update takes the
+first groups while the last are being judged.
 """
 
 from __future__ import annotations

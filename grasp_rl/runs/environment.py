@@ -12,6 +12,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from grasp_rl.utils.files import Record
+
 _PACKAGE = "grasp-rl"
 _SECRET_NAME = re.compile(
     r"((api|access|auth|secret|private)[-_.]?key|(^|[-_.])(token|auth)|secret|passw(or)?d|credentials?)$", re.I
@@ -19,8 +21,6 @@ _SECRET_NAME = re.compile(
 _SECRET_VALUE = re.compile(
     r"(hf_|sk-|ghp_|gho_|github_pat_|xox[abp]-|AKIA|wandb_v1_)[\w-]{8,}|\b[0-9a-f]{40}\b|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
 )
-
-from grasp_rl.utils.files import Record
 
 _MASK = "***"
 

@@ -172,6 +172,7 @@ def _examine(
             judge,
             components.data.split(config.evaluation.test_split),
             config=config.evaluation,
+            protocol=components.protocol,
             limit=config.evaluation.test_limit,
             folder=Path(config.run_dir) / f"eval_{name}",
         )

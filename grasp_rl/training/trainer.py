@@ -78,7 +78,7 @@ class Trainer:
     def __init__(self, config: RunConfig, components: Components) -> None:
         self.config, self.run_dir = config, Path(config.run_dir)
         self.policy: Any = components.policy.to(pick_device(config.engine))
-        self.data, self.tracker = components.data, components.tracker
+        self.data, self.tracker, self.protocol = components.data, components.tracker, components.protocol
         self.judge = Judge(
             segmenter=components.segmenter, reward=components.reward, prompt=config.prompt, parsing=config.parsing
         )
@@ -313,6 +313,7 @@ class Trainer:
                     self.examiner,
                     self.data.split(split),
                     config=self.config.evaluation,
+                    protocol=self.protocol,
                     limit=limit,
                     folder=folder if self.leads else None,
                     on_progress=partial(self._show, phase, step) if self.leads and phase else None,

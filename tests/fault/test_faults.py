@@ -35,6 +35,7 @@ from grasp_rl.config.schema import (
     RunConfig,
 )
 from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import Components, CoordinateFrame
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.prompts.render import format_answer
@@ -175,7 +176,7 @@ def trainer(folder: Path, reward: Any, steps: int) -> Trainer:
     )
     components = Components(
         policy=TinyPolicy(weights="random"), segmenter=BoxFillSegmenter(), reward=reward,
-        data=SyntheticSource(train_size=8, test_size=4), tracker=NullTracker(), generator=InProcess(),
+        data=SyntheticSource(train_size=8, test_size=4), tracker=NullTracker(), generator=InProcess(), protocol=OURS,
     )  # fmt: skip
     return Trainer(config, components)
 
