@@ -18,6 +18,7 @@ from pycocotools import mask as coco
 
 from grasp_rl import runs
 from grasp_rl.config import ConfigError
+from grasp_rl.data.shapes import decode_rle
 from grasp_rl.drawing import draw_overlay, with_caption
 from grasp_rl.imageio import write_image
 from grasp_rl.metrics import SampleScore, iou, matched_box_iou, score_of
@@ -93,8 +94,13 @@ def encode_mask(mask: BoolMask) -> Record:
 
 
 def decode_mask(encoded: Record) -> BoolMask:
-    """The mask [H, W] of :func:`encode_mask`."""
-    return np.asarray(coco.decode({**encoded, "counts": encoded["counts"].encode("ascii")}), dtype=np.bool_)
+    """The mask [H, W] of :func:`encode_mask`.
+
+    Raises:
+        ShapeError: its counts are no run lengths, or do not fill its size.
+    """
+    height, width = encoded["size"]
+    return decode_rle(encoded, (height, width))
 
 
 def draw(sample: Sample, rollout: Rollout) -> Image:
