@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,13 +186,11 @@ def test_tower_passes_of_a_step(
     assert row["mismatch"] < 1e-5  # sampled and scored alike
 
 
-def stand_in(
+def sequence_by_sequence(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, query_ends: torch.Tensor, key_ends: torch.Tensor,
-    most_queries: int, most_keys: int, *, scale: float | None, window_size: tuple[int, int], enable_gqa: bool,
+    most_queries: int, most_keys: int, scale: float | None,
 ) -> torch.Tensor:  # fmt: skip
-    """What torch's varlen_attn does on a GPU, sequence by sequence: causal, the last query at the last key."""
-    assert window_size == (-1, 0)
-    assert enable_gqa == (query.shape[1] != key.shape[1])
+    """What torch's varlen_attn does on a GPU: causal, the last query at the last key."""
     assert query_ends.dtype == key_ends.dtype == torch.int32
     found = []
     for n in range(len(query_ends) - 1):
@@ -208,24 +209,57 @@ def stand_in(
     return torch.cat(found)
 
 
-def test_one_call_over_sequences_equals_the_mask(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU's layout, with a stand-in for its kernel: the same numbers, and not one padded token."""
+def varlen_attn_2_10(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor,
+    max_q: int, max_k: int, is_causal: bool = False, return_aux: object | None = None,
+) -> torch.Tensor:  # fmt: skip
+    assert is_causal
+    assert query.shape[1] == key.shape[1] == value.shape[1]
+    return sequence_by_sequence(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, None)
+
+
+def varlen_attn_2_11(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor,
+    max_q: int, max_k: int, *, return_aux: object | None = None, scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+) -> torch.Tensor:  # fmt: skip
+    assert window_size == (-1, 0)
+    assert query.shape[1] == key.shape[1] == value.shape[1]
+    return sequence_by_sequence(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale)
+
+
+def varlen_attn_2_12(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor | None,
+    max_q: int, max_k: int, *, return_aux: object | None = None, scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False, seqused_k: torch.Tensor | None = None,
+    block_table: torch.Tensor | None = None, num_splits: int | None = None,
+) -> torch.Tensor:  # fmt: skip
+    assert window_size == (-1, 0)
+    assert enable_gqa == (query.shape[1] != key.shape[1])
+    assert cu_seq_k is not None
+    return sequence_by_sequence(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale)
+
+
+VERSIONS = (varlen_attn_2_10, varlen_attn_2_11, varlen_attn_2_12)
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.__name__)
+def test_one_call_over_sequences_equals_the_mask(
+    checkpoint: Path, version: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU's layout, by each torch's arguments and no others: the same numbers, and not one padded token."""
     taken: list[int] = []
 
-    def counted(query: torch.Tensor, *words: object, **named: object) -> torch.Tensor:
+    @functools.wraps(version)
+    def counted(query: torch.Tensor, *words: Any, **named: Any) -> torch.Tensor:
         taken.append(len(query))
-        return stand_in(query, *words, **named)  # type: ignore[arg-type]
+        return version(query, *words, **named)
 
+    monkeypatch.setattr(attention, "varlen_attn", counted)
+    monkeypatch.setattr(attention, "takes_sequences", lambda hidden: True)
     found = []
-    for sequences in (True, False):
-        policy = load(checkpoint, packed_attention="two_calls" if sequences else "mask", train_tower=True).train()
-        if sequences:
-            monkeypatch.setattr(attention, "varlen_attn", counted)
-            monkeypatch.setattr(
-                attention,
-                "attend",
-                lambda q, k, v, plan, scale: attention.attend_sequences(q, k, v, plan.sequences, scale),
-            )
+    for packed in ("two_calls", "mask"):
+        policy = load(checkpoint, packed_attention=packed, train_tower=True).train()
         prompts = [
             policy.encode(picture(100, 140), "the roof", PromptConfig()),
             policy.encode(picture(60, 84), "a", PromptConfig()),
@@ -239,6 +273,32 @@ def test_one_call_over_sequences_equals_the_mask(checkpoint: Path, monkeypatch: 
     assert (logp - expected).abs().max() < 1e-5
     for name, gradient in reference.items():
         assert (gradients[name] - gradient).abs().max() < 1e-5 * gradient.abs().max().clamp(min=1), name
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.__name__)
+@pytest.mark.parametrize("scaling", [None, 8**-0.5, 0.2])
+def test_every_version_scales_alike(version: Callable[..., torch.Tensor], scaling: float | None) -> None:
+    """Scores by 1 / sqrt(D), or by any other factor, with four heads of queries to two of keys."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(n, h, 8, generator=generator) for n, h in ((5, 4), (8, 2), (8, 2)))
+    plan = attention.sequences(torch.tensor([3]), torch.tensor([[2]]), 5)
+    kernel = attention.sequence_kernel(version)
+    assert kernel is not None
+    expected = sequence_by_sequence(query, key, value, plan.query_ends, plan.key_ends, 3, 5, scaling)
+    assert (kernel(query, key, value, plan, scaling) - expected).abs().max() < 1e-6
+
+
+def test_the_installed_kernel_takes_our_arguments() -> None:
+    kernel = attention.sequence_kernel(attention.varlen_attn)
+    assert (kernel is None) == (attention.varlen_attn is None)
+
+
+def test_a_kernel_of_other_arguments_is_left_alone() -> None:
+    """Rows then go by two calls, see test_cuda_trace."""
+    assert attention.sequence_kernel(None) is None
+    assert attention.sequence_kernel(lambda query, key, value: query) is None
+    assert attention.sequence_kernel(lambda q, k, v, q_ends, k_ends, most_q, most_k, *, masked=False: q) is None
+    assert attention.sequence_kernel(lambda q, k, v, qe, ke, mq, mk, *, window_size=None, needed: q) is None
 
 
 def test_recomputation_changes_no_gradient_and_what_is_kept(checkpoint: Path) -> None:

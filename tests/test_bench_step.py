@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,21 @@ def test_json_is_one_object_and_nothing_else(tmp_path: Path, capsys: pytest.Capt
     assert set(side["phases_s"]) == set(PHASES)
     assert json.loads((tmp_path / "step.json").read_text()) == told
     assert (tmp_path / "step.md").read_text() == table(told, profile=False)
+
+
+def test_the_packed_kernel_can_be_gone_around(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--attention mask reaches the measured policy: another way, the same loss."""
+    assert main(["step", *SIZES, "--only", "ours", "--attention", "mask", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["task"]["attention"] == "mask"
+    pipe = Recorder()
+    task = Task(model=str(model), groups=GROUPS, length=LENGTH, side=SIDE, mode="lora", steps=2)
+    assert [ours.make_policy(t).packed_attention for t in (task, replace(task, attention="mask"))] == [
+        "two_calls",
+        "mask",
+    ]
+    ours.run(task, pipe)
+    assert told["sides"]["ours"]["steps"][0]["loss"] == pytest.approx(pipe.records[-1]["loss"], abs=1e-6)
 
 
 @pytest.mark.parametrize(

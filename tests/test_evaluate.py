@@ -96,7 +96,8 @@ def test_two_runs_write_equal_bytes_and_the_numbers_come_back(policy: TinyPolicy
     assert [r["sample_id"] for r in results[0].records] == [f"val-0-{i}" for i in range(6)]
     overlays = sorted(path.name for path in (tmp_path / "one" / "overlays").iterdir())
     assert overlays == ["000_val-0-0.png", "001_val-0-1.png"]
-    assert Pillow.open(tmp_path / "one" / "overlays" / overlays[0]).size[0] == 336
+    with Pillow.open(tmp_path / "one" / "overlays" / overlays[0]) as picture:
+        assert picture.size[0] == 336
 
 
 def follow(text: str | None, sample: Sample, reward: Any = None) -> dict[str, Any]:

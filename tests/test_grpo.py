@@ -90,7 +90,7 @@ def gradient(step: dict[str, torch.Tensor], config: LossConfig, size: int) -> tu
             step=divisors,
         )
         loss.backward()
-        total += shares["loss"]
+        total += float(shares["loss"])
     assert leaf.grad is not None
     return leaf.grad, total
 
@@ -117,7 +117,7 @@ def test_losses_by_hand() -> None:
         config = LossConfig(loss=name, importance="token", clip_low=0.2, clip_high=0.2, beta=0.0)
         loss, shares = policy_loss(logp, logp, None, gain, valid, config=config, step=step)
         assert loss.item() == pytest.approx(value)
-        assert shares["ratio"] == pytest.approx(1.0)
+        assert float(shares["ratio"]) == pytest.approx(1.0)
         assert shares["clip_fraction"] == 0.0
 
 
@@ -132,7 +132,7 @@ def test_clipping_stops_the_gradient_outside_the_region() -> None:
     loss.backward()
     assert leaf.grad is not None
     assert (leaf.grad[0, 0] != 0).tolist() == [True, False, True, True]  # low ratios with a gain may still rise
-    assert shares["clip_fraction"] == pytest.approx(0.25)
+    assert float(shares["clip_fraction"]) == pytest.approx(0.25)
 
 
 def test_k3_is_zero_at_the_reference_and_positive_elsewhere() -> None:

@@ -77,6 +77,7 @@ def test_full_weights_are_read_by_plain_transformers(checkpoint: Path, tmp_path:
     assert torch.equal(logits_of(load(tmp_path).stock, policy), after)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's own call
 @pytest.mark.parametrize("tower", [False, True])
 def test_an_adapter_is_read_by_plain_peft(checkpoint: Path, tmp_path: Path, tower: bool) -> None:
     policy = load(checkpoint, lora_rank=4, train_tower=tower)

@@ -80,6 +80,7 @@ def planted(tmp_path: Path, name: str) -> tuple[Any, Path]:
     return crafted(canary, script)[name], canary
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_canaries_sing_where_nobody_minds(tmp_path: Path, name: str) -> None:
     thing, canary = planted(tmp_path, name)

@@ -73,3 +73,11 @@ def test_a_cpu_takes_the_growing_cache(policy: HfVlmPolicy, monkeypatch: pytest.
 
     monkeypatch.setattr(static_decoding, "decode", never)
     ask(policy, "auto", True)
+
+
+def test_scores_travel_as_they_are() -> None:
+    scores = torch.tensor([[0.1, -0.0, float("inf")], [-1e-42, float("nan"), -3.25]])[:, 1:]
+    tokens = torch.tensor([[1, 151_935], [0, 7]])
+    same_tokens, same_scores = static_decoding.fetch(tokens, scores)
+    assert same_tokens == tokens.tolist()
+    assert np.array(same_scores).tobytes() == np.array(scores.tolist()).tobytes()

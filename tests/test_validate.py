@@ -323,7 +323,8 @@ def test_show(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert data_cli.main(["show", str(folder), "--out", str(out), "--count", "9"]) == 0
     names = sorted(path.name for path in out.iterdir())
     assert names == ["000_q1.png", "001_q2.png", "002_q3.png", "003_odd_id.png"]
-    assert Pillow.open(out / names[0]).size[0] == 336
+    with Pillow.open(out / names[0]) as picture:
+        assert picture.size[0] == 336
     assert capsys.readouterr().out.splitlines()[0] == f"{out / names[0]}  where?"
     assert data_cli.main(["show", str(folder), "--split", "dev", "--out", str(out)]) == 2
     assert "has train (4 rows), val (2 rows)" in capsys.readouterr().err

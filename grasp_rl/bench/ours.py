@@ -162,6 +162,7 @@ def make_policy(task: Task, kind: type[HfVlmPolicy] = HfVlmPolicy) -> HfVlmPolic
         train_tower=task.mode == "full",
         lora_rank=LORA_RANK if task.mode == "lora" else 0,
         lora_alpha=LORA_ALPHA,
+        packed_attention=task.attention,
     )
 
 

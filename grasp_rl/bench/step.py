@@ -210,6 +210,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mode", choices=("lora", "full"), default="lora", help="lora: frozen tower; full: trained tower"
     )
+    parser.add_argument(
+        "--attention",
+        choices=("two_calls", "mask"),
+        default="two_calls",
+        help="of our packed rows, see policy.packed_attention (default: %(default)s)",
+    )
     parser.add_argument("--only", choices=tuple(SIDES), help="measure one side alone, without the comparison of losses")
     parser.add_argument("--profile", action="store_true", help="add CPU-seconds by phase to the table")
     parser.add_argument("--growth", action="store_true", help="our side with G doubled, and the picture doubled, too")
@@ -248,6 +254,7 @@ def _plan(arguments: argparse.Namespace, folder: str) -> Plan:
         mode=arguments.mode,
         steps=1 + arguments.repeats,
         device=arguments.device,
+        attention=arguments.attention,
     )
     return Plan(
         task=task,

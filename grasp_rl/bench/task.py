@@ -43,6 +43,8 @@ class Task:
     questions: int = 1
     """Q, pictures asked about in a step."""
     device: str = "cpu"
+    attention: str = "two_calls"
+    """two_calls | mask, for our packed rows; see grasp_rl.policies.attention."""
     seed: int = 0
 
     @property

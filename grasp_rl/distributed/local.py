@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,15 @@ class LocalEngine:
     def step(self) -> StepReport:
         """Clip, update, clear. A gradient that is not finite leaves weights and moments alone."""
         rate = learning_rate(self.config, self.steps_done, self.total_steps)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        applied = bool(norm.isfinite())
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        applied = math.isfinite(norm)
         if applied:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps_done += 1
-        return StepReport(grad_norm=float(norm), lr=rate, applied=applied)
+        return StepReport(grad_norm=norm, lr=rate, applied=applied)
 
     def pass_by(self) -> StepReport:
         """Count a step that had nothing to learn from; weights and moments are left alone."""

@@ -18,6 +18,7 @@ from pycocotools import mask as coco
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.image_io import write_image
+from grasp_rl.data.rasterize import decode_rle
 from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, score_of
 from grasp_rl.interfaces import EvaluationProtocol
 from grasp_rl.types import BoolMask, FinishReason, Image, Rollout, Sample
@@ -94,8 +95,13 @@ def encode_mask(mask: BoolMask) -> Record:
 
 
 def decode_mask(encoded: Record) -> BoolMask:
-    """The mask [H, W] of :func:`encode_mask`."""
-    return np.asarray(coco.decode({**encoded, "counts": encoded["counts"].encode("ascii")}), dtype=np.bool_)
+    """The mask [H, W] of :func:`encode_mask`.
+
+    Raises:
+        ShapeError: its counts are no run lengths, or do not fill its size.
+    """
+    height, width = encoded["size"]
+    return decode_rle(encoded, (height, width))
 
 
 def draw(sample: Sample, rollout: Rollout) -> Image:

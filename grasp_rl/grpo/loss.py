@@ -48,7 +48,7 @@ def policy_loss(
     config: LossConfig,
     step: StepSize,
     weights: Tensor | None = None,
-) -> tuple[Tensor, Mapping[str, float]]:
+) -> tuple[Tensor, Mapping[str, Tensor]]:
     """One micro-batch's share of the loss of an optimizer step.
 
     Args:
@@ -63,7 +63,8 @@ def policy_loss(
             numbers are not the policy's; None for 1.
 
     Returns:
-        a scalar to call ``backward`` on, and this micro-batch's share of the step's statistics: add them up.
+        a scalar to call ``backward`` on, and this micro-batch's share of the step's statistics, float64 scalars on the
+        device: add them up.
 
     ``sequence_mean``: mean over a completion's tokens, then over completions (GRPO). ``token_mean``: mean over all
     tokens of the step (DAPO, arXiv 2503.14476). ``constant``: sum over tokens / (completions * longest) (Dr. GRPO).
@@ -101,9 +102,9 @@ def policy_loss(
         low = (ratio < 1 - config.clip_low) & (gain < 0)
         high = (ratio > 1 + config.clip_high) & (gain > 0)
         sums = {
-            "loss": float(loss),
-            "kl": float((kl * mask).sum()) / step.tokens,
-            "clip_fraction": float(((low | high) & valid).sum()) / step.tokens,
-            "ratio": float((ratio * mask).sum()) / step.tokens,
+            "loss": loss.detach().double(),
+            "kl": (kl * mask).sum().double() / step.tokens,
+            "clip_fraction": ((low | high) & valid).sum().double() / step.tokens,
+            "ratio": (ratio * mask).sum().double() / step.tokens,
         }
     return loss, sums

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,8 +117,7 @@ def _counted(model: Any, family: type[Backbone], policy: Record, tokens: int, pa
     trained = total if frees_tower else total - tower
     adapter = 0
     if rank:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # transformers', about its own attribute
+        with torch.device("meta"):
             peft = add_lora(
                 model, rank=rank, alpha=rank, targets=policy.get("lora_targets") or TARGETS,
                 tower=family.tower if frees_tower else (),

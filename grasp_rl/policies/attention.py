@@ -14,8 +14,12 @@ stock implementation, as if nothing were registered.
 from __future__ import annotations
 
 import contextlib
+import inspect
+import math
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -26,6 +30,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from grasp_rl.policies.packing import PackedLayout
+from grasp_rl.policies.transfer import together
 
 varlen_attn: Any = None
 """Torch's attention over sequences of different lengths, where this torch has it."""
@@ -47,12 +52,11 @@ class TwoCalls:
     """[B, G, 1, C, prompt + C] bool, True where a completion's token sees a prompt's, or its own completion's."""
     back: Tensor
     """[B, L] where each token of a row stands among the results [prompt | G * C]."""
-    sequences: Sequences
-    """The same as sequences of different lengths."""
 
     def to(self, device: torch.device) -> TwoCalls:
         """The same plan on ``device``."""
-        moved = {name: getattr(self, name).to(device) for name in ("gather", "seen", "back", "sequences")}
+        moved: dict[str, Any] = {"gather": self.gather, "seen": self.seen, "back": self.back}
+        moved |= together(moved, device)
         return replace(self, **moved)
 
 
@@ -72,8 +76,10 @@ class Sequences:
     """Most queries and most keys of a sequence."""
 
     def to(self, device: torch.device) -> Sequences:
-        """The same on ``device``."""
-        moved = {name: getattr(self, name).to(device) for name in ("queries", "keys", "query_ends", "key_ends")}
+        """The same plan on ``device``."""
+        names = ("queries", "keys", "query_ends", "key_ends")
+        moved: dict[str, Any] = {name: getattr(self, name) for name in names}
+        moved |= together(moved, device)
         return replace(self, **moved)
 
 
@@ -133,8 +139,20 @@ def two_calls(layout: PackedLayout, prompt_lengths: Tensor, lengths: Tensor) -> 
         gather=layout.completion_index.flatten(1),
         seen=seen,
         back=back,
-        sequences=sequences(prompt_lengths, lengths, layout.segment.shape[1]),
     )
+
+
+def takes_sequences(hidden: Tensor) -> bool:
+    """Whether rows like ``hidden`` go to torch's kernel for sequences of different lengths."""
+    half = hidden.dtype in (torch.bfloat16, torch.float16)
+    return hidden.is_cuda and half and sequence_kernel(varlen_attn) is not None
+
+
+def plan(layout: PackedLayout, prompt_lengths: Tensor, lengths: Tensor, hidden: Tensor) -> TwoCalls | Sequences:
+    """How rows like ``hidden`` [B, L, D] are attended to, on their device; see :func:`two_calls`."""
+    if takes_sequences(hidden):
+        return sequences(prompt_lengths, lengths, layout.segment.shape[1]).to(hidden.device)
+    return two_calls(layout, prompt_lengths, lengths).to(hidden.device)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, plan: TwoCalls, scaling: float | None) -> Tensor:
@@ -169,28 +187,69 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: TwoCalls, scaling: f
     return results.gather(2, plan.back[:, None, :, None].expand(-1, heads, -1, size)).transpose(1, 2).contiguous()
 
 
+@dataclass(frozen=True, kw_only=True)
+class SequenceKernel:
+    """Torch's attention over sequences of different lengths, called with the arguments that this version of it has.
+
+    ``is_causal`` alone is torch 2.10's; ``window_size`` and ``scale`` came with 2.11, ``enable_gqa`` with 2.12.
+    """
+
+    function: Callable[..., Any]
+    causal: Mapping[str, Any]
+    """The keyword that asks for a causal mask, the last query at the last key."""
+    scales: bool
+    """Whether it takes the factor of the scores; else it is 1 / sqrt(D)."""
+    shares: bool
+    """Whether fewer heads of keys than of queries are taken; else keys are repeated."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, plan: Sequences, scaling: float | None) -> Tensor:
+        """[tokens, H, D] results for queries [tokens, H, D] and keys and values [keys, K, D], in the plan's order."""
+        named, default = dict(self.causal), query.shape[-1] ** -0.5
+        if self.scales:
+            named["scale"] = scaling
+        elif scaling is not None and not math.isclose(scaling, default):
+            query = query * (scaling / default)
+        shared = query.shape[1] // key.shape[1]
+        if self.shares:
+            named["enable_gqa"] = shared > 1
+        elif shared > 1:
+            key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+        found: Tensor = self.function(query, key, value, plan.query_ends, plan.key_ends, *plan.longest, **named)
+        return found
+
+
+@lru_cache(maxsize=8)
+def sequence_kernel(function: Callable[..., Any] | None) -> SequenceKernel | None:
+    """How to call ``function``, some version of torch's ``varlen_attn``; None where it cannot be called as needed.
+
+    A causal mask is aligned at the last key in every version: it is flash attention's.
+    """
+    if function is None:
+        return None
+    try:
+        signature = inspect.signature(function)
+        accepted = signature.parameters
+        causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in accepted else {"is_causal": True}
+        signature.bind(*range(7), **causal)
+    except (TypeError, ValueError):
+        return None
+    return SequenceKernel(function=function, causal=causal, scales="scale" in accepted, shares="enable_gqa" in accepted)
+
+
 def attend_sequences(query: Tensor, key: Tensor, value: Tensor, plan: Sequences, scaling: float | None) -> Tensor:
     """[B, L, H, D] like :func:`attend`, by one call of torch's attention over sequences of different lengths.
 
     Zeros stand where a row is padding. Needs a GPU with flash attention and half precision.
     """
+    kernel = sequence_kernel(varlen_attn)
+    assert kernel is not None  # see takes_sequences
     rows, heads, length, size = query.shape
 
     def taken(x: Tensor, places: Tensor) -> Tensor:
         """[tokens, heads, D]"""
         return x.transpose(1, 2).flatten(0, 1).index_select(0, places)
 
-    found = varlen_attn(
-        taken(query, plan.queries),
-        taken(key, plan.keys),
-        taken(value, plan.keys),
-        plan.query_ends,
-        plan.key_ends,
-        *plan.longest,
-        scale=scaling,
-        window_size=(-1, 0),  # causal, the last query at the last key
-        enable_gqa=heads != key.shape[1],
-    )
+    found = kernel(taken(query, plan.queries), taken(key, plan.keys), taken(value, plan.keys), plan, scaling)
     results = query.new_zeros(rows * length, heads, size).index_copy(0, plan.queries, found)
     return results.view(rows, length, heads, size)
 
@@ -216,12 +275,12 @@ def register(base: str) -> str:
     name = PREFIX + base
 
     def forward(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, packed: TwoCalls | None = None,
-        scaling: float | None = None, **kwargs: Any,
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *,
+        packed: TwoCalls | Sequences | None = None, scaling: float | None = None, **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        if isinstance(packed, Sequences):
+            return attend_sequences(query, key, value, packed, scaling), None
         if packed is not None:
-            if varlen_attn is not None and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-                return attend_sequences(query, key, value, packed.sequences, scaling), None
             return attend(query, key, value, packed, scaling), None
         if query.shape[2] == 1 and not kwargs.get("output_attentions"):
             return attend_one(query, key, value, attention_mask, scaling), None

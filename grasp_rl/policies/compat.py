@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -44,3 +46,11 @@ def enable_activation_checkpointing(stock: Any, settings: Mapping[str, Any]) -> 
     """
     enable = getattr(stock, "activation_checkpointing_enable", None) or stock.gradient_checkpointing_enable
     enable(dict(settings))
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without the warning about an attribute of transformers that PEFT (seen in 0.21.2) reads by its old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield

@@ -8,6 +8,7 @@ from collections import OrderedDict
 import torch
 
 from grasp_rl.policies.backbones.base import PictureFeatures
+from grasp_rl.policies.transfer import to_device
 from grasp_rl.types import Image
 
 
@@ -58,5 +59,6 @@ def _size(features: PictureFeatures) -> int:
 
 def _moved(features: PictureFeatures, device: torch.device) -> PictureFeatures:
     return PictureFeatures(
-        tokens=features.tokens.to(device), deepstack=tuple(layer.to(device) for layer in features.deepstack)
+        tokens=to_device(features.tokens, device),
+        deepstack=tuple(to_device(layer, device) for layer in features.deepstack),
     )

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.policies.compat import quiet_peft
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -41,7 +42,7 @@ def add_lora(
     chosen = [name for name in language if name.rpartition(".")[2] in targets]
     chosen += [name for name in linear if name.startswith(tuple(f"model.{part}." for part in tower))]
     pattern = "|".join(sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in chosen}))
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), quiet_peft():
         torch.manual_seed(seed)
         return get_peft_model(
             model, LoraConfig(r=rank, lora_alpha=alpha, target_modules=f"({pattern})", lora_dropout=0.0)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from grasp_rl.policies.attention import two_calls
+from grasp_rl.policies import attention
 from grasp_rl.policies.packing import attention_mask, pack
+from grasp_rl.policies.transfer import to_device, together
 from grasp_rl.policies.types import WHOLE, EmbeddedPrompt, Sampling, Scores, deepstack_of
 
 if TYPE_CHECKING:
@@ -41,55 +42,62 @@ def logprobs(
     prompt_lengths = torch.tensor([len(p.embeddings) for p in prompts])
     layout = pack(prompt_lengths, lengths)
     rows, length = layout.segment.shape
-    width = int(lengths.max())
-    ids = torch.zeros(*lengths.shape, width, dtype=torch.long)
-    for b, group in enumerate(completions):
-        for g, completion in enumerate(group):
-            ids[b, g, : len(completion)] = torch.tensor(completion)
-    valid = (torch.arange(width) < lengths[..., None]).to(policy.device)
-    ids = ids.to(policy.device)
-    target = layout.completion_index.to(policy.device)
-    words = policy.core.get_input_embeddings()(ids)
-    row = torch.arange(rows, device=policy.device)[:, None, None].expand_as(target)
-    hidden = words.new_zeros(rows, length, words.shape[-1])
-    visual = torch.zeros(rows, length, dtype=torch.bool, device=policy.device)
-    positions = layout.offset.to(policy.device).expand(len(prompts[0].positions), rows, length).clone()
+    step = torch.arange(int(lengths.max()))
+    held = step < lengths[..., None]  # (B, G, C)
+    start = length * torch.arange(rows)[:, None, None]  # of each row, where all rows stand behind one another
+    scored = held if unscored is None else held & (step >= torch.tensor(unscored)[..., None])
+    ids = torch.zeros(held.shape, dtype=torch.long)
+    ids[held] = torch.tensor([token for group in completions for completion in group for token in completion])
+    visual = torch.zeros(rows, length, dtype=torch.bool)
+    positions = layout.offset.expand(len(prompts[0].positions), rows, length).clone()
     for b, prompt in enumerate(prompts):
         count = len(prompt.embeddings)
-        hidden[b, :count] = prompt.embeddings
         visual[b, :count] = prompt.visual
         positions[:, b, count:] += prompt.positions.max() + 1
         positions[:, b, :count] = prompt.positions
-    hidden = hidden.index_put((row[valid], target[valid]), words[valid])
+    on = together(
+        {
+            "tokens": ids[held],
+            "places": (start + layout.completion_index)[held],
+            "targets": ids[scored],
+            "predictors": (start + layout.predictor_index)[scored],
+            "scored": scored.flatten().nonzero()[:, 0],
+            "valid": scored,
+            "visual": visual,
+            "positions": positions,
+        },
+        policy.device,
+    )
+    words = policy.core.get_input_embeddings()(on["tokens"])
+    hidden = words.new_zeros(rows, length, words.shape[-1])
+    for b, prompt in enumerate(prompts):
+        hidden[b, : len(prompt.embeddings)] = prompt.embeddings
+    hidden = hidden.flatten(0, 1).index_copy(0, on["places"], words).view(hidden.shape)
     if policy.packed_attention == "two_calls" and not attention_layers:
-        plan = two_calls(layout, prompt_lengths, lengths).to(policy.device)
-        wanted: dict[str, Any] = {"packed": plan}
+        wanted: dict[str, Any] = {"packed": attention.plan(layout, prompt_lengths, lengths, hidden)}
         mask = hidden.new_empty(1, 1, 1, 1)  # a mask made by somebody is taken as it is
     else:
         wanted = {"output_attentions": bool(attention_layers)}
-        mask = attention_mask(layout.segment.to(policy.device))
-    result = policy.language_model(hidden, positions, mask, deepstack_of(prompts), visual, **wanted)
-    source = layout.predictor_index.to(policy.device)
-    attention = None
+        mask = attention_mask(to_device(layout.segment, policy.device))
+    result = policy.language_model(hidden, on["positions"], mask, deepstack_of(prompts), on["visual"], **wanted)
+    picture = None
     if attention_layers:
         heads = torch.stack([result.attentions[layer][:, :2].float().mean(1) for layer in attention_layers])
-        columns = torch.stack([line.nonzero()[:, 0] for line in visual])[:, None, None].expand(*target.shape, -1)
-        attention = heads.mean(0)[row, source].gather(-1, columns)
-    if unscored is not None:
-        skipped = torch.tensor(unscored, device=policy.device)
-        valid = valid & (torch.arange(width, device=policy.device) >= skipped[..., None])
-    predictor = result.last_hidden_state[row[valid], source[valid]]  # (tokens, D)
+        columns = torch.stack([line.nonzero()[:, 0] for line in visual])[:, None, None].expand(*held.shape, -1)
+        looks = together({"rows": start // length, "source": layout.predictor_index, "columns": columns}, policy.device)
+        picture = heads.mean(0)[looks["rows"], looks["source"]].gather(-1, looks["columns"])
+    predictor = result.last_hidden_state.flatten(0, 1)[on["predictors"]]  # (tokens, D)
     logp, uncertainty = policy.scorer(
         predictor,
-        ids[valid],
+        on["targets"],
         sampling=sampling,
         entropy=entropy,
         fused=policy.fused_head and policy.device.type == "cuda",
     )
-    empty = torch.zeros(ids.shape, device=policy.device)
+    empty = torch.zeros(held.numel(), device=policy.device)
     return Scores(
-        logp=empty.masked_scatter(valid, logp),
-        entropy=empty.masked_scatter(valid, uncertainty),
-        valid=valid,
-        picture_attention=attention,
+        logp=empty.index_copy(0, on["scored"], logp).view(held.shape),
+        entropy=empty.index_copy(0, on["scored"], uncertainty).view(held.shape),
+        valid=on["valid"],
+        picture_attention=picture,
     )

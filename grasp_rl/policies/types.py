@@ -40,9 +40,9 @@ class EmbeddedPrompt:
     deepstack: tuple[Tensor, ...]
     """Per DeepStack layer [image tokens, D]; () for models without."""
     visual: Tensor
-    """[P] bool, True at image tokens."""
+    """[P] bool, True at image tokens; on the CPU, where rows are laid out."""
     positions: Tensor
-    """[A, P] positions: one axis, or the three of M-RoPE."""
+    """[A, P] positions: one axis, or the three of M-RoPE; on the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,7 @@ from grasp_rl.policies.generation.decode import stream
 from grasp_rl.policies.hub import check_keys
 from grasp_rl.policies.logprobs import TokenScorer
 from grasp_rl.policies.packed_forward import logprobs
+from grasp_rl.policies.transfer import to_device, together
 from grasp_rl.policies.types import WHOLE, EmbeddedPrompt, EncodedPrompt, Sampling, Scores
 from grasp_rl.prompts.render import build_messages
 from grasp_rl.types import Box, Completion, Image
@@ -203,21 +204,24 @@ class VlmPolicy(nn.Module):
     def embed(self, prompts: Sequence[EncodedPrompt]) -> list[EmbeddedPrompt]:
         """The prompts' embeddings and positions, after one pass of the tower over pictures that need it."""
         pictures = self.look(prompts)
-        questions = [prompt.input_ids.to(self.device) for prompt in prompts]
-        lookup = self.core.get_input_embeddings()(torch.cat(questions))  # one call, see TokenScorer
-        texts = lookup.split([len(ids) for ids in questions])
-        embedded = []
-        for prompt, picture, ids, words in zip(prompts, pictures, questions, texts, strict=True):
-            visual = ids == self.image_token_id
-            embedded.append(
-                EmbeddedPrompt(
-                    embeddings=words.masked_scatter(visual[:, None], picture.tokens.to(words.dtype)),
-                    deepstack=picture.deepstack,
-                    visual=visual,
-                    positions=self.backbone.positions(self.core, ids, visual, self._on_device(prompt.inputs)),
-                )
+        ids = torch.cat([prompt.input_ids for prompt in prompts])
+        visual = ids == self.image_token_id
+        on = together({"ids": ids, "places": visual.nonzero()[:, 0]}, self.device)
+        lookup = self.core.get_input_embeddings()(on["ids"])  # one call, see TokenScorer
+        tokens = torch.cat([picture.tokens for picture in pictures]).to(lookup.dtype)
+        lengths = [len(prompt.input_ids) for prompt in prompts]
+        embeddings = torch.split(lookup.index_copy(0, on["places"], tokens), lengths)
+        return [
+            EmbeddedPrompt(
+                embeddings=words,
+                deepstack=picture.deepstack,
+                visual=there,
+                positions=self.backbone.positions(self.core, prompt.input_ids, there, prompt.inputs),
             )
-        return embedded
+            for prompt, picture, words, there in zip(
+                prompts, pictures, embeddings, torch.split(visual, lengths), strict=True
+            )
+        ]
 
     def look(self, prompts: Sequence[EncodedPrompt]) -> list[PictureFeatures]:
         """Features of every picture. A frozen tower looks at each once, whoever asks next: policy or reference."""
@@ -236,7 +240,8 @@ class VlmPolicy(nn.Module):
         return [p.seen[0] for p in prompts]
 
     def _on_device(self, inputs: PictureInputs) -> PictureInputs:
-        return {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        """Pixels on the policy's device; grids and sizes stay on the CPU, where they are read."""
+        return {name: to_device(x, self.device) if x.is_floating_point() else x for name, x in inputs.items()}
 
     def forward(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +14,7 @@ from torch import Tensor
 from grasp_rl.config.schema import AlgorithmConfig, RolloutConfig
 from grasp_rl.distributed.engine import Engine
 from grasp_rl.grpo.loss import LossConfig, StepSize, policy_loss
+from grasp_rl.policies.transfer import together
 from grasp_rl.policies.types import Sampling
 from grasp_rl.runs import signals
 from grasp_rl.training.collate import TrainBatch, batch_of, micro_batches, padded
@@ -22,6 +22,9 @@ from grasp_rl.types import RolloutGroup
 from grasp_rl.utils.memory import out_of_memory
 
 log = logging.getLogger(__name__)
+
+STATISTICS = ("loss", "kl", "clip_fraction", "ratio", "entropy", "scored")
+"""Sums over the tokens of a step, float64."""
 
 
 def make_reference(policy: Any, beta: float) -> Any:
@@ -98,15 +101,15 @@ class Updater:
                 row = self.engine.ranks.total(sums)
                 report = self.engine.step() if row["scored"] else self.engine.pass_by()
             row |= {"grad_norm": report.grad_norm, "lr": report.lr, "skipped": float(not report.applied)}
-        first = self.engine.ranks.total({"mismatch": before.mismatch, "scored": before.scored})
+        mismatch = row.pop("mismatch") / max(1.0, row.pop("compared"))
         row["empty"] = float(not row["scored"])
         row["entropy"] /= max(1.0, row.pop("scored"))
-        row["mismatch"] = first["mismatch"] / max(1.0, first["scored"])
+        row["mismatch"] = mismatch
         return row | {"update_out_of_memory": float(self.out_of_memory)}
 
     def _accumulate_in_memory(
         self, groups: Iterable[RolloutGroup], size: StepSize, before: _Before, *, first: bool
-    ) -> Mapping[str, float]:
+    ) -> dict[str, float]:
         while True:
             try:
                 return self._accumulate(groups, size, before, first=first)
@@ -117,9 +120,9 @@ class Updater:
 
     def _accumulate(
         self, groups: Iterable[RolloutGroup], size: StepSize, before: _Before, *, first: bool
-    ) -> Mapping[str, float]:
-        """The gradient of one pass over the groups, and its statistics."""
-        sums = defaultdict(float, dict.fromkeys(("loss", "kl", "clip_fraction", "ratio", "entropy", "scored"), 0.0))
+    ) -> dict[str, float]:
+        """The gradient of one pass over the groups, and its statistics, fetched after the last backward pass."""
+        sums: dict[str, Tensor | float] = dict.fromkeys(STATISTICS, 0.0)
         skip = not self.kl or self.algorithm.skip_zero_advantage
         batches = micro_batches(groups, size=self.size, skip_zero=skip)
         for batch, counts in self.engine.rounds(batches, lambda: self._filler(groups)):
@@ -130,7 +133,8 @@ class Updater:
             prompts = [group.prompt for group in batch.groups]
             logp, entropy, valid = self.engine.forward(prompts, batch.completions, sampling=self.sampling)
             old = before.once(before.old, batch, logp.detach)
-            sampled = batch.sampled_logp.to(logp.device)
+            given = together({"sampled": batch.sampled_logp, "advantages": batch.advantages}, logp.device)
+            sampled = given["sampled"]
             before.compare(batch, old, sampled, valid)
             weights = None
             if self.mismatch_cap is not None:
@@ -139,7 +143,7 @@ class Updater:
                 logp,
                 old,
                 reference,
-                batch.advantages.to(logp.device),
+                given["advantages"],
                 valid,
                 config=self.loss,
                 step=size,
@@ -148,9 +152,9 @@ class Updater:
             self.engine.backward(loss)
             for key, value in shares.items():
                 sums[key] += value
-            sums["entropy"] += float(entropy.sum())
-            sums["scored"] += float(valid.sum())
-        return sums
+            sums["entropy"] += entropy.sum().double()
+            sums["scored"] += valid.sum().double()
+        return _fetched(sums | {"mismatch": before.mismatch, "compared": before.scored})
 
     def _score_reference(self, batch: TrainBatch) -> Tensor:
         """[N, G, C] log-probabilities under the reference policy."""
@@ -209,9 +213,9 @@ class _Before:
     old: dict[int, Tensor] = field(default_factory=dict)
     reference: dict[int, Tensor] = field(default_factory=dict)
     compared: set[int] = field(default_factory=set)
-    mismatch: float = 0.0
+    mismatch: Tensor | float = 0.0
     """Sum over tokens of |old - sampled log-probability|."""
-    scored: float = 0.0
+    scored: Tensor | float = 0.0
     """Tokens in that sum."""
 
     @staticmethod
@@ -226,5 +230,12 @@ class _Before:
         """Add the batch's mismatch, once."""
         if not self.compared.issuperset(batch.places):
             self.compared.update(batch.places)
-            self.mismatch += float(((old - sampled) * valid).abs().sum())
-            self.scored += float(valid.sum())
+            self.mismatch += ((old - sampled) * valid).abs().sum().double()
+            self.scored += valid.sum().double()
+
+
+def _fetched(sums: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """The numbers of scalars, on whatever device, by one transfer."""
+    held = {key: value for key, value in sums.items() if isinstance(value, Tensor)}
+    numbers = torch.stack(list(held.values())).tolist() if held else []
+    return {key: float(value) for key, value in sums.items() if key not in held} | dict(zip(held, numbers, strict=True))

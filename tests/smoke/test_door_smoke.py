@@ -14,6 +14,7 @@ import pytest
 
 RANDOM = "policy.weights=random"
 """No warm start: this is about the door."""
+MEADOW = Path(__file__).parents[1] / "data/aerial/images/meadow.jpg"
 
 Door = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -55,6 +56,20 @@ def test_train_go_on_evaluate(door: Door, tmp_path: Path) -> None:
     ended = door("evaluate", "init_from=r", "debug=fast", RANDOM, "run_dir=e", "--json")
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["command"] == "evaluate"
+
+
+def test_no_warning_of_a_library_reaches_the_terminal_or_the_log(door: Door, tmp_path: Path) -> None:
+    lines = [
+        ["train", "debug=fast", RANDOM, "policy.lora_rank=2", "tracker=tensorboard", "run_dir=r"],
+        ["predict", str(MEADOW), "--query", "Where is the road?", "--run", "r"],
+        ["report", "r"],
+        ["export", "r", "--out", "m", "--merge"],
+    ]
+    for words in lines:
+        ended = door(*words)
+        assert ended.returncode == 0, ended.stderr
+        assert "Warning" not in ended.stderr + ended.stdout, words[0]
+    assert "Warning" not in (tmp_path / "r/log.txt").read_text()
 
 
 def test_a_sweep_started_again_does_what_is_missing(door: Door, tmp_path: Path) -> None:

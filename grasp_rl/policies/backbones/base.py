@@ -143,11 +143,11 @@ class Backbone:
         raise NotImplementedError
 
     def features(self, core: Any, inputs: Sequence[PictureInputs]) -> list[PictureFeatures]:
-        """One pass of the tower over several pictures."""
+        """One pass of the tower over several pictures, whose pixels lie on its device, all else on the CPU."""
         raise NotImplementedError
 
     def positions(self, core: Any, ids: Tensor, visual: Tensor, inputs: PictureInputs) -> Tensor:
-        """[A, P] positions of the prompt's tokens; A = 1, or 3 axes of M-RoPE."""
+        """[A, P] positions of the prompt's tokens, on the CPU like ``ids``; A = 1, or 3 axes of M-RoPE."""
         return torch.arange(len(ids), device=ids.device)[None]
 
     def grid(self, inputs: PictureInputs) -> tuple[int, int]:

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
 from grasp_rl.policies.backbones.base import Backbone, ImageSize, Picture, PictureFeatures, PictureInputs
+from grasp_rl.policies.transfer import together
 from grasp_rl.types import Image
 
 
@@ -39,10 +41,35 @@ class Qwen25VL(Backbone):
 
     def features(self, core: Any, inputs: Sequence[PictureInputs]) -> list[PictureFeatures]:
         pixels, grids = (torch.cat([i[name] for i in inputs]) for name in ("pixel_values", "image_grid_thw"))
-        found = core.get_image_features(pixels, grids, return_dict=True)
+        found = core.get_image_features(pixels, grids, return_dict=True, **self._read_on_host(core.visual, grids))
         layers = getattr(found, "deepstack_features", None) or ()
         deepstack = list(zip(*layers, strict=True)) or [()] * len(inputs)
         return [PictureFeatures(tokens=t, deepstack=d) for t, d in zip(found.pooler_output, deepstack, strict=True)]
+
+    def _read_on_host(self, visual: Any, grids: Tensor) -> dict[str, Any]:
+        """What the stock vision encoder derives from the grids, by its keyword, so that it reads nothing back.
+
+        Ends of sequences stay on the CPU, where every layer reads them; flash attention wants them on the device.
+        """
+        indices, ends = self.layout(visual, grids)
+        found: dict[str, Any] = dict(ends)
+        if "flash" in visual.config._attn_implementation:
+            indices |= ends
+            longest = {name.replace("cu_", "max_").removesuffix("s"): int(x.diff().max()) for name, x in ends.items()}
+            found = dict(longest)
+        found |= together(indices, visual.device)
+        return {f"image_{name}": value for name, value in found.items()}
+
+    def layout(self, visual: Any, grids: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Indices of patches, and ends of the sequences within which patches see one another, by stock keyword."""
+        index, windows = get_vision_window_index(
+            grids, visual.spatial_merge_size, visual.window_size, visual.patch_size
+        )
+        places = get_vision_position_ids(grids, visual.spatial_merge_size)
+        return (
+            {"position_ids": places, "window_index": index},
+            {"cu_seqlens": get_vision_cu_seqlens(grids), "cu_window_seqlens": windows},
+        )
 
     def positions(self, core: Any, ids: Tensor, visual: Tensor, inputs: PictureInputs) -> Tensor:
         positions, _ = core.get_rope_index(

@@ -63,5 +63,5 @@ def padding_mask(lengths: Tensor, longest: int, room: int) -> Tensor | None:
     """[B, 1, 1, longest + room] bool, False on the left padding of prompts of ``lengths`` [B]; None without padding."""
     if bool((lengths == longest).all()):
         return None
-    place = torch.arange(longest + room, device=lengths.device)
+    place = torch.arange(longest + room)
     return (place[None] >= (longest - lengths)[:, None])[:, None, None]

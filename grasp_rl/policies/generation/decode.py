@@ -16,6 +16,7 @@ from torch import Tensor
 from grasp_rl.policies.generation import static as static_decoding
 from grasp_rl.policies.generation.cache import growing_cache, padding_mask
 from grasp_rl.policies.generation.state import Draft, Finished, draw
+from grasp_rl.policies.transfer import to_device, together
 from grasp_rl.policies.types import WHOLE, EmbeddedPrompt, Sampling, deepstack_of
 from grasp_rl.types import Completion, FinishReason
 
@@ -56,7 +57,7 @@ def stream(
     with _without_recomputation(policy):
         state = _prefill(policy, prompts, group_size, max_new_tokens)
         rows = len(prompts) * group_size
-        drawn = None if uniforms is None else uniforms.reshape(rows, max_new_tokens).to(policy.device)
+        drawn = None if uniforms is None else to_device(uniforms.reshape(rows, max_new_tokens), policy.device)
         drafts = [Draft(policy, stop_at_answer) for _ in range(rows)]
         decode = static_decoding.decode if _static(policy, state) else _decode_all
         yield from decode(
@@ -133,28 +134,29 @@ def _without_recomputation(policy: VlmPolicy) -> Iterator[None]:
 
 def _prefill(policy: VlmPolicy, prompts: Sequence[EmbeddedPrompt], group_size: int, max_new_tokens: int) -> DecodeState:
     """Run the left-padded prompts once and expand the cache to G rows each."""
-    longest = max(len(p.embeddings) for p in prompts)
+    lengths = torch.tensor([len(p.embeddings) for p in prompts])
+    longest = int(lengths.max())
     rows, width = len(prompts), prompts[0].embeddings.shape[-1]
     hidden = prompts[0].embeddings.new_zeros(rows, longest, width)
-    visual = torch.zeros(rows, longest, dtype=torch.bool, device=policy.device)
-    mask = torch.zeros(rows, longest, dtype=torch.long, device=policy.device)
+    visual = torch.zeros(rows, longest, dtype=torch.bool)
     axes = len(prompts[0].positions)
-    positions = torch.zeros(axes, rows, longest, dtype=torch.long, device=policy.device)
+    positions = torch.zeros(axes, rows, longest, dtype=torch.long)
     for b, prompt in enumerate(prompts):
         start = longest - len(prompt.embeddings)
-        hidden[b, start:], visual[b, start:], mask[b, start:] = prompt.embeddings, prompt.visual, 1
+        hidden[b, start:], visual[b, start:] = prompt.embeddings, prompt.visual
         positions[:, b, start:] = prompt.positions
-    cache = growing_cache(policy.core.language_model.config)
-    output = policy.language_model(hidden, positions, mask, deepstack_of(prompts), visual, cache=cache)
-    cache.batch_repeat_interleave(group_size)
-    lengths = torch.tensor([len(p.embeddings) for p in prompts], device=policy.device)
     seen = padding_mask(lengths, longest, max_new_tokens)
-    following = torch.stack([p.positions.max() + 1 for p in prompts])
+    laid = {"visual": visual, "positions": positions, "next": torch.stack([p.positions.max() + 1 for p in prompts])}
+    on = together(laid if seen is None else laid | {"seen": seen}, policy.device)
+    mask = None if seen is None else on["seen"][:, 0, 0, :longest].long()
+    cache = growing_cache(policy.core.language_model.config)
+    output = policy.language_model(hidden, on["positions"], mask, deepstack_of(prompts), on["visual"], cache=cache)
+    cache.batch_repeat_interleave(group_size)
     return DecodeState(
         cache=cache,
         length=longest,
-        mask=None if seen is None else seen.repeat_interleave(group_size, 0),
-        position=following.repeat_interleave(group_size),
+        mask=None if seen is None else on["seen"].repeat_interleave(group_size, 0),
+        position=on["next"].repeat_interleave(group_size),
         axes=axes,
         logits=policy.stock.lm_head(output.last_hidden_state[:, -1]).repeat_interleave(group_size, 0),
     )

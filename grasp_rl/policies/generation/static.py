@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from grasp_rl.policies.generation.cache import GrowingLayer
 from grasp_rl.policies.generation.state import Draft, Finished, draw
+from grasp_rl.policies.transfer import to_device
 from grasp_rl.policies.types import Sampling
 from grasp_rl.types import Completion, FinishReason
 
@@ -62,7 +63,7 @@ class _Static:
     ) -> None:
         self.policy, self.sampling, self.axes = policy, sampling, state.axes
         device, rows = state.logits.device, len(state.logits)
-        self.place = torch.tensor([state.length], device=device)
+        self.place = torch.full((1,), state.length, device=device)
         self.cache = DynamicCache(config=policy.core.language_model.config)
         self.cache.layers = [StaticLayer(c.keys, c.values, tokens, self.place) for c in state.cache.layers]
         self.seen = torch.zeros(rows, 1, 1, state.length + tokens, dtype=torch.bool, device=device)
@@ -120,7 +121,7 @@ class _Static:
     def keep(self, living: Sequence[int]) -> None:
         """Go on with some of the rows only; a graph is captured anew."""
         self._replay = None
-        index = torch.tensor(living, device=self.logits.device)
+        index = to_device(torch.tensor(living), self.logits.device)
         for layer in self.cache.layers:
             layer.batch_select_indices(index)
         for name in ("seen", "position", "logits", "tokens", "scores"):
@@ -128,6 +129,12 @@ class _Static:
         if self.uniforms is not None:
             self.uniforms = self.uniforms[index]
         self.rows = [self.rows[place] for place in living]
+
+
+def fetch(tokens: Tensor, scores: Tensor) -> tuple[list[list[int]], list[list[float]]]:
+    """Both [rows, n] as Python's numbers, by one transfer: the scores travel as the bits of integers."""
+    both = torch.stack([tokens.int(), scores.contiguous().view(torch.int32)]).cpu()
+    return both[0].tolist(), both[1].view(torch.float32).tolist()
 
 
 def decode(
@@ -152,7 +159,7 @@ def decode(
         for _ in range(looked, until):
             static.advance()
         late = deadline is not None and time.monotonic() > deadline
-        tokens, scores = static.tokens[:, looked:until].tolist(), static.scores[:, looked:until].tolist()
+        tokens, scores = fetch(static.tokens[:, looked:until], static.scores[:, looked:until])
         living = []
         for place, row in enumerate(static.rows):
             if drafts[row].reason is not None:
