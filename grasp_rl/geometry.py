@@ -71,7 +71,7 @@ def interior_points(mask: BoolMask, count: int) -> tuple[Point, ...]:
     """
     if count <= 0 or not mask.any():
         return ()
-    padded = np.pad(mask.astype(np.uint8), 1)  # the picture's edge is an edge of the object
+    padded = np.pad(mask.astype(np.uint8), 1)  # the image's edge is an edge of the object
     depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1].copy()
     rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]
     points: list[Point] = []

@@ -22,13 +22,13 @@ from grasp_rl.types import (
 
 @dataclass(frozen=True, kw_only=True)
 class CoordinateFrame:
-    """The frame a policy speaks for one picture, and how to leave it."""
+    """The frame a policy speaks for one image, and how to leave it."""
 
     width: float
     """Extent of x in the spoken frame: the resized width, or 1000."""
     height: float
     image_width: int
-    """Width of the original picture in pixels."""
+    """Width of the original image in pixels."""
     image_height: int
 
     @property
@@ -62,10 +62,10 @@ class DataSource(Protocol):
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """A frozen promptable segmenter: encode a picture once, decode many prompts."""
+    """A frozen promptable segmenter: encode an image once, decode many prompts."""
 
     def encode(self, image: Image) -> Any:
-        """Whatever decoding needs of ``image`` [H, W, 3] uint8 RGB; computed once per picture."""
+        """Whatever decoding needs of ``image`` [H, W, 3] uint8 RGB; computed once per image."""
         ...
 
     def decode(self, embedding: Any, prompts: Sequence[SpatialPrompt]) -> MaskPrediction:
@@ -171,7 +171,7 @@ class Generator(Protocol):
 
         Args:
             policy: the trained policy.
-            samples: N questions with their pictures.
+            samples: N questions with their images.
             prompts: N, encoded by the policy.
             group_size: G.
             config: the distribution, the length and the time limit. A sample whose group is not there by then, or

@@ -1,6 +1,6 @@
 """The nouns: one frozen record per stage of the pipeline, in the order in which data flows.
 
-One coordinate frame: every box and point in these records is in pixels of the original picture, x to the
+One coordinate frame: every box and point in these records is in pixels of the original image, x to the
 right, y down, (0, 0) at the outer corner of the top-left pixel. A box is (x0, y0, x1, y1) with x1 and y1 at the
 outer edge of the last pixel, so its area is (x1 - x0) * (y1 - y0) and a mask of columns 3..5 has x0=3, x1=6.
 """
@@ -49,7 +49,7 @@ class SpatialPrompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One picture and one question."""
+    """One image and one question."""
 
     sample_id: str
     """Unique within its dataset and split; seeds the draws of its rollouts."""
@@ -59,7 +59,7 @@ class Sample:
     """The question in plain words."""
     target_mask: BoolMask | None
     """[H, W] bool; all False for a no-target question; None where masks are not available or not allowed."""
-    cues: tuple[SpatialPrompt, ...] | None
+    weak_labels: tuple[SpatialPrompt, ...] | None
     """Weak supervision: one box and interior points per instance; () for a no-target question; None if unknown."""
     dataset: str
     """Name of the dataset."""
@@ -70,7 +70,7 @@ class Sample:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the picture in pixels."""
+        """(height, width) of the image in pixels."""
         return self.image.shape[0], self.image.shape[1]
 
     def without_mask(self) -> Sample:

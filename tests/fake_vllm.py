@@ -31,7 +31,7 @@ class FakeVllm:
         """What goes wrong with order ``number``; with status 0 it is done and only its answer is lost."""
         self.adapters: set[str] = set()
         self.slot: str | None = None
-        self.pictures: list[np.ndarray] = []
+        self.images: list[np.ndarray] = []
         self.fault: Callable[[int, dict[str, Any]], tuple[int, Any] | None] = lambda number, request: None
         self.busy = self.most_busy = 0
         self.lock = threading.Lock()
@@ -41,7 +41,7 @@ class FakeVllm:
         parts = request["messages"][-1]["content"]
         url = next(p["image_url"]["url"] for p in parts if p["type"] == "image_url")
         png = np.frombuffer(base64.b64decode(url.removeprefix("data:image/png;base64,")), np.uint8)
-        self.pictures.append(cv2.cvtColor(cv2.imdecode(png, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+        self.images.append(cv2.cvtColor(cv2.imdecode(png, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
         with self.lock:
             prompt = self.ids_of(next(p["text"] for p in parts if p["type"] == "text"))
             draws = [  # completion i of a request has the seed of the request plus i, as in vLLM's ParentRequest

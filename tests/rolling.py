@@ -1,4 +1,4 @@
-"""Rollouts for tests: generate and judge a few samples in one go."""
+"""Rollouts for tests: generate and pipeline a few samples in one go."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from grasp_rl.config.schema import (
 )
 from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.grpo.loss import StepSize
-from grasp_rl.rollouts.collect import StepRollouts, roll_out
+from grasp_rl.rollouts.collect import RolloutBatch, collect_rollouts
 from grasp_rl.rollouts.generators.in_process import InProcess
-from grasp_rl.rollouts.reward_pipeline import Judge
-from grasp_rl.rollouts.reward_worker import Jury
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
+from grasp_rl.rollouts.reward_worker import RewardWorker
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
-from grasp_rl.training.update import Updater, make_reference
+from grasp_rl.training.update import PolicyUpdater, make_reference
 from grasp_rl.types import Completion, RolloutGroup, Sample
 
 
@@ -43,13 +43,13 @@ def generate(
 def rollouts(
     policy: Any, samples: Sequence[Sample], *, algorithm: AlgorithmConfig, rollout: RolloutConfig,
     prompt: PromptConfig, reward: Any = None, generator: Any = None, step: int = 0,
-) -> StepRollouts:  # fmt: skip
+) -> RolloutBatch:  # fmt: skip
     """The rollouts of a step over ``samples``, box_fill for a segmenter."""
-    judge = Judge(
+    pipeline = RewardPipeline(
         segmenter=BoxFillSegmenter(), reward=reward or rubric("grasp"), prompt=prompt, parsing=ParsingConfig()
     )
     config = RunConfig(algorithm=algorithm, rollout=rollout, prompt=prompt)
-    return roll_out(policy, generator or InProcess(), Jury(judge), lambda _: samples, config, step)
+    return collect_rollouts(policy, generator or InProcess(), RewardWorker(pipeline), lambda _: samples, config, step)
 
 
 def with_advantages(groups: Sequence[RolloutGroup], gains: Tensor) -> list[RolloutGroup]:
@@ -68,5 +68,5 @@ def update(
     """One call of an updater of its own."""
     engine = engine or LocalEngine(policy, OptimizerConfig(lr=1e-3, max_grad_norm=1e9), 10)
     reference = reference or make_reference(policy, algorithm.beta)
-    step = Updater(policy, engine, reference, algorithm=algorithm, rollout=rollout)
+    step = PolicyUpdater(policy, engine, reference, algorithm=algorithm, rollout=rollout)
     return step(groups, size_of(groups, rollout.max_new_tokens))

@@ -44,7 +44,7 @@ def load(folder: Path, **more: object) -> HfVlmPolicy:
     return HfVlmPolicy(str(folder), ImageSize(), **{"dtype": "float32", **more})  # type: ignore[arg-type]
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
@@ -63,12 +63,12 @@ def test_two_calls_equal_the_mask(
             checkpoint,
             attention=base,
             packed_attention=packed,
-            train_tower=True,
+            train_vision_encoder=True,
             checkpoint_activations="full" if recompute else "none",
         ).train()
         prompts = [
-            policy.encode(picture(100, 140), "the roof", PromptConfig()),
-            policy.encode(picture(60, 84), "a", PromptConfig()),
+            policy.encode(image(100, 140), "the roof", PromptConfig()),
+            policy.encode(image(60, 84), "a", PromptConfig()),
         ]
         logp = policy.logprobs(policy.embed(prompts), IDS).logp
         (logp * torch.arange(1.0, 21.0).view(2, 2, 5)).sum().backward()
@@ -91,7 +91,7 @@ def test_nothing_is_computed_for_siblings(qwen: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(attention, "scaled_dot_product_attention", seen)
     policy = load(qwen)
-    prompt = policy.encode(picture(100, 140), "the roof", PromptConfig())
+    prompt = policy.encode(image(100, 140), "the roof", PromptConfig())
     count = len(prompt.input_ids)
     policy.logprobs(policy.embed([prompt]), [[(45,) * 6] * 5])
     heads, kv, size = 4, 2, 16
@@ -148,15 +148,15 @@ class Alternating:
     [
         ({"lora_rank": 2}, 0.1, 1),
         ({"lora_rank": 2}, 0.0, 1),
-        ({"train_tower": False}, 0.1, 1),
-        ({"train_tower": True}, 0.0, 2),
-        ({"train_tower": True}, 0.1, 3),
+        ({"train_vision_encoder": False}, 0.1, 1),
+        ({"train_vision_encoder": True}, 0.0, 2),
+        ({"train_vision_encoder": True}, 0.1, 3),
     ],
 )
-def test_tower_passes_of_a_step(
+def test_vision_encoder_passes_of_a_step(
     qwen: Path, more: dict[str, object], beta: float, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once with a frozen tower, twice with a trained one, three times where a reference has a tower of its own."""
+    """Once with a frozen vision encoder, twice with a trained one, three times where a reference has a vision encoder of its own."""
     policy = load(qwen, **more).train()
     reference = make_reference(policy, beta)
     looked: list[int] = []
@@ -169,7 +169,7 @@ def test_tower_passes_of_a_step(
         lambda _m, _a, kwargs: tokens.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
     )
     sample = Sample(
-        sample_id="a", image=picture(84, 84), query="a", target_mask=None, cues=(), dataset="d", split="train"
+        sample_id="a", image=image(84, 84), query="a", target_mask=None, weak_labels=(), dataset="d", split="train"
     )
     rollout = RolloutConfig(max_new_tokens=5)
     algorithm = AlgorithmConfig(group_size=3, beta=beta, scale_advantages=True)
@@ -259,10 +259,10 @@ def test_one_call_over_sequences_equals_the_mask(
     monkeypatch.setattr(attention, "takes_sequences", lambda hidden: True)
     found = []
     for packed in ("two_calls", "mask"):
-        policy = load(checkpoint, packed_attention=packed, train_tower=True).train()
+        policy = load(checkpoint, packed_attention=packed, train_vision_encoder=True).train()
         prompts = [
-            policy.encode(picture(100, 140), "the roof", PromptConfig()),
-            policy.encode(picture(60, 84), "a", PromptConfig()),
+            policy.encode(image(100, 140), "the roof", PromptConfig()),
+            policy.encode(image(60, 84), "a", PromptConfig()),
         ]
         logp = policy.logprobs(policy.embed(prompts), IDS).logp
         (logp * torch.arange(1.0, 21.0).view(2, 2, 5)).sum().backward()
@@ -310,7 +310,7 @@ def test_recomputation_changes_no_gradient_and_what_is_kept(checkpoint: Path) ->
             for name, parameter in policy.named_parameters():
                 if "lora_B" in name:
                     parameter.fill_(0.01)
-        prompts = [policy.encode(picture(100, 140), "the roof", PromptConfig())]
+        prompts = [policy.encode(image(100, 140), "the roof", PromptConfig())]
         embedded = policy.embed(prompts)
         with FlopCounterMode(display=False) as counter:
             policy.logprobs(embedded, IDS[:1]).logp.sum().backward()
@@ -371,17 +371,17 @@ def test_a_missing_liger_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_features_outlive_a_step_where_wanted(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frozen tower looks at a picture once an epoch or once at all; a small cache forgets the oldest."""
+    """A frozen vision encoder looks at an image once an epoch or once at all; a small cache forgets the oldest."""
     looked: list[int] = []
     stock = Qwen25VL.features
     monkeypatch.setattr(
         Qwen25VL, "features", lambda self, core, inputs: (looked.append(len(inputs)), stock(self, core, inputs))[1]
     )
-    pictures = [picture(100, 140), picture(60, 84)]
+    images = [image(100, 140), image(60, 84)]
     forgetful, remembering = load(qwen), load(qwen, feature_cache_gib=1.0)
 
     def look(policy: HfVlmPolicy) -> list[torch.Tensor]:
-        return [e.embeddings for e in policy.embed([policy.encode(p, "a", PromptConfig()) for p in pictures])]
+        return [e.embeddings for e in policy.embed([policy.encode(p, "a", PromptConfig()) for p in images])]
 
     first = look(forgetful)
     look(forgetful)

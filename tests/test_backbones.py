@@ -47,10 +47,10 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def policy(family: str, checkpoints: dict[str, Path]) -> HfVlmPolicy:
-    return HfVlmPolicy(str(checkpoints[family]), ImageSize(), dtype="float32", train_tower=True)
+    return HfVlmPolicy(str(checkpoints[family]), ImageSize(), dtype="float32", train_vision_encoder=True)
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
@@ -64,8 +64,8 @@ def stock_inputs(policy: HfVlmPolicy, prompt: EncodedPrompt, completion: tuple[i
 
 
 def test_packed_rows_equal_the_stock_model(policy: HfVlmPolicy) -> None:
-    """Log-probabilities and gradients of [prompt | c1 | c2], pictures of two sizes, against one row a completion."""
-    prompts = [policy.encode(picture(100, 140), "the roof", PROMPT), policy.encode(picture(84, 84), "a", PROMPT)]
+    """Log-probabilities and gradients of [prompt | c1 | c2], images of two sizes, against one row a completion."""
+    prompts = [policy.encode(image(100, 140), "the roof", PROMPT), policy.encode(image(84, 84), "a", PROMPT)]
     ids = [[(45, 46, 47), (48, 49)], [(50,), (51, 52, 53, 54)]]
     logp = policy.logprobs(policy.embed(prompts), ids).logp
     logp.sum().backward()
@@ -85,10 +85,10 @@ def test_packed_rows_equal_the_stock_model(policy: HfVlmPolicy) -> None:
 
 
 def test_greedy_answers_equal_generate(policy: HfVlmPolicy) -> None:
-    prompts = [policy.encode(picture(100, 140), "the roof", PROMPT), policy.encode(picture(84, 84), "a", PROMPT)]
+    prompts = [policy.encode(image(100, 140), "the roof", PROMPT), policy.encode(image(84, 84), "a", PROMPT)]
     ours = policy.generate(policy.embed(prompts), None, group_size=2, max_new_tokens=12)
     first, second = (group[0] for group in ours)
-    assert abs(first.logprobs[0] - second.logprobs[0]) > 1e-4  # the picture and question matter
+    assert abs(first.logprobs[0] - second.logprobs[0]) > 1e-4  # the image and question matter
     for prompt, group in zip(prompts, ours, strict=True):
         stock = policy.stock.generate(**stock_inputs(policy, prompt), max_new_tokens=12, do_sample=False)
         expected = tuple(stock[0, len(prompt.input_ids) :].tolist())
@@ -127,13 +127,13 @@ def image_only(family: str, policy: HfVlmPolicy) -> Any:
 
 
 def test_the_question_equals_the_stock_processors(family: str, policy: HfVlmPolicy) -> None:
-    """Token ids and pixels, from a square picture, which LLaVA's own processor does not crop."""
-    image = picture(120, 120)
-    prompt = policy.encode(image, "the roof", PROMPT)
+    """Token ids and pixels, from a square image, which LLaVA's own processor does not crop."""
+    square = image(120, 120)
+    prompt = policy.encode(square, "the roof", PROMPT)
     words = policy.tokenizer.apply_chat_template(
         build_messages("the roof", prompt.frame, PROMPT), tokenize=False, add_generation_prompt=True
     )
-    stock = image_only(family, policy)(images=[image], text=[words], return_tensors="pt")
+    stock = image_only(family, policy)(images=[square], text=[words], return_tensors="pt")
     assert stock["input_ids"][0].tolist() == prompt.input_ids.tolist()
     pixels = stock["pixel_values"].reshape(prompt.inputs["pixel_values"].shape)
     # LLaVA resizes with our area average instead of the processor's bicubic filter
@@ -151,7 +151,7 @@ def test_frames_round_trip(
     policy = HfVlmPolicy(
         str(checkpoints[family]), ImageSize(resize=resize, max_pixels=area), coordinates=coordinates, dtype="float32"
     )
-    frame = policy.encode(picture(*size), "a", PROMPT).frame
+    frame = policy.encode(image(*size), "a", PROMPT).frame
     height, width = size
     assert (frame.image_height, frame.image_width) == size
     spoken = coordinates or {"qwen2_5_vl": "absolute"}.get(family, "thousand")
@@ -176,15 +176,15 @@ def test_fewer_pixels_give_fewer_tokens(checkpoints: dict[str, Path], family: st
     counts = []
     for bound in (None, area):
         policy = HfVlmPolicy(str(checkpoints[family]), ImageSize(max_pixels=bound), dtype="float32")
-        prompt = policy.encode(picture(200, 200), "a", PROMPT)
+        prompt = policy.encode(image(200, 200), "a", PROMPT)
         counts.append(int((prompt.input_ids == policy.image_token_id).sum()))
         policy.embed([prompt])  # as many features as tokens, or masked_scatter would not fit
     assert counts[1] < 0.7 * counts[0]
 
 
-def test_min_pixels_enlarges_a_small_picture(checkpoints: dict[str, Path]) -> None:
+def test_min_pixels_enlarges_a_small_image(checkpoints: dict[str, Path]) -> None:
     policy = HfVlmPolicy(str(checkpoints["qwen2_5_vl"]), ImageSize(min_pixels=40 * 28 * 28), dtype="float32")
-    prompt = policy.encode(picture(30, 30), "a", PROMPT)
+    prompt = policy.encode(image(30, 30), "a", PROMPT)
     assert int((prompt.input_ids == policy.image_token_id).sum()) >= 40
 
 
@@ -208,27 +208,27 @@ def test_bad_settings_name_their_key(checkpoints: dict[str, Path], make: Any, ke
 
 def test_a_ribbon_keeps_its_aspect_only_up_to_a_point(checkpoints: dict[str, Path]) -> None:
     policy = HfVlmPolicy(str(checkpoints["qwen2_5_vl"]), ImageSize(), dtype="float32")
-    with pytest.raises(ConfigError, match=r"policy\.image\.resize=keep: a picture of 20000 x 8 pixels"):
-        policy.encode(picture(8, 20_000), "a", PROMPT)
+    with pytest.raises(ConfigError, match=r"policy\.image\.resize=keep: an image of 20000 x 8 pixels"):
+        policy.encode(image(8, 20_000), "a", PROMPT)
     squared = HfVlmPolicy(str(checkpoints["qwen2_5_vl"]), ImageSize(resize="square", max_pixels=112**2))
-    assert squared.encode(picture(8, 20_000), "a", PROMPT).frame.image_width == 20_000
-    assert squared.encode(picture(1, 1), "a", PROMPT).frame.image_width == 1
+    assert squared.encode(image(8, 20_000), "a", PROMPT).frame.image_width == 20_000
+    assert squared.encode(image(1, 1), "a", PROMPT).frame.image_width == 1
 
 
-def test_a_question_cannot_hold_a_picture(policy: HfVlmPolicy) -> None:
+def test_a_question_cannot_hold_a_image(policy: HfVlmPolicy) -> None:
     token = policy.tokenizer.convert_ids_to_tokens(policy.image_token_id)
-    with pytest.raises(ConfigError, match="stands for the picture; reword it"):
-        policy.encode(picture(60, 60), f"{token} what", PROMPT)
+    with pytest.raises(ConfigError, match="stands for the image; reword it"):
+        policy.encode(image(60, 60), f"{token} what", PROMPT)
 
 
 def test_a_prompt_longer_than_the_context_is_refused(checkpoints: dict[str, Path]) -> None:
     policy = HfVlmPolicy(str(checkpoints["qwen2_5_vl"]), ImageSize(), dtype="float32")
-    count = len(policy.encode(picture(60, 60), "a", PROMPT).input_ids)
+    count = len(policy.encode(image(60, 60), "a", PROMPT).input_ids)
     policy.core.language_model.config.max_position_embeddings = count
     with pytest.raises(
         ConfigError, match=rf"take {count} tokens, the model's context has {count}; lower policy\.image"
     ):
-        policy.encode(picture(60, 60), "a", PROMPT)
+        policy.encode(image(60, 60), "a", PROMPT)
 
 
 def test_one_file_and_one_option_for_each_family() -> None:
@@ -265,5 +265,5 @@ def test_published_shapes(option: str) -> None:
     count = sum(p.numel() for p in model.parameters())
     assert count == pytest.approx(published.parameters, rel=0.01)
     family = backbone_of(published.model_type)
-    for part in family.tower:
+    for part in family.vision_encoder:
         assert hasattr(model.model, part)

@@ -1,4 +1,4 @@
-"""Bad input and bad luck: odd pictures go through, what cannot go through is one clear line, and nothing is lost."""
+"""Bad input and bad luck: odd images go through, what cannot go through is one clear line, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from grasp_rl.policies.tiny.policy import SIDE, TinyPolicy
 from grasp_rl.policies.types import EmbeddedPrompt
 from grasp_rl.prompts.render import format_answer
 from grasp_rl.rollouts.generators.in_process import InProcess
-from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import checkpoints
 from grasp_rl.runs.run_dir import STATUS
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
@@ -96,9 +96,9 @@ def speaker() -> Speaker:
     return Speaker()
 
 
-def dataset_of(folder: Path, picture: Pillow.Image) -> Path:
-    """One row about one picture, for every split."""
-    picture.save(folder / "a.png")
+def dataset_of(folder: Path, image: Pillow.Image) -> Path:
+    """One row about one image, for every split."""
+    image.save(folder / "a.png")
     rows = [
         {"id": split, "image": "a.png", "query": "the roof", "polygons": [BOX], "split": split}
         for split in ("train", "val", "test")
@@ -118,12 +118,14 @@ ODD: dict[str, Callable[[], Pillow.Image]] = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_odd_pictures_go_all_the_way(kind: str, tmp_path: Path, speaker: Speaker) -> None:
+def test_odd_images_go_all_the_way(kind: str, tmp_path: Path, speaker: Speaker) -> None:
     """Read, asked about, segmented, rewarded and drawn."""
     source = JsonlSource(str(dataset_of(tmp_path, ODD[kind]())))
-    judge = Judge(segmenter=GrabCutSegmenter(), reward=rubric("grasp"), prompt=PROMPT, parsing=ParsingConfig())
+    pipeline = RewardPipeline(
+        segmenter=GrabCutSegmenter(), reward=rubric("grasp"), prompt=PROMPT, parsing=ParsingConfig()
+    )
     config = EvaluationConfig(batch_size=1, bootstrap_samples=5, overlays=1)
-    scored = evaluate(speaker, judge, source.split("test"), config=config, limit=None, folder=tmp_path / "out")
+    scored = evaluate(speaker, pipeline, source.split("test"), config=config, limit=None, folder=tmp_path / "out")
     assert scored.metrics["parsed"] == 1
     assert scored.records[0]["size"] == list(source.split("test")[0].size)
     assert len(list((tmp_path / "out/overlays").glob("*.png"))) == 1
@@ -164,7 +166,7 @@ def _no_val(folder: Path) -> None:
     path.write_text(path.read_text().replace('"split": "val"', '"split": "train"'))
 
 
-def _torn_picture(folder: Path) -> None:
+def _torn_image(folder: Path) -> None:
     path = folder / "images/islands.jpg"
     path.write_bytes(path.read_bytes()[:5000])
 
@@ -176,7 +178,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], None], str]] = {
         _no_val,
         "data split 'val': d/annotations.jsonl has train (6 rows), test (3 rows); add rows with it, or",
     ),
-    "torn picture": (_torn_picture, "d/annotations.jsonl:8: image: d/images/islands.jpg: damaged or truncated"),
+    "torn image": (_torn_image, "d/annotations.jsonl:8: image: d/images/islands.jpg: damaged or truncated"),
 }
 
 
@@ -305,7 +307,7 @@ def _rows(path: Path) -> list[Record]:
 
 
 class Spoilt:
-    """Drawn scenes whose train split has garbage for masks, made after the cues were."""
+    """Drawn scenes whose train split has garbage for masks, made after the weak labels were."""
 
     def __init__(self) -> None:
         self.inner = SyntheticSource(train_size=8, test_size=4)
@@ -337,7 +339,7 @@ def trainer(folder: Path, data: DataSource, reward: Any, every: int = 0) -> Trai
         prompt=PROMPT,
         algorithm=AlgorithmConfig(steps=3, prompts_per_step=4, group_size=4),
         optimizer=OptimizerConfig(lr=1e-3),
-        rollout=RolloutConfig(max_new_tokens=48, judge="inline"),
+        rollout=RolloutConfig(max_new_tokens=48, pipeline="inline"),
         evaluation=EvaluationConfig(every=every, overlays=0, bootstrap_samples=5),
         checkpoint=CheckpointConfig(every=1),
     )
@@ -375,7 +377,7 @@ def test_samples_lose_their_masks_before_a_mask_free_reward(tmp_path: Path) -> N
     questions = Spoilt().split("train")
     assert all(sample.target_mask is None for sample in free.questions(0))
     assert all(sample.target_mask is not None for sample in paid.questions(0))
-    assert not hasattr(free.judge.reference(questions[0]), "target_mask")
+    assert not hasattr(free.pipeline.reference(questions[0]), "target_mask")
 
 
 def test_boxes_alone_are_enough(tmp_path: Path) -> None:

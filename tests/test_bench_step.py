@@ -18,8 +18,8 @@ from grasp_rl.bench.task import Pipe, Task, messages
 from grasp_rl.cli import main as command_line
 
 GROUPS, LENGTH, SIDE = 3, 5, 112
-TOWER_PASSES = {"lora": 1, "full": 3}
-"""Of the picture in a step: a frozen tower looks once, a trained one for rollout, reference and policy each."""
+ENCODER_PASSES = {"lora": 1, "full": 3}
+"""Of the image in a step: a frozen vision encoder looks once, a trained one for rollout, reference and policy each."""
 SIZES = ["--shape", "smoke", "--groups", "3", "--length", "5", "--side", "112", "--repeats", "1"]
 
 
@@ -42,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prompt_tokens(side: int) -> int:
-    """P by the tokenizer alone: the picture's one token stands for (side / 28)^2."""
+    """P by the tokenizer alone: the image's one token stands for (side / 28)^2."""
     ids = build_words().apply_chat_template(messages(side), tokenize=True, add_generation_prompt=True)["input_ids"]
     return len(ids) - 1 + (side // 28) ** 2
 
@@ -57,7 +57,7 @@ def test_our_counts_are_exact(model: Path, mode: str, questions: int) -> None:
     assert len(steps) == 2
     for row in steps:
         assert row["counts"] == {
-            "tower_pictures": questions * TOWER_PASSES[mode],
+            "vision_encoder_images": questions * ENCODER_PASSES[mode],
             "prefill_tokens": questions * prompt,
             "decode_tokens": questions * GROUPS * (LENGTH - 1),
             "reference_tokens": questions * (prompt + GROUPS * LENGTH),
@@ -70,18 +70,18 @@ def test_our_counts_are_exact(model: Path, mode: str, questions: int) -> None:
 
 def test_the_standard_shape_keeps_the_proportions_of_the_3b() -> None:
     published = Shape(
-        hidden=2048, layers=36, heads=16, kv_heads=2, intermediate=11008, tower_hidden=1280, tower_layers=32,
-        tower_heads=16, tower_intermediate=3420,
+        hidden=2048, layers=36, heads=16, kv_heads=2, intermediate=11008, vision_hidden=1280, vision_layers=32,
+        vision_heads=16, vision_intermediate=3420,
     )  # fmt: skip
     for shape in (Shape(), published):
         assert shape.heads // shape.kv_heads == 8
-        assert 0.7 < shape.tower_flops(3600) / shape.language_flops(1200) < 0.8
-        assert shape.tower_full_attention[-1] == shape.tower_layers - 1
-        assert len(shape.tower_full_attention) * 8 == shape.tower_layers
+        assert 0.7 < shape.vision_flops(3600) / shape.language_flops(1200) < 0.8
+        assert shape.vision_full_attention[-1] == shape.vision_layers - 1
+        assert len(shape.vision_full_attention) * 8 == shape.vision_layers
 
 
 def test_the_summary_is_the_median_and_refuses_counts_that_differ() -> None:
-    steps = [{"cpu_s": s, "wall_s": 2 * s, "peak_mib": 1.0, "counts": {"policy_tokens": 7}, "phases": {"tower": s}}
+    steps = [{"cpu_s": s, "wall_s": 2 * s, "peak_mib": 1.0, "counts": {"policy_tokens": 7}, "phases": {"vision_encoder": s}}
              for s in (1.0, 4.0, 2.0)]  # fmt: skip
     found = summary(steps, tokens=8)
     assert found["cpu_s"] == {"median": 2.0, "min": 1.0, "max": 4.0}
@@ -148,7 +148,7 @@ def test_both_sides_do_the_same_work(mode: str, questions: int, capsys: pytest.C
     here, there = told["sides"]["ours"], told["sides"]["trl"]
     rows = questions * GROUPS
     assert there["counts"] == {
-        "tower_pictures": 3 * rows,
+        "vision_encoder_images": 3 * rows,
         "prefill_tokens": rows * prompt,
         "decode_tokens": rows * (LENGTH - 1),
         "reference_tokens": rows * (prompt + LENGTH),

@@ -236,7 +236,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trace]:
         yield trace
 
 
-def picture(height: int, width: int = 84) -> np.ndarray:
+def image(height: int, width: int = 84) -> np.ndarray:
     return np.random.default_rng(height).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
@@ -273,7 +273,7 @@ OF_FAMILY: dict[str, dict[str, dict[str, int]]] = {
         "embed": {"to the device: llava_onevision.py features > modeling_llava_onevision.py pack_image_features": 1},
     },
 }
-WITH_TOWER = {
+WITH_VISION_ENCODER = {
     "llava_onevision": {
         "update": {"to the device: llava_onevision.py features > modeling_llava_onevision.py pack_image_features": 4},
     },
@@ -282,12 +282,24 @@ PINNED = {"embed": 4, "generate": 2, "generate unpadded": 2, "decode step": 0, "
 """At most so many copies that nobody waits for; each costs a launch."""
 
 
-@pytest.mark.parametrize("train_tower", [False, True])
-def test_nothing_waits_but_what_is_listed(checkpoint: Path, train_tower: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    lora = 0 if train_tower else 2
-    policy = HfVlmPolicy(str(checkpoint), ImageSize(), dtype="bfloat16", train_tower=train_tower, lora_rank=lora)
+@pytest.mark.parametrize("train_vision_encoder", [False, True])
+def test_nothing_waits_but_what_is_listed(
+    checkpoint: Path, train_vision_encoder: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = 0 if train_vision_encoder else 2
+    policy = HfVlmPolicy(
+        str(checkpoint), ImageSize(), dtype="bfloat16", train_vision_encoder=train_vision_encoder, lora_rank=lora
+    )
     samples = [
-        Sample(sample_id=query, image=picture(size), query=query, target_mask=None, cues=(), dataset="d", split="train")
+        Sample(
+            sample_id=query,
+            image=image(size),
+            query=query,
+            target_mask=None,
+            weak_labels=(),
+            dataset="d",
+            split="train",
+        )
         for query, size in (("a", 60), ("the roof", 112))
     ]
     rollout = RolloutConfig(max_new_tokens=5)
@@ -320,7 +332,7 @@ def test_nothing_waits_but_what_is_listed(checkpoint: Path, train_tower: bool, m
     family = checkpoint.name
     for phase, listed in EVERYWHERE.items():
         allowed = Counter(listed)
-        for more in (OF_FAMILY, WITH_TOWER if train_tower else {}):
+        for more in (OF_FAMILY, WITH_VISION_ENCODER if train_vision_encoder else {}):
             allowed += Counter(more.get(family, {}).get(phase, {}))
         found = trace.found.get(phase, Counter())
         pinned = sum(found.pop(key) for key in list(found) if key.startswith("pinned"))
@@ -343,8 +355,8 @@ def test_rows_go_by_two_calls_where_the_kernel_has_other_arguments(
     for dtype in ("float32", "bfloat16"):
         found = []
         for device in ("cpu", "cuda"):
-            policy = HfVlmPolicy(str(folder), ImageSize(), dtype=dtype, train_tower=True).train()
-            prompts = [policy.encode(picture(size), "the roof", PromptConfig()) for size in (60, 112)]
+            policy = HfVlmPolicy(str(folder), ImageSize(), dtype=dtype, train_vision_encoder=True).train()
+            prompts = [policy.encode(image(size), "the roof", PromptConfig()) for size in (60, 112)]
             with monkeypatch.context() as patch, pretended(patch) as trace:
                 patch.setattr(attention, "varlen_attn", lambda query, key, value: query)
                 if device == "cuda":
@@ -382,7 +394,7 @@ def test_flash_attention_gets_its_ends_on_the_device(
         for implementation in ("sdpa", "flash_attention_2"):
             monkeypatch.setattr(policy.core.visual.config, "_attn_implementation", implementation)
             with pytest.raises(Asked):
-                policy.embed([policy.encode(picture(112), "a", PromptConfig())])
+                policy.embed([policy.encode(image(112), "a", PromptConfig())])
     ends = {name: value for name, value in given["sdpa"].items() if "_cu_" in name}
     longest = {"image_cu_seqlens": "image_max_seqlen", "image_cu_window_seqlens": "image_max_window_seqlen"}
     assert ends

@@ -31,7 +31,7 @@ WORDS = [
     "policy.weights=warm_start", "reward=think2seg", "segmenter=box_fill", f"algorithm.steps={STEPS}",
     "algorithm.prompts_per_step=4", "algorithm.group_size=4", "optimizer.lr=1e-4", "checkpoint.every=5",
     "evaluation.every=0", "evaluation.test_limit=2", "evaluation.overlays=0", "rollout.max_new_tokens=64",
-    "evaluation.max_new_tokens=8", "rollout.judge=inline",
+    "evaluation.max_new_tokens=8", "rollout.reward_worker=inline",
 ]  # fmt: skip
 LAYOUTS = {
     "local": [],

@@ -26,7 +26,7 @@ from grasp_rl.interfaces import Components, CoordinateFrame
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.prompts.render import format_answer
 from grasp_rl.rollouts.generators.in_process import InProcess
-from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 from grasp_rl.tracking.null import NullTracker
 from grasp_rl.types import Completion, FinishReason, Sample
@@ -50,8 +50,10 @@ def policy() -> TinyPolicy:
     return TinyPolicy(weights="random")
 
 
-def judge(reward: Any = None) -> Judge:
-    return Judge(segmenter=GrabCutSegmenter(), reward=reward or rubric("grasp"), prompt=PROMPT, parsing=ParsingConfig())
+def pipeline(reward: Any = None) -> RewardPipeline:
+    return RewardPipeline(
+        segmenter=GrabCutSegmenter(), reward=reward or rubric("grasp"), prompt=PROMPT, parsing=ParsingConfig()
+    )
 
 
 class Changed:
@@ -73,7 +75,7 @@ def test_two_runs_write_equal_bytes_and_the_numbers_come_back(policy: TinyPolicy
     results = [
         evaluate(
             policy,
-            judge(),
+            pipeline(),
             SOURCE.split("val"),
             config=CONFIG,
             limit=6,
@@ -96,22 +98,24 @@ def test_two_runs_write_equal_bytes_and_the_numbers_come_back(policy: TinyPolicy
     assert [r["sample_id"] for r in results[0].records] == [f"val-0-{i}" for i in range(6)]
     overlays = sorted(path.name for path in (tmp_path / "one" / "overlays").iterdir())
     assert overlays == ["000_val-0-0.png", "001_val-0-1.png"]
-    with Pillow.open(tmp_path / "one" / "overlays" / overlays[0]) as picture:
-        assert picture.size[0] == 336
+    with Pillow.open(tmp_path / "one" / "overlays" / overlays[0]) as image:
+        assert image.size[0] == 336
 
 
 def follow(text: str | None, sample: Sample, reward: Any = None) -> dict[str, Any]:
-    """The record of one sample answered by ``text``, or by its own cues."""
+    """The record of one sample answered by ``text``, or by its own weak labels."""
     height, width = sample.size
     frame = CoordinateFrame(width=width, height=height, image_width=width, image_height=height)
-    spoken = text if text is not None else format_answer(sample.cues or (), "", frame, PROMPT)
+    spoken = text if text is not None else format_answer(sample.weak_labels or (), "", frame, PROMPT)
     completion = Completion(token_ids=(1,), logprobs=(0.0,), text=spoken, finish_reason=FinishReason.STOP)
-    asked = evaluation._judge_for(sample, judge(reward))
-    return record_of(sample, asked.follow(sample, frame, [completion])[0], boxes=True, protocol=OURS)
+    asked = evaluation._pipeline_for(sample, pipeline(reward))
+    return record_of(sample, asked.run(sample, frame, [completion])[0], boxes=True, protocol=OURS)
 
 
 def test_the_right_answer_scores_high() -> None:
-    scene = next(s for s in map(SOURCE.split("val").__getitem__, range(50)) if s.cues and len(s.cues) == 1)
+    scene = next(
+        s for s in map(SOURCE.split("val").__getitem__, range(50)) if s.weak_labels and len(s.weak_labels) == 1
+    )
     record = follow(None, scene)
     assert record["status"] == "ok"
     assert record["instances"] == 1
@@ -126,7 +130,7 @@ def test_the_right_answer_scores_high() -> None:
 
 
 def test_no_target() -> None:
-    scene = next(s for s in map(SOURCE.split("val").__getitem__, range(80)) if s.cues == ())
+    scene = next(s for s in map(SOURCE.split("val").__getitem__, range(80)) if s.weak_labels == ())
     silent, talking, broken = (follow(text, scene) for text in ("<answer>[]</answer>", ANSWER, "nonsense"))
     assert (silent["empty"], silent["iou"], silent["union"]) == (True, 1.0, 0)
     assert (talking["empty"], talking["iou"]) == (False, 0.0)
@@ -149,7 +153,7 @@ ANSWER = '<answer>[{"bbox_2d":[10,10,60,60],"positive_points":[[30,30],[40,40]]}
     ],
 )
 def test_what_a_sample_lacks_is_left_out(policy: TinyPolicy, removed: Any, reward: Any, rewarded: bool) -> None:
-    scored = evaluate(policy, judge(reward), Changed(**removed), config=CONFIG, limit=3)
+    scored = evaluate(policy, pipeline(reward), Changed(**removed), config=CONFIG, limit=3)
     assert ("reward" in scored.metrics) == rewarded == any(name.startswith("term/") for name in scored.metrics)
     assert ("giou" in scored.metrics) == ("cues" in removed)
     assert ("box_iou" in scored.metrics) == ("target_mask" in removed)
@@ -159,7 +163,7 @@ def test_what_a_sample_lacks_is_left_out(policy: TinyPolicy, removed: Any, rewar
 
 def test_nothing_to_score_by(policy: TinyPolicy) -> None:
     with pytest.raises(ConfigError, match="val-0-0 of synthetic has neither mask nor cues"):
-        evaluate(policy, judge(), Changed(cues=None, target_mask=None), config=CONFIG, limit=1)
+        evaluate(policy, pipeline(), Changed(weak_labels=None, target_mask=None), config=CONFIG, limit=1)
 
 
 def test_the_policy_is_left_as_it_was(policy: TinyPolicy) -> None:
@@ -169,7 +173,7 @@ def test_the_policy_is_left_as_it_was(policy: TinyPolicy) -> None:
     gradients = [parameter.requires_grad for parameter in policy.parameters()]
     seen: list[bool] = []
     handle = policy.core.language_model.register_forward_hook(lambda m, *_: seen.append(m.training))
-    evaluate(policy, judge(), SOURCE.split("val"), config=CONFIG, limit=1)
+    evaluate(policy, pipeline(), SOURCE.split("val"), config=CONFIG, limit=1)
     handle.remove()
     assert seen
     assert not any(seen)
@@ -182,11 +186,11 @@ def test_a_failed_segmenter_is_an_empty_mask() -> None:
         def decode(self, embedding: Any, prompts: Any) -> Any:
             return replace(super().decode(embedding, prompts), error="out of memory")
 
-    scene = next(s for s in map(SOURCE.split("val").__getitem__, range(50)) if s.cues)
+    scene = next(s for s in map(SOURCE.split("val").__getitem__, range(50)) if s.weak_labels)
     completion = Completion(token_ids=(1,), logprobs=(0.0,), text=ANSWER, finish_reason=FinishReason.STOP)
     frame = CoordinateFrame(width=112, height=112, image_width=112, image_height=112)
-    asked = replace(judge(), segmenter=Failing(), always_segment=True)
-    record = record_of(scene, asked.follow(scene, frame, [completion])[0], boxes=True, protocol=OURS)
+    asked = replace(pipeline(), segmenter=Failing(), always_segment=True)
+    record = record_of(scene, asked.run(scene, frame, [completion])[0], boxes=True, protocol=OURS)
     assert record["segmenter_error"] == "out of memory"
     assert record["iou"] == 0
     assert record["empty"] is False
@@ -231,7 +235,7 @@ def test_the_verb(policy: TinyPolicy, tmp_path: Path, kind: Literal["run", "poli
         generator=InProcess(),
     )
     result = evaluation.run(config, components)
-    expected = evaluate(other, judge(), SOURCE.split("test"), config=settings, limit=3)
+    expected = evaluate(other, pipeline(), SOURCE.split("test"), config=settings, limit=3)
     assert result["split"] == "test"
     assert result["samples"] == 3
     assert result["metrics"]["giou"] == expected.metrics["giou"]
@@ -244,5 +248,5 @@ def test_the_verb(policy: TinyPolicy, tmp_path: Path, kind: Literal["run", "poli
 
 
 def test_records_are_plain_json(policy: TinyPolicy) -> None:
-    scored = evaluate(policy, judge(), SOURCE.split("val"), config=CONFIG, limit=2)
+    scored = evaluate(policy, pipeline(), SOURCE.split("val"), config=CONFIG, limit=2)
     assert json.loads(json.dumps(scored.records[0])).keys() == scored.records[0].keys()

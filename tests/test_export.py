@@ -21,7 +21,7 @@ AERIAL = Path(__file__).parent / "data/aerial"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiny_sam2: Path) -> Path:
-    """Two optimizer steps of a LoRA adapter on a tiny Qwen2.5-VL, real pictures and a tiny SAM 2, through the door."""
+    """Two optimizer steps of a LoRA adapter on a tiny Qwen2.5-VL, real images and a tiny SAM 2, through the door."""
     folder = tmp_path_factory.mktemp("run")
     model = tiny_models.build("qwen2_5_vl", folder / "model")
     words = [

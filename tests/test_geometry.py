@@ -100,7 +100,7 @@ def test_interior_points_are_the_deepest_pixels() -> None:
     two = rectangle(12, 30, (1, 1, 10, 10)) | rectangle(12, 30, (20, 3, 25, 8))  # a large square and a small one
     assert interior_points(two, 1) == ((5.5, 5.5),)
     assert (22.5, 5.5) in interior_points(two, 8)
-    assert interior_points(np.ones((5, 5), bool), 1) == ((2.5, 2.5),)  # the picture's edge counts as an edge
+    assert interior_points(np.ones((5, 5), bool), 1) == ((2.5, 2.5),)  # the image's edge counts as an edge
 
 
 def test_interior_points_of_small_and_empty_masks() -> None:

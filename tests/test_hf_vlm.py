@@ -61,7 +61,7 @@ def move(policy: HfVlmPolicy) -> None:
 
 
 def test_full_weights_are_read_by_plain_transformers(checkpoint: Path, tmp_path: Path) -> None:
-    policy = load(checkpoint, train_tower=True)
+    policy = load(checkpoint, train_vision_encoder=True)
     before = logits_of(policy.stock, policy)
     move(policy)
     policy.save(tmp_path)
@@ -71,22 +71,22 @@ def test_full_weights_are_read_by_plain_transformers(checkpoint: Path, tmp_path:
     assert torch.equal(logits_of(plain, policy), after)
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template == policy.tokenizer.chat_template
     assert AutoImageProcessor.from_pretrained(tmp_path, backend="pil") is not None
-    again = load(checkpoint, train_tower=True)
+    again = load(checkpoint, train_vision_encoder=True)
     again.load_weights(tmp_path)
     assert torch.equal(logits_of(again.stock, again), after)
     assert torch.equal(logits_of(load(tmp_path).stock, policy), after)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's own call
-@pytest.mark.parametrize("tower", [False, True])
-def test_an_adapter_is_read_by_plain_peft(checkpoint: Path, tmp_path: Path, tower: bool) -> None:
-    policy = load(checkpoint, lora_rank=4, train_tower=tower)
+@pytest.mark.parametrize("vision_encoder", [False, True])
+def test_an_adapter_is_read_by_plain_peft(checkpoint: Path, tmp_path: Path, vision_encoder: bool) -> None:
+    policy = load(checkpoint, lora_rank=4, train_vision_encoder=vision_encoder)
     adapters = [name for name, p in policy.named_parameters() if p.requires_grad]
     assert adapters
     assert all("lora_" in name for name in adapters)
     assert any("language_model" in name for name in adapters)
-    assert any("language_model" not in name for name in adapters) == tower
-    assert policy.train_tower == tower
+    assert any("language_model" not in name for name in adapters) == vision_encoder
+    assert policy.train_vision_encoder == vision_encoder
     move(policy)
     policy.save(tmp_path)
     after = logits_of(policy.model, policy)
@@ -97,7 +97,7 @@ def test_an_adapter_is_read_by_plain_peft(checkpoint: Path, tmp_path: Path, towe
     assert (after - untouched).abs().max() > 0.01
     with policy.adapter_disabled():
         assert torch.equal(logits_of(policy.model, policy), untouched)
-    again = load(checkpoint, lora_rank=4, train_tower=tower)
+    again = load(checkpoint, lora_rank=4, train_vision_encoder=vision_encoder)
     again.load_weights(tmp_path)
     assert torch.equal(logits_of(again.model, again), after)
 
@@ -113,11 +113,11 @@ def test_a_frozen_copy_stays_where_it_was(qwen: Path) -> None:
     assert load(qwen, lora_rank=2).make_reference() is None
 
 
-def test_the_frozen_tower_takes_no_gradient(qwen: Path) -> None:
+def test_the_frozen_vision_encoder_takes_no_gradient(qwen: Path) -> None:
     for trained in (False, True):
-        policy = load(qwen, train_tower=trained)
+        policy = load(qwen, train_vision_encoder=trained)
         policy.logprobs(policy.embed([asked(policy)]), [[(45, 46), (47,)]]).logp.sum().backward()
-        found = any(p.grad is not None for p in policy.tower_parameters())
+        found = any(p.grad is not None for p in policy.vision_encoder_parameters())
         assert found == trained
         assert policy.stock.lm_head.weight.grad is not None
 
@@ -127,7 +127,10 @@ def test_recomputed_activations_give_the_same_gradient(checkpoint: Path, rank: i
     gradients = []
     for recompute in (False, True):
         policy = load(
-            checkpoint, lora_rank=rank, train_tower=True, checkpoint_activations="full" if recompute else "none"
+            checkpoint,
+            lora_rank=rank,
+            train_vision_encoder=True,
+            checkpoint_activations="full" if recompute else "none",
         ).train()
         move(policy)
         calls = []

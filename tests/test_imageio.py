@@ -1,4 +1,4 @@
-"""Reading pictures: every kind of file gives the defined pixels or one clear error."""
+"""Reading images: every kind of file gives the defined pixels or one clear error."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def rgb() -> np.ndarray:
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None, **options: Any) -> Path:
-    picture = Pillow.fromarray(array)
-    (picture.convert(mode) if mode else picture).save(path, **options)
+    image = Pillow.fromarray(array)
+    (image.convert(mode) if mode else image).save(path, **options)
     return path
 
 
@@ -57,11 +57,11 @@ def test_grey_and_one_bit(tmp_path: Path, rgb: np.ndarray) -> None:
 
 
 def test_palette(tmp_path: Path) -> None:
-    picture = Pillow.new("P", (4, 3), 1)
-    picture.putpalette([0, 0, 0, 10, 20, 30])
-    picture.save(tmp_path / "p.png")
+    image = Pillow.new("P", (4, 3), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.save(tmp_path / "p.png")
     assert (read_image(tmp_path / "p.png") == (10, 20, 30)).all()
-    picture.save(tmp_path / "t.png", transparency=1)
+    image.save(tmp_path / "t.png", transparency=1)
     assert (read_image(tmp_path / "t.png") == 0).all()
 
 
@@ -132,7 +132,7 @@ def test_first_frame_of_several(tmp_path: Path) -> None:
     assert (read_image(tmp_path / "a.tif") == (255, 0, 0)).all()
 
 
-def test_a_very_wide_picture_is_read(tmp_path: Path) -> None:
+def test_a_very_wide_image_is_read(tmp_path: Path) -> None:
     wide = np.zeros((2, 30_000, 3), np.uint8)
     assert read_image(save(tmp_path / "a.png", wide)).shape == (2, 30_000, 3)
 
@@ -159,12 +159,12 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, side: int) -> No
     ("name", "content", "said"),
     [
         ("empty.png", b"", "an empty file"),
-        ("text.png", b"hello, world, this is text", "not a picture"),
-        ("svg.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
-        ("eps.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        ("text.png", b"hello, world, this is text", "not an image"),
+        ("svg.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+        ("eps.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
     ],
 )
-def test_what_is_no_picture(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+def test_what_is_no_image(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ImageError, match=f"{name}: .*{said}"):
         read_image(tmp_path / name)
@@ -181,7 +181,7 @@ def test_missing_file_folder_and_unreadable_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp", "gif", "bmp", "jp2", "ppm"])
-def test_damage_gives_a_picture_or_a_clear_error(tmp_path: Path, rgb: np.ndarray, ending: str) -> None:
+def test_damage_gives_a_image_or_a_clear_error(tmp_path: Path, rgb: np.ndarray, ending: str) -> None:
     whole = save(tmp_path / f"whole.{ending}", rgb).read_bytes()
     rng, path = np.random.default_rng(1), tmp_path / f"a.{ending}"
     damaged: list[bytes] = [whole[: int(len(whole) * part)] for part in (0.1, 0.5, 0.9)]
@@ -227,11 +227,11 @@ def test_a_jpeg_mask_is_cut_at_half(tmp_path: Path) -> None:
 
 def test_a_mask_of_another_size(tmp_path: Path) -> None:
     write_image(tmp_path / "m.png", np.ones((6, 8), bool))
-    with pytest.raises(ImageError, match=r"a mask of 8 x 6 pixels \(width x height\) for a picture of 6 x 8"):
+    with pytest.raises(ImageError, match=r"a mask of 8 x 6 pixels \(width x height\) for an image of 6 x 8"):
         read_mask(tmp_path / "m.png", (8, 6))
 
 
-def test_written_pictures_read_back(tmp_path: Path, rgb: np.ndarray) -> None:
+def test_written_images_read_back(tmp_path: Path, rgb: np.ndarray) -> None:
     write_image(tmp_path / "a.png", rgb)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), rgb)
     assert Pillow.open(io.BytesIO((tmp_path / "a.png").read_bytes())).format == "PNG"

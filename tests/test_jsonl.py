@@ -48,9 +48,9 @@ def row(number: int = 1, **changes: Any) -> dict[str, Any]:
 
 
 def write(folder: Path, *rows: Any) -> Path:
-    """A dataset in ``folder`` with one picture and these rows; text is written as it is."""
-    picture = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
-    write_image(folder / "a.png", picture)
+    """A dataset in ``folder`` with one image and these rows; text is written as it is."""
+    image = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+    write_image(folder / "a.png", image)
     lines = [item if isinstance(item, str) else json.dumps(item) for item in rows]
     (folder / "annotations.jsonl").write_text("".join(line + "\n" for line in lines))
     return folder
@@ -81,10 +81,10 @@ def test_every_form_gives_the_same_sample(tmp_path: Path) -> None:
         assert sample.image.shape == (*SIZE, 3)
         assert sample.target_mask is not None
         np.testing.assert_array_equal(sample.target_mask, mask)
-        assert sample.cues == dataset[0].cues
-        assert sample.cues is not None
-        assert [cue.box for cue in sample.cues] == [(3, 3, 6, 6)]
-        assert sample.cues[0].positive_points[0] == (4.5, 4.5)
+        assert sample.weak_labels == dataset[0].weak_labels
+        assert sample.weak_labels is not None
+        assert [weak_label.box for weak_label in sample.weak_labels] == [(3, 3, 6, 6)]
+        assert sample.weak_labels[0].positive_points[0] == (4.5, 4.5)
 
 
 def test_no_target(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_no_target(tmp_path: Path) -> None:
     dataset = train(write(tmp_path, *(row(number, **form) for number, form in enumerate(forms))))
     for index in range(len(forms)):
         sample = dataset[index]
-        assert sample.cues == ()
+        assert sample.weak_labels == ()
         assert sample.target_mask is not None
         assert not sample.target_mask.any()
 
@@ -104,18 +104,18 @@ def test_boxes_are_cues_without_points_and_there_is_no_mask(tmp_path: Path) -> N
     folder = write(tmp_path, row(1, boxes=boxes), row(2, boxes=[]), row(3, boxes=[[50, 1, 60, 9]]))
     dataset = train(folder)
     assert dataset[0].target_mask is None
-    assert dataset[0].cues == (SpatialPrompt(box=(0, 2, 8.5, 9)), SpatialPrompt(box=(20, 5, 40, 10)))
-    assert (dataset[1].target_mask, dataset[1].cues) == (None, ())
-    with pytest.raises(AnnotationError, match=r"annotations.jsonl:3: boxes: .*outside the picture of 40 x 30"):
+    assert dataset[0].weak_labels == (SpatialPrompt(box=(0, 2, 8.5, 9)), SpatialPrompt(box=(20, 5, 40, 10)))
+    assert (dataset[1].target_mask, dataset[1].weak_labels) == (None, ())
+    with pytest.raises(AnnotationError, match=r"annotations.jsonl:3: boxes: .*outside the image of 40 x 30"):
         dataset[2]
 
 
 def test_a_ring_is_an_instance_even_where_rings_touch(tmp_path: Path) -> None:
     beside = [[x + 3, y] for x, y in SQUARE]
     dataset = train(write(tmp_path, row(polygons=[beside, SQUARE])))
-    cues = dataset[0].cues
-    assert cues is not None
-    assert [cue.box for cue in cues] == [(3, 3, 6, 6), (6, 3, 9, 6)]
+    weak_labels = dataset[0].weak_labels
+    assert weak_labels is not None
+    assert [weak_label.box for weak_label in weak_labels] == [(3, 3, 6, 6), (6, 3, 9, 6)]
     mask = dataset[0].target_mask
     assert mask is not None
     assert mask.sum() == 18
@@ -133,7 +133,7 @@ def test_rings_by_hand() -> None:
 
 
 def test_rings_are_what_shapely_makes_valid() -> None:
-    """Random rings, most of which cross themselves and leave the picture: pixel for pixel the same."""
+    """Random rings, most of which cross themselves and leave the image: pixel for pixel the same."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:30, :40] + 0.5
     crossing = 0
@@ -159,7 +159,7 @@ def test_run_lengths_round_trip() -> None:
 @pytest.mark.parametrize(
     ("rle", "said"),
     [
-        ({"size": [4, 6], "counts": [24]}, r"size \[4, 6\] for a picture of \[6, 4\]"),
+        ({"size": [4, 6], "counts": [24]}, r"size \[4, 6\] for an image of \[6, 4\]"),
         ({"size": [6, 4], "counts": [23]}, "counts of 23 pixels in all for 24"),
         ({"size": [6, 4], "counts": [10**18, 10**18]}, "encode anew"),
         ({"size": [6, 4], "counts": []}, "counts of 0 pixels"),
@@ -202,14 +202,14 @@ def test_parts() -> None:
 
 
 def test_many_instances_are_quick(tmp_path: Path) -> None:
-    """Every car of a parking lot in a photograph of a megapixel: the cost is the things', not the picture's."""
+    """Every car of a parking lot in a photograph of a megapixel: the cost is the things', not the image's."""
     write_image(tmp_path / "big.png", np.zeros((1000, 1000, 3), dtype=np.uint8))
     cars = [[[x, y], [x + 20, y], [x + 20, y + 9], [x, y + 9]] for x in range(0, 900, 60) for y in range(0, 900, 100)]
     dataset = train(write(tmp_path, row(image="big.png", polygons=cars)))
     began = time.process_time()
-    cues = dataset[0].cues
-    assert cues is not None
-    assert len(cues) == 135
+    weak_labels = dataset[0].weak_labels
+    assert weak_labels is not None
+    assert len(weak_labels) == 135
     assert time.process_time() - began < 3
 
 
@@ -250,7 +250,7 @@ def test_options_out_of_range(tmp_path: Path, key: str, value: Any) -> None:
         JsonlSource(str(write(tmp_path, row())), **{key: value})
 
 
-def test_same_picture_asks_other_questions_about_it(tmp_path: Path) -> None:
+def test_same_image_asks_other_questions_about_it(tmp_path: Path) -> None:
     folder = write(tmp_path, row(1), row(2), row(3, image="b.png"), row(4, image="./a.png"), row(5, split="val"))
     write_image(folder / "b.png", np.zeros((30, 40, 3), dtype=np.uint8))
     dataset = train(folder)
@@ -311,13 +311,13 @@ def test_hostile_lines_are_refused_quickly(tmp_path: Path) -> None:
         train(tmp_path)
 
 
-def test_what_only_the_picture_shows_is_found_when_it_is_read(tmp_path: Path) -> None:
+def test_what_only_the_image_shows_is_found_when_it_is_read(tmp_path: Path) -> None:
     write_image(tmp_path / "m.png", np.zeros((4, 5), dtype=np.bool_))
     cases = {
         1: (row(1, image="gone.png"), "image: .*gone.png: no such file"),
         2: (row(2, mask="m.png"), "mask: .*m.png: a mask of 5 x 4 pixels"),
         3: (row(3, mask="gone.png"), "mask: .*gone.png: no such file"),
-        4: (row(4, rle={"size": [4, 5], "counts": [20]}), r"rle: size \[4, 5\] for a picture of \[30, 40\]"),
+        4: (row(4, rle={"size": [4, 5], "counts": [20]}), r"rle: size \[4, 5\] for an image of \[30, 40\]"),
         5: (row(5, polygons=[SQUARE, [[500, 500], [600, 500], [600, 600]]]), "polygons: a ring .* holds no pixel"),
     }
     dataset = train(write(tmp_path, *(case for case, _ in cases.values())))
@@ -357,12 +357,12 @@ def test_the_small_real_dataset() -> None:
     for name in source.rows:
         split = source.split(name)
         samples = [split[index] for index in range(len(split))]
-        assert any(not sample.cues for sample in samples)
+        assert any(not sample.weak_labels for sample in samples)
         for sample in samples:
             assert sample.target_mask is not None
-            assert sample.target_mask.any() == bool(sample.cues)
+            assert sample.target_mask.any() == bool(sample.weak_labels)
             assert split.plot(sample).shape[1] == 336
-    assert max(len(source.split("train")[i].cues or ()) for i in range(4)) == 5
+    assert max(len(source.split("train")[i].weak_labels or ()) for i in range(4)) == 5
     others = JsonlSource(str(AERIAL / "other_forms.jsonl")).split("train")
     by_id = {row.sample_id: source.split(row.split)[rows.index(row)] for rows in source.rows.values() for row in rows}
     for index, kind in enumerate(["mask", "rle", "rle"]):

@@ -153,14 +153,14 @@ def box(x0: float, y0: float, x1: float, y1: float) -> SpatialPrompt:
 
 
 def test_matched_box_iou() -> None:
-    cues = [box(0, 0, 10, 10), box(20, 0, 30, 10)]
+    weak_labels = [box(0, 0, 10, 10), box(20, 0, 30, 10)]
     swapped = [box(20, 0, 30, 10), box(0, 0, 10, 5)]
-    assert matched_box_iou(swapped, cues) == pytest.approx((1 + 0.5) / 2)
-    assert matched_box_iou([*swapped, box(50, 50, 60, 60)], cues) == pytest.approx(1.5 / 3)  # superfluous
-    assert matched_box_iou(swapped[:1], cues) == pytest.approx(0.5)  # missing
-    assert matched_box_iou([], cues) == 0
+    assert matched_box_iou(swapped, weak_labels) == pytest.approx((1 + 0.5) / 2)
+    assert matched_box_iou([*swapped, box(50, 50, 60, 60)], weak_labels) == pytest.approx(1.5 / 3)  # superfluous
+    assert matched_box_iou(swapped[:1], weak_labels) == pytest.approx(0.5)  # missing
+    assert matched_box_iou([], weak_labels) == 0
     assert matched_box_iou(swapped, []) is None
-    assert matched_box_iou([SpatialPrompt(point_coords=((1, 1),), point_labels=(1,))], cues) == 0
+    assert matched_box_iou([SpatialPrompt(point_coords=((1, 1),), point_labels=(1,))], weak_labels) == 0
 
 
 def test_scores_come_back_from_records() -> None:

@@ -84,7 +84,7 @@ def test_corners_are_ordered_and_clipped() -> None:
     assert str(box_of("[-0.0,-0.0,5,5]")) == "(0.0, 0.0, 10.0, 20.0)"
 
 
-def test_points_are_clipped_into_the_picture() -> None:
+def test_points_are_clipped_into_the_image() -> None:
     (item,) = read('<answer>[{"positive_points":[[-7,1e5],[100,50]]}]</answer>', POINTS).prompts
     assert item.point_coords == ((1, 198), (199, 198))
 
@@ -412,7 +412,7 @@ NUMBERS = st.one_of(st.integers(-200, 200), st.floats(-1e5, 1e5, allow_nan=False
 
 @settings(max_examples=2000, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.lists(NUMBERS, min_size=8, max_size=8), max_size=5))
-def test_any_numbers_in_good_json_give_a_picture_of_boxes(rows: list[list[str]]) -> None:
+def test_any_numbers_in_good_json_give_a_image_of_boxes(rows: list[list[str]]) -> None:
     items = ",".join(
         f'{{"bbox_2d":[{",".join(r[:4])}],"positive_points":[[{r[4]},{r[5]}],[{r[6]},{r[7]}]]}}' for r in rows
     )

@@ -34,7 +34,7 @@ from grasp_rl.planning.hardware import DEVICES, device_of
 from grasp_rl.planning.load import Layout, Load
 from grasp_rl.planning.memory import logits_bytes, memory_gib, state_bytes
 from grasp_rl.planning.shapes import shapes_of
-from grasp_rl.planning.timing import decode_seconds, row_flops, step_flops, step_seconds, tower_flops
+from grasp_rl.planning.timing import decode_seconds, row_flops, step_flops, step_seconds, vision_flops
 from grasp_rl.policies.activation_checkpointing import kept_operators
 from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.compat import cache_in
@@ -42,7 +42,7 @@ from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.published import PUBLISHED
 from grasp_rl.policies.tiny.policy import TinyPolicy
 
-SHAPE = Shape(layers=4, tower_layers=2, tower_full_attention_every=2)
+SHAPE = Shape(layers=4, vision_layers=2, vision_full_attention_every=2)
 LOAD = Load(
     prompt=500, completion=40, group=4, prompts=2, micro_batch=1, generated=2, rows=8, recompute="none", kl=True
 )
@@ -65,13 +65,15 @@ def policy_of(path: str, **more: Any) -> HfVlmPolicy:
     return HfVlmPolicy(path, ImageSize(max_pixels=280 * 280, resize="square"), **({"dtype": "float32"} | more))
 
 
-@pytest.mark.parametrize("more", [{}, {"lora_rank": 4}, {"lora_rank": 4, "train_tower": True}, {"train_tower": True}])
+@pytest.mark.parametrize(
+    "more", [{}, {"lora_rank": 4}, {"lora_rank": 4, "train_vision_encoder": True}, {"train_vision_encoder": True}]
+)
 def test_parameters_are_counted(saved: str, more: dict[str, Any]) -> None:
     shapes, policy = shapes_of(component(saved, **more), (280, 280)), policy_of(saved, **more)
     assert shapes.trained == sum(p.numel() for p in policy.parameters() if p.requires_grad)
     assert shapes.total + shapes.adapter == sum(p.numel() for p in policy.parameters())
     prompt = policy.encode(np.zeros((280, 280, 3), np.uint8), "a", PromptConfig())
-    assert shapes.picture_tokens == int((prompt.input_ids == policy.image_token_id).sum())
+    assert shapes.image_tokens == int((prompt.input_ids == policy.image_token_id).sum())
     assert shapes.patches == len(prompt.inputs["pixel_values"])
 
 
@@ -80,8 +82,8 @@ def test_published_models_need_no_download(name: str) -> None:
     published = PUBLISHED[name]
     shapes = shapes_of({"_target_": "x.HfVlmPolicy", "path": published.hub_id}, (840, 840))
     assert shapes.total == pytest.approx(published.parameters, rel=0.01)
-    assert 500 < shapes.picture_tokens < 6000
-    assert shapes.trained == shapes.total - shapes.tower
+    assert 500 < shapes.image_tokens < 6000
+    assert shapes.trained == shapes.total - shapes.vision_encoder
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
@@ -90,7 +92,7 @@ def test_every_family_is_counted_by_itself(family: str, tmp_path: Path) -> None:
     shapes = shapes_of({"_target_": "x.HfVlmPolicy", "path": str(folder), "dtype": "float32"}, (140, 100))
     policy = HfVlmPolicy(str(folder), ImageSize(), dtype="float32")
     prompt = policy.encode(np.zeros((100, 140, 3), np.uint8), "a", PromptConfig())
-    assert shapes.picture_tokens == int((prompt.input_ids == policy.image_token_id).sum())
+    assert shapes.image_tokens == int((prompt.input_ids == policy.image_token_id).sum())
     assert shapes.total == sum(p.numel() for p in policy.parameters())
 
 
@@ -135,14 +137,14 @@ def kept_bytes(policy: HfVlmPolicy, completion: int, group: int, side: int = 280
     return len(embedded[0].embeddings), sum(sizes.values())
 
 
-@pytest.mark.parametrize("tower", [False, True])
+@pytest.mark.parametrize("vision_encoder", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("rank", [0, 8])
 @pytest.mark.parametrize("family", ["benchmark", *tiny_models.FAMILIES])
 def test_activations_are_what_the_backward_pass_keeps(
-    saved: str, tmp_path: Path, family: str, rank: int, dtype: str, tower: bool
+    saved: str, tmp_path: Path, family: str, rank: int, dtype: str, vision_encoder: bool
 ) -> None:
-    more = {"dtype": dtype, "lora_rank": rank, "train_tower": tower}
+    more = {"dtype": dtype, "lora_rank": rank, "train_vision_encoder": vision_encoder}
     path, side = (saved, 280) if family == "benchmark" else (str(tiny_models.build(family, tmp_path)), 140)
     prompt, kept = kept_bytes(policy_of(path, **more).train(), 40, 4, side)
     shapes, load = shapes_of(component(path, **more), (side, side)), replace(LOAD, prompt=prompt)
@@ -213,13 +215,13 @@ def test_operations_are_counted(saved: str) -> None:
     prompt = len(encoded.input_ids)
     load = replace(LOAD, prompt=prompt, prompts=1, generated=1, kl=False)
     with sdpa_kernel(SDPBackend.MATH):
-        with torch.no_grad(), FlopCounterMode(display=False) as tower:
+        with torch.no_grad(), FlopCounterMode(display=False) as vision_encoder:
             embedded = policy.embed([encoded])
         with FlopCounterMode(display=False) as forward:
             scores = policy.logprobs(embedded, [[tuple(range(45, 85))] * 4])
         with FlopCounterMode(display=False) as backward:
             scores.logp.sum().backward()
-    assert tower_flops(shapes) == pytest.approx(tower.get_total_flops(), rel=0.05)
+    assert vision_flops(shapes) == pytest.approx(vision_encoder.get_total_flops(), rel=0.05)
     masked = prompt**2 / 2 + 4 * 40**2 / 2  # plain products of what a causal kernel leaves out
     left_out = 4 * shapes.layers * shapes.query_width * masked
     assert row_flops(shapes, load) + left_out == pytest.approx(forward.get_total_flops(), rel=0.05)
@@ -274,7 +276,7 @@ def test_deepspeeds_checkpoints_are_as_large_as_planned(saved: str, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     size, each = 512 * 512, 4 if dtype == "float32" else 2
     shapes = shapes_of(component(saved), (280, 280))
-    shapes = replace(shapes, tower=size, language=size, words=0, trained=size, adapter=0, bytes_each=each)
+    shapes = replace(shapes, vision_encoder=size, language=size, words=0, trained=size, adapter=0, bytes_each=each)
     policy = 2 * size * each  # saved beside the engine's files
     written = sum(f.stat().st_size for f in tmp_path.rglob("*.pt"))
     assert checkpoint_bytes(shapes, Layout(engine=name)) - policy == pytest.approx(written, rel=0.02)
@@ -465,7 +467,7 @@ def test_a_sweep_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert jobs[0]["seconds"]["step"] < jobs[2]["seconds"]["step"]
     shown = plan(capsys, *words, "--gpu", "h200")[1]
     assert "4 jobs" in shown
-    assert "Assumed: pictures of 840 x 840, 330 tokens" in shown
+    assert "Assumed: images of 840 x 840, 330 tokens" in shown
     total = sum(job["device_hours"] for job in jobs)
     assert f"{total:.2f}" in shown
     assert code == 0
@@ -477,7 +479,7 @@ def test_a_sweep_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
         (("policy=qwen",), "policy"),
         (("algorithm.group_sise=4",), "group_size"),
         (("--gpu", "h1000"), "must be one of h200, h100"),
-        (("--picture", "big"), "WIDTHxHEIGHT"),
+        (("--image", "big"), "WIDTHxHEIGHT"),
         (("--memory-gib", "much"), "--memory-gib: invalid float value"),
         (("--memory-gib", "-4"), "must be > 0"),
         (("--tflops", "nan"), "must be > 0"),

@@ -63,12 +63,12 @@ def test_mask_hides_siblings_and_the_future() -> None:
 def test_packed_rows_equal_repeated_rows(
     random_policy: TinyPolicy, samples: list[Sample], compact: PromptConfig
 ) -> None:
-    """Log-probabilities within 1e-5 and gradients within 1e-5 relative of one row per completion, tower included."""
+    """Log-probabilities within 1e-5 and gradients within 1e-5 relative of one row per completion, vision encoder included."""
     prompts = encode(random_policy, samples[:3], compact)
     groups = sample_some(random_policy, prompts, 4, 12)
-    picture = random_policy.stock.config.image_token_id  # a stock forward would look for pixels behind it
+    image = random_policy.stock.config.image_token_id  # a stock forward would look for pixels behind it
     ids = [
-        [tuple(40 if t == picture else t for t in c.token_ids[: 12 - 3 * g]) for g, c in enumerate(group)]
+        [tuple(40 if t == image else t for t in c.token_ids[: 12 - 3 * g]) for g, c in enumerate(group)]
         for group in groups
     ]
     weights = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
@@ -95,10 +95,10 @@ def test_packed_rows_equal_repeated_rows(
     assert (entropy[valid] > 0).all()
 
 
-def test_one_tower_pass_and_one_prompt_for_a_group(
+def test_one_vision_encoder_pass_and_one_prompt_for_a_group(
     random_policy: TinyPolicy, samples: list[Sample], compact: PromptConfig
 ) -> None:
-    """Counted by hooks: patches through the tower once, language-model tokens exactly P + sum of C."""
+    """Counted by hooks: patches through the vision encoder once, language-model tokens exactly P + sum of C."""
     prompts = encode(random_policy, samples[:1], compact)
     patches, tokens = [], []
     random_policy.core.visual.register_forward_pre_hook(lambda _, args: patches.append(len(args[0])))

@@ -1,4 +1,4 @@
-"""Predicting on a picture of one's own: files, defaults, runs and refusals."""
+"""Predicting on an image of one's own: files, defaults, runs and refusals."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.prompts.render import format_answer
 from grasp_rl.types import Completion, FinishReason
 
-SCENE = next(s for s in map(SyntheticSource().split("test").__getitem__, range(20)) if s.cues)
+SCENE = next(s for s in map(SyntheticSource().split("test").__getitem__, range(20)) if s.weak_labels)
 RANDOM = ["policy.weights=random", "evaluation.max_new_tokens=16"]
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     write_image(tmp_path / "scene.png", SCENE.image)
     return tmp_path / "scene.png"
 
@@ -44,7 +44,7 @@ def speak(monkeypatch: pytest.MonkeyPatch, text: str | None = None) -> None:
 
     def generate(self: TinyPolicy, prompts: Any, uniforms: None, *, group_size: int, max_new_tokens: int) -> Any:
         encoded, prompt = seen[-1]
-        said = text if text is not None else format_answer(SCENE.cues or (), "here", encoded.frame, prompt)
+        said = text if text is not None else format_answer(SCENE.weak_labels or (), "here", encoded.frame, prompt)
         return [[Completion(token_ids=(1,), logprobs=(0.0,), text=said, finish_reason=FinishReason.STOP)]]
 
     monkeypatch.setattr(TinyPolicy, "encode", noting)
@@ -52,10 +52,10 @@ def speak(monkeypatch: pytest.MonkeyPatch, text: str | None = None) -> None:
 
 
 def test_a_random_policy_writes_three_files(
-    picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main([str(picture), "--query", "the roof", *RANDOM]) == 0
+    assert main([str(image), "--query", "the roof", *RANDOM]) == 0
     out = tmp_path / "outputs" / "predict"
     assert sorted(path.name for path in out.iterdir()) == ["scene.json", "scene_mask.png", "scene_overlay.png"]
     assert "could not be read (no_answer): outputs/predict/scene_overlay.png" in capsys.readouterr().out
@@ -66,7 +66,7 @@ def test_a_random_policy_writes_three_files(
 
 
 @pytest.mark.parametrize("size", [(112, 112), (150, 260)])
-def test_files_are_of_the_pictures_own_size(
+def test_files_are_of_the_images_own_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], size: tuple[int, int]
 ) -> None:
     speak(monkeypatch)
@@ -82,17 +82,17 @@ def test_files_are_of_the_pictures_own_size(
     assert record["mask_area"] == mask.sum() > 0
     assert set(np.unique(read_image(tmp_path / "big_mask.png"))) == {0, 255}
     assert record["prompts"][0]["box"][2] <= size[1]
-    assert len(record["prompts"]) == len(SCENE.cues or ())
+    assert len(record["prompts"]) == len(SCENE.weak_labels or ())
     assert max(read_image(tmp_path / "big_overlay.png").shape[:2]) >= 336
     assert record["seconds"]["policy"] >= 0
     assert record["segmenter"]["_target_"].endswith("GrabCutSegmenter")
 
 
 def test_repair_is_on_unless_told_otherwise(
-    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     speak(monkeypatch, '<answer>[{"bbox_2d":[10,10,60,60],"positive_points":[[30,30],[40,40]]},]</answer>')
-    words = [str(picture), "--query", "roof", "--out", str(tmp_path), *RANDOM]
+    words = [str(image), "--query", "roof", "--out", str(tmp_path), *RANDOM]
     assert main(words) == 0
     assert capsys.readouterr().out.startswith("1 instance, ")
     assert main([*words, "--no-repair"]) == 0
@@ -100,11 +100,11 @@ def test_repair_is_on_unless_told_otherwise(
 
 
 def test_nothing_there(
-    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     speak(monkeypatch, "<answer>[]</answer>")
-    assert main([str(picture), "--query", "roof", "--out", str(tmp_path), *RANDOM]) == 0
-    assert capsys.readouterr().out.startswith("nothing in the picture fits: ")
+    assert main([str(image), "--query", "roof", "--out", str(tmp_path), *RANDOM]) == 0
+    assert capsys.readouterr().out.startswith("nothing in the image fits: ")
 
 
 @pytest.fixture
@@ -122,8 +122,8 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_runs_own_config_and_best_weights(picture: Path, run: Path, tmp_path: Path) -> None:
-    words = [str(picture), "--query", "roof", "--run", str(run), "evaluation.max_new_tokens=8", "--out", str(tmp_path)]
+def test_a_runs_own_config_and_best_weights(image: Path, run: Path, tmp_path: Path) -> None:
+    words = [str(image), "--query", "roof", "--run", str(run), "evaluation.max_new_tokens=8", "--out", str(tmp_path)]
     assert main(words) == 0
     record = json.loads((tmp_path / "scene.json").read_text())
     assert record["policy"]["loaded_from"] == str(run / "checkpoints" / "step_000010" / "policy")
@@ -168,25 +168,25 @@ def test_questions_that_cannot_be_asked(query: str, said: str) -> None:
         check_query(query, ["<|image_pad|>"])
 
 
-def test_refusals_are_one_line(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals_are_one_line(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.png").write_bytes(b"nothing")
     for words in (
-        [str(picture), "--query", ""],
+        [str(image), "--query", ""],
         [str(tmp_path / "gone.png"), "--query", "a"],
         [str(tmp_path / "bad.png"), "--query", "a"],
-        [str(picture), "--query", "a", "--run", str(tmp_path / "no_run")],
-        [str(picture), "--query", "a", "--prompt", "boxes"],
-        [str(picture), "--query", "a", "--segmenter", "sam9"],
-        [str(picture), "--query", "a", "policy.weights=/nowhere"],
-        [str(picture), "--query", "a <|im_end|>", *RANDOM],
-        [str(picture), "--query", "a", "init_from=/nowhere", *RANDOM],
+        [str(image), "--query", "a", "--run", str(tmp_path / "no_run")],
+        [str(image), "--query", "a", "--prompt", "boxes"],
+        [str(image), "--query", "a", "--segmenter", "sam9"],
+        [str(image), "--query", "a", "policy.weights=/nowhere"],
+        [str(image), "--query", "a <|im_end|>", *RANDOM],
+        [str(image), "--query", "a", "init_from=/nowhere", *RANDOM],
     ):
         assert main(words) == 2, words
         captured = capsys.readouterr()
         assert captured.err.startswith("grasp-rl predict: ")
         assert captured.err.count("\n") == 1
         assert captured.out == ""
-    assert main([str(picture), "--query", "", "--json"]) == 2
+    assert main([str(image), "--query", "", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["state"] == "refused"
 
 
@@ -204,13 +204,13 @@ def test_equal_input_gives_equal_answers() -> None:
     assert not predictor.policy.training
 
 
-def test_as_a_module(picture: Path, tmp_path: Path) -> None:
+def test_as_a_module(image: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-P",
         "-m",
         "grasp_rl.cli.predict",
-        str(picture),
+        str(image),
         "--query",
         "the roof",
         "--json",

@@ -26,7 +26,7 @@ from grasp_rl.prompts.render import format_answer
 from grasp_rl.reporting import content, render
 from grasp_rl.reporting.load import read_study
 from grasp_rl.reporting.plots import moving_average
-from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs.run_dir import CONFIG, ENVIRONMENT, ERROR, LOG, STATUS
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 from grasp_rl.tracking.metrics_log import MetricsLog
@@ -41,31 +41,31 @@ TERMS = ("think_format", "answer_format", "box_iou", "box_l1", "points")
 def build_evaluation(
     folder: Path, *, noise: float, unread: float, samples: int, overlays: int = 2, seed: int = 0
 ) -> None:
-    """An evaluation folder of drawn scenes, answered by their own cues with ``noise``, a share of them unreadable."""
+    """An evaluation folder of drawn scenes, answered by their own weak labels with ``noise``, a share of them unreadable."""
     rng = np.random.default_rng(seed)
     dataset = SyntheticSource().split("test")
-    judge = Judge(
+    pipeline = RewardPipeline(
         segmenter=GrabCutSegmenter(),
         reward=rubric("grasp"),
         prompt=PROMPT,
         parsing=ParsingConfig(),
         always_segment=True,
     )
-    records, pictures = [], {}
+    records, images = [], {}
     for index in range(samples):
         sample = dataset[index]
         height, width = sample.size
         frame = CoordinateFrame(width=width, height=height, image_width=width, image_height=height)
-        cues = distort(sample.cues or (), rng, sample.size, scale=0.0, shift=0.0, noise=noise)
-        text = format_answer(cues, sample.reasoning or "", frame, PROMPT)
+        weak_labels = distort(sample.weak_labels or (), rng, sample.size, scale=0.0, shift=0.0, noise=noise)
+        text = format_answer(weak_labels, sample.reasoning or "", frame, PROMPT)
         text = text[: len(text) // 2] if rng.random() < unread else text
         completion = Completion(token_ids=(1,) * 24, logprobs=(0.0,) * 24, text=text, finish_reason=FinishReason.STOP)
-        rollout = judge.follow(sample, frame, [completion])[0]
+        rollout = pipeline.run(sample, frame, [completion])[0]
         if index < overlays:
-            pictures[predictions.overlay_name(index, sample.sample_id)] = predictions.draw(sample, rollout)
+            images[predictions.overlay_name(index, sample.sample_id)] = predictions.draw(sample, rollout)
         records.append(predictions.record_of(sample, rollout, boxes=True, protocol=OURS))
     metrics = OURS.summarise([score_of(record) for record in records], bootstrap_samples=200)
-    predictions.write_folder(folder, records, metrics | {"seconds_per_image": 0.043}, pictures)
+    predictions.write_folder(folder, records, metrics | {"seconds_per_image": 0.043}, images)
 
 
 def build_run(
@@ -181,7 +181,7 @@ def test_the_page_needs_nothing_else(sweep: Path) -> None:
             assert re.match(r"data:image/(png|svg\+xml);base64,", attributes["src"] or "")
             assert attributes["alt"]
     images = [attributes["src"] or "" for tag, attributes in tags if tag == "img"]
-    assert len(images) == 4 + 8  # a reward and a gIoU panel, and two pairs of pictures, for each of two runs
+    assert len(images) == 4 + 8  # a reward and a gIoU panel, and two pairs of images, for each of two runs
 
 
 def test_terms_time_and_origin(sweep: Path) -> None:
@@ -309,4 +309,4 @@ def test_many_runs_keep_the_page_small(tmp_path: Path) -> None:
     for number in range(14):
         fail(tmp_path / f"{number:02d}", [f"seed={number}"], "no luck")
     render.write_report(tmp_path, tmp_path)
-    assert "pictures are shown of 12 runs" in Page(tmp_path / "report.html").text
+    assert "images are shown of 12 runs" in Page(tmp_path / "report.html").text

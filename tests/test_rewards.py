@@ -189,7 +189,7 @@ def test_golden_rewards(case: dict[str, Any]) -> None:
     Four of them by hand. ``honest pair`` (100 x 100): boxes off by one pixel on one edge of 20 x 20 have IoU 19/20 and
     mean edge error 0.25; points off by (0, 1) and exact: d = 0.5 px, exp(-0.005 / 0.0357) = 0.86936; the union of masks
     is 760 of 800 pixels. ``one of two``: one exact instance over max(1, 2): every accuracy term 1/2, IoU 400/800.
-    ``whole picture``: IoU 400/10000, edges off by 10, 10, 70, 70. ``no target, empty``: every term 1 whatever the
+    ``whole image``: IoU 400/10000, edges off by 10, 10, 70, 70. ``no target, empty``: every term 1 whatever the
     weights, 2 + 2 * 1 in all for the mask reward.
     """
     answer, size = golden_answer(case), tuple(case["image_size"])
@@ -326,9 +326,9 @@ GRID = tuple(
 WHOLE = instance((0, 0, 420, 400), (70, 70), (340, 260))
 CHEATS = {
     "nothing": (),
-    "the whole picture": (WHOLE,),
-    "the whole picture twice": (WHOLE, WHOLE),
-    "the whole picture beside the honest": (*HONEST, WHOLE),
+    "the whole image": (WHOLE,),
+    "the whole image twice": (WHOLE, WHOLE),
+    "the whole image beside the honest": (*HONEST, WHOLE),
     "one box around both": (instance((41, 40, 378, 301), (71, 69), (341, 262)),),
     "many boxes": GRID,
     "many boxes beside the honest": (*HONEST, *GRID),

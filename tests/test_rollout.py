@@ -1,4 +1,4 @@
-"""Generation, judging and streaming of rollouts: layouts, cut distributions, limits, overlap, dynamic sampling."""
+"""Generation, rewarding and streaming of rollouts: layouts, cut distributions, limits, overlap, dynamic sampling."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ import torch
 from rubrics import rubric
 
 from grasp_rl.config.schema import AlgorithmConfig, ParsingConfig, PromptConfig, RolloutConfig, RunConfig
-from grasp_rl.data.sampler import Questions
+from grasp_rl.data.sampler import PromptSampler
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.policies.generation.state import ANSWER_ENDS
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.policies.types import Sampling
-from grasp_rl.rollouts.collect import roll_out
+from grasp_rl.rollouts.collect import collect_rollouts
 from grasp_rl.rollouts.generators.in_process import InProcess
-from grasp_rl.rollouts.reward_pipeline import Judge
-from grasp_rl.rollouts.reward_worker import Jury, follow, verdict
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
+from grasp_rl.rollouts.reward_worker import RewardWorker, follow, result_of
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 from grasp_rl.types import Answer, Completion, FinishReason, RewardBreakdown, Sample
 from grasp_rl.utils.keyed_rng import token_uniforms
@@ -200,11 +200,11 @@ def test_a_row_that_is_no_number_ends_alone(
     assert rollouts.counters()["groups_not_finite"] == 1
 
 
-# --- judging beside the main work
+# --- rewarding beside the main work
 
 
-def judge_of(reward: Any = None) -> Judge:
-    return Judge(
+def judge_of(reward: Any = None) -> RewardPipeline:
+    return RewardPipeline(
         segmenter=GrabCutSegmenter(), reward=reward or rubric("think2seg"), prompt=COMPACT, parsing=ParsingConfig()
     )
 
@@ -213,21 +213,21 @@ def judge_of(reward: Any = None) -> Judge:
 def test_every_jury_comes_to_the_same_verdicts(speaking: TinyPolicy, samples: list[Sample], where: str) -> None:
     groups = rolling.generate(speaking, samples[:3], COMPACT, group_size=4, config=RolloutConfig(max_new_tokens=96))
     frames = [speaking.encode(s.image, s.query, COMPACT).frame for s in samples[:3]]
-    judge, jury = judge_of(), Jury(judge_of(), where)
-    futures = [jury.submit(*case) for case in zip(samples[:3], frames, groups, strict=True)]
+    pipeline, reward_worker = judge_of(), RewardWorker(judge_of(), where)
+    futures = [reward_worker.submit(*case) for case in zip(samples[:3], frames, groups, strict=True)]
     for future, case in zip(futures, zip(samples[:3], frames, groups, strict=True), strict=True):
-        rollouts = verdict(future)
-        expected = follow(judge, *case)
+        rollouts = result_of(future)
+        expected = follow(pipeline, *case)
         assert [r.reward for r in rollouts] == [r.reward for r in expected]
         assert [r.answer for r in rollouts] == [r.answer for r in expected]
         assert all(r.masks is not None and len(r.masks.masks) == 0 for r in rollouts)
-    jury.close()
+    reward_worker.close()
 
 
 def test_a_cpu_segmenter_gets_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    jury = Jury(judge_of(), "auto")
-    assert jury.where == "process"
-    jury.close()
+    reward_worker = RewardWorker(judge_of(), "auto")
+    assert reward_worker.where == "process"
+    reward_worker.close()
 
 
 class Fatal:
@@ -240,14 +240,14 @@ class Fatal:
 
 
 def test_a_judge_that_dies_is_named(speaking: TinyPolicy, samples: list[Sample]) -> None:
-    jury = Jury(judge_of(Fatal()), "process")
+    reward_worker = RewardWorker(judge_of(Fatal()), "process")
     frame = speaking.encode(samples[0].image, samples[0].query, COMPACT).frame
     said = Completion(token_ids=(1,), logprobs=(-1.0,), text="x", finish_reason=FinishReason.STOP)
-    with pytest.raises(RuntimeError, match=r"rollout\.judge=inline"):
-        verdict(jury.submit(samples[0], frame, [said]))
-    with pytest.raises(RuntimeError, match=r"rollout\.judge=inline"):
-        jury.submit(samples[0], frame, [said])
-    jury.close()
+    with pytest.raises(RuntimeError, match=r"rollout\.pipeline=inline"):
+        result_of(reward_worker.submit(samples[0], frame, [said]))
+    with pytest.raises(RuntimeError, match=r"rollout\.pipeline=inline"):
+        reward_worker.submit(samples[0], frame, [said])
+    reward_worker.close()
 
 
 def test_the_judges_process_goes_with_a_killed_run() -> None:
@@ -255,13 +255,13 @@ def test_the_judges_process_goes_with_a_killed_run() -> None:
 import os, time
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.rollouts.generators.in_process import InProcess
-from grasp_rl.rollouts.reward_pipeline import Judge
-from grasp_rl.rollouts.reward_worker import Jury
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
+from grasp_rl.rollouts.reward_worker import RewardWorker
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 if __name__ == "__main__":
-    judge = Judge(segmenter=BoxFillSegmenter(), reward=rubric("grasp"), prompt=PromptConfig(), parsing=ParsingConfig())
-    jury = Jury(judge, "process")
-    print(jury._executor.submit(os.getpid).result(), flush=True)
+    pipeline = RewardPipeline(segmenter=BoxFillSegmenter(), reward=rubric("grasp"), prompt=PromptConfig(), parsing=ParsingConfig())
+    reward worker = RewardWorker(pipeline, "process")
+    print(reward_worker._executor.submit(os.getpid).result(), flush=True)
     time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
@@ -283,29 +283,29 @@ def _lives(pid: int) -> bool:
 
 
 def test_groups_are_given_as_their_verdicts_come_in(speaking: TinyPolicy, samples: list[Sample]) -> None:
-    """The first group can be learned from while the last is still before the judge."""
-    judged: list[str] = []
+    """The first group can be learned from while the last is still before the pipeline."""
+    rewarded: list[str] = []
 
     class Slow:
         needs = frozenset({"boxes"})
 
         def __call__(self, answer: Answer, reference: object, prediction: object) -> RewardBreakdown:
             time.sleep(0.05)
-            judged.append(answer.status)
+            rewarded.append(answer.status)
             return RewardBreakdown(reward=0.0, terms={})
 
     config = RunConfig(prompt=COMPACT, algorithm=AlgorithmConfig(group_size=2), rollout=RolloutConfig(max_new_tokens=4))
-    jury = Jury(judge_of(Slow()), "thread")
-    rollouts = roll_out(speaking, InProcess(), jury, lambda _: samples, config, 0)
+    reward_worker = RewardWorker(judge_of(Slow()), "thread")
+    rollouts = collect_rollouts(speaking, InProcess(), reward_worker, lambda _: samples, config, 0)
     next(iter(rollouts))
-    assert len(judged) < 2 * len(samples)
+    assert len(rewarded) < 2 * len(samples)
     assert len(list(rollouts)) == len(samples)
-    assert len(judged) == 2 * len(samples)
+    assert len(rewarded) == 2 * len(samples)
     assert rollouts.waited_s > 0.2
     waited = rollouts.waited_s
     assert len(list(rollouts)) == len(samples)
     assert rollouts.waited_s == waited
-    jury.close()
+    reward_worker.close()
 
 
 # --- which questions
@@ -328,14 +328,14 @@ class Lottery:
 def test_dynamic_sampling_asks_until_siblings_differ(random_policy: TinyPolicy, source: SyntheticSource) -> None:
     algorithm = AlgorithmConfig(group_size=2, prompts_per_step=4, sampling_rounds=3)
     config = RunConfig(algorithm=algorithm, prompt=COMPACT, rollout=RolloutConfig(max_new_tokens=3))
-    questions = Questions(source.split("train"), config, masks=True)
+    questions = PromptSampler(source.split("train"), config, masks=True)
     asked: list[int] = []
 
     def ask(number: int) -> list[Sample]:
         asked.append(number)
         return questions(5, number)
 
-    rollouts = roll_out(random_policy, InProcess(), Jury(judge_of(Lottery())), ask, config, 5)
+    rollouts = collect_rollouts(random_policy, InProcess(), RewardWorker(judge_of(Lottery())), ask, config, 5)
     assert asked == [0, 1]  # two of four differ in each round
     groups = list(rollouts)
     assert len(groups) == 4
@@ -344,7 +344,9 @@ def test_dynamic_sampling_asks_until_siblings_differ(random_policy: TinyPolicy, 
     assert len(rollouts.groups) == rollouts.counters()["groups"] == 8
     names = [group.sample.sample_id for group in rollouts.groups]
     assert len(set(names)) == 8
-    never = roll_out(random_policy, InProcess(), Jury(judge_of(AllTheSame())), questions_at(questions), config, 5)
+    never = collect_rollouts(
+        random_policy, InProcess(), RewardWorker(judge_of(AllTheSame())), questions_at(questions), config, 5
+    )
     assert list(never) == []
     assert never.counters()["groups"] == 12
 
@@ -356,15 +358,15 @@ class AllTheSame:
         return RewardBreakdown(reward=0.5, terms={})
 
 
-def questions_at(questions: Questions) -> Any:
+def questions_at(questions: PromptSampler) -> Any:
     return lambda number: questions(5, number)
 
 
 def test_reading_ahead_changes_nothing(source: SyntheticSource) -> None:
     for rounds in (1, 3):
         config = RunConfig(algorithm=AlgorithmConfig(prompts_per_step=3, sampling_rounds=rounds))
-        plain = Questions(source.split("train"), config, masks=False)
-        ahead = Questions(source.split("train"), config, masks=False)
+        plain = PromptSampler(source.split("train"), config, masks=False)
+        ahead = PromptSampler(source.split("train"), config, masks=False)
         with ahead.read_ahead():
             for step in range(4):
                 for number in range(rounds if step % 2 else 1):
@@ -382,16 +384,16 @@ def test_what_reading_ahead_meets_is_raised_where_it_is_wanted() -> None:
         def __getitem__(self, index: int) -> Sample:
             self.read = getattr(self, "read", 0) + 1
             if self.read > 2:
-                raise OSError("picture 3 is torn")
+                raise OSError("image 3 is torn")
             return Sample(
-                sample_id=str(index), image=np.zeros((4, 4, 3), np.uint8), query="", target_mask=None, cues=(),
+                sample_id=str(index), image=np.zeros((4, 4, 3), np.uint8), query="", target_mask=None, weak_labels=(),
                 dataset="d", split="train",
             )  # fmt: skip
 
-    questions = Questions(Torn(), RunConfig(algorithm=AlgorithmConfig(prompts_per_step=2)), masks=False)
+    questions = PromptSampler(Torn(), RunConfig(algorithm=AlgorithmConfig(prompts_per_step=2)), masks=False)
     with questions.read_ahead():
         assert len(questions(0)) == 2
-        with pytest.raises(OSError, match="picture 3 is torn"):
+        with pytest.raises(OSError, match="image 3 is torn"):
             questions(1)
 
 

@@ -24,7 +24,7 @@ from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.prompts.render import format_answer
-from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.segmenters import sam2 as sam2_module
 from grasp_rl.segmenters.base import PromptableSegmenter
 from grasp_rl.segmenters.embedding_cache import DiskCache, RamCache
@@ -119,7 +119,7 @@ class Counter:
 
 
 def test_the_stock_forward_gives_the_same_logits(kind: str, segmenter: PromptableSegmenter) -> None:
-    """Preprocessing and prompt scaling against the stock model fed by hand; a square picture fills every encoder."""
+    """Preprocessing and prompt scaling against the stock model fed by hand; a square image fills every encoder."""
     image = noise(segmenter.side, segmenter.side)
     mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (segmenter.MEAN, segmenter.DEVIATION))
     pixels = (torch.from_numpy(image).permute(2, 0, 1).float() / 255 - mean) / deviation
@@ -175,7 +175,7 @@ def test_empty_negative_and_outside_prompts(segmenter: PromptableSegmenter) -> N
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 20_000), (20_000, 8), (333, 97)])
-def test_pictures_of_any_size(segmenter: PromptableSegmenter, size: tuple[int, int]) -> None:
+def test_images_of_any_size(segmenter: PromptableSegmenter, size: tuple[int, int]) -> None:
     prompt = SpatialPrompt(box=(0, 0, size[1], size[0]))
     result = segmenter.decode(segmenter.encode(noise(*size)), [prompt])
     assert result.masks.shape == (1, *size)
@@ -187,7 +187,7 @@ def test_sam_pads_the_shorter_side(folders: dict[str, Path]) -> None:
     assert segmenter.seen_size((100, 200)) == (128, 256)
     assert segmenter.seen_size((1, 20_000)) == (1, 256)
     logits = torch.zeros(1, 1, 64, 64)
-    logits[..., :32, :] = 1  # the upper half of the square is the whole picture
+    logits[..., :32, :] = 1  # the upper half of the square is the whole image
     assert segmenter.enlarge(logits, (100, 200)).mean() > 0.97
 
 
@@ -240,7 +240,7 @@ def spoken(sample: Sample, prompts: tuple[SpatialPrompt, ...], scheme: PromptCon
 
 def rewards_with(segmenter: Any, samples: list[Sample]) -> list[float]:
     scheme = PromptConfig(positive_points=0)
-    judge = Judge(segmenter=segmenter, reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())
+    pipeline = RewardPipeline(segmenter=segmenter, reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())
     found = []
     for sample in samples:
         said, frame = [], None
@@ -248,7 +248,7 @@ def rewards_with(segmenter: Any, samples: list[Sample]) -> list[float]:
             boxes = tuple(SpatialPrompt(box=(10 + shift, 10, 40 + shift, 50 + i)) for i in range(2))
             completion, frame = spoken(sample, boxes, scheme)
             said.append(completion)
-        found += [r.reward.reward for r in judge.follow(sample, frame, said)]
+        found += [r.reward.reward for r in pipeline.run(sample, frame, said)]
     return found
 
 
@@ -282,7 +282,7 @@ def test_the_ram_cache_forgets_the_least_recently_used() -> None:
     assert cache.used == 1200
 
 
-def test_keys_tell_pictures_weights_and_dtypes_apart() -> None:
+def test_keys_tell_images_weights_and_dtypes_apart() -> None:
     cache = RamCache(cap=1)
     flat = np.zeros((4, 6, 3), dtype=np.uint8)
     keys = {
@@ -324,15 +324,17 @@ def test_a_bad_prompt_costs_its_own_completion(samples: list[Sample]) -> None:
     scheme = PromptConfig(positive_points=0)
     good = [(SpatialPrompt(box=(20 + i, 15, 60, 70)),) for i in range(15)]
     bad = (SpatialPrompt(box=(30, 15, 60, 70)), SpatialPrompt(box=(2, 2, 30, 30)))
-    sample = next(s for s in samples if s.cues)
+    sample = next(s for s in samples if s.weak_labels)
     completions, frame = [], None
     for prompts in [*good[:7], bad, *good[7:]]:
         completion, frame = spoken(sample, prompts, scheme)
         completions.append(completion)
     found = {}
     for name, segmenter in (("fragile", Fragile()), ("sound", GrabCutSegmenter())):
-        judge = Judge(segmenter=segmenter, reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())
-        found[name] = judge.follow(sample, frame, completions)
+        pipeline = RewardPipeline(
+            segmenter=segmenter, reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig()
+        )
+        found[name] = pipeline.run(sample, frame, completions)
     assert found["fragile"][7].masks.error == "RuntimeError: a bad prompt"
     assert found["fragile"][7].reward.terms["mask_iou"] == 0
     for place in (*range(7), *range(8, 16)):
@@ -344,17 +346,17 @@ class Broken(GrabCutSegmenter):
     """Cannot encode."""
 
     def encode(self, image: Image) -> Any:
-        raise ValueError("no such picture")
+        raise ValueError("no such image")
 
 
 def test_a_failing_encoder_is_data_and_a_bug_is_loud(samples: list[Sample]) -> None:
     scheme = PromptConfig(positive_points=0)
     completion, frame = spoken(samples[0], PROMPTS[:1], scheme)
-    judge = Judge(segmenter=Broken(), reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())
-    assert judge.follow(samples[0], frame, [completion])[0].masks.error == "no such picture"
-    judge = Judge(segmenter=None, reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())  # type: ignore[arg-type]
+    pipeline = RewardPipeline(segmenter=Broken(), reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())
+    assert pipeline.run(samples[0], frame, [completion])[0].masks.error == "no such image"
+    pipeline = RewardPipeline(segmenter=None, reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
-        judge.follow(samples[0], frame, [completion])
+        pipeline.run(samples[0], frame, [completion])
 
 
 def test_equal_prompts_are_decoded_once(samples: list[Sample]) -> None:
@@ -367,8 +369,8 @@ def test_equal_prompts_are_decoded_once(samples: list[Sample]) -> None:
 
     scheme = PromptConfig(positive_points=0)
     completion, frame = spoken(samples[0], PROMPTS[:1], scheme)
-    judge = Judge(segmenter=Counting(), reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())
-    judge.follow(samples[0], frame, [completion] * 8)
+    pipeline = RewardPipeline(segmenter=Counting(), reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())
+    pipeline.run(samples[0], frame, [completion] * 8)
     assert asked == [1]
 
 
@@ -472,7 +474,7 @@ def sam2_names(stages: list[int]) -> list[str]:
     return names + decoder_names("sam_mask_decoder", heads=("iou_prediction_head", "pred_obj_score_head"))
 
 
-SIZES = {  # parameters of the picture part, in millions
+SIZES = {  # parameters of the image part, in millions
     "sam_vit_b": 93.7, "sam_vit_l": 312.3, "sam_vit_h": 641.1, "sam2_hiera_tiny": 38.9 - 7.2,
     "sam2_hiera_small": 46.0 - 7.2, "sam2_hiera_base_plus": 80.8 - 7.2, "sam2_hiera_large": 224.4 - 7.2,
 }  # fmt: skip
@@ -638,12 +640,14 @@ def test_the_benchmarks_two_loops_agree(folders: dict[str, Path], monkeypatch: p
     """`grasp-rl bench segment` times the same rewards made in two ways, and counts what each costs."""
     monkeypatch.setattr(segment, "SIDE", 1024 // 2)
     segmenter = Sam2Segmenter(str(folders["sam2"]), device="cpu")
-    judge = Judge(segmenter=segmenter, reward=rubric("think2seg"), prompt=segment.SCHEME, parsing=ParsingConfig())
+    pipeline = RewardPipeline(
+        segmenter=segmenter, reward=rubric("think2seg"), prompt=segment.SCHEME, parsing=ParsingConfig()
+    )
     counter = segment.Counter(segmenter)
     sample, frame, completions = segment.task(4, 1)
-    ours = [r.reward.reward for r in judge.follow(sample, frame, completions)]
+    ours = [r.reward.reward for r in pipeline.run(sample, frame, completions)]
     assert counter.take() == {"encoder": 1, "decoder": 1}
-    theirs = segment.per_completion(judge, sample, frame, completions)
+    theirs = segment.per_completion(pipeline, sample, frame, completions)
     assert counter.take() == {"encoder": 4, "decoder": 4}
     assert ours == pytest.approx(theirs, abs=1e-3)
 
@@ -651,7 +655,7 @@ def test_the_benchmarks_two_loops_agree(folders: dict[str, Path], monkeypatch: p
 def test_drawn_scenes_go_through(folders: dict[str, Path]) -> None:
     sample = SyntheticSource().split("test")[0]
     segmenter = Sam2Segmenter(str(folders["sam2"]), device="cpu")
-    prediction = segmenter.decode(segmenter.encode(sample.image), sample.cues or ())
+    prediction = segmenter.decode(segmenter.encode(sample.image), sample.weak_labels or ())
     assert sample.target_mask is not None
     both = np.count_nonzero(prediction.union & sample.target_mask)
     either = np.count_nonzero(prediction.union | sample.target_mask)

@@ -64,10 +64,10 @@ def test_grabcut_with_the_true_cues_finds_the_objects(samples: list[Sample]) -> 
     found = []
     for sample in samples:
         assert sample.target_mask is not None
-        assert sample.cues is not None
-        if sample.cues:
+        assert sample.weak_labels is not None
+        if sample.weak_labels:
             found.append(
-                mask_iou(segmenter.decode(segmenter.encode(sample.image), sample.cues).union, sample.target_mask)
+                mask_iou(segmenter.decode(segmenter.encode(sample.image), sample.weak_labels).union, sample.target_mask)
             )
     assert len(found) >= 5
     assert np.mean(found) > 0.8

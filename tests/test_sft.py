@@ -13,7 +13,7 @@ from grasp_rl.training.demonstrations import distort
 from grasp_rl.training.sft import _RowStream, _step
 from grasp_rl.types import Sample, SpatialPrompt
 
-PHASE = SftPhase(steps=40, batch_size=4, questions_per_picture=3, attention_weight=0.15)
+PHASE = SftPhase(steps=40, batch_size=4, questions_per_image=3, attention_weight=0.15)
 
 
 def stream(policy: TinyPolicy, source: SyntheticSource, phase: SftPhase = PHASE) -> _RowStream:
@@ -42,7 +42,7 @@ def test_a_row_asks_and_answers(random_policy: TinyPolicy, source: SyntheticSour
 
 
 def test_covered_by_hand(random_policy: TinyPolicy, samples: list[Sample]) -> None:
-    """A box over columns 1-2 and row 3 of the 8 x 8 picture tokens of 14 pixels."""
+    """A box over columns 1-2 and row 3 of the 8 x 8 image tokens of 14 pixels."""
     prompt = random_policy.encode(samples[0].image, "a", PromptConfig(template="compact"))
     covered = random_policy.covered((14.0, 42.0, 42.0, 56.0), prompt)
     assert np.flatnonzero(covered).tolist() == [25, 26]
@@ -50,17 +50,17 @@ def test_covered_by_hand(random_policy: TinyPolicy, samples: list[Sample]) -> No
 
 
 def test_distorted_demonstrations_by_hand() -> None:
-    cue = SpatialPrompt(box=(20.0, 20.0, 40.0, 60.0), point_coords=((30.0, 40.0),), point_labels=(1,))
-    (shifted,) = distort([cue], np.random.default_rng(0), (112, 112), scale=0.0, shift=0.1, noise=0.0)
+    weak_label = SpatialPrompt(box=(20.0, 20.0, 40.0, 60.0), point_coords=((30.0, 40.0),), point_labels=(1,))
+    (shifted,) = distort([weak_label], np.random.default_rng(0), (112, 112), scale=0.0, shift=0.1, noise=0.0)
     assert shifted.box == (22.0, 24.0, 42.0, 64.0)
     assert shifted.point_coords == ((32.0, 44.0),)
-    (grown,) = distort([cue], np.random.default_rng(0), (112, 112), scale=0.25, shift=0.0, noise=0.0)
+    (grown,) = distort([weak_label], np.random.default_rng(0), (112, 112), scale=0.25, shift=0.0, noise=0.0)
     assert grown.box == (15.0, 10.0, 45.0, 70.0)
-    (clipped,) = distort([cue], np.random.default_rng(0), (50, 30), scale=0.0, shift=1.0, noise=0.0)
+    (clipped,) = distort([weak_label], np.random.default_rng(0), (50, 30), scale=0.0, shift=1.0, noise=0.0)
     assert clipped.box is not None
     assert clipped.box[0] < clipped.box[2] <= 30
     assert clipped.box[1] < clipped.box[3] <= 50
-    assert distort([cue], np.random.default_rng(0), (112, 112), scale=0, shift=0, noise=0) == (cue,)
+    assert distort([weak_label], np.random.default_rng(0), (112, 112), scale=0, shift=0, noise=0) == (weak_label,)
 
 
 def test_it_learns_to_say_and_to_look(random_policy: TinyPolicy, source: SyntheticSource) -> None:
@@ -71,12 +71,12 @@ def test_it_learns_to_say_and_to_look(random_policy: TinyPolicy, source: Synthet
     assert losses[-1]["look_loss"] < 0.8 * losses[0]["look_loss"]
 
 
-def test_attention_to_the_picture_is_a_share(random_policy: TinyPolicy, source: SyntheticSource) -> None:
+def test_attention_to_the_image_is_a_share(random_policy: TinyPolicy, source: SyntheticSource) -> None:
     row = stream(random_policy, source)[0][0]
     prompt = random_policy.encode(source.split("train")[0].image, "a", PromptConfig(template="compact"))
     scores = random_policy.logprobs(random_policy.embed([prompt]), [row.completions], attention_layers=(1, 2))
-    assert scores.picture_attention is not None
-    assert scores.picture_attention.shape == (*scores.logp.shape, 64)
-    total = scores.picture_attention.sum(-1)[scores.valid]
+    assert scores.image_attention is not None
+    assert scores.image_attention.shape == (*scores.logp.shape, 64)
+    total = scores.image_attention.sum(-1)[scores.valid]
     assert ((total > 0) & (total < 1)).all()
     assert torch.isfinite(scores.logp).all()

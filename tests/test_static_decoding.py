@@ -28,8 +28,8 @@ def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def ask(policy: HfVlmPolicy, decoding: str, greedy: bool, **more: Any) -> list[list[Completion]]:
     policy.decoding = decoding
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 255, (size, 70, 3), dtype=np.uint8) for size in (60, 90)]
-    prompts = [policy.encode(p, q, PromptConfig()) for p, q in zip(pictures, ("a", "the longer roof"), strict=True)]
+    images = [rng.integers(0, 255, (size, 70, 3), dtype=np.uint8) for size in (60, 90)]
+    prompts = [policy.encode(p, q, PromptConfig()) for p, q in zip(images, ("a", "the longer roof"), strict=True)]
     uniforms = None if greedy else torch.from_numpy(rng.random((2, 3, 40)))
     with torch.no_grad():
         embedded = policy.embed(prompts)

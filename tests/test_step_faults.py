@@ -32,7 +32,7 @@ from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.tracking.null import NullTracker
 from grasp_rl.training.trainer import Trainer
-from grasp_rl.training.update import Updater, make_reference
+from grasp_rl.training.update import PolicyUpdater, make_reference
 from grasp_rl.types import Answer, RewardBreakdown, RolloutGroup, Sample
 
 COMPACT = PromptConfig(template="compact")
@@ -111,12 +111,12 @@ def test_memory_runs_out_in_the_update(
     """The same step as with micro-batches that fit from the start, however far the first attempt came."""
     algorithm = AlgorithmConfig(group_size=4, micro_batch_groups=4, beta=0.1, iterations=iterations)
 
-    def step(scarce: bool) -> tuple[dict[str, float], torch.Tensor, Updater]:
+    def step(scarce: bool) -> tuple[dict[str, float], torch.Tensor, PolicyUpdater]:
         policy = TinyPolicy(weights="random")
         groups = compared(policy, samples[:6])
         engine = LocalEngine(policy, OptimizerConfig(lr=1e-3), 10)
         reference = make_reference(policy, 0.1)
-        updater = Updater(policy, engine, reference, algorithm=algorithm, rollout=SETTINGS)
+        updater = PolicyUpdater(policy, engine, reference, algorithm=algorithm, rollout=SETTINGS)
         calls: list[int] = []
 
         def once_in(stock: Any, number: int) -> Any:
@@ -170,7 +170,7 @@ def test_weights_of_another_engine_are_cut_off(samples: list[Sample]) -> None:
         shifted = [_with_logprobs(group, shift) for group in groups]
         fresh = TinyPolicy(weights="random")
         engine = LocalEngine(fresh, OptimizerConfig(max_grad_norm=1e9), 10)
-        updater = Updater(
+        updater = PolicyUpdater(
             fresh, engine, None, algorithm=AlgorithmConfig(group_size=4), rollout=SETTINGS, mismatch_cap=cap
         )
         return updater(shifted, rolling.size_of(groups, 10))["grad_norm"]
@@ -206,7 +206,7 @@ def trainer(folder: Path, reward: Any = None, *, steps: int = 4, **rollout: Any)
         prompt=COMPACT,
         algorithm=AlgorithmConfig(steps=steps, prompts_per_step=2, group_size=3),
         optimizer=OptimizerConfig(lr=1e-3),
-        rollout=RolloutConfig(**({"max_new_tokens": 8, "judge": "inline"} | rollout)),
+        rollout=RolloutConfig(**({"max_new_tokens": 8, "pipeline": "inline"} | rollout)),
         evaluation=EvaluationConfig(every=0, test_limit=2, overlays=0, bootstrap_samples=5, max_new_tokens=4),
         checkpoint=CheckpointConfig(every=0),
     )

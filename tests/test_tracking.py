@@ -366,15 +366,15 @@ def test_a_server_that_never_answers_does_not_hold_the_process(tmp_path: Path) -
 def test_tensorboard_files_read_back(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    picture = tmp_path / "000_a.png"
-    write_image(picture, np.full((8, 8, 3), 200, np.uint8))
+    image = tmp_path / "000_a.png"
+    write_image(image, np.full((8, 8, 3), 200, np.uint8))
     for resume, steps in ((False, (1, 2, 3)), (True, (3, 4))):
         tracker = TensorboardTracker()
         tracker._finish_s = 60
         tracker.start(tmp_path, {}, resume=resume)
         for step in steps:
             tracker.log({"reward": step + 10.0 * resume, "kl": math.nan}, step)
-        tracker.images("test", [picture], steps[-1])
+        tracker.images("test", [image], steps[-1])
         tracker.finish(0)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

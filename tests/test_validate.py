@@ -22,19 +22,19 @@ from grasp_rl.data.validate import validate
 
 AERIAL = Path(__file__).parent / "data/aerial"
 VICTIM = 4
-"""The line that is damaged: a question of its own picture and mask."""
+"""The line that is damaged: a question of its own image and mask."""
 
 Row = dict[str, Any]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Eight good rows; the fourth has a picture and a mask that no other row has."""
-    picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    """Eight good rows; the fourth has an image and a mask that no other row has."""
+    image = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
     mask = np.zeros((60, 80), dtype=np.bool_)
     mask[10:30, 20:50] = True
     for name in ("a.jpg", "own.jpg", "own.png"):
-        write_image(tmp_path / name, picture)
+        write_image(tmp_path / name, image)
     write_image(tmp_path / "m.png", mask)
     ring = [[20, 10], [50, 10], [50, 30], [20, 30]]
     splits = ["train", "train", "train", "train", "val", "val", "test", "test_ood"]
@@ -108,7 +108,7 @@ def resized(name: str, size: tuple[int, int]) -> Callable[[Path], None]:
 
 
 def to_png(then: Callable[[Path], None]) -> Callable[[Path], None]:
-    """The victim's picture as PNG, damaged by ``then``."""
+    """The victim's image as PNG, damaged by ``then``."""
 
     def damage(folder: Path) -> None:
         put(image="own.png")(folder)
@@ -158,13 +158,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "mask turned": (resized("m.png", (60, 80)), "a mask of 60 x 80 pixels"),
     "mask cut": (cut("m.png", 0.5), "damaged or truncated"),
     "mask empty file": (replaced("m.png", b""), "an empty file"),
-    "picture gone": (removed("own.jpg"), "no such file"),
-    "picture cut early": (cut("own.jpg", 0.05), "own.jpg"),
-    "picture cut in the middle": (cut("own.jpg", 0.5), "damaged or truncated"),
-    "picture cut late": (cut("own.jpg", 0.98), "damaged or truncated"),
-    "picture is text": (replaced("own.jpg", b"<html>404 Not Found</html>"), "not a picture"),
-    "picture too large": (replaced("own.jpg", BOMB), "cut it into tiles"),
-    "header flipped": (flipped("own.jpg", 0), "not a picture"),
+    "image gone": (removed("own.jpg"), "no such file"),
+    "image cut early": (cut("own.jpg", 0.05), "own.jpg"),
+    "image cut in the middle": (cut("own.jpg", 0.5), "damaged or truncated"),
+    "image cut late": (cut("own.jpg", 0.98), "damaged or truncated"),
+    "image is text": (replaced("own.jpg", b"<html>404 Not Found</html>"), "not an image"),
+    "image too large": (replaced("own.jpg", BOMB), "cut it into tiles"),
+    "header flipped": (flipped("own.jpg", 0), "not an image"),
     "PNG cut": (to_png(cut("own.png", 0.7)), "damaged or truncated"),
     "PNG checksum": (to_png(flipped("own.png", 30)), "own.png"),
     "PNG data flipped": (to_png(flipped("own.png", 2000)), "damaged or truncated"),
@@ -173,7 +173,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "rle garbage": (target(rle={"size": [60, 80], "counts": "~~~"}), "no run lengths"),
     "ring of two points": (target(polygons=[RING[:2]]), "three or more points"),
     "ring flat": (target(polygons=[[1, 2, 3, 4, 5, 6]]), "ring 0"),
-    "ring of another picture": (target(polygons=[RING, [[700, 500], [800, 500], [800, 600]]]), "holds no pixel"),
+    "ring of another image": (target(polygons=[RING, [[700, 500], [800, 500], [800, 600]]]), "holds no pixel"),
     "ring half outside": (target(polygons=[[*RING, [20, 400]]]), "reaches from (20, 10) to (50, 400)"),
     "ring without area": (target(polygons=[[[5, 5], [9, 5], [30, 5]]]), "holds no pixel"),
     "box turned": (target(boxes=[[50, 10, 20, 30]]), "x0 < x1"),
@@ -231,7 +231,7 @@ def test_truncated_anywhere(folder: Path) -> None:
 
 
 def test_bits_flipped_anywhere(folder: Path) -> None:
-    """Some flips leave a picture that decodes; none crashes or hangs, and a row that passes can be loaded."""
+    """Some flips leave an image that decodes; none crashes or hangs, and a row that passes can be loaded."""
     rng = np.random.default_rng(0)
     for name in ("own.jpg", "own.png", "m.png"):
         data = (folder / name).read_bytes()
@@ -264,7 +264,7 @@ def test_the_report_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
         },
         "kinds": {"polygons": 6, "boxes": 1, "mask": 1},
         "no_target_share": 0.125,
-        "pictures_in_several_splits": 1,
+        "images_in_several_splits": 1,
         "findings": [],
     }
     put(query="")(folder)
@@ -281,7 +281,7 @@ def test_names_of_ones_own_splits_are_taken(folder: Path) -> None:
         assert validate(folder / "annotations.jsonl", MAX_PIXELS).findings == []
 
 
-def test_hand_drawn_outlines_may_leave_the_picture_a_little(folder: Path) -> None:
+def test_hand_drawn_outlines_may_leave_the_image_a_little(folder: Path) -> None:
     target(polygons=[[[-0.5, 10], [80.7, 10], [50, 30]]])(folder)
     assert validate(folder / "annotations.jsonl", MAX_PIXELS).findings == []
 
@@ -323,8 +323,8 @@ def test_show(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert data_cli.main(["show", str(folder), "--out", str(out), "--count", "9"]) == 0
     names = sorted(path.name for path in out.iterdir())
     assert names == ["000_q1.png", "001_q2.png", "002_q3.png", "003_odd_id.png"]
-    with Pillow.open(out / names[0]) as picture:
-        assert picture.size[0] == 336
+    with Pillow.open(out / names[0]) as image:
+        assert image.size[0] == 336
     assert capsys.readouterr().out.splitlines()[0] == f"{out / names[0]}  where?"
     assert data_cli.main(["show", str(folder), "--split", "dev", "--out", str(out)]) == 2
     assert "has train (4 rows), val (2 rows)" in capsys.readouterr().err
@@ -339,7 +339,7 @@ def test_through_the_door_without_torch(tmp_path: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "grasp_rl.cli.main", "data", "validate", "aerial"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
-    assert "aerial/annotations.jsonl:3: image: aerial/images/islands.jpg: no such file; name a picture" in ended.stdout
+    assert "aerial/annotations.jsonl:3: image: aerial/images/islands.jpg: no such file; name an image" in ended.stdout
     assert "9 rows, 3 bad" in ended.stdout
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in ended.stderr.splitlines() if "|" in line}
     assert "grasp_rl" in imported

@@ -47,7 +47,7 @@ def policy(checkpoint: Path) -> HfVlmPolicy:
 SAMPLES = [
     Sample(
         sample_id=f"s{i}", image=np.random.default_rng(i).integers(0, 255, (70 + i, 90, 3), dtype=np.uint8),
-        query=f"roof {i}", target_mask=None, cues=(), dataset="d", split="train",
+        query=f"roof {i}", target_mask=None, weak_labels=(), dataset="d", split="train",
     )
     for i in range(3)
 ]  # fmt: skip
@@ -120,7 +120,7 @@ def test_what_the_server_is_asked(bench: Bench) -> None:
     bench.ask(bench.client())
     assert all(request["top_k"] == -1 and "stop" not in request for request in bench.fake.requests)
     squares = [bench.policy.backbone.prepare(s.image) for s in SAMPLES]
-    for seen in bench.fake.pictures:
+    for seen in bench.fake.images:
         assert any(np.array_equal(seen, square) for square in squares)
 
 
@@ -204,10 +204,10 @@ def test_an_adapter_that_cannot_be_loaded(bench: Bench) -> None:
         bench.ask(client)
 
 
-def test_a_trained_tower_is_mentioned_once(
+def test_a_trained_vision_encoder_is_mentioned_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bench.policy, "train_tower", True)
+    monkeypatch.setattr(bench.policy, "train_vision_encoder", True)
     client = bench.client()
     bench.ask(client)
     client.weights_changed(bench.policy, 5)

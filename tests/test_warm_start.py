@@ -11,7 +11,7 @@ from grasp_rl.config.schema import EvaluationConfig, ParsingConfig, PromptConfig
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.evaluation.evaluate import evaluate
 from grasp_rl.policies.tiny.policy import WARM_START, TinyPolicy
-from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 
 SCHEMES = {
@@ -30,11 +30,11 @@ def warm() -> TinyPolicy:
 
 @pytest.mark.parametrize("scheme", list(SCHEMES))
 def test_it_answers_in_every_scheme(warm: TinyPolicy, source: SyntheticSource, scheme: str) -> None:
-    judge = Judge(
+    pipeline = RewardPipeline(
         segmenter=GrabCutSegmenter(), reward=rubric("grasp"), prompt=SCHEMES[scheme], parsing=ParsingConfig(),
         always_segment=True,
     )  # fmt: skip
-    found = evaluate(warm, judge, source.split("val"), config=EvaluationConfig(), limit=64).metrics
+    found = evaluate(warm, pipeline, source.split("val"), config=EvaluationConfig(), limit=64).metrics
     assert found["parsed"] >= 0.95
     assert 0.3 < found["giou"] < 0.85
 

@@ -166,7 +166,7 @@ def loud(model: Any) -> Any:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 1.0 / parameter[0].numel() ** 0.5, generator=generator)
-        if hasattr(model, "shared_image_embedding"):  # SAM encodes places in pictures and prompts by one code
+        if hasattr(model, "shared_image_embedding"):  # SAM encodes places in images and prompts by one code
             code = model.shared_image_embedding.positional_embedding
             model.prompt_encoder.shared_embedding.positional_embedding.copy_(code)
     return model

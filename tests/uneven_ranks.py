@@ -28,7 +28,7 @@ from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.distributed.build import loading, make_engine, whole
 from grasp_rl.policies import logprobs
 from grasp_rl.policies.tiny.policy import TinyPolicy
-from grasp_rl.training.update import Updater, make_reference
+from grasp_rl.training.update import PolicyUpdater, make_reference
 from grasp_rl.types import RolloutGroup
 
 ROLLOUT = RolloutConfig(max_new_tokens=12)
@@ -69,11 +69,17 @@ def learned(name: str, lora_rank: int) -> dict[str, torch.Tensor]:
         with whole(policy):
             reference = make_reference(policy, algorithm.beta)
         engine = make_engine(policy, optimizer, 8, config)
-        update = Updater(policy, engine, engine.frozen(reference), algorithm=algorithm, rollout=ROLLOUT)
+        update = PolicyUpdater(policy, engine, engine.wrap_frozen(reference), algorithm=algorithm, rollout=ROLLOUT)
         for _ in range(3):
-            row = update(groups[engine.ranks.rank :: engine.ranks.count], rolling.size_of(groups, 12))
-    with engine.gathered(whole=True):
-        found = {key: value.detach().clone() for key, value in policy.named_parameters()} if engine.ranks.leads else {}
+            row = update(
+                groups[engine.process_group.rank :: engine.process_group.world_size], rolling.size_of(groups, 12)
+            )
+    with engine.full_parameters(whole=True):
+        found = (
+            {key: value.detach().clone() for key, value in policy.named_parameters()}
+            if engine.process_group.is_main
+            else {}
+        )
     engine.close()
     return found | ({"kl": torch.tensor(row["kl"])} if found else {})
 

@@ -1,1 +1,1 @@
-"""Benchmarks: what a training step costs here and elsewhere, on the same model, prompt, picture and reward."""
+"""Benchmarks: what a training step costs here and elsewhere, on the same model, prompt, image and reward."""

@@ -16,9 +16,9 @@ from grasp_rl.planning.shapes import Shapes, shapes_of
 from grasp_rl.planning.timing import step_seconds
 from grasp_rl.utils.files import Record, read_json
 
-_PHASES = {"prefill": ("tower", "prefill"), "decode": ("decode",), "reference": ("reference",),
+_PHASES = {"prefill": ("vision_encoder", "prefill"), "decode": ("decode",), "reference": ("reference",),
            "update": ("policy", "backward", "optimizer")}  # fmt: skip
-"""Ours, and the benchmark's that they are made of; a trained tower's are all counted with prefill there."""
+"""Ours, and the benchmark's that they are made of; a trained vision encoder's are all counted with prefill there."""
 
 
 def correction(path: Path, device: Device) -> Record:
@@ -86,7 +86,7 @@ def _shapes(task: Record, model: Record) -> Shapes:
             "path": folder,
             "dtype": "float32" if task["device"] == "cpu" else "bfloat16",
             "lora_rank": LORA_RANK if task["mode"] == "lora" else 0,
-            "train_tower": task["mode"] == "full",
+            "train_vision_encoder": task["mode"] == "full",
             "image": {"max_pixels": task["side"] ** 2, "resize": "square"},
         }
         return shapes_of(policy, (task["side"], task["side"]))

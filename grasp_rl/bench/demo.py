@@ -35,13 +35,13 @@ from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.grpo.loss import LossConfig, StepSize, policy_loss
 from grasp_rl.interfaces import Labels, WeakLabels
 from grasp_rl.policies.tiny.policy import TinyPolicy
-from grasp_rl.rollouts.collect import roll_out
+from grasp_rl.rollouts.collect import collect_rollouts
 from grasp_rl.rollouts.generators.in_process import InProcess
-from grasp_rl.rollouts.reward_pipeline import Judge
-from grasp_rl.rollouts.reward_worker import Jury
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
+from grasp_rl.rollouts.reward_worker import RewardWorker
 from grasp_rl.runs.environment import git, version_of
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
-from grasp_rl.training.update import Updater
+from grasp_rl.training.update import PolicyUpdater
 from grasp_rl.types import Answer, MaskPrediction, RewardBreakdown, RolloutGroup, Sample
 from grasp_rl.utils.files import Record, write_json
 
@@ -73,17 +73,21 @@ class Ours:
         self.samples, self.policy = samples, TinyPolicy()
         algorithm = AlgorithmConfig(prompts_per_step=PROMPTS, group_size=GROUP)
         prompt = PromptConfig(template="compact")
-        self.config = RunConfig(algorithm=algorithm, prompt=prompt, rollout=RolloutConfig(judge="inline"))
-        judge = Judge(segmenter=BoxFillSegmenter(), reward=ByLength(), prompt=prompt, parsing=ParsingConfig())
-        self.jury, self.generator = Jury(judge), InProcess()
+        self.config = RunConfig(algorithm=algorithm, prompt=prompt, rollout=RolloutConfig(reward_worker="inline"))
+        pipeline = RewardPipeline(
+            segmenter=BoxFillSegmenter(), reward=ByLength(), prompt=prompt, parsing=ParsingConfig()
+        )
+        self.reward_worker, self.generator = RewardWorker(pipeline), InProcess()
         engine = LocalEngine(self.policy, OptimizerConfig(lr=LEARNING_RATE), 100)
-        self.update = Updater(self.policy, engine, None, algorithm=algorithm, rollout=self.config.rollout)
+        self.update = PolicyUpdater(self.policy, engine, None, algorithm=algorithm, rollout=self.config.rollout)
         self.policy.train()
 
     def step(self, number: int) -> tuple[list[RolloutGroup], dict[str, float]]:
         """One optimizer step; the groups it learned from, and CPU-seconds by phase."""
         begun = time.process_time()
-        rollouts = roll_out(self.policy, self.generator, self.jury, lambda _: self.samples, self.config, number)
+        rollouts = collect_rollouts(
+            self.policy, self.generator, self.reward_worker, lambda _: self.samples, self.config, number
+        )
         drawn = time.process_time()
         row = self.update(rollouts, rollouts.size(self.config.rollout.max_new_tokens))
         done = time.process_time()

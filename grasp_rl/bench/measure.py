@@ -17,7 +17,18 @@ from grasp_rl.bench.task import Pipe
 from grasp_rl.policies.compat import cache_in
 
 MIB = 2**20
-PHASES = ("encode", "tower", "prefill", "decode", "reward", "reference", "policy", "backward", "optimizer", "other")
+PHASES = (
+    "encode",
+    "vision_encoder",
+    "prefill",
+    "decode",
+    "reward",
+    "reference",
+    "policy",
+    "backward",
+    "optimizer",
+    "other",
+)
 """Parts of a step, in the order in which they first happen; ``other`` is what no part claims."""
 
 
@@ -95,14 +106,14 @@ class Meter:
 
     def watch(self, core: Any) -> None:
         """Count and time what goes through ``core``, a stock body with ``visual`` and ``language_model``."""
-        core.visual.register_forward_pre_hook(self._before_tower, with_kwargs=True)
+        core.visual.register_forward_pre_hook(self._before_vision_encoder, with_kwargs=True)
         core.visual.register_forward_hook(self._after)
         core.language_model.register_forward_pre_hook(self._before_language, with_kwargs=True)
         core.language_model.register_forward_hook(self._after)
 
-    def _before_tower(self, _module: Any, words: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self.counts["tower_pictures"] += len(named["grid_thw"] if "grid_thw" in named else words[1])
-        self.enter("tower")
+    def _before_vision_encoder(self, _module: Any, words: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.counts["vision_encoder_images"] += len(named["grid_thw"] if "grid_thw" in named else words[1])
+        self.enter("vision_encoder")
 
     def _before_language(self, _module: Any, _words: tuple[Any, ...], named: dict[str, Any]) -> None:
         rows, length = named["inputs_embeds"].shape[:2]

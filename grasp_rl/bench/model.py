@@ -21,11 +21,11 @@ class Shape:
     """Sizes of a Qwen2.5-VL.
 
     The defaults keep what decides where the time of a step goes in Qwen2.5-VL-3B (arXiv:2502.13923 and the hub's
-    config.json: language model 36 layers of 2048, MLP 11008, 16 query and 2 key-value heads; tower 32 layers of 1280,
-    MLP 3420, 4 of them with full attention): the tower over a picture of 840 x 840 costs
+    config.json: language model 36 layers of 2048, MLP 11008, 16 query and 2 key-value heads; vision encoder 32 layers
+    of 1280, MLP 3420, 4 of them with full attention): the vision encoder over an image of 840 x 840 costs
     0.7 to 0.8 of the language model over its prompt of 1200 tokens, eight
-    query heads share a key-value head, and MLP to width, tower width to language width and one full attention in eight
-    layers are the same. Depth is kept rather than width.
+    query heads share a key-value head, and MLP to width, vision encoder width to language width and one full attention
+    in eight layers are the same. Depth is kept rather than width.
     """
 
     hidden: int = 256
@@ -33,28 +33,28 @@ class Shape:
     heads: int = 8
     kv_heads: int = 1
     intermediate: int = 1376
-    tower_hidden: int = 160
-    tower_layers: int = 8
-    tower_heads: int = 4
-    tower_intermediate: int = 428
-    tower_full_attention_every: int = 8
+    vision_hidden: int = 160
+    vision_layers: int = 8
+    vision_heads: int = 4
+    vision_intermediate: int = 428
+    vision_full_attention_every: int = 8
     vocabulary: int | None = None
     """Entries of the embeddings; None for as many as the words of the prompt need."""
 
     @property
-    def tower_full_attention(self) -> list[int]:
-        """Layers of the tower where a patch sees the whole picture, not only its window; the last one is among them."""
-        every = self.tower_full_attention_every
-        return list(range(every - 1, self.tower_layers, every)) or [self.tower_layers - 1]
+    def vision_full_attention(self) -> list[int]:
+        """Layers of the vision encoder with full instead of windowed attention; the last one is among them."""
+        every = self.vision_full_attention_every
+        return list(range(every - 1, self.vision_layers, every)) or [self.vision_layers - 1]
 
-    def tower_flops(self, patches: int) -> float:
-        """Floating-point operations of one tower forward over a picture of ``patches`` patches of 14 x 14 pixels."""
-        width, full = self.tower_hidden, len(self.tower_full_attention)
+    def vision_flops(self, patches: int) -> float:
+        """Floating-point operations of a vision encoder's forward over ``patches`` patches of 14 x 14 pixels."""
+        width, full = self.vision_hidden, len(self.vision_full_attention)
         merged = MERGE**2 * width
-        linear = 2 * patches * self.tower_layers * (4 * width**2 + 3 * width * self.tower_intermediate)
+        linear = 2 * patches * self.vision_layers * (4 * width**2 + 3 * width * self.vision_intermediate)
         merger = 2 * (patches / MERGE**2) * merged * (merged + self.hidden)
         per_window = (WINDOW / PATCH) ** 2
-        attention = 4 * patches * width * (full * patches + (self.tower_layers - full) * per_window)
+        attention = 4 * patches * width * (full * patches + (self.vision_layers - full) * per_window)
         return linear + merger + attention
 
     def language_flops(self, tokens: int) -> float:
@@ -66,13 +66,13 @@ class Shape:
 
 STANDARD = Shape()
 SMOKE = Shape(
-    hidden=64, layers=2, intermediate=128, tower_hidden=32, tower_layers=2, tower_intermediate=64,
-    tower_full_attention_every=2,
+    hidden=64, layers=2, intermediate=128, vision_hidden=32, vision_layers=2, vision_intermediate=64,
+    vision_full_attention_every=2,
 )  # fmt: skip
 """Runs in seconds; its times mean nothing."""
 REAL_3B = Shape(
-    hidden=2048, layers=36, heads=16, kv_heads=2, intermediate=11008, tower_hidden=1280, tower_layers=32,
-    tower_heads=16, tower_intermediate=3420, tower_full_attention_every=8, vocabulary=151936,
+    hidden=2048, layers=36, heads=16, kv_heads=2, intermediate=11008, vision_hidden=1280, vision_layers=32,
+    vision_heads=16, vision_intermediate=3420, vision_full_attention_every=8, vocabulary=151936,
 )  # fmt: skip
 """Qwen2.5-VL-3B itself, with random weights, saved in bfloat16: 7.5 GB, for a GPU."""
 SHAPES = {"standard": STANDARD, "smoke": SMOKE, "3b": REAL_3B}
@@ -108,16 +108,16 @@ def build(folder: Path, shape: Shape = STANDARD, *, seed: int = 0) -> Path:
             "pad_token_id": words.pad_token_id,
         },
         vision_config={
-            "depth": shape.tower_layers,
-            "hidden_size": shape.tower_hidden,
-            "intermediate_size": shape.tower_intermediate,
-            "num_heads": shape.tower_heads,
+            "depth": shape.vision_layers,
+            "hidden_size": shape.vision_hidden,
+            "intermediate_size": shape.vision_intermediate,
+            "num_heads": shape.vision_heads,
             "out_hidden_size": shape.hidden,
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
             "temporal_patch_size": 2,
             "window_size": WINDOW,
-            "fullatt_block_indexes": shape.tower_full_attention,
+            "fullatt_block_indexes": shape.vision_full_attention,
         },
         image_token_id=ids["image_pad"],
         video_token_id=ids["video_pad"],

@@ -32,8 +32,8 @@ from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.types import EmbeddedPrompt, EncodedPrompt, Scores
 from grasp_rl.rollouts.generators.in_process import InProcess
-from grasp_rl.rollouts.reward_pipeline import Judge
-from grasp_rl.rollouts.reward_worker import Jury
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
+from grasp_rl.rollouts.reward_worker import RewardWorker
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.tracking.null import NullTracker
 from grasp_rl.training.trainer import Stopwatch, Trainer
@@ -50,7 +50,7 @@ class MeasuredPolicy(HfVlmPolicy):
             return super().encode(*words, **named)
 
     def embed(self, *words: Any, **named: Any) -> list[EmbeddedPrompt]:
-        with self.meter.phase("tower"):
+        with self.meter.phase("vision_encoder"):
             return super().embed(*words, **named)
 
     def stream(self, *words: Any, **named: Any) -> Iterator[tuple[int, list[Completion]]]:
@@ -83,17 +83,17 @@ class MeasuredEngine(LocalEngine):
             return super().step()
 
 
-class MeasuredJudge(Judge):
-    """The judge with its time counted as the reward's."""
+class MeasuredPipeline(RewardPipeline):
+    """The pipeline with its time counted as the reward's."""
 
-    def __init__(self, meter: Meter, judge: Judge) -> None:
-        object.__setattr__(self, "meter", meter)  # a judge is frozen
-        super().__init__(**{part.name: getattr(judge, part.name) for part in fields(judge)})
+    def __init__(self, meter: Meter, pipeline: RewardPipeline) -> None:
+        object.__setattr__(self, "meter", meter)  # a pipeline is frozen
+        super().__init__(**{part.name: getattr(pipeline, part.name) for part in fields(pipeline)})
 
-    def follow(self, *words: Any, **named: Any) -> list[Rollout]:
+    def run(self, *words: Any, **named: Any) -> list[Rollout]:
         meter: Meter = self.meter  # type: ignore[attr-defined]
         with meter.phase("reward"):
-            return super().follow(*words, **named)
+            return super().run(*words, **named)
 
 
 class MeasuredTrainer(Trainer):
@@ -102,7 +102,7 @@ class MeasuredTrainer(Trainer):
     def __init__(self, config: RunConfig, components: Components, meter: Meter) -> None:
         super().__init__(config, components)
         self.meter = meter
-        self.jury = Jury(MeasuredJudge(meter, self.judge), "inline")
+        self.reward_worker = RewardWorker(MeasuredPipeline(meter, self.pipeline), "inline")
         self.update.engine = MeasuredEngine(meter, self.policy, config.optimizer, config.algorithm.steps)
 
     def _log(self, step: int, row: dict[str, float], clock: Stopwatch, waited_s: float) -> None:
@@ -136,13 +136,13 @@ class DrawnReward:
         return RewardBreakdown(reward=self.values[(self.asked - 1) % len(self.values)], terms={})
 
 
-class Pictures:
-    """A dataset of the task's pictures."""
+class Images:
+    """A dataset of the task's images."""
 
     def __init__(self, task: Task) -> None:
         self.samples = [
             Sample(
-                sample_id=f"bench {number}", image=task.image(number), query=QUESTION, target_mask=None, cues=(),
+                sample_id=f"bench {number}", image=task.image(number), query=QUESTION, target_mask=None, weak_labels=(),
                 dataset="bench", split="train",
             )
             for number in range(task.questions)
@@ -159,7 +159,7 @@ def make_policy(task: Task, kind: type[HfVlmPolicy] = HfVlmPolicy) -> HfVlmPolic
         task.model,
         ImageSize(max_pixels=task.side**2, resize="square"),
         dtype="float32" if task.device == "cpu" else "bfloat16",
-        train_tower=task.mode == "full",
+        train_vision_encoder=task.mode == "full",
         lora_rank=LORA_RANK if task.mode == "lora" else 0,
         lora_alpha=LORA_ALPHA,
         packed_attention=task.attention,
@@ -178,7 +178,7 @@ def make_config(task: Task, folder: str) -> RunConfig:
         prompt=PROMPT,
         algorithm=algorithm,
         optimizer=OptimizerConfig(lr=LEARNING_RATE),
-        rollout=RolloutConfig(max_new_tokens=task.length, judge="inline"),
+        rollout=RolloutConfig(max_new_tokens=task.length, reward_worker="inline"),
         evaluation=EvaluationConfig(every=0),
         engine=EngineConfig(device=task.device),
     )
@@ -194,7 +194,7 @@ def run(task: Task, pipe: Pipe) -> None:
         policy=policy,
         segmenter=BoxFillSegmenter(),
         reward=DrawnReward(task),
-        data=Pictures(task),
+        data=Images(task),
         tracker=NullTracker(),
         generator=InProcess(),
         protocol=MaskProtocol(),

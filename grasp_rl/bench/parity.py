@@ -1,4 +1,4 @@
-"""Whether both sides of `grasp-rl bench step` compute the same loss: same model, picture, completions and rewards.
+"""Whether both sides of `grasp-rl bench step` compute the same loss: same model, image, completions and rewards.
 
     python -m grasp_rl.bench.parity TASK DESCRIPTOR
 
@@ -65,7 +65,7 @@ def compare(task: Task) -> dict[str, float]:
 
 
 def peer_rows(prompt: Any, ids: Tensor, image_token: int) -> dict[str, Any]:
-    """The batch as TRL's trainer lays it out: the prompt and its picture once for each of the completions ``ids``."""
+    """The batch as TRL's trainer lays it out: the prompt and its image once for each of the completions ``ids``."""
     count = len(ids)
     prompts = prompt.input_ids.expand(count, -1)
     return {

@@ -4,7 +4,7 @@
 
 It gets the best settings that it offers without another inference engine: its own ``generate`` with a key-value cache,
 all groups generated together and each learned from in one batch, one iteration, no gradient checkpointing, no logging.
-The processor reads pictures only: the stock one wants a video processor, and that torchvision.
+The processor reads images only: the stock one wants a video processor, and that torchvision.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PADS = ("<|image_pad|>", "<|video_pad|>")
 LORA_PATTERN = r".*language_model\..*\.(" + "|".join(TARGETS) + ")"
 
 
-class PictureProcessor(Qwen2_5_VLProcessor):  # type: ignore[misc]
+class ImageOnlyProcessor(Qwen2_5_VLProcessor):  # type: ignore[misc]
     """Qwen2.5-VL's processor without videos; transformers reads its parts off this signature."""
 
     meter: Meter | None = None
@@ -100,7 +100,7 @@ class MeasuredSteps(TrainerCallback):  # type: ignore[misc]
 def make_trainer(task: Task, folder: str, kind: type[Any] = GRPOTrainer, callbacks: Sequence[Any] = ()) -> Any:
     """A GRPOTrainer for ``task`` that writes into ``folder``."""
     tokenizer = load_tokenizer(Source(path=task.model))
-    processor = PictureProcessor(
+    processor = ImageOnlyProcessor(
         image_processor=Qwen25VL.load_processor(task.model), tokenizer=tokenizer, chat_template=tokenizer.chat_template
     )
     unwanted = [tokenizer.eos_token_id, *(processor.tokenizer.convert_tokens_to_ids(t) for t in PADS)]
@@ -157,7 +157,7 @@ def main(argv: Sequence[str]) -> int:
     meter = Meter(pipe, task.device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(task, folder, MeasuredTrainer, [MeasuredSteps(meter)])
-        trainer.meter = PictureProcessor.meter = meter
+        trainer.meter = ImageOnlyProcessor.meter = meter
         for model in (trainer.model, trainer.ref_model):
             if model is not None:
                 stock = model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -27,7 +27,7 @@ from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.prompts.render import format_answer
 from grasp_rl.rewards.rubric import Rubric
 from grasp_rl.rewards.terms.masks import MaskIou
-from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs.environment import version_of
 from grasp_rl.segmenters.sam import SamSegmenter
 from grasp_rl.segmenters.sam2 import Sam2Segmenter
@@ -58,13 +58,13 @@ def random_sam(folder: Path, **options: Any) -> SamSegmenter:
 
 
 def task(group: int, instances: int) -> tuple[Sample, CoordinateFrame, list[Completion]]:
-    """One picture of 1024 x 1024, and ``group`` completions of ``instances`` different boxes with two points each."""
+    """One image of 1024 x 1024, and ``group`` completions of ``instances`` different boxes with two points each."""
     draw = np.random.default_rng(0)
     image = draw.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
     mask = np.zeros((SIDE, SIDE), dtype=np.bool_)
     mask[200:700, 300:800] = True
     sample = Sample(
-        sample_id="bench", image=image, query="q", target_mask=mask, cues=None, dataset="bench", split="test"
+        sample_id="bench", image=image, query="q", target_mask=mask, weak_labels=None, dataset="bench", split="test"
     )
     frame = CoordinateFrame(width=SIDE, height=SIDE, image_width=SIDE, image_height=SIDE)
     completions = []
@@ -98,27 +98,27 @@ class Counter:
 
 
 def per_completion(
-    judge: Judge, sample: Sample, frame: CoordinateFrame, completions: Sequence[Completion]
+    pipeline: RewardPipeline, sample: Sample, frame: CoordinateFrame, completions: Sequence[Completion]
 ) -> list[float]:
     """The reward as loops do it that take each completion by itself.
 
-    The picture is encoded for every completion, every instance is decoded alone, masks come to host memory, and union
+    The image is encoded for every completion, every instance is decoded alone, masks come to host memory, and union
     and IoU are NumPy's; as in the public training code of Think2Seg-RS.
     """
     from grasp_rl.prompts.parse import parse
 
     found = []
     for completion in completions:
-        answer = parse(completion.text, SCHEME, frame, judge.parsing)
-        embedding = judge.segmenter.encode(sample.image)
+        answer = parse(completion.text, SCHEME, frame, pipeline.parsing)
+        embedding = pipeline.segmenter.encode(sample.image)
         union = np.zeros(sample.size, dtype=np.bool_)
         for prompt in answer.prompts:
-            union |= judge.segmenter.decode(embedding, [prompt]).union
+            union |= pipeline.segmenter.decode(embedding, [prompt]).union
         target = sample.target_mask
         assert target is not None
         either = np.count_nonzero(union | target)
         iou = np.count_nonzero(union & target) / either
-        found.append(judge.reward.mask_weight * iou + 2.0)  # type: ignore[attr-defined]
+        found.append(pipeline.reward.mask_weight * iou + 2.0)  # type: ignore[attr-defined]
     return found
 
 
@@ -135,14 +135,16 @@ def timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
 def reward_row(folder: Path, repeats: int) -> Record:
     """The whole reward of one group, ours and one call a completion."""
     segmenter = random_sam2(folder / "sam2")
-    judge = Judge(segmenter=segmenter, reward=Rubric({"mask_iou": MaskIou()}), prompt=SCHEME, parsing=ParsingConfig())
+    pipeline = RewardPipeline(
+        segmenter=segmenter, reward=Rubric({"mask_iou": MaskIou()}), prompt=SCHEME, parsing=ParsingConfig()
+    )
     sample, frame, completions = task(GROUP, INSTANCES)
     counter = Counter(segmenter)
-    judge.follow(sample, frame, completions)  # warm-up
+    pipeline.run(sample, frame, completions)  # warm-up
     ours_calls = counter.take()
-    ours, rollouts = timed(lambda: judge.follow(sample, frame, completions), repeats)
+    ours, rollouts = timed(lambda: pipeline.run(sample, frame, completions), repeats)
     counter.take()
-    theirs, rewards = timed(lambda: per_completion(judge, sample, frame, completions), 1)
+    theirs, rewards = timed(lambda: per_completion(pipeline, sample, frame, completions), 1)
     theirs_calls = counter.take()
     difference = max(abs(r.reward.reward - other) for r, other in zip(rollouts, rewards, strict=True))
     return {
@@ -190,11 +192,13 @@ def memory_row(folder: Path) -> Record:
 
 
 def peak_of(folder: Path, count: int) -> float:
-    """Peak resident memory in MiB of encoding one picture and decoding ``count`` prompts in this process."""
+    """Peak resident memory in MiB of encoding one image and decoding ``count`` prompts in this process."""
     segmenter = random_sam2(folder / "sam2")
     sample, frame, completions = task(count, 1)
-    judge = Judge(segmenter=segmenter, reward=Rubric({"mask_iou": MaskIou()}), prompt=SCHEME, parsing=ParsingConfig())
-    judge.follow(sample, frame, completions)
+    pipeline = RewardPipeline(
+        segmenter=segmenter, reward=Rubric({"mask_iou": MaskIou()}), prompt=SCHEME, parsing=ParsingConfig()
+    )
+    pipeline.run(sample, frame, completions)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

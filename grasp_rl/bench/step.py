@@ -1,7 +1,7 @@
 """`grasp-rl bench step`: one optimizer step of GRPO, here and in TRL's GRPOTrainer.
 
 Both sides train the same saved model (a random Qwen2.5-VL in the proportions of Qwen2.5-VL-3B, see
-grasp_rl.bench.model) in float32 on one question about each of Q pictures: G completions of exactly C tokens, a drawn
+grasp_rl.bench.model) in float32 on one question about each of Q images: G completions of exactly C tokens, a drawn
 reward, a KL term. Each has a process of its own with one thread; their steps take turns, so that a busy machine
 troubles both. The first step of each is not counted. TRL's settings stand in grasp_rl/bench/peer.py. Both have the
 allocator's settings of grasp_rl.utils.memory: memory once used stays, so a peak is the highest so far.
@@ -37,10 +37,10 @@ from grasp_rl.utils.files import Record, to_json, write_json, write_text
 SIDES = {"ours": "grasp_rl.bench.ours", "trl": "grasp_rl.bench.peer"}
 PACKAGES = ("torch", "transformers", "peft", "trl", "grasp-rl")
 TEXT_TOKENS = 330
-"""About what a prompt has beside its picture: twice the prompt is twice the picture and this once more."""
+"""About what a prompt has beside its image: twice the prompt is twice the image and this once more."""
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "RAYON")}
 COUNTS = {
-    "tower_pictures": "pictures through the tower",
+    "vision_encoder_images": "images through the vision encoder",
     "prefill_tokens": "tokens in prefill",
     "decode_tokens": "tokens decoded",
     "reference_tokens": "tokens in the reference forward",
@@ -57,7 +57,7 @@ class Plan:
     parity: bool
     """Whether the losses are compared."""
     growth: bool
-    """Whether our side is measured with twice the completions, and with twice the picture, too."""
+    """Whether our side is measured with twice the completions, and with twice the image, too."""
 
 
 class Worker:
@@ -168,9 +168,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def growth(plan: Plan) -> list[Record]:
-    """Our side alone with G doubled, and with the picture's tokens about doubled."""
+    """Our side alone with G doubled, and with the image's tokens about doubled."""
     found = []
-    wider = round((2 * plan.task.pictures + TEXT_TOKENS) ** 0.5) * 28
+    wider = round((2 * plan.task.images + TEXT_TOKENS) ** 0.5) * 28
     for larger in (replace(plan.task, groups=2 * plan.task.groups), replace(plan.task, side=wider)):
         task = replace(larger, steps=2)
         part = compare(replace(plan, task=task, sides=("ours",), parity=False))
@@ -203,12 +203,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grasp-rl bench step", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--groups", type=int, default=8, metavar="G", help="completions (default: %(default)s)")
-    parser.add_argument("--questions", type=int, default=1, metavar="Q", help="pictures a step (default: %(default)s)")
+    parser.add_argument("--questions", type=int, default=1, metavar="Q", help="images a step (default: %(default)s)")
     parser.add_argument("--length", type=int, default=200, metavar="C", help="tokens of each (default: %(default)s)")
-    parser.add_argument("--side", type=int, default=840, metavar="PIXELS", help="of the picture (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=840, metavar="PIXELS", help="of the image (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="steps counted (default: %(default)s)")
     parser.add_argument(
-        "--mode", choices=("lora", "full"), default="lora", help="lora: frozen tower; full: trained tower"
+        "--mode",
+        choices=("lora", "full"),
+        default="lora",
+        help="lora: frozen vision encoder; full: trained vision encoder",
     )
     parser.add_argument(
         "--attention",
@@ -218,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", choices=tuple(SIDES), help="measure one side alone, without the comparison of losses")
     parser.add_argument("--profile", action="store_true", help="add CPU-seconds by phase to the table")
-    parser.add_argument("--growth", action="store_true", help="our side with G doubled, and the picture doubled, too")
+    parser.add_argument("--growth", action="store_true", help="our side with G doubled, and the image doubled, too")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
     parser.add_argument(
         "--shape",
@@ -275,7 +278,7 @@ def _about(arguments: argparse.Namespace, command: Sequence[str]) -> Record:
         "device": _device(arguments.device),
         "git": git(Path(__file__).parent),
         "versions": {"python": platform.python_version()} | {name: version_of(name) for name in PACKAGES},
-        "model": asdict(shape) | {"tower_gflop": shape.tower_flops(patches) / 1e9},
+        "model": asdict(shape) | {"vision_gflop": shape.vision_flops(patches) / 1e9},
     }
 
 
@@ -300,7 +303,7 @@ def table(result: Record, *, profile: bool) -> str:
         f"`{result['command']}` ({result['date']}, {result['device']}; {versions}; commit {commit})",
         "",
         f"Q = {task['questions']}, G = {task['groups']}, C = {task['length']}, P = {task.get('prompt_tokens', '?')}, "
-        f"picture {task['side']} x {task['side']}, {task['mode']}. Median (least to most) of "
+        f"image {task['side']} x {task['side']}, {task['mode']}. Median (least to most) of "
         f"{len(next(iter(sides.values()))['steps'])} steps.",
         "",
         f"| | {' | '.join(sides)} |{' trl / ours |' if len(sides) > 1 else ''}",
@@ -342,7 +345,7 @@ def _spread_cell(found: Record) -> str:
 
 
 def _profile(sides: Record) -> list[str]:
-    """CPU-seconds by phase; TRL's calls outside the tower and the language model are its `other`."""
+    """CPU-seconds by phase; TRL's calls outside the vision encoder and the language model are its `other`."""
     lines = [f"| CPU-seconds in | {' | '.join(sides)} |", "|---|" + "---|" * len(sides)]
     for phase in PHASES:
         cells = []

@@ -26,7 +26,7 @@ PROMPT = PromptConfig(template="think2seg")
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One optimizer step: G completions of the same question about each of Q pictures."""
+    """One optimizer step: G completions of the same question about each of Q images."""
 
     model: str
     """Folder of the saved model that both sides load."""
@@ -35,21 +35,21 @@ class Task:
     length: int
     """C, tokens of every completion; nothing ends one earlier."""
     side: int
-    """Height and width of the picture in pixels, a multiple of 28."""
+    """Height and width of the image in pixels, a multiple of 28."""
     mode: str
-    """lora: adapters on the language model, frozen tower; full: everything is trained, the tower too."""
+    """lora: adapters on the language model, frozen vision encoder; full: everything is trained."""
     steps: int
     """Steps to run, the warm-up included."""
     questions: int = 1
-    """Q, pictures asked about in a step."""
+    """Q, images asked about in a step."""
     device: str = "cpu"
     attention: str = "two_calls"
     """two_calls | mask, for our packed rows; see grasp_rl.policies.attention."""
     seed: int = 0
 
     @property
-    def pictures(self) -> int:
-        """Image tokens of the picture."""
+    def images(self) -> int:
+        """Image tokens of the image."""
         return (self.side // 28) ** 2
 
     def image(self, number: int = 0) -> Image:
@@ -58,7 +58,7 @@ class Task:
         return np.asarray(keyed_generator("bench", self.seed, number).integers(0, 256, shape), dtype=np.uint8)
 
     def messages(self) -> list[dict[str, Any]]:
-        """The chat messages that ask the question, the picture's place in them."""
+        """The chat messages that ask the question, the image's place in them."""
         return messages(self.side)
 
     def rewards(self) -> list[float]:
@@ -77,7 +77,7 @@ class Task:
 
 
 def messages(side: int) -> list[dict[str, Any]]:
-    """The chat messages that ask the question about a picture of ``side`` x ``side`` pixels."""
+    """The chat messages that ask the question about an image of ``side`` x ``side`` pixels."""
     frame = CoordinateFrame(width=side, height=side, image_width=side, image_height=side)
     return build_messages(QUESTION, frame, PROMPT)
 

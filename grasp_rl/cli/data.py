@@ -37,14 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("validate", help="check every row and list every bad one; exit 1 if there is any")
     check.add_argument("root", help="a folder with annotations.jsonl, or such a file")
     check.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    check.add_argument(
-        "--max-pixels", type=_positive, default=MAX_PIXELS, metavar="N", help="largest picture to decode"
-    )
+    check.add_argument("--max-pixels", type=_positive, default=MAX_PIXELS, metavar="N", help="largest image to decode")
     show = commands.add_parser("show", help="draw samples with their question, mask and cues")
     show.add_argument("root", help="a folder with annotations.jsonl, such a file, or the word synthetic")
     show.add_argument("--split", help="train where there is one, else the first")
     show.add_argument("--count", type=_positive, default=8, metavar="N", help="samples to draw (8)")
-    show.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
+    show.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the images")
     return parser
 
 
@@ -69,7 +67,7 @@ def _as_text(report: Report) -> str:
     if report.kinds:
         lines.append("given as " + ", ".join(f"{kind} ({count})" for kind, count in report.kinds.items()))
     if report.shared:
-        lines.append(f"{report.shared} pictures are in more than one split; scores on such splits flatter")
+        lines.append(f"{report.shared} images are in more than one split; scores on such splits flatter")
     lines.append(f"{report.rows} rows, {report.bad} bad, {report.no_target_share:.0%} of the good ones without target")
     return "\n".join(lines) + "\n"
 

@@ -28,10 +28,10 @@ _HELP = f"""grasp-rl {__version__}: teach a vision-language policy to point, wit
 Usage: grasp-rl COMMAND [arguments]
 
   train      train the policy by GRPO               grasp-rl train algorithm.steps=50
-  sft        supervised fine-tuning on cues         grasp-rl sft
+  sft        supervised fine-tuning on weak labels         grasp-rl sft
   evaluate   score a policy on a split              grasp-rl evaluate init_from=RUN_FOLDER
   plan       what a run will take, beforehand       grasp-rl plan policy=qwen2_5_vl_3b --gpu a100_80
-  predict    answer questions about your pictures   grasp-rl predict --help
+  predict    answer questions about your images   grasp-rl predict --help
   report     tables and figures of finished runs    grasp-rl report FOLDER
   export     write a policy for others to load      grasp-rl export RUN_FOLDER --out FOLDER --merge
   data       check and look at a dataset            grasp-rl data --help

@@ -24,7 +24,7 @@ from grasp_rl.config.targets import to_config
 from grasp_rl.launch import compose
 from grasp_rl.launch.process import Job
 from grasp_rl.planning.advice import MORE_DEVICES, advice
-from grasp_rl.planning.estimate import Assumptions, Estimate, estimate, picture_of, text_tokens
+from grasp_rl.planning.estimate import Assumptions, Estimate, estimate, image_of, text_tokens
 from grasp_rl.planning.hardware import DEVICES, Device, device_of
 from grasp_rl.utils.files import Record, to_json
 
@@ -56,12 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tflops", type=float, metavar="X", help="its peak of dense bfloat16, 10^12 a second")
     parser.add_argument("--bandwidth-gbs", type=float, metavar="X", help="its peak bandwidth, 10^9 bytes a second")
     parser.add_argument(
-        "--prompt-tokens", type=int, metavar="N", help="beside the picture (default: about what templates take)"
+        "--prompt-tokens", type=int, metavar="N", help="beside the image (default: about what templates take)"
     )
     parser.add_argument(
         "--completion-tokens", type=int, metavar="N", help="mean length (default: rollout.max_new_tokens)"
     )
-    parser.add_argument("--picture", metavar="WxH", help="pixels (default: the largest that the policy takes)")
+    parser.add_argument("--image", metavar="WxH", help="pixels (default: the largest that the policy takes)")
     parser.add_argument(
         "--calibrate", type=Path, metavar="STEP_JSON",
         help="of `grasp-rl bench step` on such a device: say how it is predicted; with --gpu, correct the plan by it",
@@ -130,7 +130,7 @@ def _planned(job: Job, flags: argparse.Namespace, device: Device) -> Planned:
     assumed = Assumptions(
         prompt_tokens=flags.prompt_tokens,
         completion_tokens=flags.completion_tokens,
-        picture=picture_of(config, _picture(flags.picture)),
+        image=image_of(config, _image(flags.image)),
     )
     bill = estimate(config, device, assumed)
     return Planned(name=job.run_dir.name, config=config, assumed=assumed, bill=bill)
@@ -149,12 +149,12 @@ def _jobs(words: list[str]) -> list[Job]:
         return [compose.single(engine, flags.overrides, trusted)]
 
 
-def _picture(text: str | None) -> tuple[int, int] | None:
+def _image(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     width, _, height = text.partition("x")
     if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise ConfigError(f"--picture {text}: must be WIDTHxHEIGHT in pixels, for example 840x840")
+        raise ConfigError(f"--image {text}: must be WIDTHxHEIGHT in pixels, for example 840x840")
     return int(width), int(height)
 
 
@@ -197,12 +197,12 @@ def _said(name: str, bill: Estimate, device: Device, told: list[str] | None, dev
 
 
 def _assumed(planned: Sequence[Planned], flags: argparse.Namespace) -> str:
-    sizes = " and ".join(dict.fromkeys("{} x {}".format(*job.assumed.picture) for job in planned))
+    sizes = " and ".join(dict.fromkeys("{} x {}".format(*job.assumed.image) for job in planned))
     length = f"of {flags.completion_tokens} tokens" if flags.completion_tokens else "as long as they may be"
     text = " or ".join(dict.fromkeys(str(text_tokens(job.config, job.assumed)) for job in planned))
     alone = all(job.bill.devices == 1 for job in planned)
     return (
-        f"Assumed: pictures of {sizes}, {text} tokens of a prompt beside them, completions {length}, "
+        f"Assumed: images of {sizes}, {text} tokens of a prompt beside them, completions {length}, "
         f"{Assumptions.validation} answers where a validation or test has no limit"
         f"{'' if alone else ', no time lost between devices and host'}."
     )
@@ -210,7 +210,7 @@ def _assumed(planned: Sequence[Planned], flags: argparse.Namespace) -> str:
 
 def _as_record(device: Device, planned: Sequence[Planned], told: Mapping[str, list[str] | None]) -> Record:
     jobs = [
-        {"job": job.name, **asdict(job.bill), "picture": job.assumed.picture, "advice": told.get(job.name)}
+        {"job": job.name, **asdict(job.bill), "image": job.assumed.image, "advice": told.get(job.name)}
         for job in planned
     ]
     return {"device": asdict(device), "jobs": jobs}

@@ -1,4 +1,4 @@
-"""`grasp-rl predict`: one picture and one question in, a mask, an overlay and the answer out.
+"""`grasp-rl predict`: one image and one question in, a mask, an overlay and the answer out.
 
 Without ``--run`` the shipped tiny policy answers and GrabCut segments; overrides swap and tune them as everywhere
 (``policy=... segmenter=...``). With it, the run's own config and its best checkpoint are used.
@@ -42,13 +42,13 @@ _MAX_SIDE = 1600  # of an overlay, in pixels
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the pipeline made of one picture and question."""
+    """What the pipeline made of one image and question."""
 
     text: str
     """What the policy wrote."""
     answer: Answer
     mask: BoolMask
-    """[H, W] all instances together, at the picture's own size."""
+    """[H, W] all instances together, at the image's own size."""
     policy_s: float
     segmenter_s: float
 
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grasp-rl predict", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("image", type=Path, help="a picture: PNG, JPEG, TIFF, WebP, JPEG 2000, BMP, GIF or PPM")
+    parser.add_argument("image", type=Path, help="an image: PNG, JPEG, TIFF, WebP, JPEG 2000, BMP, GIF or PPM")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for grasp-rl evaluate")
     parser.add_argument("--query", required=True, help="what to look for, in plain words")
     parser.add_argument("--run", type=Path, help="a run folder: its config and its best, else newest, checkpoint")
@@ -190,7 +190,7 @@ def read_config(run: Path | None, scheme: str | None, segmenter: str | None, ove
 
 
 def write(out: Path, path: Path, query: str, image: Image, prediction: Prediction, predictor: Predictor) -> Record:
-    """Write mask, overlay and answer of the picture in ``path`` into ``out``; returns what the .json file holds.
+    """Write mask, overlay and answer of the image in ``path`` into ``out``; returns what the .json file holds.
 
     Raises:
         OSError: a file cannot be written.
@@ -227,10 +227,10 @@ def _told(record: Record) -> str:
     if record["status"] not in ("ok", "repaired"):
         found = f"the answer could not be read ({record['status']})"
     elif not record["prompts"]:
-        found = "nothing in the picture fits"
+        found = "nothing in the image fits"
     else:
         count = len(record["prompts"])
-        found = f"{count} instance{'s' * (count != 1)}, {100 * record['mask_share']:.1f} % of the picture"
+        found = f"{count} instance{'s' * (count != 1)}, {100 * record['mask_share']:.1f} % of the image"
     return f"{found}: {record['files']['overlay']}\n"
 
 

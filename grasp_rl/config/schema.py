@@ -98,7 +98,7 @@ class AlgorithmConfig:
     steps: int = 200
     """Optimizer steps."""
     prompts_per_step: int = 12
-    """Questions per optimizer step, over all ranks."""
+    """PromptSampler per optimizer step, over all ranks."""
     group_size: int = 8
     """G, completions per question."""
     iterations: int = 1
@@ -177,7 +177,7 @@ class RolloutConfig:
     """Seconds an optimizer step's generation may take; what is unfinished then is cut off. null for no limit."""
     batch_rows: int = 256
     """Completions decoded together at most; changes memory, never the draw."""
-    judge: str = "auto"
+    reward_worker: str = "auto"
     """Where answers are segmented and rewarded while the next ones are generated: process (of its own), thread (with a
     stream of its own on a GPU), inline (no overlap); auto takes a thread for a segmenter on a GPU, else a process."""
 
@@ -189,7 +189,7 @@ class RolloutConfig:
         limit = self.time_limit_s
         require(limit is None or limit > 0, "rollout.time_limit_s", limit, "> 0 or null")
         require(self.batch_rows >= 1, "rollout.batch_rows", self.batch_rows, ">= 1")
-        one_of("rollout.judge", self.judge, ("auto", "process", "thread", "inline"))
+        one_of("rollout.reward_worker", self.reward_worker, ("auto", "process", "thread", "inline"))
 
 
 @dataclass
@@ -209,7 +209,7 @@ class EvaluationConfig:
     """What counts as what: an option of conf/evaluation/protocol."""
     bootstrap_samples: int = 2000
     overlays: int = 8
-    """Pictures with ground truth, prompts and mask drawn, per evaluation."""
+    """Images with ground truth, prompts and mask drawn, per evaluation."""
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "evaluation.every", self.every, ">= 0")
@@ -248,7 +248,7 @@ class SftPhase:
 
     steps: int = 1000
     batch_size: int = 32
-    """Pictures per optimizer step."""
+    """Images per optimizer step."""
     lr: float = 1e-3
     final_lr_ratio: float = 0.05
     warmup_steps: int = 50
@@ -262,8 +262,8 @@ class SftPhase:
     """Weight of teaching two heads to look at the instance whose coordinate is said; see grasp_rl.training.sft."""
     attention_layers: list[int] = field(default_factory=lambda: [1, 2])
     """Decoder layers whose first two heads are taught."""
-    questions_per_picture: int = 1
-    """Questions about one picture packed behind it in one row, where the dataset can give several."""
+    questions_per_image: int = 1
+    """PromptSampler about one image packed behind it in one row, where the dataset can give several."""
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size"):
@@ -271,14 +271,12 @@ class SftPhase:
         require(self.lr > 0, "sft.phases[].lr", self.lr, "> 0")
         require(self.noise >= 0, "sft.phases[].noise", self.noise, ">= 0")
         require(self.box_scale_bias > -0.5, "sft.phases[].box_scale_bias", self.box_scale_bias, "> -0.5")
-        require(
-            self.questions_per_picture >= 1, "sft.phases[].questions_per_picture", self.questions_per_picture, ">= 1"
-        )
+        require(self.questions_per_image >= 1, "sft.phases[].questions_per_image", self.questions_per_image, ">= 1")
 
 
 @dataclass
 class SftConfig:
-    """Supervised fine-tuning on demonstrations derived from the dataset's cues: the papers' SFT baseline."""
+    """Supervised fine-tuning on demonstrations derived from the dataset's weak labels: the papers' SFT baseline."""
 
     phases: list[SftPhase] = field(default_factory=lambda: [SftPhase()])
     scheme_weights: dict[str, float] = field(default_factory=dict)

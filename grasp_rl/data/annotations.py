@@ -1,6 +1,6 @@
 """The lines of an annotations file: one JSON object each, checked key by key. docs/datasets.md has the schema.
 
-No picture is opened here. A line that cannot be used comes back with everything that is wrong with it, so that one
+No image is opened here. A line that cannot be used comes back with everything that is wrong with it, so that one
 reader serves those who stop at the first such line and those who list them all.
 """
 
@@ -32,7 +32,7 @@ class AnnotationError(ConfigError):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One question about one picture, as written down."""
+    """One question about one image, as written down."""
 
     location: str
     """File and line, for messages."""
@@ -90,7 +90,7 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 
 def problems_of(record: Any) -> list[str]:
-    """What is wrong with a row's keys and values, as far as that can be told without its picture."""
+    """What is wrong with a row's keys and values, as far as that can be told without its image."""
     if not isinstance(record, dict):
         return [f"found {_kind(record)}; a line is one JSON object, {{...}}"]
     given = {key: value for key, value in record.items() if value is not None}
@@ -168,7 +168,7 @@ def _polygons(value: Any) -> str | None:
         return "must be a list of rings, [] where nothing answers"
     for index, ring in enumerate(value):
         if not isinstance(ring, list) or len(ring) < 3 or not all(_numbers(point, 2) for point in ring):
-            return f"ring {index} must be a list of three or more points [x, y], finite and in pixels of the picture"
+            return f"ring {index} must be a list of three or more points [x, y], finite and in pixels of the image"
     return None
 
 
@@ -177,7 +177,7 @@ def _boxes(value: Any) -> str | None:
         return "must be a list of boxes [x0, y0, x1, y1], [] where nothing answers"
     for index, box in enumerate(value):
         if not _numbers(box, 4) or not (box[0] < box[2] and box[1] < box[3]):
-            return f"box {index} must be [x0, y0, x1, y1] with x0 < x1 and y0 < y1, in pixels of the picture"
+            return f"box {index} must be [x0, y0, x1, y1] with x0 < x1 and y0 < y1, in pixels of the image"
     return None
 
 

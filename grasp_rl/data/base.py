@@ -18,7 +18,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.annotations import AnnotationError, Row
 from grasp_rl.data.image_io import MAX_PIXELS, ImageError, read_image, read_mask
 from grasp_rl.data.rasterize import ShapeError, decode_rle, parts, ring_mask
-from grasp_rl.data.weak_labels import cues_from_masks
+from grasp_rl.data.weak_labels import weak_labels_from_masks
 from grasp_rl.types import BoolMask, Box, Image, Sample, SpatialPrompt
 from grasp_rl.utils.visualization import draw_sample
 
@@ -80,13 +80,13 @@ class RecordDataset:
             AnnotationError: its image or target cannot be used.
         """
         image = load_image(record, self.max_pixels) if image is None else image
-        mask, cues = target_of(record, (image.shape[0], image.shape[1]), self.max_pixels)
+        mask, weak_labels = target_of(record, (image.shape[0], image.shape[1]), self.max_pixels)
         return Sample(
             sample_id=record.sample_id,
             image=image,
             query=record.query,
             target_mask=mask,
-            cues=cues,
+            weak_labels=weak_labels,
             dataset=self.name,
             split=record.split,
             reasoning=record.reasoning,
@@ -185,7 +185,7 @@ def forgive(error: AnnotationError, skipped: int, rows: int) -> None:
 
 
 def load_image(row: Row, max_pixels: int) -> Image:
-    """The picture of ``row``, [H, W, 3] uint8 RGB.
+    """The image of ``row``, [H, W, 3] uint8 RGB.
 
     Raises:
         AnnotationError: it cannot be read.
@@ -197,23 +197,25 @@ def load_image(row: Row, max_pixels: int) -> Image:
 
 
 def target_of(row: Row, size: tuple[int, int], max_pixels: int) -> tuple[BoolMask | None, tuple[SpatialPrompt, ...]]:
-    """The mask [H, W] and the cues of ``row`` in a picture of ``size`` (height, width).
+    """The mask [H, W] and the weak labels of ``row`` in an image of ``size`` (height, width).
 
-    A ring of ``polygons`` is an instance; in a ``mask`` or ``rle`` every connected part is one. ``boxes`` are cues
-    without points, and there is no mask.
+    A ring of ``polygons`` is an instance; in a ``mask`` or ``rle`` every connected part is one. ``boxes`` are weak
+    labels without points, and there is no mask.
 
     Raises:
-        AnnotationError: the target does not fit the picture.
+        AnnotationError: the target does not fit the image.
     """
     try:
         if row.kind == "boxes":
-            return None, tuple(sorted((_box_cue(box, size) for box in row.target), key=lambda cue: cue.box or ()))
+            return None, tuple(
+                sorted((_box_label(box, size) for box in row.target), key=lambda weak_label: weak_label.box or ())
+            )
         if row.kind == "polygons":
             mask = np.zeros(size, dtype=np.bool_)
-            cues = cues_from_masks(_rings_into(mask, row))
-            return mask, cues
+            weak_labels = weak_labels_from_masks(_rings_into(mask, row))
+            return mask, weak_labels
         mask = read_mask(row.target, size, max_pixels) if row.kind == "mask" else decode_rle(row.target, size)
-        return mask, cues_from_masks(parts(mask))
+        return mask, weak_labels_from_masks(parts(mask))
     except (ShapeError, ImageError) as error:
         raise AnnotationError(f"{row.kind}: {error}") from error
 
@@ -226,11 +228,11 @@ def _rings_into(mask: BoolMask, row: Row) -> Iterator[BoolMask]:
         yield instance
 
 
-def _box_cue(box: Sequence[float], size: tuple[int, int]) -> SpatialPrompt:
+def _box_label(box: Sequence[float], size: tuple[int, int]) -> SpatialPrompt:
     height, width = size
     x0, x1 = (float(min(max(v, 0), width)) for v in (box[0], box[2]))
     y0, y1 = (float(min(max(v, 0), height)) for v in (box[1], box[3]))
     if x0 >= x1 or y0 >= y1:
-        raise ShapeError(f"{list(box)} is outside the picture of {width} x {height}; give it in pixels of this picture")
+        raise ShapeError(f"{list(box)} is outside the image of {width} x {height}; give it in pixels of this image")
     clipped: Box = (x0, y0, x1, y1)
     return SpatialPrompt(box=clipped)

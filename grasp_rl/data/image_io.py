@@ -1,4 +1,4 @@
-"""Pictures and masks from files, by one careful reader; Pillow only.
+"""Images and masks from files, by one careful reader; Pillow only.
 
 Reading gives 8-bit RGB, whatever the file holds, or an :class:`ImageError` that says what was found and what to do:
 
@@ -27,7 +27,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.types import BoolMask, Image
 
 MAX_PIXELS = 100_000_000
-"""Largest picture that is read, 100 megapixels: 300 MB as RGB."""
+"""Largest image that is read, 100 megapixels: 300 MB as RGB."""
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _REMEDY = "convert it to an 8-bit RGB PNG or JPEG (gdal_translate -ot Byte -scale -b 1 -b 2 -b 3 IN OUT)"
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, OverflowError, EOFError, struct.error, zlib.error)
@@ -35,24 +35,24 @@ _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, OverflowErr
 
 
 class ImageError(ConfigError):
-    """A picture that cannot be used. The message names the file, what was found and the remedy."""
+    """An image that cannot be used. The message names the file, what was found and the remedy."""
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image:
-    """The picture in ``path`` as [H, W, 3] uint8 RGB; see the module docstring for the conversions.
+    """The image in ``path`` as [H, W, 3] uint8 RGB; see the module docstring for the conversions.
 
     Args:
         path: A file in one of :data:`FORMATS`, told by its content and not by its name.
         max_pixels: Largest width times height that is decoded.
 
     Raises:
-        ImageError: there is no such file, it is damaged, too large, or of a kind that has no picture in 8-bit RGB.
+        ImageError: there is no such file, it is damaged, too large, or of a kind that has no image in 8-bit RGB.
     """
-    with _decoded(Path(path), max_pixels) as picture:
-        if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
-            grey = _stretch(np.asarray(picture, dtype=np.float64))
+    with _decoded(Path(path), max_pixels) as image:
+        if image.mode in ("I", "F") or image.mode.startswith("I;"):
+            grey = _stretch(np.asarray(image, dtype=np.float64))
             return np.repeat(grey[..., None], 3, axis=2)
-        return _on_black(picture)
+        return _on_black(image)
 
 
 def read_mask(path: str | Path, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> BoolMask:
@@ -63,22 +63,22 @@ def read_mask(path: str | Path, size: tuple[int, int], max_pixels: int = MAX_PIX
 
     Args:
         path: A file in one of :data:`FORMATS`.
-        size: (height, width) of the picture it belongs to.
+        size: (height, width) of the image it belongs to.
         max_pixels: Largest width times height that is decoded.
 
     Raises:
         ImageError: the file cannot be read, or has another size.
     """
     path = Path(path)
-    with _decoded(path, max_pixels) as picture:
-        if (picture.height, picture.width) != size:
-            found, expected = f"{picture.width} x {picture.height}", f"{size[1]} x {size[0]}"
+    with _decoded(path, max_pixels) as image:
+        if (image.height, image.width) != size:
+            found, expected = f"{image.width} x {image.height}", f"{size[1]} x {size[0]}"
             raise ImageError(
-                f"{path}: a mask of {found} pixels (width x height) for a picture of {expected}; make one of its size"
+                f"{path}: a mask of {found} pixels (width x height) for an image of {expected}; make one of its size"
             )
-        indexed = picture.mode in ("1", "L", "P", "I", "F") or picture.mode.startswith("I;")
-        values = np.asarray(picture) if indexed else _on_black(picture).max(axis=2)
-        least = 128 if picture.format in ("JPEG", "MPO") else 1
+        indexed = image.mode in ("1", "L", "P", "I", "F") or image.mode.startswith("I;")
+        values = np.asarray(image) if indexed else _on_black(image).max(axis=2)
+        least = 128 if image.format in ("JPEG", "MPO") else 1
         return np.asarray(values >= least if least > 1 else values != 0, dtype=np.bool_)
 
 
@@ -92,15 +92,15 @@ def write_image(path: str | Path, image: Image | BoolMask) -> None:
 def _decoded(path: Path, max_pixels: int) -> Iterator[Pillow.Image]:
     """The decoded, upright first frame of ``path``. What the body raises on it is the file's fault, too."""
     if not path.is_file():
-        raise ImageError(f"{path}: {'not a file' if path.exists() else 'no such file'}; name a picture")
+        raise ImageError(f"{path}: {'not a file' if path.exists() else 'no such file'}; name an image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow about size and EXIF: the size is checked here
-            with Pillow.open(path, formats=FORMATS) as picture:
-                _check_size(path, picture.size, max_pixels)
-                picture.load()
-                kind = picture.format
-                upright = ImageOps.exif_transpose(picture)
+            with Pillow.open(path, formats=FORMATS) as image:
+                _check_size(path, image.size, max_pixels)
+                image.load()
+                kind = image.format
+                upright = ImageOps.exif_transpose(image)
                 upright.format = kind
                 yield upright
     except ImageError:
@@ -109,7 +109,7 @@ def _decoded(path: Path, max_pixels: int) -> Iterator[Pillow.Image]:
         raise ImageError(f"{path}: {error}; at most {max_pixels:,} pixels are read; cut it into tiles") from error
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
-        raise ImageError(f"{path}: {_content(path)}, not a picture that can be read ({known}); {_REMEDY}") from error
+        raise ImageError(f"{path}: {_content(path)}, not an image that can be read ({known}); {_REMEDY}") from error
     except PermissionError as error:
         raise ImageError(f"{path}: may not be read; change its permissions") from error
     except _DAMAGED as error:
@@ -145,10 +145,10 @@ def _stretch(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     return np.asarray(np.clip(np.rint(scaled), 0, 255), dtype=np.uint8)
 
 
-def _on_black(picture: Pillow.Image) -> Image:
+def _on_black(image: Pillow.Image) -> Image:
     """[H, W, 3] uint8 RGB with transparent parts over black."""
-    if picture.has_transparency_data:
-        rgba = picture.convert("RGBA")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
         black = Pillow.new("RGBA", rgba.size, (0, 0, 0, 255))
-        picture = Pillow.alpha_composite(black, rgba)
-    return np.array(picture.convert("RGB"), dtype=np.uint8)
+        image = Pillow.alpha_composite(black, rgba)
+    return np.array(image.convert("RGB"), dtype=np.uint8)

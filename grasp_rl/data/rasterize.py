@@ -1,6 +1,6 @@
 """Masks from what an annotation says: polygons, run lengths, connected parts. NumPy and OpenCV; nothing trusted.
 
-Everything is in pixels of the picture, in the house's one frame: (0, 0) is the outer corner of the top-left pixel and
+Everything is in pixels of the image, in the house's one frame: (0, 0) is the outer corner of the top-left pixel and
 a pixel belongs to a shape iff its centre does. So the ring (3, 3) (6, 3) (6, 6) (3, 6) covers columns and rows 3..5,
 where OpenCV's filler, which paints outlines as well, would cover 3..6.
 """
@@ -29,7 +29,7 @@ class ShapeError(ConfigError):
 
 
 def ring_mask(ring: Sequence[Sequence[float]], size: tuple[int, int]) -> BoolMask:
-    """The pixels inside a closed ring [[x, y], ...], clipped to a picture of ``size`` (height, width): [H, W] bool.
+    """The pixels inside a closed ring [[x, y], ...], clipped to an image of ``size`` (height, width): [H, W] bool.
 
     The even-odd rule decides, so that a ring that crosses itself covers what shapely's ``make_valid`` makes of it.
 
@@ -53,8 +53,8 @@ def ring_mask(ring: Sequence[Sequence[float]], size: tuple[int, int]) -> BoolMas
     mask[y0:y1, x0:x1] = np.bitwise_xor.accumulate(crossings, axis=1)[:, :-1]
     if not mask.any():
         raise ShapeError(
-            f"a ring from ({left:g}, {top:g}) to ({right:g}, {bottom:g}) holds no pixel of a picture of {width} x "
-            f"{height} (width x height); give it in pixels of this picture, or leave it out"
+            f"a ring from ({left:g}, {top:g}) to ({right:g}, {bottom:g}) holds no pixel of an image of {width} x "
+            f"{height} (width x height); give it in pixels of this image, or leave it out"
         )
     return mask
 
@@ -67,7 +67,7 @@ def decode_rle(rle: dict[str, Any], size: tuple[int, int]) -> BoolMask:
 
     Args:
         rle: ``{"size": [height, width], "counts": ...}``, runs of 0 and 1 in turn, column by column.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
 
     Raises:
         ShapeError: it is of another size, or its counts do not fill it.
@@ -75,7 +75,7 @@ def decode_rle(rle: dict[str, Any], size: tuple[int, int]) -> BoolMask:
     height, width = size
     if tuple(rle["size"]) != size:
         raise ShapeError(
-            f"size {list(rle['size'])} for a picture of [{height}, {width}] (height, width); encode a mask of that size"
+            f"size {list(rle['size'])} for an image of [{height}, {width}] (height, width); encode a mask of that size"
         )
     counts = _counts(rle["counts"]) if isinstance(rle["counts"], str) else list(rle["counts"])
     if any(count < 0 for count in counts) or sum(counts) != height * width:

@@ -12,7 +12,7 @@ from grasp_rl.types import Sample
 from grasp_rl.utils.keyed_rng import sample_order
 
 
-class Questions:
+class PromptSampler:
     """The questions of every optimizer step: a function of (seed, step, round), without any state to lose.
 
     Args:
@@ -40,7 +40,7 @@ class Questions:
 
     @contextmanager
     def read_ahead(self) -> Iterator[None]:
-        """Within the block, pictures that are likely to be wanted next are read by a thread."""
+        """Within the block, images that are likely to be wanted next are read by a thread."""
         with ThreadPoolExecutor(1, "questions") as reader:
             self._reader = reader
             try:

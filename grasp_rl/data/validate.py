@@ -1,6 +1,6 @@
 """Everything that is wrong with a dataset, at once: each row that training would stumble over, and what to do.
 
-Every picture is decoded once, every mask, run length and polygon is laid over it. No model, no torch.
+Every image is decoded once, every mask, run length and polygon is laid over it. No model, no torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from grasp_rl.utils.files import Record
 
 USUAL_SPLITS = ("train", "val", "test", "test_ood")
 _BEYOND = 0.01
-"""How far an annotation may reach beyond the picture, as hand-drawn ones do, in shares of its longer side."""
+"""How far an annotation may reach beyond the image, as hand-drawn ones do, in shares of its longer side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,11 @@ class Report:
     splits: Counter[str] = field(default_factory=Counter)
     """Good rows by split."""
     no_target: Counter[str] = field(default_factory=Counter)
-    """Good rows that nothing in the picture answers, by split."""
+    """Good rows that nothing in the image answers, by split."""
     kinds: Counter[str] = field(default_factory=Counter)
     """Good rows by what they give: mask, rle, polygons or boxes."""
     shared: int = 0
-    """Pictures that are in more than one split."""
+    """Images that are in more than one split."""
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -69,7 +69,7 @@ class Report:
             "splits": splits,
             "kinds": dict(self.kinds),
             "no_target_share": self.no_target_share,
-            "pictures_in_several_splits": self.shared,
+            "images_in_several_splits": self.shared,
             "findings": [{"line": f.line, "problem": f.problem} for f in self.findings],
         }
 
@@ -79,33 +79,33 @@ def validate(path: Path, max_pixels: int) -> Report:
 
     Args:
         path: see :func:`grasp_rl.data.annotations.annotations_path`.
-        max_pixels: largest picture, width times height, that is decoded.
+        max_pixels: largest image, width times height, that is decoded.
     """
-    report, pictures = Report(path=path), _Pictures(max_pixels)
+    report, images = Report(path=path), _ImageCache(max_pixels)
     for line in read_lines(path):
         report.rows += 1
-        problems = list(line.problems) if line.row is None else _check(line.row, pictures, report)
+        problems = list(line.problems) if line.row is None else _check(line.row, images, report)
         report.findings += [Finding(line=line.number, problem=problem) for problem in problems]
     if not report.rows:
         report.findings.append(Finding(line=0, problem="no rows; write one JSON object a line"))
-    report.shared = pictures.shared()
+    report.shared = images.shared()
     return report
 
 
-def _check(row: Row, pictures: _Pictures, report: Report) -> list[str]:
+def _check(row: Row, images: _ImageCache, report: Report) -> list[str]:
     """What is wrong with a row beside its keys; a row with nothing wrong is counted."""
     problems = [_odd_split(row.split)]
-    size = pictures.size(row)
+    size = images.size(row)
     if isinstance(size, str):
         problems.append(size)
     else:
         problems.append(_beyond(row, size))
         try:
-            mask, cues = target_of(row, size, pictures.max_pixels)
+            mask, weak_labels = target_of(row, size, images.max_pixels)
         except AnnotationError as error:
             problems.append(str(error))
         else:
-            empty = not (cues if mask is None else mask.any())
+            empty = not (weak_labels if mask is None else mask.any())
             report.no_target[row.split] += empty and not any(problems)
     found = [problem for problem in problems if problem]
     if not found:
@@ -114,8 +114,8 @@ def _check(row: Row, pictures: _Pictures, report: Report) -> list[str]:
     return found
 
 
-class _Pictures:
-    """The pictures met so far, each decoded once."""
+class _ImageCache:
+    """The images met so far, each decoded once."""
 
     def __init__(self, max_pixels: int) -> None:
         self.max_pixels = max_pixels
@@ -123,7 +123,7 @@ class _Pictures:
         self._splits: dict[Path, set[str]] = {}
 
     def size(self, row: Row) -> tuple[int, int] | str:
-        """(height, width) of the row's picture, or why it cannot be read."""
+        """(height, width) of the row's image, or why it cannot be read."""
         self._splits.setdefault(row.image, set()).add(row.split)
         if row.image not in self._known:
             try:
@@ -146,7 +146,7 @@ def _odd_split(name: str) -> str | None:
 
 
 def _beyond(row: Row, size: tuple[int, int]) -> str | None:
-    """Coordinates outside the picture: most often those of a picture of another size."""
+    """Coordinates outside the image: most often those of an image of another size."""
     if row.kind not in ("polygons", "boxes") or not row.target:
         return None
     flat = [np.asarray(item, dtype=np.float64).reshape(-1, 2) for item in row.target]
@@ -156,6 +156,6 @@ def _beyond(row: Row, size: tuple[int, int]) -> str | None:
     if (low >= -slack).all() and (high <= np.array([size[1], size[0]]) + slack).all():
         return None
     return (
-        f"{row.kind}: reaches from ({low[0]:g}, {low[1]:g}) to ({high[0]:g}, {high[1]:g}) in a picture of {size[1]} x "
-        f"{size[0]} (width x height); training cuts it off: give it in pixels of this picture, or clip it yourself"
+        f"{row.kind}: reaches from ({low[0]:g}, {low[1]:g}) to ({high[0]:g}, {high[1]:g}) in an image of {size[1]} x "
+        f"{size[0]} (width x height); training cuts it off: give it in pixels of this image, or clip it yourself"
     )

@@ -10,26 +10,27 @@ from grasp_rl.types import BoolMask, SpatialPrompt
 POSITIVE_POINTS, NEGATIVE_POINTS = 4, 2
 
 
-def cues_from_masks(masks: Iterable[BoolMask]) -> tuple[SpatialPrompt, ...]:
-    """One cue per non-empty instance mask [H, W], left to right.
+def weak_labels_from_masks(masks: Iterable[BoolMask]) -> tuple[SpatialPrompt, ...]:
+    """One weak label per non-empty instance mask [H, W], left to right.
 
-    A cue has the tight box, four interior points (peaks of the distance transform, deepest first) and two background
-    points next to the instance, in original-image pixels. Prompt schemes with fewer points take the first ones.
+    A weak label has the tight box, four interior points (peaks of the distance transform, deepest first) and two
+    background points next to the instance, in original-image pixels. Prompt schemes with fewer points take the first
+    ones.
     """
-    cues = []
+    weak_labels = []
     for mask in masks:
         box = mask_to_box(mask)
         if box is None:
             continue
-        x0, y0, x1, y1 = map(int, box)  # a small thing in a large picture costs what the thing costs
+        x0, y0, x1, y1 = map(int, box)  # a small thing in a large image costs what the thing costs
         inside = interior_points(mask[y0:y1, x0:x1], POSITIVE_POINTS)
         positive = tuple((x + x0, y + y0) for x, y in inside)
         negative = exterior_points(mask, box, NEGATIVE_POINTS)
-        cues.append(
+        weak_labels.append(
             SpatialPrompt(
                 box=box,
                 point_coords=positive + negative,
                 point_labels=(1,) * len(positive) + (0,) * len(negative),
             )
         )
-    return tuple(sorted(cues, key=lambda cue: cue.box or ()))
+    return tuple(sorted(weak_labels, key=lambda weak_label: weak_label.box or ()))

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import EngineConfig, OptimizerConfig
 from grasp_rl.distributed.engine import Batch, StepReport, learning_rate
-from grasp_rl.distributed.process_group import join, leave
+from grasp_rl.distributed.process_group import destroy, init
 from grasp_rl.utils.files import Record
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def partitioned_loading(engine: EngineConfig, optimizer: OptimizerConfig, dtype:
         yield
         return
     _quiet_import()
-    join(engine.timeout_s)
+    init(engine.timeout_s)
     _init_deepspeed()
     from transformers.integrations import HfDeepSpeedConfig
 
@@ -120,7 +120,7 @@ class ZeroEngine:
         deepspeed = _quiet_import()
         self.config, self.total_steps, self.steps_done = optimizer, total_steps, 0
         self.engine_config, self.stage, self.module = engine, STAGES[engine.name], module
-        self.ranks = join(engine.timeout_s)
+        self.process_group = init(engine.timeout_s)
         _init_deepspeed()
         trained = [p for p in module.parameters() if p.requires_grad]
         adam = torch.optim.AdamW(
@@ -142,7 +142,7 @@ class ZeroEngine:
         """The policy's own forward, parameters fetched layer by layer under ZeRO-3."""
         return self.ds(*words, **named)
 
-    def frozen(self, module: Any) -> Any:
+    def wrap_frozen(self, module: Any) -> Any:
         """The module itself, and under ZeRO-3 an engine of its own that divides its parameters."""
         if module is None or self.stage < 3:
             return module
@@ -152,7 +152,7 @@ class ZeroEngine:
         return engine
 
     @contextlib.contextmanager
-    def gathered(self, *, whole: bool = False, write: bool = False) -> Iterator[None]:
+    def full_parameters(self, *, whole: bool = False, write: bool = False) -> Iterator[None]:
         """Whole parameters on this rank, all fetched once; with ``engine.gather=layer`` they come layer by layer."""
         if self.stage < 3 or (self.engine_config.gather == "layer" and not whole):
             yield
@@ -170,21 +170,23 @@ class ZeroEngine:
             yield
         held._register_deepspeed_module(held.module)
 
-    def rounds(self, batches: Iterable[Batch], filler: Callable[[], Batch]) -> Iterator[tuple[Batch, bool]]:
+    def synchronized_batches(
+        self, batches: Iterable[Batch], dummy: Callable[[], Batch]
+    ) -> Iterator[tuple[Batch, bool]]:
         """Every batch of this rank, and fillers while another rank still has one; ranks keep in step."""
         waiting = iter(batches)
         coming = next(waiting, None)
-        going = self.ranks.any(coming is not None)
+        going = self.process_group.any_rank(coming is not None)
         while going:
-            batch, counts = (filler(), False) if coming is None else (coming, True)
+            batch, counts = (dummy(), False) if coming is None else (coming, True)
             coming = None if coming is None else next(waiting, None)
-            going = self.ranks.any(coming is not None)
+            going = self.process_group.any_rank(coming is not None)
             self.ds.set_gradient_accumulation_boundary(not going)
             yield batch, counts
 
     def backward(self, loss: Tensor) -> None:
         """Add a gradient; DeepSpeed averages over ranks, the loss's divisors are those of the whole step."""
-        self.ds.backward(loss * self.ranks.count, scale_wrt_gas=False)
+        self.ds.backward(loss * self.process_group.world_size, scale_wrt_gas=False)
 
     def step(self) -> StepReport:
         """Clip, update, clear on all ranks alike."""
@@ -198,13 +200,13 @@ class ZeroEngine:
         self.steps_done += 1
         return StepReport(grad_norm=norm if applied else float("nan"), lr=rate, applied=applied)
 
-    def pass_by(self) -> StepReport:
+    def skip_step(self) -> StepReport:
         """Count a step that had nothing to learn from."""
         rate = learning_rate(self.config, self.steps_done, self.total_steps)
         self.steps_done += 1
         return StepReport(grad_norm=0.0, lr=rate, applied=True)
 
-    def discard(self) -> None:
+    def zero_grad(self) -> None:
         """Throw the gradient so far away."""
         self.ds.zero_grad()
 
@@ -218,10 +220,14 @@ class ZeroEngine:
         Raises:
             ConfigError: the shards are another engine's.
         """
-        if ranks == self.ranks.count:
+        if ranks == self.process_group.world_size:
             path, state = self.ds.load_checkpoint(str(folder), tag=_TAG)
         else:
-            log.warning("written by %d ranks, read by %d: equal to rounding, not to the bit", ranks, self.ranks.count)
+            log.warning(
+                "written by %d ranks, read by %d: equal to rounding, not to the bit",
+                ranks,
+                self.process_group.world_size,
+            )
             path, state = self._load_universal(folder)
         if path is None:
             raise ConfigError(f"engine={self.engine_config.name}: {folder} holds no state of such an engine")
@@ -232,8 +238,8 @@ class ZeroEngine:
         from deepspeed.checkpoint import ds_to_universal
 
         with tempfile.TemporaryDirectory() as scratch:
-            place = Path(self.ranks.gather(scratch)[0])
-            if self.ranks.leads:
+            place = Path(self.process_group.all_gather(scratch)[0])
+            if self.process_group.is_main:
                 wanted = argparse.Namespace(
                     input_folder=str(folder / _TAG),
                     output_folder=str(place / _TAG),
@@ -244,11 +250,11 @@ class ZeroEngine:
                     inject_missing_state=True,
                 )
                 ds_to_universal.main(wanted)
-            self.ranks.wait()
+            self.process_group.barrier()
             self.ds._config.load_universal_checkpoint = True
             path, state = self.ds.load_checkpoint(str(place), tag=_TAG)
             self.ds._config.load_universal_checkpoint = False
-            self.ranks.wait()
+            self.process_group.barrier()
         return path, state
 
     def close(self) -> None:
@@ -258,7 +264,7 @@ class ZeroEngine:
         self._others.clear()
         del self.ds, self.optimizer
         gc.collect()
-        leave()
+        destroy()
 
 
 def _quiet_import() -> Any:

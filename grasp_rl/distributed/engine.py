@@ -14,7 +14,7 @@ from torch import Tensor
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import EngineConfig, OptimizerConfig
-from grasp_rl.distributed.process_group import Ranks, local_rank
+from grasp_rl.distributed.process_group import ProcessGroup, local_rank
 
 Batch = TypeVar("Batch")
 
@@ -33,18 +33,18 @@ class StepReport:
 class Engine(Protocol):
     """Owns the optimizer and knows where parameters lie. The training loop is the same for all."""
 
-    ranks: Ranks
+    process_group: ProcessGroup
     steps_done: int
 
     def forward(self, *words: Any, **named: Any) -> Any:
         """The policy's own forward on this rank's batch."""
         ...
 
-    def frozen(self, module: Any) -> Any:
+    def wrap_frozen(self, module: Any) -> Any:
         """A module that is not trained (None stays None), laid out like the policy; it is called as before."""
         ...
 
-    def gathered(self, *, whole: bool = False, write: bool = False) -> contextlib.AbstractContextManager[None]:
+    def full_parameters(self, *, whole: bool = False, write: bool = False) -> contextlib.AbstractContextManager[None]:
         """Within the block the policy has whole parameters on this rank: to roll out, evaluate and save.
 
         Args:
@@ -53,7 +53,9 @@ class Engine(Protocol):
         """
         ...
 
-    def rounds(self, batches: Iterable[Batch], filler: Callable[[], Batch]) -> Iterator[tuple[Batch, bool]]:
+    def synchronized_batches(
+        self, batches: Iterable[Batch], dummy: Callable[[], Batch]
+    ) -> Iterator[tuple[Batch, bool]]:
         """Every batch of this rank, and fillers while other ranks have batches: (batch, whether it counts)."""
         ...
 
@@ -65,11 +67,11 @@ class Engine(Protocol):
         """Clip, update, clear. A gradient that is not finite leaves weights and moments alone."""
         ...
 
-    def pass_by(self) -> StepReport:
+    def skip_step(self) -> StepReport:
         """Count a step that had nothing to learn from; weights and moments are left alone."""
         ...
 
-    def discard(self) -> None:
+    def zero_grad(self) -> None:
         """Throw the gradient so far away."""
         ...
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from grasp_rl.config.schema import OptimizerConfig
 from grasp_rl.distributed.engine import Batch, StepReport, learning_rate
-from grasp_rl.distributed.process_group import Ranks
+from grasp_rl.distributed.process_group import ProcessGroup
 
 _STATE = "optimizer.pt"
 
@@ -29,7 +29,7 @@ class LocalEngine:
 
     def __init__(self, module: nn.Module, optimizer: OptimizerConfig, total_steps: int) -> None:
         self.config, self.total_steps, self.steps_done = optimizer, total_steps, 0
-        self.module, self.ranks = module, Ranks()
+        self.module, self.process_group = module, ProcessGroup()
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -42,15 +42,17 @@ class LocalEngine:
         """The policy's own forward."""
         return self.module(*words, **named)
 
-    def frozen(self, module: Any) -> Any:
+    def wrap_frozen(self, module: Any) -> Any:
         """The module itself."""
         return module
 
-    def gathered(self, *, whole: bool = False, write: bool = False) -> contextlib.AbstractContextManager[None]:
+    def full_parameters(self, *, whole: bool = False, write: bool = False) -> contextlib.AbstractContextManager[None]:
         """Nothing to do: parameters are whole."""
         return contextlib.nullcontext()
 
-    def rounds(self, batches: Iterable[Batch], filler: Callable[[], Batch]) -> Iterator[tuple[Batch, bool]]:
+    def synchronized_batches(
+        self, batches: Iterable[Batch], dummy: Callable[[], Batch]
+    ) -> Iterator[tuple[Batch, bool]]:
         """The batches; there is no other rank to keep in step with."""
         return ((batch, True) for batch in batches)
 
@@ -71,13 +73,13 @@ class LocalEngine:
         self.steps_done += 1
         return StepReport(grad_norm=norm, lr=rate, applied=applied)
 
-    def pass_by(self) -> StepReport:
+    def skip_step(self) -> StepReport:
         """Count a step that had nothing to learn from; weights and moments are left alone."""
         rate = learning_rate(self.config, self.steps_done, self.total_steps)
         self.steps_done += 1
         return StepReport(grad_norm=0.0, lr=rate, applied=True)
 
-    def discard(self) -> None:
+    def zero_grad(self) -> None:
         """Throw the gradient so far away."""
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -1,4 +1,4 @@
-"""The processes of a run: who one is, what all have together."""
+"""The processes of a run: rank and world size, and the collective calls on plain values."""
 
 from __future__ import annotations
 
@@ -12,48 +12,49 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
 
-class Ranks:
-    """One of ``count`` processes; without others unless :func:`join` was called. Sums are made in rank order."""
+class ProcessGroup:
+    """One of ``world_size`` processes; alone unless :func:`init` was called. Sums are made in rank order."""
 
     def __init__(self) -> None:
-        joined = dist.is_available() and dist.is_initialized()
-        self.rank: int = dist.get_rank() if joined else 0
-        self.count: int = dist.get_world_size() if joined else 1
+        initialized = dist.is_available() and dist.is_initialized()
+        self.rank: int = dist.get_rank() if initialized else 0
+        self.world_size: int = dist.get_world_size() if initialized else 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this one writes the files."""
         return self.rank == 0
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Every rank's ``value``, by rank, on every rank. Plain values only: it travels as a pickle among the ranks."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.count
+        found: list[Any] = [None] * self.world_size
         dist.all_gather_object(found, value)
         return found
 
-    def total(self, values: Mapping[str, float]) -> dict[str, float]:
+    def all_reduce_sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """The sum over ranks, key by key."""
-        rows = self.gather(dict(values))
+        rows = self.all_gather(dict(values))
         return {key: sum(row[key] for row in rows) for key in values}
 
-    def any(self, value: bool) -> bool:
+    def any_rank(self, value: bool) -> bool:
         """Whether it is true on some rank."""
-        if self.count == 1:
+        if self.world_size == 1:
             return value
         flag = torch.tensor([int(value)], device=_device())
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag.item())
 
-    def wait(self) -> None:
-        """Until every rank is here."""
-        if self.count > 1:
+    def barrier(self) -> None:
+        """Wait until every rank has called it."""
+        if self.world_size > 1:
             dist.barrier()
 
 
-def join(timeout_s: float) -> Ranks:
-    """Meet the other processes that torchrun started, if it did; with gloo on a CPU, NCCL on a GPU.
+def init(timeout_s: float) -> ProcessGroup:
+    """Initialise the process group of the processes that torchrun started, if it did; with gloo on a CPU, NCCL on a
+    GPU.
 
     Args:
         timeout_s: after which a rank that waits for another gives up.
@@ -65,11 +66,11 @@ def join(timeout_s: float) -> Ranks:
         alone: dict[str, Any] = {} if "RANK" in os.environ else {"store": HashStore(), "rank": 0, "world_size": 1}
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed wants to be told
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout_s), **alone)
-    return Ranks()
+    return ProcessGroup()
 
 
-def leave() -> None:
-    """Part from the other processes."""
+def destroy() -> None:
+    """Destroy the process group."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

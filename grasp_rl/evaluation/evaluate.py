@@ -19,7 +19,7 @@ from grasp_rl.evaluation import predictions
 from grasp_rl.evaluation.metrics import score_of
 from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import Components, Dataset, EvaluationProtocol, Labels, WeakLabels
-from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import checkpoints
 from grasp_rl.runs.progress import ProgressWriter
 from grasp_rl.types import Answer, Image, MaskPrediction, RewardBreakdown, Rollout, Sample
@@ -38,7 +38,7 @@ class Evaluation:
 
 def evaluate(
     policy: Any,
-    judge: Judge,
+    pipeline: RewardPipeline,
     dataset: Dataset,
     *,
     config: EvaluationConfig,
@@ -51,30 +51,30 @@ def evaluate(
 
     Args:
         policy: encodes, embeds and generates (see grasp_rl.policies.vlm.VlmPolicy); left in the mode it came in.
-        judge: parses, segments and rewards. A sample that lacks what its reward compares with is scored without it.
-        dataset: samples with masks, cues or both.
+        pipeline: parses, segments and rewards. A sample that lacks what its reward compares with is scored without it.
+        dataset: samples with masks, weak labels or both.
         config: batch size, length and what is drawn.
         protocol: what counts as what.
         limit: None for all samples.
-        folder: where to write predictions, numbers and pictures (see grasp_rl.evaluation.predictions), or None to
+        folder: where to write predictions, numbers and images (see grasp_rl.evaluation.predictions), or None to
             write nothing.
         on_progress: told the samples done and their total after each batch.
 
     Raises:
-        ConfigError: a sample has neither mask nor cues.
+        ConfigError: a sample has neither mask nor weak labels.
     """
     total = len(dataset) if limit is None else min(limit, len(dataset))
     records: list[Record] = []
-    pictures: dict[str, Image] = {}
+    images: dict[str, Image] = {}
     began = time.perf_counter()
     with _examined(policy):
         for start in range(0, total, config.batch_size):
             samples = [dataset[index] for index in range(start, min(start + config.batch_size, total))]
-            for sample, rollout in _answer(policy, judge, samples, config.max_new_tokens):
+            for sample, rollout in _answer(policy, pipeline, samples, config.max_new_tokens):
                 if folder is not None and len(records) < config.overlays:
                     name = predictions.overlay_name(len(records), sample.sample_id)
-                    pictures[name] = predictions.draw(sample, rollout)
-                record = predictions.record_of(sample, rollout, boxes=judge.prompt.box, protocol=protocol)
+                    images[name] = predictions.draw(sample, rollout)
+                record = predictions.record_of(sample, rollout, boxes=pipeline.prompt.box, protocol=protocol)
                 records.append(record)
             if on_progress is not None:
                 on_progress(len(records), total)
@@ -82,7 +82,7 @@ def evaluate(
     metrics = protocol.summarise([score_of(record) for record in records], bootstrap_samples=config.bootstrap_samples)
     metrics["seconds_per_image"] = seconds / max(total, 1)
     if folder is not None:
-        predictions.write_folder(folder, records, metrics, pictures)
+        predictions.write_folder(folder, records, metrics, images)
     return Evaluation(metrics=metrics, records=tuple(records))
 
 
@@ -110,7 +110,7 @@ def run(config: RunConfig, components: Components) -> Record:
     policy: Any = components.policy.to(pick_device(config.engine))
     if config.init_from:
         policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
-    judge = Judge(
+    pipeline = RewardPipeline(
         segmenter=components.segmenter,
         reward=components.reward,
         prompt=config.prompt,
@@ -123,7 +123,7 @@ def run(config: RunConfig, components: Components) -> Record:
     folder = run_dir / "eval"
     scored = evaluate(
         policy,
-        judge,
+        pipeline,
         dataset,
         config=settings,
         protocol=components.protocol,
@@ -140,12 +140,14 @@ def run(config: RunConfig, components: Components) -> Record:
     return found | {"metrics": metrics}
 
 
-def _answer(policy: Any, judge: Judge, samples: Sequence[Sample], max_tokens: int) -> Iterator[tuple[Sample, Rollout]]:
+def _answer(
+    policy: Any, pipeline: RewardPipeline, samples: Sequence[Sample], max_tokens: int
+) -> Iterator[tuple[Sample, Rollout]]:
     """Each sample with its greedy answer followed to mask and reward."""
-    prompts = [policy.encode(s.image, s.query, judge.prompt) for s in samples]
+    prompts = [policy.encode(s.image, s.query, pipeline.prompt) for s in samples]
     groups = policy.generate(policy.embed(prompts), None, group_size=1, max_new_tokens=max_tokens)
     for sample, prompt, completions in zip(samples, prompts, groups, strict=True):
-        yield sample, _judge_for(sample, judge).follow(sample, prompt.frame, completions)[0]
+        yield sample, _pipeline_for(sample, pipeline).run(sample, prompt.frame, completions)[0]
 
 
 @contextmanager
@@ -172,15 +174,15 @@ class _Unrewarded:
         return RewardBreakdown(reward=math.nan, terms={})
 
 
-def _judge_for(sample: Sample, judge: Judge) -> Judge:
-    """``judge`` with masks predicted, and without its reward where ``sample`` cannot give what that compares with."""
-    needs = judge.reward.needs
-    if sample.cues is None and sample.target_mask is None:
+def _pipeline_for(sample: Sample, pipeline: RewardPipeline) -> RewardPipeline:
+    """``pipeline`` with masks predicted, and without its reward where ``sample`` lacks what that compares with."""
+    needs = pipeline.reward.needs
+    if sample.weak_labels is None and sample.target_mask is None:
         raise ConfigError(
             f"data: sample {sample.sample_id} of {sample.dataset} has neither a mask nor boxes and points to score by"
         )
     lacks_mask = "mask" in needs and sample.target_mask is None
-    lacks_instances = bool(needs & {"boxes", "points"}) and sample.cues is None
+    lacks_instances = bool(needs & {"boxes", "points"}) and sample.weak_labels is None
     if lacks_mask or lacks_instances:
-        return replace(judge, always_segment=True, reward=_Unrewarded())
-    return replace(judge, always_segment=True)
+        return replace(pipeline, always_segment=True, reward=_Unrewarded())
+    return replace(pipeline, always_segment=True)

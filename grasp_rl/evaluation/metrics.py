@@ -53,13 +53,13 @@ def score_of(record: Record) -> SampleScore:
     return SampleScore(**{name: record[name] for name in _FIELDS})
 
 
-def matched_box_iou(predicted: Sequence[SpatialPrompt], cues: Sequence[SpatialPrompt]) -> float | None:
+def matched_box_iou(predicted: Sequence[SpatialPrompt], weak_labels: Sequence[SpatialPrompt]) -> float | None:
     """IoU of boxes under the best one-to-one matching, summed and divided by the larger number of instances.
 
-    So a missing instance and a superfluous one cost the same. None where no cue has a box.
+    So a missing instance and a superfluous one cost the same. None where no weak label has a box.
     """
     boxes = [item.box for item in predicted if item.box is not None]
-    references = [cue.box for cue in cues if cue.box is not None]
+    references = [weak_label.box for weak_label in weak_labels if weak_label.box is not None]
     if not references:
         return None
     table = pairwise_box_iou(boxes, references)

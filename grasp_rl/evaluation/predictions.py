@@ -38,7 +38,7 @@ def record_of(sample: Sample, rollout: Rollout, *, boxes: bool, protocol: Evalua
         protocol: whose IoU of the sample is recorded.
     """
     answer, completion, true = rollout.answer, rollout.completion, sample.target_mask
-    has_target = bool(sample.cues) if true is None else bool(true.any())
+    has_target = bool(sample.weak_labels) if true is None else bool(true.any())
     predicted, reward = predicted_mask(sample, rollout), rollout.reward.reward
     record: Record = {
         "sample_id": sample.sample_id,
@@ -53,9 +53,9 @@ def record_of(sample: Sample, rollout: Rollout, *, boxes: bool, protocol: Evalua
         "predicted": encode_mask(predicted),
         "target": None if true is None else encode_mask(true),
         "has_target": has_target,
-        "instances": None if sample.cues is None else len(sample.cues),
+        "instances": None if sample.weak_labels is None else len(sample.weak_labels),
         **_overlap(predicted, true),
-        "box_iou": matched_box_iou(answer.prompts, sample.cues or ()) if has_target and boxes else None,
+        "box_iou": matched_box_iou(answer.prompts, sample.weak_labels or ()) if has_target and boxes else None,
         "reward": reward if math.isfinite(reward) else None,
         "terms": dict(rollout.reward.terms),
         "tokens": len(completion.token_ids),
@@ -105,7 +105,7 @@ def decode_mask(encoded: Record) -> BoolMask:
 
 
 def draw(sample: Sample, rollout: Rollout) -> Image:
-    """The picture with true outline, boxes, points and predicted mask, under the question."""
+    """The image with true outline, boxes, points and predicted mask, under the question."""
     mask, prompts = predicted_mask(sample, rollout), rollout.answer.prompts
     return with_caption(draw_overlay(sample.image, truth=sample.target_mask, mask=mask, prompts=prompts), sample.query)
 
@@ -132,15 +132,15 @@ def read_predictions(path: Path) -> list[Record]:
 
 
 def write_folder(
-    folder: Path, records: Sequence[Record], metrics: Mapping[str, float], pictures: Mapping[str, Image]
+    folder: Path, records: Sequence[Record], metrics: Mapping[str, float], images: Mapping[str, Image]
 ) -> None:
     """Write an evaluation folder; metrics.json comes last, so that its presence means all of it is there."""
     (folder / METRICS).unlink(missing_ok=True)
     (folder / OVERLAYS).mkdir(parents=True, exist_ok=True)
     for stale in (folder / OVERLAYS).glob("*.png"):
         stale.unlink()
-    for name, picture in pictures.items():
-        write_image(folder / OVERLAYS / name, picture)
+    for name, image in images.items():
+        write_image(folder / OVERLAYS / name, image)
     lines = [json.dumps(to_json(record), allow_nan=False) + "\n" for record in records]
     write_text(folder / PREDICTIONS, "".join(lines))
     write_json(folder / METRICS, metrics)

@@ -1,4 +1,4 @@
-"""One run from outside: its folder made ready, its worker started, watched for the end, and judged."""
+"""One run from outside: its folder made ready, its worker started, watched for the end, and rewarded."""
 
 from __future__ import annotations
 

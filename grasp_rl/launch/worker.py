@@ -48,17 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     run_dir: Path = arguments.config.parent
     if int(os.environ.get("RANK", "0")) > 0:
-        return _run(arguments.config, arguments.trust, resume=arguments.resume, leads=False)
+        return _run(arguments.config, arguments.trust, resume=arguments.resume, is_main=False)
     try:
         with run_lock(run_dir):
-            return _run(arguments.config, arguments.trust, resume=arguments.resume, leads=True)
+            return _run(arguments.config, arguments.trust, resume=arguments.resume, is_main=True)
     except ConfigError as error:
         log.error("%s", error)
         return 2
 
 
-def _run(path: Path, trusted: Sequence[str], *, resume: bool, leads: bool) -> int:
-    """Run and judge: exit 0 done, 2 a config that cannot be used, 1 any other failure, 130 interrupted."""
+def _run(path: Path, trusted: Sequence[str], *, resume: bool, is_main: bool) -> int:
+    """Run and pipeline: exit 0 done, 2 a config that cannot be used, 1 any other failure, 130 interrupted."""
     run_dir, rank = path.parent, int(os.environ.get("RANK", "0"))
     signals.listen()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -66,19 +66,19 @@ def _run(path: Path, trusted: Sequence[str], *, resume: bool, leads: bool) -> in
     try:
         config = load_config(path)
         config = replace(config, run_dir=str(run_dir), resume=str(run_dir) if resume else config.resume)
-        if leads:
+        if is_main:
             mark_started(run_dir, os.getpid(), config_hash(asdict(config)))
         result = _dispatch(config, check_trusted(trusted))
     except (ConfigError, OSError) as error:
         code = 2 if isinstance(error, ConfigError) else 1
         log.error("%s", error, exc_info=code == 1)
-        if leads:
+        if is_main:
             write_json(run_dir / ERROR, {"type": type(error).__name__, "message": of_system(error)})
             mark_ended(run_dir, "failed", code)
         return code
     except KeyboardInterrupt:
         log.warning("interrupted")
-        if leads:
+        if is_main:
             mark_ended(run_dir, "interrupted", signals.EXIT_CODE)
         return signals.EXIT_CODE
     except BaseException:
@@ -87,10 +87,10 @@ def _run(path: Path, trusted: Sequence[str], *, resume: bool, leads: bool) -> in
             for other in heartbeat.silent(run_dir):
                 log.error("rank %d gives no sign of life", other)
             heartbeat.failed(run_dir, rank)
-        if leads:
+        if is_main:
             mark_ended(run_dir, "failed", 1)
         raise
-    if leads:
+    if is_main:
         write_json(run_dir / RESULT, {"command": config.command, "run_dir": config.run_dir} | result)
         mark_ended(run_dir, "done", 0)
     return 0

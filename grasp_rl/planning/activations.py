@@ -14,15 +14,15 @@ FLOAT = 4
 
 
 def activation_bytes(shapes: Shapes, load: Load) -> float:
-    """Of language model and, where it is trained, tower; recomputation holds one whole layer at a time."""
+    """Of language model and, where it is trained, vision encoder; recomputation holds one whole layer at a time."""
     language = _kept(_layer(shapes, load), _entry(shapes, load), _products(shapes, load), shapes.layers, load)
-    if not shapes.tower_trained:
+    if not shapes.vision_trained:
         return language
     patches = load.micro_batch * shapes.patches
-    whole, entry, products = (patches * size for size in _tower_token(shapes))
+    whole, entry, products = (patches * size for size in _vision_token(shapes))
     pixels = 0 if shapes.adapter else patches * shapes.patch_values * shapes.bytes_each
     merger = 4 * entry
-    return language + _kept(whole, entry, products, shapes.tower_layers, load) + pixels + merger
+    return language + _kept(whole, entry, products, shapes.vision_layers, load) + pixels + merger
 
 
 def _kept(whole: float, entry: float, products: float, layers: int, load: Load) -> float:
@@ -69,17 +69,17 @@ def _products(shapes: Shapes, load: Load) -> float:
     return float(load.row_tokens * ((made + shapes.query_width) * shapes.bytes_each + adapted))
 
 
-def _tower_token(shapes: Shapes) -> tuple[int, int, int]:
-    """(whole layer, its entry, its products), bytes of one patch in one layer of the tower."""
-    each, hidden, inner = shapes.bytes_each, shapes.tower_hidden, shapes.tower_inner
+def _vision_token(shapes: Shapes) -> tuple[int, int, int]:
+    """(whole layer, its entry, its products), bytes of one patch in one layer of the vision encoder."""
+    each, hidden, inner = shapes.bytes_each, shapes.vision_hidden, shapes.vision_inner
     adapted = FLOAT if shapes.adapter else 0
-    if shapes.tower_gated:  # RMS norms and a gated MLP
+    if shapes.vision_gated:  # RMS norms and a gated MLP
         norms, attention, gate = 2 * hidden * (FLOAT + (0 if shapes.adapter else each)), 6 * hidden, 3 * inner
         inputs, made = 3 * hidden + inner, 5 * hidden + 2 * inner
     else:
         norms, attention, gate = 2 * hidden * each, 5 * hidden, inner
         inputs, made = 3 * hidden + inner, 5 * hidden + inner
     if adapted > each:  # the input of every projection is cast for itself
-        inputs += hidden if shapes.tower_gated else 2 * hidden
+        inputs += hidden if shapes.vision_gated else 2 * hidden
     whole = norms + inputs * max(each, adapted) + (attention + gate) * each
     return whole, hidden * each, (made + hidden) * each + made * adapted

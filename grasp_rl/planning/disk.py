@@ -20,7 +20,7 @@ def disk_gib(shapes: Shapes, layout: Layout, config: RunConfig, answers: int, pi
         layout: its engine.
         config: what is kept.
         answers: that are scored and written down before and after training.
-        pixels: of a picture.
+        pixels: of an image.
     """
     kept = config.checkpoint.keep_last + 2  # the best one, and the one being written
     overlays = 2 * config.evaluation.overlays * 3 * pixels

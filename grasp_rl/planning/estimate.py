@@ -23,9 +23,9 @@ SEGMENTERS = {
 }  # fmt: skip
 """Parameters by the end of the hub id, as the model pages state them."""
 SEGMENTER_WORK_GIB = 2.0
-"""What encoding a picture of 1024 pixels takes beside the weights. Assumed."""
+"""What encoding an image of 1024 pixels takes beside the weights. Assumed."""
 PROMPT, TINY_PROMPT = 330, 150
-"""Tokens of a prompt beside its picture; the tiny policy's template is short. Assumed."""
+"""Tokens of a prompt beside its image; the tiny policy's template is short. Assumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,11 @@ class Assumptions:
     """What a config does not say."""
 
     prompt_tokens: int | None = None
-    """Tokens of a prompt beside its picture; None for the usual ones."""
+    """Tokens of a prompt beside its image; None for the usual ones."""
     completion_tokens: int | None = None
     """Mean length of a completion; None for as long as it may be."""
-    picture: tuple[int, int] = (840, 840)
-    """(width, height) of the pictures in pixels."""
+    image: tuple[int, int] = (840, 840)
+    """(width, height) of the images in pixels."""
     validation: int = 256
     """Answers of a validation or test whose number the config leaves to the data."""
 
@@ -67,7 +67,7 @@ def estimate(config: RunConfig, device: Device, assumed: Assumptions) -> Estimat
     Raises:
         ConfigError: the policy's shape cannot be known here.
     """
-    shapes = _shapes(json.dumps(config.policy, sort_keys=True, default=str), assumed.picture)
+    shapes = _shapes(json.dumps(config.policy, sort_keys=True, default=str), assumed.image)
     load, layout = load_of(config, device, assumed, shapes), layout_of(config)
     memory = memory_gib(shapes, load, layout, segmenter_gib=segmenter_gib(config.segmenter), reserve=device.reserve)
     seconds = step_seconds(shapes, load, device)
@@ -82,14 +82,14 @@ def estimate(config: RunConfig, device: Device, assumed: Assumptions) -> Estimat
         hours=hours,
         devices=layout.ranks,
         device_hours=sum(hours.values()) * layout.ranks,
-        disk=disk_gib(shapes, layout, config, tests, assumed.picture[0] * assumed.picture[1]),
+        disk=disk_gib(shapes, layout, config, tests, assumed.image[0] * assumed.image[1]),
         fits=memory["peak"] <= device.memory_gib,
     )
 
 
 @functools.cache
-def _shapes(policy: str, picture: tuple[int, int]) -> Shapes:
-    return shapes_of(json.loads(policy), picture)
+def _shapes(policy: str, image: tuple[int, int]) -> Shapes:
+    return shapes_of(json.loads(policy), image)
 
 
 def load_of(config: RunConfig, device: Device, assumed: Assumptions, shapes: Shapes) -> Load:
@@ -100,7 +100,7 @@ def load_of(config: RunConfig, device: Device, assumed: Assumptions, shapes: Sha
     generated = algorithm.prompts_per_step if in_step else prompts
     two_calls = policy.get("packed_attention", "two_calls") == "two_calls"
     return Load(
-        prompt=text_tokens(config, assumed) + shapes.picture_tokens,
+        prompt=text_tokens(config, assumed) + shapes.image_tokens,
         completion=assumed.completion_tokens or config.rollout.max_new_tokens,
         group=algorithm.group_size,
         prompts=prompts,
@@ -117,7 +117,7 @@ def load_of(config: RunConfig, device: Device, assumed: Assumptions, shapes: Sha
 
 
 def text_tokens(config: RunConfig, assumed: Assumptions) -> int:
-    """Tokens of a prompt beside its picture."""
+    """Tokens of a prompt beside its image."""
     usual = TINY_PROMPT if config.policy["_target_"].endswith(".TinyPolicy") else PROMPT
     return assumed.prompt_tokens or usual
 
@@ -138,7 +138,7 @@ def segmenter_gib(segmenter: Record) -> float:
     return known[0] * each / 2**30 + SEGMENTER_WORK_GIB
 
 
-def picture_of(config: RunConfig, wanted: tuple[int, int] | None) -> tuple[int, int]:
+def image_of(config: RunConfig, wanted: tuple[int, int] | None) -> tuple[int, int]:
     """(width, height) to plan with: what is wanted, the drawn scenes' own, or the largest that the policy takes."""
     if wanted:
         return wanted

@@ -10,7 +10,7 @@ class Load:
     """Work of one rank in one optimizer step."""
 
     prompt: int
-    """P, tokens of a prompt, its picture's included."""
+    """P, tokens of a prompt, its image's included."""
     completion: int
     """C, tokens of a completion."""
     group: int

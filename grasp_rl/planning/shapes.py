@@ -1,4 +1,4 @@
-"""The policy in numbers: parameters by part, and what one picture and one token cost. No weights are read."""
+"""The policy in numbers: parameters by part, and what one image and one token cost. No weights are read."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from grasp_rl.policies.tiny.policy import SIDE, build_model
 from grasp_rl.utils.files import Record
 
 TILED = {"internvl": 448, "llava_onevision": 384}
-"""Side in pixels of a tile, for families that cut a picture into tiles and add a small copy of the whole."""
+"""Side in pixels of a tile, for families that cut an image into tiles and add a small copy of the whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
     """A policy, as far as cost depends on it."""
 
-    tower: int
+    vision_encoder: int
     """Parameters between the pixels and the language model's input."""
     language: int
     """Parameters of the language model's layers."""
@@ -50,32 +50,32 @@ class Shapes:
     """Width of the MLP."""
     vocabulary: int
     patches: int
-    """Tower tokens of a picture."""
-    picture_tokens: int
-    """Language tokens of a picture."""
+    """Vision encoder tokens of an image."""
+    image_tokens: int
+    """Language tokens of an image."""
     merger: int
-    """Parameters of the tower that meet a picture's language tokens instead of its patches."""
+    """Parameters of the vision encoder that meet an image's language tokens instead of its patches."""
     qk_norm: bool
     """Whether queries and keys are normed."""
-    tower_trained: bool
-    tower_hidden: int
-    tower_layers: int
-    tower_inner: int
-    tower_gated: bool
-    """Whether the tower's MLP is gated, as Qwen2.5-VL's is."""
+    vision_trained: bool
+    vision_hidden: int
+    vision_layers: int
+    vision_inner: int
+    vision_gated: bool
+    """Whether the vision encoder's MLP is gated, as Qwen2.5-VL's is."""
     patch_values: int
     """Numbers in a patch of pixels."""
-    tower_pairs: float
-    """Queries times the keys they see, over a picture and all layers of the tower."""
+    vision_pairs: float
+    """Queries times the keys they see, over an image and all layers of the vision encoder."""
 
     @property
     def total(self) -> int:
         """All parameters of the base model."""
-        return self.tower + self.language + self.words
+        return self.vision_encoder + self.language + self.words
 
 
-def shapes_of(policy: Record, picture: tuple[int, int]) -> Shapes:
-    """The shapes of a component config of conf/policy for pictures of (width, height) pixels.
+def shapes_of(policy: Record, image: tuple[int, int]) -> Shapes:
+    """The shapes of a component config of conf/policy for images of (width, height) pixels.
 
     Raises:
         ConfigError: there is no config.json for it here, and it is not one of the published models; or its class is
@@ -90,7 +90,7 @@ def shapes_of(policy: Record, picture: tuple[int, int]) -> Shapes:
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     size = ImageSize(**{k: v for k, v in (policy.get("image") or {}).items() if k != "_target_"})
-    tokens, patches = _picture(family, config, size, picture, source)
+    tokens, patches = _image(family, config, size, image, source)
     return _counted(model, family, policy, tokens, patches, 4 if policy.get("dtype") == "float32" else 2)
 
 
@@ -101,34 +101,36 @@ def _tiny(policy: Record) -> Shapes:
     model = build_model(build_tokenizer(build_corpus()), 0)
     vision = model.config.vision_config
     patches = (SIDE // vision.patch_size) ** 2
-    wanted = {"train_tower": not policy.get("lora_rank")} | policy  # its adapters leave the tower alone
+    wanted = {
+        "train_vision_encoder": not policy.get("lora_rank")
+    } | policy  # its adapters leave the vision encoder alone
     return _counted(model, Qwen3VL, wanted, patches // vision.spatial_merge_size**2, patches, 4)
 
 
 def _counted(model: Any, family: type[Backbone], policy: Record, tokens: int, patches: int, bytes_each: int) -> Shapes:
     config, vision = model.config.text_config, model.config.vision_config
     depth = int(getattr(vision, "depth", None) or vision.num_hidden_layers)
-    parts = tuple(f"{name}." for name in family.tower)
-    tower = sum(p.numel() for n, p in model.model.named_parameters() if f"{n}.".startswith(parts))
+    parts = tuple(f"{name}." for name in family.vision_encoder)
+    vision_encoder = sum(p.numel() for n, p in model.model.named_parameters() if f"{n}.".startswith(parts))
     merger = sum(p.numel() for n, p in model.model.named_parameters() if "merger" in n or "multi_modal_projector" in n)
     layers = sum(p.numel() for p in model.model.language_model.layers.parameters())
     total = sum(p.numel() for p in model.parameters())
-    rank, frees_tower = int(policy.get("lora_rank") or 0), bool(policy.get("train_tower"))
-    trained = total if frees_tower else total - tower
+    rank, frees_vision_encoder = int(policy.get("lora_rank") or 0), bool(policy.get("train_vision_encoder"))
+    trained = total if frees_vision_encoder else total - vision_encoder
     adapter = 0
     if rank:
         with torch.device("meta"):
             peft = add_lora(
                 model, rank=rank, alpha=rank, targets=policy.get("lora_targets") or TARGETS,
-                tower=family.tower if frees_tower else (),
+                vision_encoder=family.vision_encoder if frees_vision_encoder else (),
             )  # fmt: skip
         trained = adapter = sum(p.numel() for p in peft.parameters() if p.requires_grad)
     heads = config.num_attention_heads
     each = getattr(config, "head_dim", None) or config.hidden_size // heads
     return Shapes(
-        tower=tower,
+        vision_encoder=vision_encoder,
         language=layers,
-        words=total - tower - layers,
+        words=total - vision_encoder - layers,
         trained=trained,
         adapter=adapter,
         bytes_each=bytes_each,
@@ -139,21 +141,21 @@ def _counted(model: Any, family: type[Backbone], policy: Record, tokens: int, pa
         inner=config.intermediate_size,
         vocabulary=config.vocab_size,
         patches=patches,
-        picture_tokens=tokens,
+        image_tokens=tokens,
         merger=merger,
         qk_norm=any("q_norm" in name for name, _ in model.model.language_model.named_parameters()),
-        tower_trained=frees_tower,
-        tower_hidden=vision.hidden_size,
-        tower_layers=depth,
-        tower_inner=vision.intermediate_size,
-        tower_gated=any("gate_proj" in name and "language_model" not in name for name, _ in model.named_parameters()),
+        vision_trained=frees_vision_encoder,
+        vision_hidden=vision.hidden_size,
+        vision_layers=depth,
+        vision_inner=vision.intermediate_size,
+        vision_gated=any("gate_proj" in name and "language_model" not in name for name, _ in model.named_parameters()),
         patch_values=3 * getattr(vision, "temporal_patch_size", 1) * _side(vision.patch_size) ** 2,
-        tower_pairs=_tower_pairs(vision, patches, depth),
+        vision_pairs=_vision_pairs(vision, patches, depth),
     )
 
 
-def _tower_pairs(vision: Any, patches: int, depth: int) -> float:
-    """Pairs of query and key in all layers: a patch sees its window, its tile or the picture."""
+def _vision_pairs(vision: Any, patches: int, depth: int) -> float:
+    """Pairs of query and key in all layers: a patch sees its window, its tile or the image."""
     patch = _side(vision.patch_size)
     if whole := getattr(vision, "fullatt_block_indexes", None):
         window = min(patches, (vision.window_size // patch) ** 2)
@@ -183,22 +185,22 @@ def _config(path: str, revision: str | None) -> tuple[Any, str | None]:
     return transformers.AutoConfig.for_model(known.model_type, **json.loads(json.dumps(known.config))), None
 
 
-def _picture(
-    family: type[Backbone], config: Any, size: ImageSize, picture: tuple[int, int], source: str | None
+def _image(
+    family: type[Backbone], config: Any, size: ImageSize, image: tuple[int, int], source: str | None
 ) -> tuple[int, int]:
-    """(language tokens, tower tokens) of a picture of (width, height): counted by the family, or by its rule."""
+    """(language tokens, image tokens) of an image of (width, height): counted by the family, or by its rule."""
     vision = config.vision_config
     patch = _side(vision.patch_size)
     if source is not None:
         with torch.device("meta"):
             core = AutoModelForImageTextToText.from_config(config).model
-        seen = family(family.load_processor(source), size, config).see(
-            np.zeros((picture[1], picture[0], 3), np.uint8), core, "@"
+        seen = family(family.load_processor(source), size, config).preprocess(
+            np.zeros((image[1], image[0], 3), np.uint8), core, "@"
         )
         tokens = seen.tokens.count("@")
         pixels = seen.inputs["pixel_values"]
         return tokens, len(pixels) if pixels.ndim == 2 else pixels[..., 0, :, :].numel() // patch**2
-    area = min(picture[0] * picture[1], size.max_pixels or picture[0] * picture[1])
+    area = min(image[0] * image[1], size.max_pixels or image[0] * image[1])
     if merge := getattr(vision, "spatial_merge_size", None):
         patches = max(merge**2, round(area / (patch * merge) ** 2) * merge**2)
         return patches // merge**2, patches

@@ -7,10 +7,10 @@ from grasp_rl.planning.load import Load
 from grasp_rl.planning.shapes import Shapes
 
 
-def tower_flops(shapes: Shapes) -> float:
-    """Of one forward over a picture."""
-    linear = 2.0 * ((shapes.tower - shapes.merger) * shapes.patches + shapes.merger * shapes.picture_tokens)
-    return linear + 4.0 * shapes.tower_hidden * shapes.tower_pairs
+def vision_flops(shapes: Shapes) -> float:
+    """Of one forward over an image."""
+    linear = 2.0 * ((shapes.vision_encoder - shapes.merger) * shapes.patches + shapes.merger * shapes.image_tokens)
+    return linear + 4.0 * shapes.vision_hidden * shapes.vision_pairs
 
 
 def language_flops(shapes: Shapes, tokens: float, pairs: float) -> float:
@@ -28,13 +28,13 @@ def row_flops(shapes: Shapes, load: Load) -> float:
 
 def step_flops(shapes: Shapes, load: Load) -> dict[str, float]:
     """Of an optimizer step on one rank, decoding apart: prefill, reference and update."""
-    tower, row = tower_flops(shapes), row_flops(shapes, load)
-    prefill = tower + language_flops(shapes, load.prompt, load.prompt**2 / 2)
-    if load.elsewhere and shapes.tower_trained:
+    vision_encoder, row = vision_flops(shapes), row_flops(shapes, load)
+    prefill = vision_encoder + language_flops(shapes, load.prompt, load.prompt**2 / 2)
+    if load.elsewhere and shapes.vision_trained:
         prefill = 0.0
     elif load.elsewhere:
-        prefill = tower
-    looks = tower if shapes.tower_trained else 0.0  # a frozen tower looks once a step
+        prefill = vision_encoder
+    looks = vision_encoder if shapes.vision_trained else 0.0  # a frozen vision encoder looks once a step
     again = {"none": 0.0, "selective": 0.1, "full": 1.0}[load.recompute]
     backward = 1.0 if shapes.adapter else 2.0  # frozen weights have no gradient of their own
     return {

@@ -60,7 +60,7 @@ def load_tokenizer(source: Source) -> Any:
         )
     except (OSError, ValueError) as error:
         raise _unavailable(source, error) from error
-    if legacy:  # where processors kept the template that knows about pictures
+    if legacy:  # where processors kept the template that knows about images
         tokenizer.chat_template = json.loads(Path(legacy).read_text(encoding="utf-8"))["chat_template"]
     if not tokenizer.chat_template:
         raise ConfigError(

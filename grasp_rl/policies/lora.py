@@ -1,4 +1,4 @@
-"""LoRA (arXiv:2106.09685) by PEFT, on the language model's linear layers and, where it is trained, the tower's."""
+"""LoRA (arXiv:2106.09685) by PEFT, on the linear layers of the language model and of a trained vision encoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 def add_lora(
-    model: Any, *, rank: int, alpha: int, seed: int = 0, targets: Sequence[str] = TARGETS, tower: Sequence[str] = ()
+    model: Any,
+    *,
+    rank: int,
+    alpha: int,
+    seed: int = 0,
+    targets: Sequence[str] = TARGETS,
+    vision_encoder: Sequence[str] = (),
 ) -> Any:
     """``model`` wrapped with a fresh adapter that changes nothing yet, or ``model`` itself for rank 0.
 
@@ -26,7 +32,7 @@ def add_lora(
         alpha: the adapter's scale is alpha / rank.
         seed: of its initialisation.
         targets: names of the language model's linear layers that get one.
-        tower: parts of the body all of whose linear layers get one too.
+        vision_encoder: parts of the body all of whose linear layers get one too.
 
     Raises:
         ConfigError: a target is no linear layer of the language model.
@@ -40,7 +46,7 @@ def add_lora(
             found = ", ".join(sorted({name.rpartition(".")[2] for name in language}))
             raise ConfigError(f"policy.lora_targets: {target!r} is no linear layer here; must be of {found}")
     chosen = [name for name in language if name.rpartition(".")[2] in targets]
-    chosen += [name for name in linear if name.startswith(tuple(f"model.{part}." for part in tower))]
+    chosen += [name for name in linear if name.startswith(tuple(f"model.{part}." for part in vision_encoder))]
     pattern = "|".join(sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in chosen}))
     with torch.random.fork_rng(), quiet_peft():
         torch.manual_seed(seed)

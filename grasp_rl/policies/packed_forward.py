@@ -35,8 +35,8 @@ def logprobs(
         sampling: the distribution they were drawn from.
         unscored: B x G numbers of leading tokens that are context only (a question of its own, in fine-tuning).
         entropy: whether entropies are wanted.
-        attention_layers: layers whose first two heads' attention to the picture is wanted, averaged; needs eager
-            attention and pictures of one size.
+        attention_layers: layers whose first two heads' attention to the image is wanted, averaged; needs eager
+            attention and images of one size.
     """
     lengths = torch.tensor([[len(c) for c in group] for group in completions])
     prompt_lengths = torch.tensor([len(p.embeddings) for p in prompts])
@@ -80,12 +80,12 @@ def logprobs(
         wanted = {"output_attentions": bool(attention_layers)}
         mask = attention_mask(to_device(layout.segment, policy.device))
     result = policy.language_model(hidden, on["positions"], mask, deepstack_of(prompts), on["visual"], **wanted)
-    picture = None
+    image = None
     if attention_layers:
         heads = torch.stack([result.attentions[layer][:, :2].float().mean(1) for layer in attention_layers])
         columns = torch.stack([line.nonzero()[:, 0] for line in visual])[:, None, None].expand(*held.shape, -1)
         looks = together({"rows": start // length, "source": layout.predictor_index, "columns": columns}, policy.device)
-        picture = heads.mean(0)[looks["rows"], looks["source"]].gather(-1, looks["columns"])
+        image = heads.mean(0)[looks["rows"], looks["source"]].gather(-1, looks["columns"])
     predictor = result.last_hidden_state.flatten(0, 1)[on["predictors"]]  # (tokens, D)
     logp, uncertainty = policy.scorer(
         predictor,
@@ -99,5 +99,5 @@ def logprobs(
         logp=empty.index_copy(0, on["scored"], logp).view(held.shape),
         entropy=empty.index_copy(0, on["scored"], uncertainty).view(held.shape),
         valid=on["valid"],
-        picture_attention=picture,
+        image_attention=image,
     )

@@ -25,13 +25,13 @@ class HfVlmPolicy(VlmPolicy):
 
     Args:
         path: hub id (``Qwen/Qwen2.5-VL-3B-Instruct``) or a folder of a saved model with tokenizer and image processor.
-        image: bounds and shape of the resized picture.
+        image: bounds and shape of the resized image.
         revision: hub branch, tag or commit; pin a commit for a reproducible result. What it meant is logged and kept
             as ``commit``.
         prompt_template: the words of the question; read by conf/prompt.
         coordinates: absolute | thousand; None takes the frame that the family was trained to speak.
         dtype: float32 | bfloat16
-        train_tower: whether gradients reach the vision tower (with LoRA: whether it gets adapters too).
+        train_vision_encoder: whether gradients reach the vision encoder (with LoRA: whether it gets adapters too).
         lora_rank: 0 for full fine-tuning.
         lora_alpha: scale of the adapter is lora_alpha / lora_rank.
         lora_targets: names of the language model's linear layers that get an adapter.
@@ -41,7 +41,7 @@ class HfVlmPolicy(VlmPolicy):
         packed_attention: two_calls | mask, for packed rows; see grasp_rl.policies.attention.
         decoding: auto | growing | static; see grasp_rl.policies.generation.static.
         fused_head: on a GPU, score completions with Liger's fused kernel (``pip install 'grasp-rl[liger]'``).
-        feature_cache_gib: host memory for a frozen tower's features of pictures seen in earlier steps.
+        feature_cache_gib: host memory for a frozen vision encoder's features of images seen in earlier steps.
         allow_pickle_weights: read pytorch_model.bin where there are no safetensors (``weights_only``).
         seed: of a fresh adapter.
 
@@ -57,7 +57,7 @@ class HfVlmPolicy(VlmPolicy):
         prompt_template: str = "think2seg",
         coordinates: str | None = None,
         dtype: str = "bfloat16",
-        train_tower: bool = False,
+        train_vision_encoder: bool = False,
         lora_rank: int = 0,
         lora_alpha: int = 16,
         lora_targets: list[str] | None = None,
@@ -82,13 +82,20 @@ class HfVlmPolicy(VlmPolicy):
             raise ConfigError(f"policy.path={path!r}: has no image processor: {first_line(error)}") from error
         model = load_model(source, dtype=DTYPES[dtype], attention=attention)
         backbone = family(processor, image, model.config)
-        tower = family.tower if train_tower else ()
+        vision_encoder = family.vision_encoder if train_vision_encoder else ()
         super().__init__(
-            add_lora(model, rank=lora_rank, alpha=lora_alpha, seed=seed, targets=lora_targets or TARGETS, tower=tower),
+            add_lora(
+                model,
+                rank=lora_rank,
+                alpha=lora_alpha,
+                seed=seed,
+                targets=lora_targets or TARGETS,
+                vision_encoder=vision_encoder,
+            ),
             tokenizer,
             backbone,
             coordinates=coordinates,
-            train_tower=train_tower,
+            train_vision_encoder=train_vision_encoder,
             checkpoint_activations=checkpoint_activations,
             packed_attention=packed_attention,
             decoding=decoding,

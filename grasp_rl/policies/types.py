@@ -10,30 +10,30 @@ import torch
 from torch import Tensor
 
 from grasp_rl.interfaces import CoordinateFrame
-from grasp_rl.policies.backbones.base import PictureFeatures
+from grasp_rl.policies.backbones.base import ImageFeatures
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedPrompt:
-    """One picture and question, ready for the model."""
+    """One image and question, ready for the model."""
 
     input_ids: Tensor
-    """[P] token ids; the picture's place holds one image token per merged patch."""
+    """[P] token ids; the image's place holds one image token per merged patch."""
     inputs: Mapping[str, Tensor]
-    """The picture as the model family takes it, by keyword; see grasp_rl.policies.backbones.base."""
+    """The image as the model family takes it, by keyword; see grasp_rl.policies.backbones.base."""
     frame: CoordinateFrame
-    """What the policy's coordinates mean for this picture."""
+    """What the policy's coordinates mean for this image."""
     messages: Sequence[Mapping[str, Any]] = ()
-    """The chat messages that ``input_ids`` were made of, the picture's place included."""
-    picture: str = ""
-    """What stands for the picture in a cache of features that outlives a step; empty without one."""
-    seen: list[PictureFeatures] = field(default_factory=list, compare=False)
-    """The picture's features, once a frozen tower has looked; else empty."""
+    """The chat messages that ``input_ids`` were made of, the image's place included."""
+    image_key: str = ""
+    """What stands for the image in a cache of features that outlives a step; empty without one."""
+    image_features: list[ImageFeatures] = field(default_factory=list, compare=False)
+    """The image's features, once a frozen vision encoder has looked; else empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedPrompt:
-    """A prompt after the vision tower: shared by rollout, update and reference where the tower is frozen."""
+    """A prompt after the vision encoder: shared by rollout, update and reference where the vision encoder is frozen."""
 
     embeddings: Tensor
     """[P, D]"""
@@ -99,8 +99,8 @@ class Scores:
     """[B, G, C] entropies, detached; 0 where no token is scored or none was wanted."""
     valid: Tensor
     """[B, G, C] bool, True where a token is scored."""
-    picture_attention: Tensor | None = None
-    """[B, G, C, T] share of attention that each token's prediction pays to each picture token, if wanted."""
+    image_attention: Tensor | None = None
+    """[B, G, C, T] share of attention that each token's prediction pays to each image token, if wanted."""
 
 
 def deepstack_of(prompts: Sequence[EmbeddedPrompt]) -> list[Tensor]:

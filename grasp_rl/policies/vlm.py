@@ -1,6 +1,6 @@
 """A vision-language policy on stock transformers: encode, generate G completions, score a packed shared-prefix row.
 
-The picture goes through the vision tower once per phase; its features and the prompt's embeddings are shared by the G
+The image goes through the vision encoder once per phase; its features and the prompt's embeddings are shared by the G
 completions. No modelling code is copied: the language model of the stock class is called with embeddings, positions,
 DeepStack features and a 4-D mask of our own. What differs between families stands in grasp_rl/policies/backbones.
 """
@@ -27,7 +27,7 @@ from grasp_rl.config.schema import PromptConfig
 from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.policies.activation_checkpointing import recompute
 from grasp_rl.policies.attention import PREFIX, register
-from grasp_rl.policies.backbones.base import FRAMES, Backbone, PictureFeatures, PictureInputs
+from grasp_rl.policies.backbones.base import FRAMES, Backbone, ImageFeatures, ImageInputs
 from grasp_rl.policies.compat import cache_keyword
 from grasp_rl.policies.feature_cache import FeatureCache
 from grasp_rl.policies.generation.decode import stream
@@ -49,15 +49,15 @@ class VlmPolicy(nn.Module):
         model: the stock model, or a PEFT model around it.
         tokenizer: its tokenizer, with a chat template and the model's image token.
         backbone: what its family does its own way.
-        coordinates: ``absolute`` pixels of the resized picture or ``thousand`` (0..1000); None takes what the family
+        coordinates: ``absolute`` pixels of the resized image or ``thousand`` (0..1000); None takes what the family
             was trained to speak.
-        train_tower: whether gradients reach the tower.
+        train_vision_encoder: whether gradients reach the vision encoder.
         checkpoint_activations: ``none`` | ``selective`` | ``full``, see grasp_rl.policies.activation_checkpointing.
         packed_attention: ``two_calls`` for packed rows (see grasp_rl.policies.attention), or ``mask``, one stock call
             under a 4-D mask: the reference, and what attention maps need.
         decoding: ``growing`` | ``static``, see grasp_rl.policies.generation.static; ``auto`` is static on a GPU.
         fused_head: score completions with Liger's kernel on a GPU; see grasp_rl.policies.logprobs.
-        feature_cache_gib: host memory for what a frozen tower made of pictures in earlier steps, in GiB; 0 keeps
+        feature_cache_gib: host memory for what a frozen vision encoder made of images in earlier steps, in GiB; 0 keeps
             nothing beyond a step.
     """
 
@@ -68,7 +68,7 @@ class VlmPolicy(nn.Module):
         backbone: Backbone,
         *,
         coordinates: str | None = None,
-        train_tower: bool = True,
+        train_vision_encoder: bool = True,
         checkpoint_activations: str = "none",
         packed_attention: str = "two_calls",
         decoding: str = "auto",
@@ -85,9 +85,9 @@ class VlmPolicy(nn.Module):
         self.model, self.tokenizer, self.backbone = model, tokenizer, backbone
         self.coordinates = coordinates or backbone.coordinates
         self.image_token_id = int(self.stock.config.image_token_id)
-        for parameter in self.tower_parameters():
-            parameter.requires_grad_(train_tower and parameter.requires_grad)
-        self.train_tower = any(p.requires_grad for p in self.tower_parameters())
+        for parameter in self.vision_encoder_parameters():
+            parameter.requires_grad_(train_vision_encoder and parameter.requires_grad)
+        self.train_vision_encoder = any(p.requires_grad for p in self.vision_encoder_parameters())
         generation = getattr(self.stock.generation_config, "eos_token_id", None)
         named = generation if isinstance(generation, list) else [generation]
         self.ends = sorted({int(i) for i in (*named, tokenizer.eos_token_id) if i is not None})
@@ -106,9 +106,9 @@ class VlmPolicy(nn.Module):
             raise ConfigError(f"policy.feature_cache_gib={feature_cache_gib!r}: must be >= 0")
         self.features = FeatureCache(feature_cache_gib)
 
-    def tower_parameters(self) -> Iterator[nn.Parameter]:
+    def vision_encoder_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters between the pixels and the language model's input, adapters on them included."""
-        parts = tuple(f"{name}." for name in self.backbone.tower)
+        parts = tuple(f"{name}." for name in self.backbone.vision_encoder)
         for name, parameter in self.core.named_parameters():
             if f"{name}.".startswith(parts):
                 yield parameter
@@ -131,26 +131,26 @@ class VlmPolicy(nn.Module):
         """Tokens and patches for ``image`` [H, W, 3] uint8 RGB and ``query`` under a prompt scheme.
 
         Raises:
-            ConfigError: the question holds the picture's token, the prompt is longer than the model's context, or the
-                picture is too long and thin.
+            ConfigError: the question holds the image's token, the prompt is longer than the model's context, or the
+                image is too long and thin.
         """
         return self.encode_questions(image, [(query, prompt)])[0]
 
     def encode_questions(self, image: Image, questions: Sequence[tuple[str, PromptConfig]]) -> list[EncodedPrompt]:
-        """Several questions about one picture, which is resized and cut into patches once."""
+        """Several questions about one image, which is resized and cut into patches once."""
         image_token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
-        picture = self.backbone.see(image, self.core, image_token)
-        width, height = picture.canvas if self.coordinates == "absolute" else (1000, 1000)
+        processed = self.backbone.preprocess(image, self.core, image_token)
+        width, height = processed.canvas if self.coordinates == "absolute" else (1000, 1000)
         frame = CoordinateFrame(width=width, height=height, image_width=image.shape[1], image_height=image.shape[0])
         key = self.features.key(image)
         asked = [build_messages(query, frame, prompt) for query, prompt in questions]
         return [
             EncodedPrompt(
-                input_ids=torch.tensor(self._question_ids(query, messages, image_token, picture.tokens)),
-                inputs=picture.inputs,
+                input_ids=torch.tensor(self._question_ids(query, messages, image_token, processed.tokens)),
+                inputs=processed.inputs,
                 frame=frame,
                 messages=messages,
-                picture=key,
+                image_key=key,
             )
             for (query, _), messages in zip(questions, asked, strict=True)
         ]
@@ -158,22 +158,22 @@ class VlmPolicy(nn.Module):
     def _question_ids(
         self, query: str, messages: Sequence[Mapping[str, Any]], image_token: str, tokens: str
     ) -> list[int]:
-        """Ids of the chat messages, the picture's place widened to its ``tokens``."""
+        """Ids of the chat messages, the image's place widened to its ``tokens``."""
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         if text.count(image_token) != 1:
-            raise ConfigError(f"the question {query!r} holds {image_token!r}, which stands for the picture; reword it")
+            raise ConfigError(f"the question {query!r} holds {image_token!r}, which stands for the image; reword it")
         begins = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
         ids = list(self.tokenizer(text.replace(image_token, tokens), add_special_tokens=not begins)["input_ids"])
         context = self.core.language_model.config.max_position_embeddings
         if len(ids) >= context:
             raise ConfigError(
-                f"the question {query[:80]!r} and its picture take {len(ids)} tokens, the model's context has "
+                f"the question {query[:80]!r} and its image take {len(ids)} tokens, the model's context has "
                 f"{context}; lower policy.image.max_pixels or shorten the question"
             )
         return ids
 
-    def picture_end(self, prompt: EncodedPrompt) -> int:
-        """Number of leading tokens of ``prompt`` up to and including the picture: what its questions share."""
+    def image_end(self, prompt: EncodedPrompt) -> int:
+        """Number of leading tokens of ``prompt`` up to and including the image: what its questions share."""
         return int((prompt.input_ids == self.image_token_id).nonzero()[-1]) + 1
 
     def tokens_of(self, text: str) -> tuple[int, ...]:
@@ -192,7 +192,7 @@ class VlmPolicy(nn.Module):
         return found
 
     def covered(self, box: Box, prompt: EncodedPrompt) -> NDArray[np.bool_]:
-        """[T] bool: the picture tokens that ``box`` (original-image pixels) covers by a third, or covers most."""
+        """[T] bool: the image tokens that ``box`` (original-image pixels) covers by a third, or covers most."""
         rows, columns = self.backbone.grid(prompt.inputs)
         x0, x1 = (v * columns / prompt.frame.image_width for v in (box[0], box[2]))
         y0, y1 = (v * rows / prompt.frame.image_height for v in (box[1], box[3]))
@@ -202,44 +202,44 @@ class VlmPolicy(nn.Module):
         return np.asarray(share >= min(0.35, share.max()), dtype=np.bool_)
 
     def embed(self, prompts: Sequence[EncodedPrompt]) -> list[EmbeddedPrompt]:
-        """The prompts' embeddings and positions, after one pass of the tower over pictures that need it."""
-        pictures = self.look(prompts)
+        """The prompts' embeddings and positions, after one pass of the vision encoder over images that need it."""
+        images = self.encode_images(prompts)
         ids = torch.cat([prompt.input_ids for prompt in prompts])
         visual = ids == self.image_token_id
         on = together({"ids": ids, "places": visual.nonzero()[:, 0]}, self.device)
         lookup = self.core.get_input_embeddings()(on["ids"])  # one call, see TokenScorer
-        tokens = torch.cat([picture.tokens for picture in pictures]).to(lookup.dtype)
+        tokens = torch.cat([image.tokens for image in images]).to(lookup.dtype)
         lengths = [len(prompt.input_ids) for prompt in prompts]
         embeddings = torch.split(lookup.index_copy(0, on["places"], tokens), lengths)
         return [
             EmbeddedPrompt(
                 embeddings=words,
-                deepstack=picture.deepstack,
+                deepstack=image.deepstack,
                 visual=there,
                 positions=self.backbone.positions(self.core, prompt.input_ids, there, prompt.inputs),
             )
-            for prompt, picture, words, there in zip(
-                prompts, pictures, embeddings, torch.split(visual, lengths), strict=True
+            for prompt, image, words, there in zip(
+                prompts, images, embeddings, torch.split(visual, lengths), strict=True
             )
         ]
 
-    def look(self, prompts: Sequence[EncodedPrompt]) -> list[PictureFeatures]:
-        """Features of every picture. A frozen tower looks at each once, whoever asks next: policy or reference."""
-        if self.train_tower:
+    def encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[ImageFeatures]:
+        """Features of every image. A frozen vision encoder runs once an image, for policy and reference together."""
+        if self.train_vision_encoder:
             return self.backbone.features(self.core, [self._on_device(p.inputs) for p in prompts])
         for prompt in prompts:
-            if not prompt.seen and (known := self.features.get(prompt.picture, self.device)) is not None:
-                prompt.seen.append(known)
-        new = [p for p in prompts if not p.seen]
+            if not prompt.image_features and (known := self.features.get(prompt.image_key, self.device)) is not None:
+                prompt.image_features.append(known)
+        new = [p for p in prompts if not p.image_features]
         if new:
             with torch.no_grad():
                 found = self.backbone.features(self.core, [self._on_device(p.inputs) for p in new])
             for prompt, features in zip(new, found, strict=True):
-                prompt.seen.append(features)
-                self.features.put(prompt.picture, features)
-        return [p.seen[0] for p in prompts]
+                prompt.image_features.append(features)
+                self.features.put(prompt.image_key, features)
+        return [p.image_features[0] for p in prompts]
 
-    def _on_device(self, inputs: PictureInputs) -> PictureInputs:
+    def _on_device(self, inputs: ImageInputs) -> ImageInputs:
         """Pixels on the policy's device; grids and sizes stay on the CPU, where they are read."""
         return {name: to_device(x, self.device) if x.is_floating_point() else x for name, x in inputs.items()}
 
@@ -293,7 +293,7 @@ class VlmPolicy(nn.Module):
             hidden: embeddings.
             positions: [A, B, L] positions, A = 1 or the 3 axes of M-RoPE.
             mask: [B, L] of valid tokens, or [B, 1, L, L] bool of what each query may see; None for no padding.
-            deepstack: features of all rows' pictures, one tensor per layer.
+            deepstack: features of all rows' images, one tensor per layer.
             visual: [B, L] bool, True at image tokens; needed with ``deepstack``.
             cache: the key-value cache, or None to keep nothing.
             **kwargs: go to the stock model.
@@ -329,7 +329,7 @@ class VlmPolicy(nn.Module):
     def make_reference(self) -> VlmPolicy | None:
         """A frozen copy for the KL term, or None where disabling the LoRA adapter gives the reference at no cost.
 
-        Where the tower is trained, the copy's tower is another one and looks for itself, each time.
+        Where the vision encoder is trained, the copy's vision encoder is another one and looks for itself, each time.
         """
         if hasattr(self.model, "disable_adapter"):
             return None

@@ -11,7 +11,7 @@ the rewards look at the status. The rules, in order:
    twice: else BAD_SCHEMA. Booleans and strings
    are not numbers.
 6. A number of more than 32 characters, not finite, or beyond ``max_abs_coordinate`` is BAD_NUMBER.
-7. Box corners are put in order and everything is clipped to the picture. A box of no area after that is BAD_NUMBER and
+7. Box corners are put in order and everything is clipped to the image. A box of no area after that is BAD_NUMBER and
    fails the whole answer, since an answer that loses its bad boxes for free would pay for guessing.
 8. Boxes that repeat a larger one are dropped (``nms_iou``), as are point-only instances that repeat an earlier one.
 """
@@ -53,11 +53,11 @@ def parse(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: Parsi
         text: The decoded completion without special tokens.
         prompt: The scheme: which fields each instance must have.
         frame: The frame that the policy speaks. A box edge e stands for the line e, a point p for the centre of the
-            unit cell p, that is p + 0.5; both are then scaled to the picture.
+            unit cell p, that is p + 0.5; both are then scaled to the image.
         config: Caps and options.
 
     Returns:
-        The answer in original-image pixels, boxes XYXY with x0 < x1 and y0 < y1, points strictly inside the picture.
+        The answer in original-image pixels, boxes XYXY with x0 < x1 and y0 < y1, points strictly inside the image.
     """
     if len(text) > config.max_chars:
         return Answer(prompts=(), status=ParseStatus.TOO_LONG)
@@ -191,10 +191,10 @@ def _read_instances(
     for item in value:
         if not isinstance(item, dict) or item.keys() != keys:
             raise _ReadError(ParseStatus.BAD_SCHEMA)
-        box = _picture_box(_read_numbers(item[prompt.box_key], 4, limit), frame) if prompt.box else None
+        box = _image_box(_read_numbers(item[prompt.box_key], 4, limit), frame) if prompt.box else None
         positive = _read_points(item, prompt.positive_fields, prompt.positive_points, prompt.flat_points, limit)
         negative = _read_points(item, prompt.negative_fields, prompt.negative_points, prompt.flat_points, limit)
-        points = tuple(_picture_point(point, frame) for point in positive + negative)
+        points = tuple(_image_point(point, frame) for point in positive + negative)
         labels = (1,) * len(positive) + (0,) * len(negative)
         instances.append(SpatialPrompt(box=box, point_coords=points, point_labels=labels))
     return instances
@@ -221,7 +221,7 @@ def _read_numbers(value: object, count: int, limit: float) -> list[float]:
     return [float(number) for number in value]
 
 
-def _picture_box(edges: Sequence[float], frame: CoordinateFrame) -> Box:
+def _image_box(edges: Sequence[float], frame: CoordinateFrame) -> Box:
     """Ordered, clipped and scaled corners."""
     scale_x, scale_y = frame.scale
     x0, x1 = (min(max(0.0, x) * scale_x, frame.image_width) for x in sorted(edges[::2]))
@@ -231,7 +231,7 @@ def _picture_box(edges: Sequence[float], frame: CoordinateFrame) -> Box:
     return x0, y0, x1, y1
 
 
-def _picture_point(point: Sequence[float], frame: CoordinateFrame) -> Point:
+def _image_point(point: Sequence[float], frame: CoordinateFrame) -> Point:
     """The centre of the named cell, the cell clipped to the frame."""
     scale_x, scale_y = frame.scale
     x = min(max(0.0, point[0]), frame.width - 1) + 0.5

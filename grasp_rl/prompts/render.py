@@ -32,21 +32,21 @@ ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 FENCE_OPEN, FENCE_CLOSE = "```json", "```"
 
 _PACKAGED = Path(__file__).parent / "templates"
-_EXAMPLE_THOUGHT = "Two places in the picture fit the question: one on the upper left, one on the lower right."
-_EXAMPLE_SINGLE = "One place in the picture fits the question, on the upper left."
+_EXAMPLE_THOUGHT = "Two places in the image fit the question: one on the upper left, one on the lower right."
+_EXAMPLE_SINGLE = "One place in the image fits the question, on the upper left."
 _EXAMPLE_BOXES: tuple[Box, ...] = ((0.1, 0.15, 0.35, 0.4), (0.55, 0.6, 0.85, 0.9))
 
 
 def build_messages(query: str, frame: CoordinateFrame, prompt: PromptConfig) -> list[dict[str, Any]]:
-    """Chat messages that ask ``query`` about one picture, for a processor's chat template.
+    """Chat messages that ask ``query`` about one image, for a processor's chat template.
 
     Args:
         query: The question in plain words; quoted as it stands, never read as a template.
-        frame: The frame that the policy speaks for this picture.
+        frame: The frame that the policy speaks for this image.
         prompt: The scheme; ``prompt.template`` is a packaged template's name or the path to a file.
 
     Returns:
-        A system turn where the template has one, then a user turn whose content is the picture's place and the text.
+        A system turn where the template has one, then a user turn whose content is the image's place and the text.
 
     Raises:
         ConfigError: ``prompt.template`` cannot be found, read or rendered.
@@ -83,12 +83,12 @@ def format_answer(prompts: Sequence[SpatialPrompt], thinking: str, frame: Coordi
     Numbers are integers of the policy's frame, clipped to it: a box edge is rounded to the nearest one and a box keeps
     at least one unit in each direction; a point names the unit cell that it lies in, and stands for that cell's centre.
     So reading the text back moves an edge or point by at most half a unit of the policy's frame (half-unit boxes and
-    anything outside the picture apart).
+    anything outside the image apart).
 
     Args:
         prompts: Instances in original-image pixels; the first points of each label are used, as many as the scheme has.
         thinking: The thought, without any of the four tags.
-        frame: The policy's frame for this picture.
+        frame: The policy's frame for this image.
         prompt: The scheme; decides the fields of each instance.
 
     Raises:

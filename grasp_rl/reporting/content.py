@@ -1,4 +1,4 @@
-"""What a report shows, as plain values for a template: tables as text, figures and pictures as data URIs."""
+"""What a report shows, as plain values for a template: tables as text, figures and images as data URIs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from grasp_rl.reporting.load import Scored, StudiedRun, number
-from grasp_rl.reporting.plots import REWARD, VALIDATION, curve, picture
+from grasp_rl.reporting.plots import REWARD, VALIDATION, curve, image
 from grasp_rl.runs.progress import duration
 from grasp_rl.types import ParseStatus
 from grasp_rl.utils.files import Record
@@ -37,10 +37,10 @@ def context(runs: Sequence[StudiedRun], title: str) -> Record:
         title: of the page.
     """
     best = _best(runs)
-    pictured = [run for run in runs if run is best or run in runs[:_GALLERIES_SHOWN]]
+    shown = [run for run in runs if run is best or run in runs[:_GALLERIES_SHOWN]]
     notes = [f"{run.label}: {note}" for run in runs for note in run.notes]
-    if len(pictured) < len(runs):
-        notes.append(f"pictures are shown of {len(pictured)} runs, the others' are in their eval_after/overlays")
+    if len(shown) < len(runs):
+        notes.append(f"images are shown of {len(shown)} runs, the others' are in their eval_after/overlays")
     return {
         "title": title,
         "summary": _summary(runs, best),
@@ -48,7 +48,7 @@ def context(runs: Sequence[StudiedRun], title: str) -> Record:
         "columns": [heading for heading, _ in COLUMNS],
         "rows": [_row(run, run is best) for run in runs],
         "curves": _curves(runs),
-        "galleries": [{"label": run.label, "open": run is best, "samples": _gallery(run)} for run in pictured],
+        "galleries": [{"label": run.label, "open": run is best, "samples": _gallery(run)} for run in shown],
         "statuses": [{"label": run.label, "bars": _bars(run)} for run in runs if _bars(run)],
         "status_names": [str(status) for status in ParseStatus],
         "terms": [{"label": run.label, "terms": _terms(run)} for run in runs if _terms(run)],
@@ -156,7 +156,7 @@ def _reward(run: StudiedRun) -> str:
 
 
 def _gallery(run: StudiedRun) -> list[Record]:
-    """The first samples with a picture, before and after training."""
+    """The first samples with an image, before and after training."""
     names = sorted({name for scored in (run.before, run.after) if scored for name in scored.overlays})
     samples = []
     for name in names[:_SAMPLES_SHOWN]:
@@ -168,13 +168,13 @@ def _gallery(run: StudiedRun) -> list[Record]:
 
 
 def _side(when: str, scored: Scored, name: str) -> Record:
-    """One picture and what was answered."""
+    """One image and what was answered."""
     index = name.partition("_")[0]
     known = index.isdigit() and int(index) < len(scored.records)
     record: Record = scored.records[int(index)] if known else {}
     return {
         "when": when,
-        "picture": picture(scored.overlays[name], record.get("size")) if name in scored.overlays else None,
+        "image": image(scored.overlays[name], record.get("size")) if name in scored.overlays else None,
         "query": record.get("query", ""),
         "iou": decimals(number(record, "iou")),
         "status": record.get("status", ""),

@@ -30,7 +30,7 @@ class Scored:
     records: tuple[Record, ...]
     """Lines of predictions.jsonl; () where they cannot be read."""
     overlays: Mapping[str, Path]
-    """Pictures by file name, which is the same for the same sample."""
+    """Images by file name, which is the same for the same sample."""
 
     def number(self, name: str) -> float | None:
         """The metric ``name``, or None."""

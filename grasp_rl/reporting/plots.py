@@ -1,4 +1,4 @@
-"""Figures and pictures of a report as data URIs.
+"""Figures and images of a report as data URIs.
 
 Figures are SVG that follows the reader's light or dark page; no display is needed.
 """
@@ -77,12 +77,12 @@ def curve(
         return _data_uri(figure)
 
 
-def picture(path: Path, size: Any) -> str | None:
+def image(path: Path, size: Any) -> str | None:
     """An overlay without its drawn caption as a small PNG.
 
     Args:
         path: of the overlay.
-        size: (height, width) of the sample's picture, which tells the overlay's from its caption; None keeps both.
+        size: (height, width) of the sample's image, which tells the overlay's from its caption; None keeps both.
 
     Returns:
         A data URI, or None where the file cannot be read.

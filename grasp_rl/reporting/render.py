@@ -1,4 +1,4 @@
-"""`grasp-rl report`: tables, curves and pictures of finished runs on one page that needs nothing else.
+"""`grasp-rl report`: tables, curves and images of finished runs on one page that needs nothing else.
 
 From a run folder, or a folder of runs, it writes ``report.html`` (self-contained, no script), ``report.md`` and
 ``results.csv``. A run that failed is listed with its error; what is missing is a note.
@@ -99,7 +99,7 @@ def as_csv(table: Sequence[Record]) -> str:
 
 
 def markdown(content: Record) -> str:
-    """The tables as Markdown; curves and pictures are on the page."""
+    """The tables as Markdown; curves and images are on the page."""
     head = [*(content["axes"] or ["run"]), "state", "gIoU before", "gIoU after", "gain, 95 % interval"]
     lines = [f"# {_md(content['title'])}", "", _md(content["summary"]), ""]
     grid = [
@@ -132,7 +132,7 @@ def markdown(content: Record) -> str:
         changed = ", with changes" if origin["dirty"] else ""
         lines += [f"- {_md(origin['label'])} (commit {_md(origin['commit'])}{changed}): `{origin['command']}`"]
     lines += ["", "## Notes", "", *(f"- {_md(note)}" for note in content["notes"])] if content["notes"] else []
-    return "\n".join([*lines, "", "Curves and pictures: report.html.", ""])
+    return "\n".join([*lines, "", "Curves and images: report.html.", ""])
 
 
 def _md_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

@@ -1,8 +1,8 @@
-"""Rollouts: generate G completions of each question, judge them, compare each with its siblings.
+"""Rollouts: generate G completions of each question, reward them, compare each with its siblings.
 
-The group is the unit: the G siblings of one sample share its picture, its prefill and its segmenter embedding. A group
-is judged as soon as it is generated, beside the main work (see grasp_rl.rollouts.reward_worker); the update takes the
-first groups while the last are being judged.
+The group is the unit: the G siblings of one sample share its image, its prefill and its segmenter embedding. A group
+is rewarded as soon as it is generated, beside the main work (see grasp_rl.rollouts.reward_worker); the update takes the
+first groups while the last are being rewarded.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from typing import Any
 import torch
 
 from grasp_rl.config.schema import AlgorithmConfig, RunConfig
-from grasp_rl.distributed.process_group import Ranks
+from grasp_rl.distributed.process_group import ProcessGroup
 from grasp_rl.grpo.advantages import advantages
 from grasp_rl.grpo.loss import StepSize
 from grasp_rl.interfaces import Generator
-from grasp_rl.rollouts.reward_worker import Jury, verdict
+from grasp_rl.rollouts.reward_worker import RewardWorker, result_of
 from grasp_rl.types import Completion, FinishReason, Rollout, RolloutGroup, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pending:
-    """A group that is generated; its verdict may not be in yet."""
+class PendingGroup:
+    """A group that is generated; its reward may not be in yet."""
 
     question: int
     """Its number in the step, over all ranks and rounds."""
     sample: Sample
     prompt: Any
     completions: Sequence[Completion]
-    verdict: Future[list[Rollout]]
+    rewarded: Future[list[Rollout]]
 
     @property
     def finite(self) -> bool:
@@ -43,33 +43,33 @@ class Pending:
         return all(c.finish_reason is not FinishReason.NOT_FINITE for c in self.completions)
 
 
-class StepRollouts:
+class RolloutBatch:
     """The groups that one optimizer step learns from, with their advantages, in the order in which they were generated.
 
-    That is the order in which they are judged: the first are learned from while the last are judged. Iterating waits
-    where a verdict is not in yet; iterating again waits for nothing.
+    That is the order in which they are rewarded: the first are learned from while the last are rewarded. Iterating
+    waits where a reward is not in yet; iterating again waits for nothing.
 
     Args:
         algorithm: how siblings are compared; with ``sampling_rounds`` > 1 groups without advantage are left out.
-        ranks: among which the step's questions are divided.
+        process_group: among whose ranks the step's questions are divided.
     """
 
-    def __init__(self, algorithm: AlgorithmConfig, ranks: Ranks) -> None:
-        self.algorithm, self.ranks = algorithm, ranks
+    def __init__(self, algorithm: AlgorithmConfig, process_group: ProcessGroup) -> None:
+        self.algorithm, self.process_group = algorithm, process_group
         self.asked = 0
         """Questions so far."""
         self.waited_s = 0.0
-        """Seconds spent on waiting for verdicts."""
-        self._pending: list[Pending] = []
+        """Seconds spent on waiting for rewards."""
+        self._pending: list[PendingGroup] = []
         self._judged: list[RolloutGroup] = []
 
-    def add(self, pending: Sequence[Pending], asked: int) -> None:
+    def add(self, pending: Sequence[PendingGroup], asked: int) -> None:
         """Take up the groups that came of ``asked`` questions."""
         self._pending += pending
         self.asked += asked
 
     def __iter__(self) -> Iterator[RolloutGroup]:
-        wanted = -(-self.algorithm.prompts_per_step // self.ranks.count)
+        wanted = -(-self.algorithm.prompts_per_step // self.process_group.world_size)
         limit = len(self._pending) if self.algorithm.sampling_rounds == 1 else wanted
         given = 0
         for place, pending in enumerate(self._pending):
@@ -82,7 +82,7 @@ class StepRollouts:
         while place >= len(self._judged):
             pending = self._pending[len(self._judged)]
             begun = time.perf_counter()
-            rollouts = tuple(verdict(pending.verdict))
+            rollouts = tuple(result_of(pending.rewarded))
             self.waited_s += time.perf_counter() - begun
             rewards = torch.tensor([[r.reward.reward for r in rollouts]])
             gains = advantages(rewards, baseline=self.algorithm.baseline, scale=self.algorithm.scale_advantages)
@@ -95,7 +95,7 @@ class StepRollouts:
 
     @property
     def groups(self) -> list[RolloutGroup]:
-        """Every judged group of this rank in the questions' order, those left out included."""
+        """Every rewarded group of this rank in the questions' order, those left out included."""
         return [group for _, group in self._numbered()]
 
     def _numbered(self) -> list[tuple[int, RolloutGroup]]:
@@ -103,26 +103,27 @@ class StepRollouts:
         return sorted(found, key=itemgetter(0))
 
     def everywhere(self) -> list[RolloutGroup]:
-        """Every judged group of all ranks in the questions' order, those left out included; without sample and prompt.
+        """Every rewarded group of all ranks in the questions' order, those left out included; without sample and
+        prompt.
 
         All ranks call it together.
         """
         mine = [(number, replace(group, sample=None, prompt=None)) for number, group in self._numbered()]  # type: ignore[arg-type]
-        return [group for _, group in sorted(chain(*self.ranks.gather(mine)), key=itemgetter(0))]
+        return [group for _, group in sorted(chain(*self.process_group.all_gather(mine)), key=itemgetter(0))]
 
     def size(self, max_tokens: int) -> StepSize:
-        """Divisors of the loss: over all that is learned from on any rank, whether its verdict is in or not."""
+        """Divisors of the loss: over all that is learned from on any rank, whether its reward is in or not."""
         if self.algorithm.sampling_rounds == 1:
             completions = [c for p in self._pending if p.finite for c in p.completions]
         else:
             completions = [r.completion for group in self for r in group.rollouts]
         mine = {"sequences": len(completions), "tokens": sum(len(c.token_ids) for c in completions)}
-        total = self.ranks.total(mine)
+        total = self.process_group.all_reduce_sum(mine)
         return StepSize(sequences=int(total["sequences"]), tokens=int(total["tokens"]), max_tokens=max_tokens)
 
     def counters(self) -> dict[str, float]:
         """Groups asked for, missing (see ``rollout.time_limit_s``), and left out because logits were not finite."""
-        return self.ranks.total(
+        return self.process_group.all_reduce_sum(
             {
                 "groups": float(self.asked),
                 "groups_missing": float(self.asked - len(self._pending)),
@@ -131,16 +132,16 @@ class StepRollouts:
         )
 
 
-def roll_out(
+def collect_rollouts(
     policy: Any,
     generator: Generator,
-    jury: Jury,
+    reward_worker: RewardWorker,
     questions: Callable[[int], Sequence[Sample]],
     config: RunConfig,
     step: int,
-    ranks: Ranks | None = None,
-) -> StepRollouts:
-    """Generate a group for every question of ``step`` and hand each to the jury as soon as it is there.
+    process_group: ProcessGroup | None = None,
+) -> RolloutBatch:
+    """Generate a group for every question of ``step`` and hand each to the reward worker as soon as it is there.
 
     Question i is rank i mod R's. With ``algorithm.sampling_rounds`` > 1, more questions follow until
     ``prompts_per_step`` groups have an advantage: DAPO's dynamic sampling (arXiv 2503.14476, section 3.2).
@@ -148,24 +149,24 @@ def roll_out(
     Args:
         policy: encodes and, as a rule, generates.
         generator: where completions come from.
-        jury: segments and rewards them.
+        reward_worker: segments and rewards them.
         questions: the samples of round 0, 1, ... over all ranks.
         config: the run's.
         step: the optimizer step, part of every draw's key.
-        ranks: among which the questions are divided; None for one process.
+        process_group: among which the questions are divided; None for one process.
     """
-    ranks = ranks or Ranks()
-    rollouts, first = StepRollouts(config.algorithm, ranks), 0
+    process_group = process_group or ProcessGroup()
+    rollouts, first = RolloutBatch(config.algorithm, process_group), 0
     for number in range(config.algorithm.sampling_rounds):
         samples = questions(number)
-        mine = set(range(ranks.rank, len(samples), ranks.count))
-        found = list(_one_round(policy, generator, jury, samples, mine, first, config, step))
+        mine = set(range(process_group.rank, len(samples), process_group.world_size))
+        found = list(_one_round(policy, generator, reward_worker, samples, mine, first, config, step))
         if config.algorithm.sampling_rounds > 1:  # which groups are learned from goes by the question
             found.sort(key=attrgetter("question"))
         rollouts.add(found, len(mine))
         first += len(samples)
         if number + 1 < config.algorithm.sampling_rounds:
-            enough = ranks.total({"groups": len(list(rollouts))})["groups"]
+            enough = process_group.all_reduce_sum({"groups": len(list(rollouts))})["groups"]
             if enough >= config.algorithm.prompts_per_step:
                 break
     return rollouts
@@ -174,13 +175,13 @@ def roll_out(
 def _one_round(
     policy: Any,
     generator: Generator,
-    jury: Jury,
+    reward_worker: RewardWorker,
     samples: Sequence[Sample],
     mine: set[int],
     first: int,
     config: RunConfig,
     step: int,
-) -> Iterator[Pending]:
+) -> Iterator[PendingGroup]:
     """The groups of ``mine`` as they are generated; the questions' numbers begin at ``first``.
 
     Where layers are fetched one by one, every rank generates all groups, to keep in step.
@@ -200,12 +201,12 @@ def _one_round(
         if wanted[place] not in mine:
             continue
         sample, prompt = asked[place], prompts[place]
-        yield Pending(
+        yield PendingGroup(
             question=first + wanted[place],
             sample=sample,
             prompt=prompt,
             completions=completions,
-            verdict=jury.submit(sample, prompt.frame, completions),
+            rewarded=reward_worker.submit(sample, prompt.frame, completions),
         )
 
 

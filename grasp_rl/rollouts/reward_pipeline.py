@@ -1,6 +1,6 @@
-"""Judging: parse completions, segment what they say, and reward the result.
+"""Rewarding: parse completions, segment what they say, and reward the result.
 
-The G siblings of one sample share its picture and the segmenter's embedding of it. A mask-free reward is handed
+The G siblings of one sample share its image and the segmenter's embedding of it. A mask-free reward is handed
 references that cannot hold a mask, and no mask is predicted for it.
 """
 
@@ -24,11 +24,11 @@ from grasp_rl.types import Answer, Completion, MaskPrediction, Rollout, Sample, 
 log = logging.getLogger(__name__)
 
 FAILURES = (RuntimeError, ValueError, cv2.error)
-"""What a segmenter may raise for a prompt or picture it cannot take; out of memory is a RuntimeError, too."""
+"""What a segmenter may raise for a prompt or image it cannot take; out of memory is a RuntimeError, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class RewardPipeline:
     """Follows completions of one sample through parsing, segmentation and reward."""
 
     segmenter: Segmenter
@@ -38,12 +38,12 @@ class Judge:
     always_segment: bool = False
     """Predict masks even where the reward needs none: evaluation does."""
 
-    def follow(self, sample: Sample, frame: Any, completions: Sequence[Completion]) -> list[Rollout]:
-        """One rollout per completion; the picture is encoded at most once, and only if some answer needs it.
+    def run(self, sample: Sample, frame: Any, completions: Sequence[Completion]) -> list[Rollout]:
+        """One rollout per completion; the image is encoded at most once, and only if some answer needs it.
 
         Args:
             sample: with a mask, boxes and points, as the reward's ``needs`` say.
-            frame: the policy's coordinate frame for this picture.
+            frame: the policy's coordinate frame for this image.
             completions: the siblings.
 
         Raises:
@@ -61,22 +61,22 @@ class Judge:
 
     def labels(self, sample: Sample) -> WeakLabels | Labels:
         """What the reward may see of ``sample``."""
-        if sample.cues is None and self.reward.needs & {"boxes", "points"}:
+        if sample.weak_labels is None and self.reward.needs & {"boxes", "points"}:
             raise ConfigError(
                 f"reward: sample {sample.sample_id} has no boxes or points and this reward needs them; take a mask "
                 "reward such as reward=think2seg, or data with boxes and points"
             )
         if "mask" not in self.reward.needs:
-            return WeakLabels(instances=sample.cues or (), image_size=sample.size)
+            return WeakLabels(instances=sample.weak_labels or (), image_size=sample.size)
         if sample.target_mask is None:
             raise ConfigError(
                 f"reward: sample {sample.sample_id} has no mask and this reward needs one; take a mask-free one, such "
                 "as reward=grasp, or data with masks"
             )
-        return Labels(target_mask=sample.target_mask, instances=sample.cues)
+        return Labels(target_mask=sample.target_mask, instances=sample.weak_labels)
 
     def _segment(self, sample: Sample, answers: Sequence[Answer]) -> list[MaskPrediction]:
-        """The masks of every answer: the picture is encoded once, and equal prompts are decoded once, all together."""
+        """The masks of every answer: the image is encoded once, and equal prompts are decoded once, all together."""
         prompts = list(dict.fromkeys(prompt for answer in answers for prompt in answer.prompts))
         if not prompts:
             return [no_masks(sample.size) for _ in answers]
@@ -118,7 +118,7 @@ def decode(
 
 
 def joined(parts: Sequence[MaskPrediction]) -> MaskPrediction:
-    """Several predictions for one picture as one, in order."""
+    """Several predictions for one image as one, in order."""
     masks = [part.masks for part in parts]
     stacked = np.concatenate(masks) if isinstance(masks[0], np.ndarray) else torch.cat(masks)
     return MaskPrediction(masks=stacked, iou_predictions=np.concatenate([part.iou_predictions for part in parts]))

@@ -105,7 +105,7 @@ _CARD = """---
 
 # {name}
 
-{kind} of a vision-language policy that answers a question about an aerial picture with boxes and points for a
+{kind} of a vision-language policy that answers a question about an aerial image with boxes and points for a
 promptable segmenter. Trained with grasp_rl: {command}, {step} optimizer steps from {base}{commit}, reward {reward},
 prompt scheme `{scheme}`, data {data}.
 

@@ -1,4 +1,4 @@
-"""What SAM, SAM 2 and SAM 3's tracker share: one encoder pass a picture, prompts of many answers in one decoder call.
+"""What SAM, SAM 2 and SAM 3's tracker share: one encoder pass an image, prompts of many answers in one decoder call.
 
 Prompts come and masks go at original resolution; a family scales prompts once on the way in and logits once on the way
 out. Masks stay on the model's device. No torchvision: preprocessing is a few lines of torch.
@@ -29,12 +29,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, kw_only=True)
 class Embedding:
-    """One encoded picture."""
+    """One encoded image."""
 
     features: Features
     """The image embeddings, coarsest last, on the model's device."""
     size: tuple[int, int]
-    """(height, width) of the original picture."""
+    """(height, width) of the original image."""
 
 
 class PromptableSegmenter:
@@ -50,7 +50,7 @@ class PromptableSegmenter:
         fill_holes: holes of at most this many pixels (original resolution) inside a mask are filled.
         min_region: connected regions of a mask of fewer pixels are dropped, the largest one always stays.
         decode_chunk: prompts decoded together at most; halved, once and for all, when memory runs out.
-        cache: none | ram | disk, where image embeddings of pictures seen before are kept.
+        cache: none | ram | disk, where image embeddings of images seen before are kept.
         cache_mb: mebibytes of embeddings kept; the least recently used go first.
         cache_dir: folder of the disk cache.
         dtype: float32 | bfloat16 | float16, of the encoder and decoder.
@@ -138,7 +138,7 @@ class PromptableSegmenter:
         return tuple(embeddings) if isinstance(embeddings, list | tuple) else (embeddings,)
 
     def seen_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """(height, width) that a picture of ``size`` (height, width) fills of the encoder's square: all of it."""
+        """(height, width) that an image of ``size`` (height, width) fills of the encoder's square: all of it."""
         return self.side, self.side
 
     @torch.inference_mode()
@@ -147,7 +147,7 @@ class PromptableSegmenter:
 
         Prompts of one signature (box or not, number of points) go to the decoder together, ``decode_chunk`` at a time;
         a prompt scheme has one. None is padded: the ports' padding label still adds a token that is attended.
-        Coordinates outside the picture are clipped to it. A prompt without box and foreground point has an empty mask.
+        Coordinates outside the image are clipped to it. A prompt without box and foreground point has an empty mask.
         """
         height, width = embedding.size
         masks = torch.zeros(len(prompts), height, width, dtype=torch.bool, device=self.device)
@@ -159,7 +159,7 @@ class PromptableSegmenter:
         for indices in buckets.values():
             for chunk, logits, scores in self._in_chunks(indices, prompts, embedding):
                 quality[chunk] = scores.float().clamp(0, 1).cpu().numpy()
-                for index, low in zip(chunk, logits, strict=True):  # a picture-sized block at a time stays in cache
+                for index, low in zip(chunk, logits, strict=True):  # an image-sized block at a time stays in cache
                     masks[index] = self.enlarge(low.float()[None, None], embedding.size)[0, 0] > self.mask_threshold
         if self.fill_holes or self.min_region:
             masks = tidy(masks, fill_holes=self.fill_holes, min_region=self.min_region)
@@ -187,7 +187,7 @@ class PromptableSegmenter:
             done += len(chunk)
 
     def enlarge(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits [N, 1, h, w] at ``size`` (height, width) of the original picture."""
+        """Logits [N, 1, h, w] at ``size`` (height, width) of the original image."""
         return torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
 
     def _decode(self, prompts: Sequence[SpatialPrompt], embedding: Embedding) -> tuple[Tensor, Tensor]:

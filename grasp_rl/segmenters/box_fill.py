@@ -15,7 +15,7 @@ class BoxFillSegmenter:
     """Boxes to filled boxes; positive points without a box to filled discs.
 
     Args:
-        radius: of a disc, as a fraction of the picture's longer side.
+        radius: of a disc, as a fraction of the image's longer side.
 
     Raises:
         ConfigError: ``radius`` is out of range.

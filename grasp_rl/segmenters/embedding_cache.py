@@ -1,6 +1,6 @@
-"""Image embeddings of pictures seen before: in host memory, or on disk for the next run too.
+"""Image embeddings of images seen before: in host memory, or on disk for the next run too.
 
-A key is the hash of the picture's bytes and shape, of the weights and of the dtype; what comes back is bit for bit what
+A key is the hash of the image's bytes and shape, of the weights and of the dtype; what comes back is bit for bit what
 went in. Over the size cap the least recently used entries go.
 """
 

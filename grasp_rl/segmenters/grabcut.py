@@ -3,7 +3,7 @@
 OpenCV's GrabCut (Rother et al. 2004) fits two colour mixtures and cuts a graph. Boxes and points become its trimap:
 outside the box is background, a ring just inside the box is probable background, the rest probable foreground, and
 points are hard evidence. Its generator is global and its mixtures start from k-means with random centres, so it is
-seeded per call from the picture and the prompt, under a lock: equal input gives equal masks in any order and thread.
+seeded per call from the image and the prompt, under a lock: equal input gives equal masks in any order and thread.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _GENERATOR_LOCK = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class GrabCutEmbedding:
-    """What decoding needs of one picture."""
+    """What decoding needs of one image."""
 
     image: Image
     """[H, W, 3] uint8, smoothed."""
@@ -40,7 +40,7 @@ class GrabCutSegmenter:
         iterations: GrabCut iterations for each prompt.
         ring: width of the probable-background ring inside the box, as a fraction of the box's shorter side.
         context: background context around the box, as a fraction of the box's longer side.
-        point_radius: radius of the disc of hard evidence at a point, as a fraction of the picture's longer side.
+        point_radius: radius of the disc of hard evidence at a point, as a fraction of the image's longer side.
         reaches: without a box, how far from its points an object may extend, as fractions of the longer side; the cut
             with the strongest edge wins.
         smooth: standard deviation in pixels of the blur that quiets sensor noise before the colour models are fitted.
@@ -150,7 +150,7 @@ def _around(points: Sequence[Point], reach: float) -> Box:
 
 
 def _clip_box(box: Box, size: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Whole pixels inside a picture of ``size`` (height, width); at least one pixel."""
+    """Whole pixels inside an image of ``size`` (height, width); at least one pixel."""
     x0, y0 = min(max(0, round(box[0])), size[1] - 1), min(max(0, round(box[1])), size[0] - 1)
     return x0, y0, max(x0 + 1, min(size[1], round(box[2]))), max(y0 + 1, min(size[0], round(box[3])))
 

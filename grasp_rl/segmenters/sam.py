@@ -40,7 +40,7 @@ class SamSegmenter(PromptableSegmenter):
         return int(self.model.config.vision_config.image_size)
 
     def seen_size(self, size: Sequence[int]) -> tuple[int, int]:
-        """(height, width) of the resized picture inside the square; at least one pixel."""
+        """(height, width) of the resized image inside the square; at least one pixel."""
         scale = self.side / max(size)
         return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 

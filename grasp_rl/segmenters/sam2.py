@@ -38,7 +38,7 @@ def _hiera(width: int, heads: int, blocks: list[int], attend: list[int], backgro
 
 
 class Sam2Segmenter(PromptableSegmenter):
-    """``Sam2Model``. The original squashes every picture to a square; so prompts scale by side / width, side / height.
+    """``Sam2Model``. The original squashes every image to a square; so prompts scale by side / width, side / height.
 
     Args:
         path: a hub id (``facebook/sam2.1-hiera-small``), a local folder of the port, or an original ``.pt`` file.

@@ -80,7 +80,7 @@ class Sam2Package(nn.Module):
         self.config = SimpleNamespace(prompt_encoder_config=SimpleNamespace(image_size=int(model.image_size)))
 
     def get_image_embeddings(self, pixels: Tensor) -> list[Tensor]:
-        """Embeddings of one preprocessed picture [1, 3, S, S], coarsest last, as the package's predictor keeps them."""
+        """Embeddings of one preprocessed image [1, 3, S, S], coarsest last, as the package's predictor keeps them."""
         _, levels, _, sizes = self.model._prepare_backbone_features(self.model.forward_image(pixels))
         levels[-1] = levels[-1] + self.model.no_mem_embed
         return [f.permute(1, 2, 0).view(1, -1, *size) for f, size in zip(levels, sizes, strict=True)]

@@ -107,7 +107,7 @@ def _ported(weights: Weights, model_class: str) -> tuple[Any, str | None]:
 
 
 def _same_kind(weights: Weights, found: str, wanted: str) -> None:
-    """SAM checkpoints for pictures and for video name their configs differently and share their weights."""
+    """SAM checkpoints for images and for video name their configs differently and share their weights."""
     if found.removesuffix("_video") != wanted:
         raise ConfigError(f"{weights.where}: holds a model of type {found!r}, must hold {wanted!r}")
 

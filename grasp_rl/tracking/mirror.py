@@ -54,9 +54,9 @@ class Mirror(ABC):
         self._put(lambda: self._log(row, step))
 
     def images(self, name: str, paths: Sequence[Path], step: int) -> None:
-        """Pass pictures on; the files must stay."""
-        pictures = list(paths)
-        self._put(lambda: self._images(name, pictures, step))
+        """Pass images on; the files must stay."""
+        images = list(paths)
+        self._put(lambda: self._images(name, images, step))
 
     def finish(self, exit_code: int) -> None:
         """Pass the end on and wait for it, ``finish_s`` at most."""

@@ -24,7 +24,7 @@ from grasp_rl.tracking.mirror import Mirror
 from grasp_rl.utils.files import Record, read_json, to_json, write_text
 
 _ID_FILE = "wandb_id.txt"
-_COLUMNS = ("sample_id", "query", "completion", "status", "iou", "reward", "picture")
+_COLUMNS = ("sample_id", "query", "completion", "status", "iou", "reward", "image")
 _FINISH_S = 8.0
 
 
@@ -130,8 +130,8 @@ class WandbTracker(Mirror):
         self._run.log({"step": step, **metrics})
 
     def _images(self, name: str, paths: Sequence[Path], step: int) -> None:
-        pictures = {path: self._wandb.Image(str(path), caption=path.stem) for path in paths}
-        self._run.log({"step": step, name: list(pictures.values())})
+        images = {path: self._wandb.Image(str(path), caption=path.stem) for path in paths}
+        self._run.log({"step": step, name: list(images.values())})
         if rows := _completions(paths):
             table = self._wandb.Table(columns=list(_COLUMNS))
             for path, row in rows:
@@ -165,7 +165,7 @@ def _run_id(run_dir: Path, resume: bool) -> str:
 
 
 def _completions(paths: Sequence[Path]) -> list[tuple[Path, Record]]:
-    """Pictures that are an evaluation's overlays, each with its line of the predictions.jsonl beside their folder."""
+    """Images that are an evaluation's overlays, each with its line of the predictions.jsonl beside their folder."""
     found = []
     for path in paths:
         number, predictions = path.name.partition("_")[0], path.parent.parent / "predictions.jsonl"

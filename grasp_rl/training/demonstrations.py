@@ -1,4 +1,4 @@
-"""Demonstrations for supervised fine-tuning: cues as they are, or with the bias and noise of a poor pointer.
+"""Demonstrations for supervised fine-tuning: weak labels as they are, or with the bias and noise of a poor pointer.
 
 GeoSeg (arXiv 2603.03983) reports systematic shifts of the boxes that multimodal language models draw. The warm start of
 the `tiny` policy imitates such demonstrations last, so that it sees well but points badly.
@@ -14,7 +14,7 @@ from grasp_rl.types import Point, SpatialPrompt
 
 
 def distort(
-    cues: Sequence[SpatialPrompt],
+    weak_labels: Sequence[SpatialPrompt],
     rng: np.random.Generator,
     image_size: tuple[int, int],
     *,
@@ -22,10 +22,10 @@ def distort(
     shift: float,
     noise: float,
 ) -> tuple[SpatialPrompt, ...]:
-    """Boxes and points moved away from the truth, inside a picture of ``image_size`` (height, width).
+    """Boxes and points moved away from the truth, inside an image of ``image_size`` (height, width).
 
     Args:
-        cues: instances with a box, in original-image pixels.
+        weak_labels: instances with a box, in original-image pixels.
         rng: draws the noise.
         image_size: (height, width) in pixels.
         scale: every side of the box moves outwards by this share of the box's width or height; negative shrinks.
@@ -33,16 +33,21 @@ def distort(
         noise: standard deviation of each edge's and point's own error, as a share of the box's width and height.
     """
     if not (scale or shift or noise):
-        return tuple(cues)
-    return tuple(_distort_one(cue, rng, image_size, scale, shift, noise) for cue in cues)
+        return tuple(weak_labels)
+    return tuple(_distort_one(weak_label, rng, image_size, scale, shift, noise) for weak_label in weak_labels)
 
 
 def _distort_one(
-    cue: SpatialPrompt, rng: np.random.Generator, image_size: tuple[int, int], scale: float, shift: float, noise: float
+    weak_label: SpatialPrompt,
+    rng: np.random.Generator,
+    image_size: tuple[int, int],
+    scale: float,
+    shift: float,
+    noise: float,
 ) -> SpatialPrompt:
-    if cue.box is None:
-        raise ValueError("distort: a cue without a box has no side to measure the distortion by")
-    x0, y0, x1, y1 = cue.box
+    if weak_label.box is None:
+        raise ValueError("distort: a weak label without a box has no side to measure the distortion by")
+    x0, y0, x1, y1 = weak_label.box
     side = np.array([x1 - x0, y1 - y0])
     centre = np.array([x0 + x1, y0 + y1]) / 2
     limit = np.array([image_size[1], image_size[0]], dtype=float)
@@ -52,12 +57,12 @@ def _distort_one(
     low = np.clip(low, 0, limit - 1)
     high = np.clip(np.maximum(high, low + 1), 1, limit)
     points: list[Point] = []
-    for point in cue.point_coords:
+    for point in weak_label.point_coords:
         moved = np.array(point) + side * (shift + noise * rng.standard_normal(2))
         x, y = np.clip(moved, 0.5, limit - 0.5)
         points.append((float(x), float(y)))
     return SpatialPrompt(
         box=(float(low[0]), float(low[1]), float(high[0]), float(high[1])),
         point_coords=tuple(points),
-        point_labels=cue.point_labels,
+        point_labels=weak_label.point_labels,
     )

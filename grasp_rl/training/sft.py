@@ -1,9 +1,10 @@
-"""Supervised fine-tuning on demonstrations made from a dataset's cues: the papers' SFT baseline, and the warm start.
+"""Supervised fine-tuning on demonstrations made from a dataset's weak labels: the papers' SFT baseline, and the warm
+start.
 
-Several questions about one picture share one packed row, ``[picture | question answer | question answer | ...]``: the
-vision tower and the picture's tokens are paid once. Only answers are scored.
+Several questions about one image share one packed row, ``[image | question answer | question answer | ...]``: the
+vision encoder and the image's tokens are paid once. Only answers are scored.
 
-With ``attention_weight`` two heads are also taught where to look: a coordinate's prediction attends to the picture
+With ``attention_weight`` two heads are also taught where to look: a coordinate's prediction attends to the image
 tokens that its instance covers (SegEarth-R2, arXiv 2512.20013, supervises attention maps likewise). A small model
 without any pretraining otherwise sits on a plateau before it discovers looking.
 """
@@ -33,7 +34,7 @@ from grasp_rl.evaluation.evaluate import evaluate
 from grasp_rl.interfaces import Components, CoordinateFrame, Dataset
 from grasp_rl.policies.types import EncodedPrompt
 from grasp_rl.prompts.render import format_answer
-from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import checkpoints
 from grasp_rl.runs.model_card import write_card
 from grasp_rl.runs.progress import ProgressWriter
@@ -57,23 +58,23 @@ class _Pixels:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One picture with several questions and answers."""
+    """One image with several questions and answers."""
 
     prompt: _Pixels
-    """The encoded prompt up to the end of the picture."""
+    """The encoded prompt up to the end of the image."""
     completions: tuple[tuple[int, ...], ...]
     """Per question: the rest of its prompt, then the answer and the end of sequence."""
     unscored: tuple[int, ...]
     """Per question: how many of those tokens are prompt."""
     looks: tuple[tuple[int, int, NDArray[np.bool_]], ...]
-    """(question, token of its completion, [T] bool picture tokens that the token's prediction should attend to)."""
+    """(question, token of its completion, [T] bool image tokens that the token's prediction should attend to)."""
 
 
 def run(config: RunConfig, components: Components) -> Record:
     """Fine-tune through the phases of ``config.sft``, saving as it goes; returns what result.json holds.
 
     Raises:
-        ConfigError: the train split gives no cues, or a scheme is unknown.
+        ConfigError: the train split gives no weak labels, or a scheme is unknown.
     """
     run_dir = Path(config.run_dir)
     policy: Any = components.policy.to(pick_device(config.engine))
@@ -141,10 +142,10 @@ def _step(policy: Any, engine: LocalEngine, rows: Sequence[Row], phase: SftPhase
     result = {"loss": nll.item()}
     looks = [(b, *look) for b, row in enumerate(rows) for look in row.looks]
     total = nll
-    if scores.picture_attention is not None and looks:
+    if scores.image_attention is not None and looks:
         b, g, t = (torch.tensor(values, device=policy.device) for values in list(zip(*looks, strict=True))[:3])
         wanted = torch.from_numpy(np.stack([look[3] for look in looks])).to(policy.device)
-        share = (scores.picture_attention[b, g, t] * wanted).sum(-1)
+        share = (scores.image_attention[b, g, t] * wanted).sum(-1)
         look_loss = -(share + 1e-6).log().mean()
         result["look_loss"] = look_loss.item()
         total = nll + phase.attention_weight * look_loss
@@ -160,7 +161,7 @@ def _examine(
     scores = {}
     for name, (prompt, _) in _schemes(config).items():
         progress.update(f"test {name}", step)
-        judge = Judge(
+        pipeline = RewardPipeline(
             segmenter=components.segmenter,
             reward=components.reward,
             prompt=prompt,
@@ -169,7 +170,7 @@ def _examine(
         )
         result = evaluate(
             policy,
-            judge,
+            pipeline,
             components.data.split(config.evaluation.test_split),
             config=config.evaluation,
             protocol=components.protocol,
@@ -214,7 +215,7 @@ class _RowStream(TorchDataset[list[Row]]):
         seed: int,
         phase_number: int,
     ) -> None:
-        self.policy, self.questions, self.phase = policy, questions, phase
+        self.policy, self.sampler, self.phase = policy, questions, phase
         self.seed, self.number = seed, phase_number
         self.prompts = [prompt for prompt, _ in schemes.values()]
         weights = torch.tensor([weight for _, weight in schemes.values()], dtype=torch.float64)
@@ -227,22 +228,22 @@ class _RowStream(TorchDataset[list[Row]]):
         if index >= len(self):
             raise IndexError(index)
         count = self.phase.batch_size
-        chosen = sample_order(self.seed + 1000 * self.number, len(self.questions), index * count, count)
+        chosen = sample_order(self.seed + 1000 * self.number, len(self.sampler), index * count, count)
         return [self._row(number, f"{index}-{place}") for place, number in enumerate(chosen)]
 
     def _row(self, number: int, key: str) -> Row:
         rng = keyed_generator("demonstration", self.seed, self.number, key)
-        samples = self._same_picture(number)
+        samples = self._same_image(number)
         chosen = [self.prompts[int(rng.choice(len(self.prompts), p=self.weights))] for _ in samples]
         questions = [(s.query, scheme) for s, scheme in zip(samples, chosen, strict=True)]
         encoded = self.policy.encode_questions(samples[0].image, questions)
-        split = self.policy.picture_end(encoded[0])
+        split = self.policy.image_end(encoded[0])
         completions, unscored, looks = [], [], []
         for place, (sample, scheme, question) in enumerate(zip(samples, chosen, encoded, strict=True)):
-            if sample.cues is None:
+            if sample.weak_labels is None:
                 raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset} has no boxes or points")
-            cues = distort(
-                sample.cues,
+            weak_labels = distort(
+                sample.weak_labels,
                 rng,
                 sample.size,
                 scale=self.phase.box_scale_bias,
@@ -250,14 +251,16 @@ class _RowStream(TorchDataset[list[Row]]):
                 noise=self.phase.noise,
             )
             try:
-                text = format_answer(cues, sample.reasoning or "", question.frame, scheme)
-            except ValueError as error:  # a cue without the points that the scheme asks for
+                text = format_answer(weak_labels, sample.reasoning or "", question.frame, scheme)
+            except ValueError as error:  # a weak label without the points that the scheme asks for
                 raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset}: {error}") from error
             asked, said = tuple(question.input_ids[split:].tolist()), self.policy.tokens_of(text)
             completions.append((*asked, *said))
             unscored.append(len(asked))
             if self.phase.attention_weight:
-                covered = [self.policy.covered(cue.box, question) for cue in sample.cues if cue.box]
+                covered = [
+                    self.policy.covered(weak_label.box, question) for weak_label in sample.weak_labels if weak_label.box
+                ]
                 looks += [(place, len(asked) + t, covered[i]) for t, i in self.policy.coordinates_in(said)]
         first = encoded[0]
         return Row(
@@ -271,8 +274,8 @@ class _RowStream(TorchDataset[list[Row]]):
             looks=tuple(looks),
         )
 
-    def _same_picture(self, number: int) -> list[Sample]:
-        several = getattr(self.questions, "same_image", None)
+    def _same_image(self, number: int) -> list[Sample]:
+        several = getattr(self.sampler, "same_image", None)
         if several is None:
-            return [self.questions[number]]
-        return list(several(number, self.phase.questions_per_picture))
+            return [self.sampler[number]]
+        return list(several(number, self.phase.questions_per_image))

@@ -28,21 +28,21 @@ from typing import Any
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import RunConfig
-from grasp_rl.data.sampler import Questions
+from grasp_rl.data.sampler import PromptSampler
 from grasp_rl.distributed.build import make_engine, whole
 from grasp_rl.distributed.engine import Engine, pick_device
 from grasp_rl.evaluation.evaluate import evaluate
 from grasp_rl.interfaces import Components
-from grasp_rl.rollouts.collect import StepRollouts, roll_out
+from grasp_rl.rollouts.collect import RolloutBatch, collect_rollouts
 from grasp_rl.rollouts.metrics import rollout_statistics
-from grasp_rl.rollouts.reward_pipeline import Judge
-from grasp_rl.rollouts.reward_worker import Jury
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
+from grasp_rl.rollouts.reward_worker import RewardWorker
 from grasp_rl.runs import checkpoints, signals
 from grasp_rl.runs.model_card import write_card
 from grasp_rl.runs.progress import ProgressWriter
 from grasp_rl.tracking.metrics_log import MetricsLog
 from grasp_rl.training.collate import rewards_of
-from grasp_rl.training.update import Updater, make_reference
+from grasp_rl.training.update import PolicyUpdater, make_reference
 from grasp_rl.utils.files import Record, read_json
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def run(config: RunConfig, components: Components) -> Record:
         exit_code = 0
     finally:
         trainer.close()
-        if trainer.leads:
+        if trainer.is_main:
             components.tracker.finish(exit_code)
     return result
 
@@ -79,26 +79,26 @@ class Trainer:
         self.config, self.run_dir = config, Path(config.run_dir)
         self.policy: Any = components.policy.to(pick_device(config.engine))
         self.data, self.tracker, self.protocol = components.data, components.tracker, components.protocol
-        self.judge = Judge(
+        self.pipeline = RewardPipeline(
             segmenter=components.segmenter, reward=components.reward, prompt=config.prompt, parsing=config.parsing
         )
-        self.examiner = replace(self.judge, always_segment=True)
+        self.examiner = replace(self.pipeline, always_segment=True)
         masks = "mask" in components.reward.needs
-        self.questions = Questions(self.data.split("train"), config, masks=masks)
+        self.sampler = PromptSampler(self.data.split("train"), config, masks=masks)
         with whole(self.policy):
             if config.init_from:
                 self.policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
             reference = make_reference(self.policy, config.algorithm.beta)
         total = config.algorithm.steps * config.algorithm.iterations
         self.engine: Engine = make_engine(self.policy, config.optimizer, total, config.engine)
-        self.ranks = self.engine.ranks
-        self.leads = self.ranks.leads
-        self.jury = Jury(self.judge, config.rollout.judge)
+        self.process_group = self.engine.process_group
+        self.is_main = self.process_group.is_main
+        self.reward_worker = RewardWorker(self.pipeline, config.rollout.reward_worker)
         self.generator = components.generator
-        self.update = Updater(
+        self.update = PolicyUpdater(
             self.policy,
             self.engine,
-            self.engine.frozen(reference),
+            self.engine.wrap_frozen(reference),
             algorithm=config.algorithm,
             rollout=config.rollout,
             mismatch_cap=self.generator.mismatch_cap,
@@ -111,13 +111,13 @@ class Trainer:
         """Whether the step that the run goes on from was left before its validation."""
         self.first_step = self._resume() if config.resume else 0
         self.saved_at = time.monotonic()
-        if self.leads:
+        if self.is_main:
             self.metrics = MetricsLog(self.run_dir, resume_step=self.first_step if config.resume else None)
             self.progress = ProgressWriter(self.run_dir, config.algorithm.steps, self.first_step)
 
     def run(self) -> Record:
         algorithm = self.config.algorithm
-        if self.leads:
+        if self.is_main:
             self.tracker.start(self.run_dir, asdict(self.config), resume=self.first_step > 0)
         if self.config.evaluation.every:
             self.data.split("val")  # a split that is missing is better missed now than after the first steps
@@ -125,11 +125,11 @@ class Trainer:
         self.policy.train()
         if self.overdue:
             self._milestones(self.first_step)
-        with self.questions.read_ahead():
+        with self.sampler.read_ahead():
             for step in range(self.first_step, algorithm.steps):
                 with self._left_at_the_boundary_before(step):
                     clock = Stopwatch()
-                    rollouts = self._roll_out(step)
+                    rollouts = self._collect(step)
                     clock.lap("rollout_s")
                     row = self.update(rollouts, rollouts.size(self.config.rollout.max_new_tokens))
                     clock.lap("update_s")
@@ -141,26 +141,28 @@ class Trainer:
                     self.generator.weights_changed(self.policy, step + 1)
         best = checkpoints.best(self.run_dir)
         if best:
-            with self.engine.gathered(whole=True, write=True):
+            with self.engine.full_parameters(whole=True, write=True):
                 self.policy.load_weights(checkpoints.folder_of(self.run_dir, best[0]) / checkpoints.POLICY)
         after = self._examine("after", self.config.evaluation.test_split, self.config.evaluation.test_limit)
         return {"steps": algorithm.steps, "best_step": best[0] if best else None, "before": before, "after": after}
 
     def close(self) -> None:
         """End what runs beside the loop."""
-        self.jury.close()
+        self.reward_worker.close()
         self.generator.close()
         self.engine.close()
 
-    def _roll_out(self, step: int) -> StepRollouts:
+    def _collect(self, step: int) -> RolloutBatch:
         """The rollouts of ``step`` of this rank; an interruption is heard, and agreed upon by all ranks."""
         rollouts = None
-        questions = partial(self.questions, step)
-        can_leave = self.ranks.count == 1 or self.config.algorithm.sampling_rounds == 1
+        questions = partial(self.sampler, step)
+        can_leave = self.process_group.world_size == 1 or self.config.algorithm.sampling_rounds == 1
         hearing = signals.opened() if can_leave else signals.held()
-        with self.engine.gathered(), contextlib.suppress(KeyboardInterrupt), hearing:
-            rollouts = roll_out(self.policy, self.generator, self.jury, questions, self.config, step, self.ranks)
-        if self.ranks.any(signals.pending()) or rollouts is None:
+        with self.engine.full_parameters(), contextlib.suppress(KeyboardInterrupt), hearing:
+            rollouts = collect_rollouts(
+                self.policy, self.generator, self.reward_worker, questions, self.config, step, self.process_group
+            )
+        if self.process_group.any_rank(signals.pending()) or rollouts is None:
             raise KeyboardInterrupt
         return rollouts
 
@@ -172,20 +174,20 @@ class Trainer:
                 yield
         except KeyboardInterrupt:
             with signals.held():
-                self.engine.discard()
+                self.engine.zero_grad()
                 overdue = self._due(step) and not (checkpoints.folder_of(self.run_dir, step)).is_dir()
                 if step > self.first_step:
                     self._save(step, overdue=overdue)
                 log.warning("interrupted after %d steps", step)
             raise
 
-    def _statistics(self, rollouts: StepRollouts) -> dict[str, float]:
+    def _statistics(self, rollouts: RolloutBatch) -> dict[str, float]:
         groups = rollouts.everywhere()
-        row = {**rollouts.counters(), **self.ranks.total(self.generator.counters())}
+        row = {**rollouts.counters(), **self.process_group.all_reduce_sum(self.generator.counters())}
         return row | (rollout_statistics(groups, rewards_of(groups)) if groups else {})
 
     def _log(self, step: int, row: dict[str, float], clock: Stopwatch, waited_s: float) -> None:
-        if self.leads:
+        if self.is_main:
             self.metrics.log(step, row)
             self.metrics.time(step, clock.laps() | {"reward_wait_s": waited_s})
             self.tracker.log(row, step)
@@ -222,7 +224,7 @@ class Trainer:
         minutes = settings.every_minutes
         late = minutes is not None and time.monotonic() - self.saved_at > 60 * minutes
         save = step == self.config.algorithm.steps or (settings.every > 0 and step % settings.every == 0)
-        if not (validate or save or self.ranks.any(late)):
+        if not (validate or save or self.process_group.any_rank(late)):
             return
         value = self._validate(step).get("reward") if validate else None  # None where no sample can be rewarded
         marked = checkpoints.best(self.run_dir)
@@ -242,28 +244,32 @@ class Trainer:
             OSError: it could not be written and ``checkpoint.on_error`` is stop.
         """
         best = best or checkpoints.best(self.run_dir)
-        building = checkpoints.building(self.run_dir, step) if self.leads else contextlib.nullcontext()
+        building = checkpoints.building(self.run_dir, step) if self.is_main else contextlib.nullcontext()
         try:
             with building:
-                self.ranks.wait()
+                self.process_group.barrier()
                 part = checkpoints.part_of(self.run_dir, step)
                 self.engine.save(part / checkpoints.ENGINE)
-                with self.engine.gathered(whole=True):
-                    if self.leads:
+                with self.engine.full_parameters(whole=True):
+                    if self.is_main:
                         self._save_policy(part / checkpoints.POLICY, step)
-                self.ranks.wait()
-                if self.leads:
-                    state = {"ranks": self.ranks.count, "engine": self.config.engine.name, "lost": self.lost}
+                self.process_group.barrier()
+                if self.is_main:
+                    state = {
+                        "ranks": self.process_group.world_size,
+                        "engine": self.config.engine.name,
+                        "lost": self.lost,
+                    }
                     checkpoints.commit(self.run_dir, step, {**state, "best": best, "overdue": overdue})
                     if best:
                         checkpoints.mark_best(self.run_dir, *best)
                     checkpoints.prune(self.run_dir, self.config.checkpoint.keep_last)
         except OSError as error:
-            if self.config.checkpoint.on_error == "stop" or self.ranks.count > 1:
+            if self.config.checkpoint.on_error == "stop" or self.process_group.world_size > 1:
                 raise
             log.error("%s; going on, since checkpoint.on_error=continue", error)
         self.saved_at = time.monotonic()
-        self.ranks.wait()
+        self.process_group.barrier()
 
     def _save_policy(self, folder: Path, step: int) -> None:
         self.policy.save(folder)
@@ -271,12 +277,12 @@ class Trainer:
 
     def _validate(self, step: int) -> dict[str, float]:
         settings = self.config.evaluation
-        if self.leads:
+        if self.is_main:
             self.progress.update("validate", step)
         scored = self._scored("val", settings.val_limit)
         kept = {k: v for k, v in scored.items() if k != "seconds_per_image"}
         self.scores[f"val, step {step}"] = kept
-        if self.leads:
+        if self.is_main:
             row = {f"val/{key}": value for key, value in kept.items()}
             self.metrics.log(step, row)
             self.tracker.log(row, step)
@@ -287,14 +293,14 @@ class Trainer:
         """Score the test split into eval_<when>/; a resumed run keeps the first score it made."""
         folder = self.run_dir / f"eval_{when}"
         known = read_json(folder / "metrics.json") if when == "before" and self.config.resume else None
-        known = self.ranks.gather(known)[0]
+        known = self.process_group.all_gather(known)[0]
         if known is not None:
             self.scores[f"{split}, {when}"] = known
             return dict(known)
         step = self.first_step if when == "before" else self.config.algorithm.steps
         scored = self._scored(split, limit, folder=folder, phase=f"test {when}", step=step)
         self.scores[f"{split}, {when}"] = scored
-        if self.leads:
+        if self.is_main:
             self.progress.update(f"test {when}", step, giou=scored.get("giou"))
             self.tracker.log({f"test_{when}/{key}": value for key, value in scored.items()}, step)
             self.tracker.images(f"test_{when}", sorted(folder.glob("overlays/*.png")), step)
@@ -304,10 +310,10 @@ class Trainer:
         self, split: str, limit: int | None, *, folder: Path | None = None, phase: str = "", step: int = 0
     ) -> dict[str, float]:
         """The scores of a split, made by rank 0; by all where they have to fetch its layers with it."""
-        together = self.ranks.count > 1 and self.config.engine.gather == "layer"
+        together = self.process_group.world_size > 1 and self.config.engine.gather == "layer"
         metrics: dict[str, float] = {}
-        with self.engine.gathered(), signals.opened() if self.ranks.count == 1 else signals.held():
-            if self.leads or together:
+        with self.engine.full_parameters(), signals.opened() if self.process_group.world_size == 1 else signals.held():
+            if self.is_main or together:
                 scored = evaluate(
                     self.policy,
                     self.examiner,
@@ -315,11 +321,11 @@ class Trainer:
                     config=self.config.evaluation,
                     protocol=self.protocol,
                     limit=limit,
-                    folder=folder if self.leads else None,
-                    on_progress=partial(self._show, phase, step) if self.leads and phase else None,
+                    folder=folder if self.is_main else None,
+                    on_progress=partial(self._show, phase, step) if self.is_main and phase else None,
                 )
                 metrics = dict(scored.metrics)
-        return dict(self.ranks.gather(metrics)[0])
+        return dict(self.process_group.all_gather(metrics)[0])
 
     def _show(self, phase: str, step: int, done: int, total: int) -> None:
         self.progress.update(phase, step, message=f"{done}/{total}")
@@ -330,7 +336,7 @@ class Trainer:
         Raises:
             ConfigError: the run already has more steps than it shall, or another engine's state.
         """
-        step = self.ranks.gather(checkpoints.newest_sound(self.run_dir) if self.leads else None)[0]
+        step = self.process_group.all_gather(checkpoints.newest_sound(self.run_dir) if self.is_main else None)[0]
         if step is None:
             log.warning("resume: %s has no checkpoint yet, starting from step 0", self.run_dir)
             return 0
@@ -346,7 +352,7 @@ class Trainer:
             self.policy.load_weights(folder / checkpoints.POLICY)
         self.engine.load(folder / checkpoints.ENGINE, ranks=state["ranks"])
         self.lost, self.overdue = dict(state["lost"]), bool(state["overdue"])
-        if self.leads and state["best"]:
+        if self.is_main and state["best"]:
             checkpoints.mark_best(self.run_dir, *state["best"])
         log.info("resuming from step %d, %d steps left", step, self.config.algorithm.steps - step)
         return int(step)

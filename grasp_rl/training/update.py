@@ -32,7 +32,7 @@ def make_reference(policy: Any, beta: float) -> Any:
     return policy.make_reference() if beta else None
 
 
-class Updater:
+class PolicyUpdater:
     """Makes optimizer steps from rollout groups.
 
     Where memory runs out, the gradient so far is thrown away and made anew with half as many groups a micro-batch, in
@@ -90,16 +90,18 @@ class Updater:
         Raises:
             RuntimeError: memory does not suffice for one group at a time.
         """
-        self._last = next(iter(groups), self._last) if self.engine.ranks.count > 1 else None
+        self._last = next(iter(groups), self._last) if self.engine.process_group.world_size > 1 else None
         before = _Before()
         row: dict[str, float] = {}
         for number in range(self.algorithm.iterations):
-            alone = number == 0 and self.engine.ranks.count == 1  # else the run cannot be left in the middle
+            alone = (
+                number == 0 and self.engine.process_group.world_size == 1
+            )  # else the run cannot be left in the middle
             with signals.opened() if alone else signals.held():
                 sums = self._accumulate_in_memory(groups, size, before, first=number == 0)
             with signals.held():
-                row = self.engine.ranks.total(sums)
-                report = self.engine.step() if row["scored"] else self.engine.pass_by()
+                row = self.engine.process_group.all_reduce_sum(sums)
+                report = self.engine.step() if row["scored"] else self.engine.skip_step()
             row |= {"grad_norm": report.grad_norm, "lr": report.lr, "skipped": float(not report.applied)}
         mismatch = row.pop("mismatch") / max(1.0, row.pop("compared"))
         row["empty"] = float(not row["scored"])
@@ -125,9 +127,9 @@ class Updater:
         sums: dict[str, Tensor | float] = dict.fromkeys(STATISTICS, 0.0)
         skip = not self.kl or self.algorithm.skip_zero_advantage
         batches = micro_batches(groups, size=self.size, skip_zero=skip)
-        for batch, counts in self.engine.rounds(batches, lambda: self._filler(groups)):
+        for batch, counts in self.engine.synchronized_batches(batches, lambda: self._dummy_batch(groups)):
             if not counts:
-                self._keep_in_step(batch, reference=self.kl and first)
+                self._dummy_backward(batch, reference=self.kl and first)
                 continue
             reference = before.once(before.reference, batch, partial(self._score_reference, batch)) if self.kl else None
             prompts = [group.prompt for group in batch.groups]
@@ -166,15 +168,15 @@ class Updater:
             with self.policy.adapter_disabled():
                 return torch.as_tensor(self.engine.forward(prompts, batch.completions, **wanted)[0])
 
-    def _filler(self, groups: Iterable[RolloutGroup]) -> TrainBatch:
+    def _dummy_batch(self, groups: Iterable[RolloutGroup]) -> TrainBatch:
         """A batch for the forwards that only keep this rank in step with the others."""
         group = next(iter(groups), None) or self._last
         if group is None:
-            rank = self.engine.ranks.rank
+            rank = self.engine.process_group.rank
             raise RuntimeError(f"rank {rank} has no group to keep in step with; raise algorithm.prompts_per_step")
         return batch_of([(0, group)])
 
-    def _keep_in_step(self, batch: TrainBatch, *, reference: bool) -> None:
+    def _dummy_backward(self, batch: TrainBatch, *, reference: bool) -> None:
         """The same collective calls as for a batch that counts, and a gradient of zero."""
         if reference:
             self._score_reference(batch)
@@ -183,13 +185,13 @@ class Updater:
         self.engine.backward(logp.sum() * 0.0)
 
     def _shrink(self, error: Exception) -> None:
-        if self.engine.ranks.count > 1:
-            rank = self.engine.ranks.rank
+        if self.engine.process_group.world_size > 1:
+            rank = self.engine.process_group.rank
             raise RuntimeError(
                 f"out of memory on rank {rank} with {self.size} groups a micro-batch; the other ranks wait inside the "
                 "same step, so it cannot be tried again: lower algorithm.micro_batch_groups"
             ) from error
-        self.engine.discard()
+        self.engine.zero_grad()
         if self.size == 1:
             raise RuntimeError(
                 "out of memory while one group was learned from; set policy.checkpoint_activations=full, or lower "

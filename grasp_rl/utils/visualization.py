@@ -1,4 +1,4 @@
-"""Overlays: a picture with masks, boxes, points and a caption. OpenCV only; RGB in, RGB out."""
+"""Overlays: an image with masks, boxes, points and a caption. OpenCV only; RGB in, RGB out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from grasp_rl.types import BoolMask, Image, Sample, SpatialPrompt
 
 TRUTH, PREDICTED, FOREGROUND, BACKGROUND = (60, 220, 120), (255, 70, 70), (255, 230, 0), (0, 200, 255)
 PANEL = 336
-"""Longer side of a drawn picture in pixels; small scenes are enlarged to it, photographs reduced."""
+"""Longer side of a drawn image in pixels; small scenes are enlarged to it, photographs reduced."""
 
 
 def draw_overlay(
@@ -47,21 +47,21 @@ def draw_overlay(
     return np.asarray(canvas, dtype=np.uint8)
 
 
-def with_caption(picture: Image, text: str) -> Image:
-    """``picture`` with a white strip of wrapped text above it."""
-    columns = max(12, picture.shape[1] // 8)
+def with_caption(image: Image, text: str) -> Image:
+    """``image`` with a white strip of wrapped text above it."""
+    columns = max(12, image.shape[1] // 8)
     words, lines = text.encode("ascii", "replace").decode().split(), [""]
     for word in words:
         if len(lines[-1]) + len(word) + 1 > columns:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
-    strip = np.full((18 * len(lines) + 8, picture.shape[1], 3), 255, dtype=np.uint8)
+    strip = np.full((18 * len(lines) + 8, image.shape[1], 3), 255, dtype=np.uint8)
     for number, line in enumerate(lines):
         cv2.putText(strip, line, (4, 16 + 18 * number), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (20, 20, 20), 1, cv2.LINE_AA)
-    return np.concatenate([strip, picture])
+    return np.concatenate([strip, image])
 
 
 def draw_sample(sample: Sample) -> Image:
-    """A dataset's sample: question, true outline and, where known, the weak cues."""
-    picture = draw_overlay(sample.image, truth=sample.target_mask, prompts=sample.cues or ())
-    return with_caption(picture, sample.query)
+    """A dataset's sample: question, true outline and, where known, the weak weak labels."""
+    image = draw_overlay(sample.image, truth=sample.target_mask, prompts=sample.weak_labels or ())
+    return with_caption(image, sample.query)

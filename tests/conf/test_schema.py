@@ -48,7 +48,7 @@ TARGETS: list[Any] = [
     "grasp_rl.data.synthetic.dataset.np.load",
     "grasp_rl.data.synthetic.dataset.ConfigError",
     "grasp_rl.data.synthetic.dataset.SyntheticSource.split",
-    "grasp_rl.data.weak_labels.cues_from_masks",
+    "grasp_rl.data.weak_labels.weak_labels_from_masks",
     "grasp_rl.data.synthetic.dataset._private",
     "grasp_rl.data.synthetic.dataset.__builtins__",
     "grasp_rl.data.synthetic.dataset",

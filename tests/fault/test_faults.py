@@ -40,7 +40,7 @@ from grasp_rl.interfaces import Components, CoordinateFrame
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.prompts.render import format_answer
 from grasp_rl.rollouts.generators.in_process import InProcess
-from grasp_rl.rollouts.reward_pipeline import Judge
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import checkpoints
 from grasp_rl.runs.run_dir import run_lock, state_of
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
@@ -170,7 +170,7 @@ def trainer(folder: Path, reward: Any, steps: int) -> Trainer:
         prompt=PromptConfig(template="compact"),
         algorithm=AlgorithmConfig(steps=steps, prompts_per_step=2, group_size=3),
         optimizer=OptimizerConfig(lr=1e-3),
-        rollout=RolloutConfig(max_new_tokens=6, judge="inline"),
+        rollout=RolloutConfig(max_new_tokens=6, pipeline="inline"),
         evaluation=EvaluationConfig(every=0, test_limit=1, overlays=0, bootstrap_samples=5, max_new_tokens=4),
         checkpoint=CheckpointConfig(every=0),
     )
@@ -243,11 +243,11 @@ if __name__ == "__main__":
     module = torch.nn.Linear(4, 3)
     engine = ZeroEngine(module, OptimizerConfig(lr=0.1), 10, EngineConfig(name=sys.argv[1]))
     def weights():
-        with engine.gathered():
+        with engine.full_parameters():
             return module.weight.detach().clone()
     def step(factor):
-        for batch, _ in engine.rounds([torch.ones(2, 4) * (1 + engine.ranks.rank)], lambda: None):
-            engine.backward((engine.forward(batch) ** 2).sum() * (factor if engine.ranks.rank else 1.0))
+        for batch, _ in engine.synchronized_batches([torch.ones(2, 4) * (1 + engine.process_group.rank)], lambda: None):
+            engine.backward((engine.forward(batch) ** 2).sum() * (factor if engine.process_group.rank else 1.0))
         return engine.step()
     first = weights()
     assert step(1.0).applied
@@ -381,7 +381,7 @@ def test_a_sweep_of_twelve_with_three_faults(tmp_path: Path) -> None:
     """Three die, one by each signal; nine are done. The same line runs exactly the three again and touches no other."""
     words = [
         "-m", "debug=fast", "policy.weights=random", "algorithm.steps=1", "evaluation.every=0", "evaluation.test_limit=1",
-        "rollout.judge=inline", "rollout.max_new_tokens=4", "evaluation.max_new_tokens=4", "checkpoint.every=0",
+        "rollout.reward_worker=inline", "rollout.max_new_tokens=4", "evaluation.max_new_tokens=4", "checkpoint.every=0",
         "seed=1,2,3,4", "algorithm.group_size=2,3,4", f"hydra.sweep.dir={tmp_path / 'sweep'}", "launcher=joblib",
     ]  # fmt: skip
     command = [sys.executable, "-m", "grasp_rl.cli.main", "train", *words, "--json"]
@@ -472,10 +472,10 @@ def test_a_segmenter_that_fails_on_one_of_sixteen_costs_one() -> None:
         for box in boxes
     ]  # fmt: skip
     segmenter = Fussy()
-    judge = Judge(segmenter=segmenter, reward=rubric("think2seg"), prompt=prompt, parsing=ParsingConfig())
-    clean = judge.follow(sample, frame, said)
+    pipeline = RewardPipeline(segmenter=segmenter, reward=rubric("think2seg"), prompt=prompt, parsing=ParsingConfig())
+    clean = pipeline.run(sample, frame, said)
     segmenter.poison = clean[7].answer.prompts[0]
-    found = judge.follow(sample, frame, said)
+    found = pipeline.run(sample, frame, said)
     assert found[7].masks is not None
     assert found[7].masks.error is not None
     for number in set(range(16)) - {7}:

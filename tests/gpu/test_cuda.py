@@ -68,8 +68,8 @@ def test_sequences_of_different_lengths_score_like_the_mask(tmp_path: Path) -> N
     found = {}
     for packed, dtype in (("two_calls", "bfloat16"), ("mask", "bfloat16"), ("mask", "float32")):
         policy = HfVlmPolicy(str(folder), ImageSize(), dtype=dtype, packed_attention=packed).to("cuda").train()
-        pictures = [np.full((100, 140, 3), 90, np.uint8), np.full((60, 84, 3), 200, np.uint8)]
-        prompts = [policy.encode(p, "the roof", PromptConfig()) for p in pictures]
+        images = [np.full((100, 140, 3), 90, np.uint8), np.full((60, 84, 3), 200, np.uint8)]
+        prompts = [policy.encode(p, "the roof", PromptConfig()) for p in images]
         logp = policy.logprobs(policy.embed(prompts), ids).logp
         logp.sum().backward()
         grads = torch.cat([p.grad.flatten().float() for p in policy.parameters() if p.grad is not None])

@@ -1,6 +1,6 @@
-"""Pictures through the PIL image processors, which every policy uses, and through torchvision's.
+"""Images through the PIL image processors, which every policy uses, and through torchvision's.
 
-The same shapes, and the same values to 0.02 of the range from black to white, on noise, the hardest of pictures.
+The same shapes, and the same values to 0.02 of the range from black to white, on noise, the hardest of images.
 """
 
 from __future__ import annotations

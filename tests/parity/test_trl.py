@@ -1,6 +1,6 @@
-"""Loss and gradient against TRL's GRPOTrainer on the same completions and rewards, picture included.
+"""Loss and gradient against TRL's GRPOTrainer on the same completions and rewards, image included.
 
-TRL scores one padded row per completion and repeats the picture; we score one packed row per group. Run by `make parity`
+TRL scores one padded row per completion and repeats the image; we score one packed row per group. Run by `make parity`
 (needs the `bench` extra).
 """
 
@@ -123,7 +123,7 @@ def test_loss_and_gradient_equal_trl(name: str, samples: list[Sample], tmp_path:
 def trl_inputs(
     policy: TinyPolicy, encoded: list[Any], ids: Any, gains: torch.Tensor, old: torch.Tensor, reference: torch.Tensor
 ) -> dict[str, Any]:
-    """The batch as TRL's trainer lays it out: left-padded prompts, right-padded completions, a picture per row."""
+    """The batch as TRL's trainer lays it out: left-padded prompts, right-padded completions, an image per row."""
     longest = max(len(e.input_ids) for e in encoded)
     rows = [(b, g) for b in range(len(ids)) for g in range(len(ids[0]))]
     width = old.shape[-1]

@@ -1,4 +1,4 @@
-"""Real pictures through the real door: both rewards, once with GrabCut and once with a Sam2Model of the real class."""
+"""Real images through the real door: both rewards, once with GrabCut and once with a Sam2Model of the real class."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WORDS = [
 
 @pytest.mark.parametrize("segmenter", ["grabcut", "sam2"])
 @pytest.mark.parametrize("reward", ["grasp", "think2seg"])
-def test_five_steps_on_real_pictures(tmp_path: Path, tiny_sam2: Path, segmenter: str, reward: str) -> None:
+def test_five_steps_on_real_images(tmp_path: Path, tiny_sam2: Path, segmenter: str, reward: str) -> None:
     words = ["train", *WORDS, f"reward={reward}", f"segmenter={segmenter}", "run_dir=r", "--json"]
     words += [f"segmenter.path={tiny_sam2}"] if segmenter == "sam2" else []
     ended = subprocess.run(

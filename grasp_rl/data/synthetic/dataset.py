@@ -11,7 +11,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.base import RecordDataset, Split
 from grasp_rl.data.synthetic.questions import ask
 from grasp_rl.data.synthetic.scenes import OOD_STYLE, TRAIN_STYLE, draw_scene
-from grasp_rl.data.weak_labels import cues_from_masks
+from grasp_rl.data.weak_labels import weak_labels_from_masks
 from grasp_rl.types import Image, Sample
 
 SPLITS = ("train", "val", "test", "test_ood")
@@ -84,7 +84,7 @@ class SyntheticSource(RecordDataset):
                     image=scene.image,
                     query=question.query,
                     target_mask=target,
-                    cues=cues_from_masks(masks),
+                    weak_labels=weak_labels_from_masks(masks),
                     dataset=self.name,
                     split=split,
                     reasoning=question.reasoning,

@@ -1,4 +1,4 @@
-"""Questions about drawn scenes: direct, implicit, relational, two-step and no-target, in two phrasings."""
+"""PromptSampler about drawn scenes: direct, implicit, relational, two-step and no-target, in two phrasings."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ OOD_PHRASES: dict[str, tuple[str, ...]] = {
     "wood": ("any trees", "birds find shade where"),
 }
 
-# Two steps: the first category of the list that is in the picture is the answer.
+# Two steps: the first category of the list that is in the image is the answer.
 PREFERENCES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
         ("field", "court", "lot"),

@@ -98,7 +98,7 @@ class SceneObject:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A picture and all that is on it."""
+    """An image and all that is on it."""
 
     image: Image
     """[size, size, 3] uint8 RGB."""
@@ -235,7 +235,7 @@ def draw_scene(rng: Rng, style: Style, size: int = 112) -> Scene:
     grain = rng.uniform(*style.grain)
     contrast = rng.uniform(*style.contrast)
     ground = np.array(style.grounds[int(rng.integers(len(style.grounds)))]) + rng.normal(0, 8, 3)
-    picture = _surface(rng, size, ground, grain, style.patches)
+    image = _surface(rng, size, ground, grain, style.patches)
     objects: list[SceneObject] = []
     taken = np.zeros((size, size), dtype=bool)
     if rng.random() < 0.25:
@@ -259,5 +259,5 @@ def draw_scene(rng: Rng, style: Style, size: int = 112) -> Scene:
         rows, columns = np.flatnonzero(item.mask.any(1)), np.flatnonzero(item.mask.any(0))
         _detail(rng, item.category, paint, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
         soft = cv2.GaussianBlur(item.mask.astype(np.float32), (0, 0), 0.7)[..., None]
-        picture = picture * (1 - soft) + paint * soft
-    return Scene(image=np.clip(picture, 0, 255).astype(np.uint8), objects=tuple(objects))
+        image = image * (1 - soft) + paint * soft
+    return Scene(image=np.clip(image, 0, 255).astype(np.uint8), objects=tuple(objects))

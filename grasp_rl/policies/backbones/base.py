@@ -1,4 +1,4 @@
-"""What a model family does its own way: how a picture enters, which tokens stand for it, which frame is spoken.
+"""What a model family does its own way: how an image enters, which tokens stand for it, which frame is spoken.
 
 Everything else (packing, decoding, scoring, saving) is common. A family is one file in ``grasp_rl/policies/backbones``
 called as transformers calls its ``model_type``, with one subclass of :class:`Backbone`.
@@ -24,21 +24,21 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.types import Image
 
 FRAMES = ("absolute", "thousand")
-PictureInputs = Mapping[str, Tensor]
-"""The picture's keywords of the stock ``get_image_features``, for one picture."""
+ImageInputs = Mapping[str, Tensor]
+"""The image's keywords of the stock ``get_image_features``, for one image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSize:
-    """How large the policy sees a picture; the knob against running out of memory.
+    """How large the policy sees an image; the knob against running out of memory.
 
     ``keep`` leaves the aspect ratio to the family's own image processor, within the bounds. ``square`` squashes every
-    picture to the largest square of the family's patches within ``max_pixels``; Think2Seg-RS (arXiv:2512.19302) trains
+    image to the largest square of the family's patches within ``max_pixels``; Think2Seg-RS (arXiv:2512.19302) trains
     on squares of 840 pixels, max_pixels = 705600.
     """
 
     min_pixels: int | None = None
-    """Smallest area of the resized picture in pixels; None leaves the checkpoint's own."""
+    """Smallest area of the resized image in pixels; None leaves the checkpoint's own."""
     max_pixels: int | None = None
     """Largest area in pixels; None leaves the checkpoint's own."""
     resize: str = "keep"
@@ -58,19 +58,19 @@ class ImageSize:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """One picture as a family takes it."""
+class ProcessedImage:
+    """One image as a family takes it."""
 
-    inputs: PictureInputs
+    inputs: ImageInputs
     tokens: str
-    """The text that stands for the picture in the prompt: its image tokens, and what frames them."""
+    """The text that stands for the image in the prompt: its image tokens, and what frames them."""
     canvas: tuple[float, float]
     """(width, height) of the frame that absolute coordinates are spoken in."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureFeatures:
-    """What the tower makes of one picture."""
+class ImageFeatures:
+    """What the vision encoder makes of one image."""
 
     tokens: Tensor
     """[T, D] embeddings, one for each image token."""
@@ -83,7 +83,7 @@ class Backbone:
 
     Args:
         image_processor: the family's own, PIL back end (no torchvision needed).
-        size: bounds and shape of the resized picture.
+        size: bounds and shape of the resized image.
         config: the stock model's config.
 
     Raises:
@@ -91,11 +91,11 @@ class Backbone:
     """
 
     coordinates = "thousand"
-    """The frame it was trained to speak: ``absolute`` pixels of the resized picture, or ``thousand`` (0..1000)."""
+    """The frame it was trained to speak: ``absolute`` pixels of the resized image, or ``thousand`` (0..1000)."""
     processor = "Qwen2VLImageProcessorPil"
     """Name of the image processor class in transformers."""
-    tower: tuple[str, ...] = ("vision_tower", "multi_modal_projector")
-    """Parts of the stock model's body between the pixels and the language model's input: what ``train_tower`` frees."""
+    vision_encoder: tuple[str, ...] = ("vision_tower", "multi_modal_projector")
+    """Parts of the stock model's body between pixels and language model: what ``train_vision_encoder`` trains."""
 
     def __init__(self, image_processor: Any, size: ImageSize, config: Any) -> None:
         self.image_processor, self.size, self.config = image_processor, size, config
@@ -110,53 +110,53 @@ class Backbone:
         """A square's side is a multiple of this many pixels."""
         return 1
 
-    def see(self, image: Image, core: Any, image_token: str) -> Picture:
+    def preprocess(self, image: Image, core: Any, image_token: str) -> ProcessedImage:
         """``image`` [H, W, 3] uint8 RGB, resized as configured and cut up as the family wants it.
 
         Args:
-            image: the picture.
+            image: the image.
             core: the stock model's body, for families that ask it for its layout.
             image_token: text of one image token.
 
         Raises:
-            ConfigError: the picture is too long and thin to keep its aspect ratio.
+            ConfigError: the image is too long and thin to keep its aspect ratio.
         """
-        return self._see(self.prepare(image), core, image_token)
+        return self._preprocess(self.prepare(image), core, image_token)
 
     def prepare(self, image: Image) -> Image:
         """``image`` as the family's own image processor gets it: squashed to a square, or as it is.
 
         Raises:
-            ConfigError: the picture is too long and thin to keep its aspect ratio.
+            ConfigError: the image is too long and thin to keep its aspect ratio.
         """
         if self.size.resize == "square":
             side = max(1, math.isqrt(self.size.max_pixels or 0) // self.step) * self.step
             return squash(image, side)
         if max(image.shape[:2]) > 200 * min(image.shape[:2]):
             raise ConfigError(
-                f"policy.image.resize=keep: a picture of {image.shape[1]} x {image.shape[0]} pixels is longer than "
+                f"policy.image.resize=keep: an image of {image.shape[1]} x {image.shape[0]} pixels is longer than "
                 "200 times its width; cut it, or take policy.image.resize=square"
             )
         return image
 
-    def _see(self, image: Image, core: Any, image_token: str) -> Picture:
+    def _preprocess(self, image: Image, core: Any, image_token: str) -> ProcessedImage:
         raise NotImplementedError
 
-    def features(self, core: Any, inputs: Sequence[PictureInputs]) -> list[PictureFeatures]:
-        """One pass of the tower over several pictures, whose pixels lie on its device, all else on the CPU."""
+    def features(self, core: Any, inputs: Sequence[ImageInputs]) -> list[ImageFeatures]:
+        """One pass of the vision encoder over several images, whose pixels lie on its device, all else on the CPU."""
         raise NotImplementedError
 
-    def positions(self, core: Any, ids: Tensor, visual: Tensor, inputs: PictureInputs) -> Tensor:
+    def positions(self, core: Any, ids: Tensor, visual: Tensor, inputs: ImageInputs) -> Tensor:
         """[A, P] positions of the prompt's tokens, on the CPU like ``ids``; A = 1, or 3 axes of M-RoPE."""
         return torch.arange(len(ids), device=ids.device)[None]
 
-    def grid(self, inputs: PictureInputs) -> tuple[int, int]:
-        """Rows and columns of the picture's tokens.
+    def grid(self, inputs: ImageInputs) -> tuple[int, int]:
+        """Rows and columns of the image's tokens.
 
         Raises:
             ConfigError: they do not lie on one grid.
         """
-        raise ConfigError("sft.phases[].attention_weight: the picture tokens of this backbone lie on no single grid")
+        raise ConfigError("sft.phases[].attention_weight: the image tokens of this backbone lie on no single grid")
 
 
 def backbone_of(model_type: str) -> type[Backbone]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from grasp_rl.policies.backbones.base import Backbone, ImageSize, Picture, PictureFeatures, PictureInputs
+from grasp_rl.policies.backbones.base import Backbone, ImageFeatures, ImageInputs, ImageSize, ProcessedImage
 from grasp_rl.types import Image
 
 
@@ -28,19 +28,19 @@ class InternVL(Backbone):
     def step(self) -> int:
         return int(self.config.vision_config.image_size[0])
 
-    def _see(self, image: Image, core: Any, image_token: str) -> Picture:
+    def _preprocess(self, image: Image, core: Any, image_token: str) -> ProcessedImage:
         pixels = self.image_processor(images=[image], return_tensors="pt", input_data_format="channels_last")
         patch = self.config.vision_config.patch_size[0]
         each = int(self.step // patch * self.config.downsample_ratio) ** 2
         tiles = pixels["pixel_values"]
-        return Picture(
+        return ProcessedImage(
             inputs={"pixel_values": tiles},
             tokens=f"<img>{image_token * (each * len(tiles))}</img>",
             canvas=(image.shape[1], image.shape[0]),
         )
 
-    def features(self, core: Any, inputs: Sequence[PictureInputs]) -> list[PictureFeatures]:
+    def features(self, core: Any, inputs: Sequence[ImageInputs]) -> list[ImageFeatures]:
         tiles = torch.cat([i["pixel_values"] for i in inputs])
         found = core.get_image_features(pixel_values=tiles, return_dict=True).pooler_output  # (tiles, T, D)
         counts = [len(i["pixel_values"]) for i in inputs]
-        return [PictureFeatures(tokens=part.flatten(0, 1)) for part in found.split(counts)]
+        return [ImageFeatures(tokens=part.flatten(0, 1)) for part in found.split(counts)]

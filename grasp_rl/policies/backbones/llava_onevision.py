@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.policies.backbones.base import Backbone, ImageSize, Picture, PictureFeatures, PictureInputs
+from grasp_rl.policies.backbones.base import Backbone, ImageFeatures, ImageInputs, ImageSize, ProcessedImage
 from grasp_rl.types import Image
 
 
@@ -16,7 +16,7 @@ class LlavaOnevision(Backbone):
     """``LlavaOnevisionForConditionalGeneration``; bounds choose among the checkpoint's canvases."""
 
     processor = "LlavaOnevisionImageProcessorPil"
-    tower = ("vision_tower", "multi_modal_projector", "image_newline")
+    vision_encoder = ("vision_tower", "multi_modal_projector", "image_newline")
 
     def __init__(self, image_processor: Any, size: ImageSize, config: Any) -> None:
         super().__init__(image_processor, size, config)
@@ -30,7 +30,7 @@ class LlavaOnevision(Backbone):
             )
         config.image_grid_pinpoints = image_processor.image_grid_pinpoints = allowed  # model and processor must agree
 
-    def _see(self, image: Image, core: Any, image_token: str) -> Picture:
+    def _preprocess(self, image: Image, core: Any, image_token: str) -> ProcessedImage:
         inputs = self.image_processor(images=[image], return_tensors="pt", input_data_format="channels_last")
         tiles, sizes = inputs["pixel_values"][0], inputs["image_sizes"]
         vision = self.config.vision_config
@@ -38,13 +38,13 @@ class LlavaOnevision(Backbone):
         _, lengths = core.pack_image_features(  # the model's own layout, counted on a single channel
             [blank], sizes, image_newline=torch.zeros(1), vision_aspect_ratio=self.config.vision_aspect_ratio
         )
-        return Picture(
+        return ProcessedImage(
             inputs={"pixel_values": tiles, "image_sizes": sizes},
             tokens=image_token * int(lengths[0]),
             canvas=(image.shape[1], image.shape[0]),
         )
 
-    def features(self, core: Any, inputs: Sequence[PictureInputs]) -> list[PictureFeatures]:
+    def features(self, core: Any, inputs: Sequence[ImageInputs]) -> list[ImageFeatures]:
         tiles, sizes = (torch.cat([i[name] for i in inputs]) for name in ("pixel_values", "image_sizes"))
         found = core.get_image_features(pixel_values=tiles, image_sizes=sizes, return_dict=True).pooler_output
-        return [PictureFeatures(tokens=tokens) for tokens in found]
+        return [ImageFeatures(tokens=tokens) for tokens in found]

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL (arXiv:2502.13923): absolute pixels of the resized picture, M-RoPE, patches merged two by two."""
+"""Qwen2.5-VL (arXiv:2502.13923): absolute pixels of the resized image, M-RoPE, patches merged two by two."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
-from grasp_rl.policies.backbones.base import Backbone, ImageSize, Picture, PictureFeatures, PictureInputs
+from grasp_rl.policies.backbones.base import Backbone, ImageFeatures, ImageInputs, ImageSize, ProcessedImage
 from grasp_rl.policies.transfer import together
 from grasp_rl.types import Image
 
@@ -18,7 +18,7 @@ class Qwen25VL(Backbone):
     """``Qwen2_5_VLForConditionalGeneration``."""
 
     coordinates = "absolute"
-    tower = ("visual",)
+    vision_encoder = ("visual",)
 
     def __init__(self, image_processor: Any, size: ImageSize, config: Any) -> None:
         super().__init__(image_processor, size, config)
@@ -29,22 +29,22 @@ class Qwen25VL(Backbone):
     def step(self) -> int:
         return int(self.image_processor.patch_size * self.image_processor.merge_size)
 
-    def _see(self, image: Image, core: Any, image_token: str) -> Picture:
+    def _preprocess(self, image: Image, core: Any, image_token: str) -> ProcessedImage:
         fixed = {"do_resize": False} if self.size.resize == "square" else {}
         inputs = self.image_processor(images=[image], return_tensors="pt", input_data_format="channels_last", **fixed)
         rows, columns = self.grid(inputs)
-        return Picture(
+        return ProcessedImage(
             inputs={name: inputs[name] for name in ("pixel_values", "image_grid_thw")},
             tokens=image_token * (rows * columns),
             canvas=(columns * self.step, rows * self.step),
         )
 
-    def features(self, core: Any, inputs: Sequence[PictureInputs]) -> list[PictureFeatures]:
+    def features(self, core: Any, inputs: Sequence[ImageInputs]) -> list[ImageFeatures]:
         pixels, grids = (torch.cat([i[name] for i in inputs]) for name in ("pixel_values", "image_grid_thw"))
         found = core.get_image_features(pixels, grids, return_dict=True, **self._read_on_host(core.visual, grids))
         layers = getattr(found, "deepstack_features", None) or ()
         deepstack = list(zip(*layers, strict=True)) or [()] * len(inputs)
-        return [PictureFeatures(tokens=t, deepstack=d) for t, d in zip(found.pooler_output, deepstack, strict=True)]
+        return [ImageFeatures(tokens=t, deepstack=d) for t, d in zip(found.pooler_output, deepstack, strict=True)]
 
     def _read_on_host(self, visual: Any, grids: Tensor) -> dict[str, Any]:
         """What the stock vision encoder derives from the grids, by its keyword, so that it reads nothing back.
@@ -71,7 +71,7 @@ class Qwen25VL(Backbone):
             {"cu_seqlens": get_vision_cu_seqlens(grids), "cu_window_seqlens": windows},
         )
 
-    def positions(self, core: Any, ids: Tensor, visual: Tensor, inputs: PictureInputs) -> Tensor:
+    def positions(self, core: Any, ids: Tensor, visual: Tensor, inputs: ImageInputs) -> Tensor:
         positions, _ = core.get_rope_index(
             ids[None],
             image_grid_thw=inputs["image_grid_thw"],
@@ -81,6 +81,6 @@ class Qwen25VL(Backbone):
         found: Tensor = positions[:, 0]
         return found
 
-    def grid(self, inputs: PictureInputs) -> tuple[int, int]:
+    def grid(self, inputs: ImageInputs) -> tuple[int, int]:
         rows, columns = (int(v) // self.image_processor.merge_size for v in inputs["image_grid_thw"][0, 1:])
         return rows, columns

@@ -15,7 +15,7 @@ from grasp_rl.policies.backbones.qwen2_5_vl import Qwen25VL
 
 
 class Qwen3VL(Qwen25VL):
-    """``Qwen3VLForConditionalGeneration``; its picture goes in as Qwen2.5-VL's does."""
+    """``Qwen3VLForConditionalGeneration``; its image goes in as Qwen2.5-VL's does."""
 
     coordinates = "thousand"
 

@@ -1,8 +1,8 @@
 """The `tiny` policy: a real Qwen3-VL of about 1.5 M parameters, its tokenizer, processor and chat template built here.
 
-It speaks absolute pixels of a 112 x 112 picture. The vision tower keeps absolute position embeddings (a rotary-only
-tower of this size barely learns to localise). Numbers and the fixed pieces of the answer are single tokens, so a
-completion with one box and two points has about 24 of them.
+It speaks absolute pixels of a 112 x 112 image. The vision encoder keeps absolute position embeddings (a rotary-only
+vision encoder of this size barely learns to localise). Numbers and the fixed pieces of the answer are single tokens,
+so a completion with one box and two points has about 24 of them.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def build_corpus() -> list[str]:
 
 
 def build_image_processor() -> Qwen2VLImageProcessorPil:
-    """Qwen's image processor with one-pixel-group merging, so that 112 x 112 gives 8 x 8 picture tokens."""
+    """Qwen's image processor with one-pixel-group merging, so that 112 x 112 gives 8 x 8 image tokens."""
     return Qwen2VLImageProcessorPil(
         patch_size=PATCH,
         merge_size=1,
@@ -188,7 +188,7 @@ class TinyPolicy(VlmPolicy):
     Args:
         weights: ``warm_start`` (shipped), ``random`` or a folder written by :meth:`save`.
         prompt_template: the words it was trained with; read by conf/prompt.
-        train_tower: whether gradients reach the vision tower.
+        train_vision_encoder: whether gradients reach the vision encoder.
         lora_rank: 0 for full fine-tuning.
         lora_alpha: scale of the adapter is lora_alpha / lora_rank.
         seed: of the random initialisation.
@@ -201,7 +201,7 @@ class TinyPolicy(VlmPolicy):
         self,
         weights: str = "warm_start",
         prompt_template: str = "compact",
-        train_tower: bool = True,
+        train_vision_encoder: bool = True,
         lora_rank: int = 0,
         lora_alpha: int = 16,
         seed: int = 0,
@@ -227,6 +227,6 @@ class TinyPolicy(VlmPolicy):
             tokenizer,
             Qwen3VL(processor, ImageSize(max_pixels=SIDE * SIDE, resize="square"), model.config),
             coordinates="absolute",  # its numbers are single tokens 0..112
-            train_tower=train_tower,
+            train_vision_encoder=train_vision_encoder,
         )
         self.prompt_template = prompt_template

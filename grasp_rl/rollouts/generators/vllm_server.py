@@ -109,8 +109,8 @@ class VllmServer:
             ConfigError: the server refuses a request, tokenizes the prompt otherwise, or the policy has no adapter.
             RuntimeError: not one group arrived.
         """
-        if not policy.train_tower:
-            policy.look(prompts)  # the update wants the features, and here the weights are whole
+        if not policy.train_vision_encoder:
+            policy.encode_images(prompts)  # the update wants the features, and here the weights are whole
         if self.adapter is None or self.due is not None:
             self._send(policy, step if self.due is None else self.due)
         deadline = None if config.time_limit_s is None else time.monotonic() + config.time_limit_s
@@ -175,9 +175,9 @@ class VllmServer:
         written, png = cv2.imencode(".png", cv2.cvtColor(shown(policy, image, prompt), cv2.COLOR_RGB2BGR))
         assert written
         url = f"data:image/png;base64,{base64.b64encode(png.tobytes()).decode()}"
-        picture = {"type": "image_url", "image_url": {"url": url}}
+        shown_image = {"type": "image_url", "image_url": {"url": url}}
         messages = [
-            {**m, "content": [picture if part["type"] == "image" else part for part in m["content"]]}
+            {**m, "content": [shown_image if part["type"] == "image" else part for part in m["content"]]}
             for m in prompt.messages
         ]
         size = policy.backbone.size
@@ -268,8 +268,10 @@ class VllmServer:
             raise ConfigError(
                 "engine.gather=layer: an adapter in parts, one on each process, cannot be sent; set engine.gather=whole"
             )
-        if policy.train_tower and not self.server.counts["adapter_loads"]:
-            log.warning("policy.train_tower=true: a server without --enable-tower-connector-lora ignores its adapters")
+        if policy.train_vision_encoder and not self.server.counts["adapter_loads"]:
+            log.warning(
+                "policy.train_vision_encoder=true: a server without --enable-tower-connector-lora ignores its adapters"
+            )
         name = f"grasp_rl_{self.run}_step_{step}"
         partial, final = self.folder / f".{name}", self.folder / name
         self._unload()
@@ -316,10 +318,10 @@ def shown(policy: Any, image: Image, prompt: Any) -> Image:
     """``image`` [H, W, 3] uint8 as the policy saw it in ``prompt``: another engine's processor finds nothing to resize.
 
     Where the family's processor resizes, that is done here, by the same method, so that both see the same pixels and
-    no large picture travels. Families that cut a picture into tiles get it whole and cut it there as they do here.
+    no large image travels. Families that cut an image into tiles get it whole and cut it there as they do here.
     """
     image, processor = policy.backbone.prepare(image), policy.backbone.image_processor
-    if getattr(processor, "do_center_crop", False):  # LLaVA-1.5, which is shown the whole picture here
+    if getattr(processor, "do_center_crop", False):  # LLaVA-1.5, which is shown the whole image here
         return squash(image, policy.backbone.config.vision_config.image_size)
     if "image_grid_thw" not in prompt.inputs:
         return image
