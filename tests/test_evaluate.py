@@ -90,7 +90,7 @@ def test_two_runs_write_equal_bytes_and_the_numbers_come_back(policy: TinyPolicy
     assert len(one.splitlines()) == 6
     numbers = dict(results[0].metrics)
     assert numbers.pop("seconds_per_image") > 0
-    assert recompute(tmp_path / "one" / "predictions.jsonl", CONFIG) == numbers
+    assert recompute(tmp_path / "one" / "predictions.jsonl", bootstrap_samples=CONFIG.bootstrap_samples) == numbers
     written = read_json(tmp_path / "one" / "metrics.json")
     assert written is not None
     assert written["giou"] == numbers["giou"]
@@ -146,23 +146,23 @@ ANSWER = '<answer>[{"bbox_2d":[10,10,60,60],"positive_points":[[30,30],[40,40]]}
 @pytest.mark.parametrize(
     ("removed", "reward", "rewarded"),
     [
-        ({"cues": None}, rubric("grasp"), False),
+        ({"weak_labels": None}, rubric("grasp"), False),
         ({"target_mask": None}, rubric("grasp"), True),
         ({"target_mask": None}, rubric("think2seg"), False),
-        ({"cues": None}, rubric("think2seg"), True),
+        ({"weak_labels": None}, rubric("think2seg"), True),
     ],
 )
 def test_what_a_sample_lacks_is_left_out(policy: TinyPolicy, removed: Any, reward: Any, rewarded: bool) -> None:
     scored = evaluate(policy, pipeline(reward), Changed(**removed), config=CONFIG, limit=3)
     assert ("reward" in scored.metrics) == rewarded == any(name.startswith("term/") for name in scored.metrics)
-    assert ("giou" in scored.metrics) == ("cues" in removed)
+    assert ("giou" in scored.metrics) == ("weak_labels" in removed)
     assert ("box_iou" in scored.metrics) == ("target_mask" in removed)
     assert scored.metrics["samples"] == 3
     assert all((record["reward"] is not None) == rewarded for record in scored.records)
 
 
 def test_nothing_to_score_by(policy: TinyPolicy) -> None:
-    with pytest.raises(ConfigError, match="val-0-0 of synthetic has neither mask nor cues"):
+    with pytest.raises(ConfigError, match="val-0-0 of synthetic has neither a mask nor boxes and points to score by"):
         evaluate(policy, pipeline(), Changed(weak_labels=None, target_mask=None), config=CONFIG, limit=1)
 
 

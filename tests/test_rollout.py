@@ -26,7 +26,7 @@ from grasp_rl.policies.types import Sampling
 from grasp_rl.rollouts.collect import collect_rollouts
 from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
-from grasp_rl.rollouts.reward_worker import RewardWorker, follow, result_of
+from grasp_rl.rollouts.reward_worker import RewardWorker, result_of, run_without_masks
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 from grasp_rl.types import Answer, Completion, FinishReason, RewardBreakdown, Sample
 from grasp_rl.utils.keyed_rng import token_uniforms
@@ -217,7 +217,7 @@ def test_every_jury_comes_to_the_same_verdicts(speaking: TinyPolicy, samples: li
     futures = [reward_worker.submit(*case) for case in zip(samples[:3], frames, groups, strict=True)]
     for future, case in zip(futures, zip(samples[:3], frames, groups, strict=True), strict=True):
         rollouts = result_of(future)
-        expected = follow(pipeline, *case)
+        expected = run_without_masks(pipeline, *case)
         assert [r.reward for r in rollouts] == [r.reward for r in expected]
         assert [r.answer for r in rollouts] == [r.answer for r in expected]
         assert all(r.masks is not None and len(r.masks.masks) == 0 for r in rollouts)
@@ -239,28 +239,29 @@ class Fatal:
         os._exit(9)
 
 
-def test_a_judge_that_dies_is_named(speaking: TinyPolicy, samples: list[Sample]) -> None:
+def test_a_reward_worker_that_dies_is_named(speaking: TinyPolicy, samples: list[Sample]) -> None:
     reward_worker = RewardWorker(judge_of(Fatal()), "process")
     frame = speaking.encode(samples[0].image, samples[0].query, COMPACT).frame
     said = Completion(token_ids=(1,), logprobs=(-1.0,), text="x", finish_reason=FinishReason.STOP)
-    with pytest.raises(RuntimeError, match=r"rollout\.pipeline=inline"):
+    with pytest.raises(RuntimeError, match=r"rollout\.reward_worker=inline"):
         result_of(reward_worker.submit(samples[0], frame, [said]))
-    with pytest.raises(RuntimeError, match=r"rollout\.pipeline=inline"):
+    with pytest.raises(RuntimeError, match=r"rollout\.reward_worker=inline"):
         reward_worker.submit(samples[0], frame, [said])
     reward_worker.close()
 
 
-def test_the_judges_process_goes_with_a_killed_run() -> None:
+def test_the_reward_workers_process_ends_with_a_killed_run() -> None:
     code = """
 import os, time
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
-from grasp_rl.rollouts.generators.in_process import InProcess
+from grasp_rl.rewards.rubric import Rubric
+from grasp_rl.rewards.terms.format import ThinkFormat
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.rollouts.reward_worker import RewardWorker
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 if __name__ == "__main__":
-    pipeline = RewardPipeline(segmenter=BoxFillSegmenter(), reward=rubric("grasp"), prompt=PromptConfig(), parsing=ParsingConfig())
-    reward worker = RewardWorker(pipeline, "process")
+    pipeline = RewardPipeline(segmenter=BoxFillSegmenter(), reward=Rubric({"think": ThinkFormat()}), prompt=PromptConfig(), parsing=ParsingConfig())
+    reward_worker = RewardWorker(pipeline, "process")
     print(reward_worker._executor.submit(os.getpid).result(), flush=True)
     time.sleep(60)
 """
@@ -282,7 +283,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def test_groups_are_given_as_their_verdicts_come_in(speaking: TinyPolicy, samples: list[Sample]) -> None:
+def test_groups_are_given_as_their_rewards_come_in(speaking: TinyPolicy, samples: list[Sample]) -> None:
     """The first group can be learned from while the last is still before the pipeline."""
     rewarded: list[str] = []
 

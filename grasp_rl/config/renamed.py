@@ -71,7 +71,11 @@ def upgrade(raw: dict[str, Any]) -> dict[str, Any]:
         rest = {key: value for key, value in evaluation.items() if key != "empty_iou"}
         rest["protocol"] = {
             "_target_": "grasp_rl.evaluation.protocols.masks.MaskProtocol",
+            "name": "ours",
+            "headline": "giou",
             "empty_iou": evaluation.get("empty_iou", "one"),
+            "false_positives": True,
+            "strict": True,
         }
         config["evaluation"] = rest
     if isinstance(sft := config.get("sft"), dict):
@@ -104,7 +108,7 @@ def _component(name: str, node: Any) -> Any:
 
 def _rubric(node: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """The rubric of one of the two reward classes of version 1."""
-    terms: dict[str, Any] = {name: {"_target_": _TARGETS[name]} for name in names}
+    terms: dict[str, Any] = {name: {"_target_": _TARGETS[name], "weight": 1.0} for name in names}
     for key, value in node.items():
         if key != "_target_":
             _, _, term, argument = KEYS[f"reward.{key}"].split(".")
