@@ -126,6 +126,8 @@ class MaskPrediction:
     """[N] the segmenter's own quality estimate in [0, 1] (1 where it has none)."""
     error: str | None = None
     """Why the segmenter failed on this answer, or None."""
+    failed: int = 0
+    """Prompts of this answer that it failed on."""
 
     @property
     def union(self) -> BoolMask:
@@ -190,8 +192,8 @@ class Completion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rollout:
-    """One completion followed through parsing, segmentation and reward."""
+class SegmentedRollout:
+    """One completion after parsing, segmentation and reward, with its masks: what an evaluation measures."""
 
     completion: Completion
     answer: Answer
@@ -199,14 +201,51 @@ class Rollout:
     """None where the reward needs no mask."""
     reward: RewardBreakdown
 
+    def without_masks(self) -> Rollout:
+        """What training keeps of it."""
+        segmented = self.masks is not None
+        return Rollout(
+            completion=self.completion,
+            answer=self.answer,
+            reward=self.reward,
+            segmented_prompts=len(self.answer.prompts) if segmented else 0,
+            failed_prompts=self.masks.failed if self.masks is not None else 0,
+            segmenter_error=self.masks.error if self.masks is not None else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One completion and its reward, without masks: what training learns from and passes between processes."""
+
+    completion: Completion
+    answer: Answer
+    reward: RewardBreakdown
+    segmented_prompts: int
+    """Prompts that went through the segmenter; 0 where the reward needs no mask."""
+    failed_prompts: int
+    """Those of them that it failed on."""
+    segmenter_error: str | None
+    """What the first failure said, or None."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutGroup:
-    """The G sibling rollouts of one sample; never split over ranks or rows."""
+    """The G sibling rollouts of one sample on the rank that generated them; never split over ranks or rows."""
 
     sample: Sample
     prompt: Any
     """The policy's encoded prompt (policies decide its type)."""
     rollouts: tuple[Rollout, ...]
-    advantages: tuple[float, ...] = ()
-    """[G] how much better each rollout is than its siblings, once they were compared."""
+    advantages: tuple[float, ...]
+    """[G] how much better each rollout is than its siblings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupOutcome:
+    """What every rank is told of a group, whichever rank generated it: enough for the step's statistics."""
+
+    question: int
+    """Its number in the optimizer step, over all ranks and sampling rounds."""
+    rollouts: tuple[Rollout, ...]
+    advantages: tuple[float, ...]

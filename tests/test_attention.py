@@ -130,6 +130,19 @@ def test_chunked_scores_are_the_same(monkeypatch: pytest.MonkeyPatch, temperatur
             assert torch.allclose(a, b, atol=1e-5)
 
 
+def test_a_drawn_token_beyond_the_edge_is_scored_all_the_same() -> None:
+    """Probabilities 1/2, 1/4, 1/8, 1/8, of which two tokens are kept: a third that was drawn is kept with them."""
+    hidden = torch.tensor([[4.0, 2.0, 1.0, 1.0]]).log().repeat(3, 1)
+    for sampling in (Sampling(top_k=2), Sampling(top_p=0.7)):
+        logp, entropy = logprobs.score_tokens(
+            lambda states: states, hidden, torch.tensor([0, 1, 3]), vocabulary=4, sampling=sampling
+        )
+        assert logp.exp().tolist() == pytest.approx([4 / 6, 2 / 6, 1 / 7])
+        two, three = torch.tensor([4, 2]) / 6, torch.tensor([4, 2, 1]) / 7
+        expected = [-float((share * share.log()).sum()) for share in (two, two, three)]
+        assert entropy.tolist() == pytest.approx(expected)
+
+
 class Alternating:
     """Different siblings earn differently."""
 

@@ -211,7 +211,7 @@ def test_a_config_of_another_version_is_refused(door: Door, tmp_path: Path) -> N
     (tmp_path / "r/config.yaml").write_text("version: 0\nverb: train\n")
     ended = door("train", "resume=r")
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "grasp-rl train: r/config.yaml: version=0: must be 1; compose the run anew\n"
+    assert ended.stderr == "grasp-rl train: r/config.yaml: version=0: must be 2; compose the run anew\n"
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["config.yaml"]
 
 
@@ -339,7 +339,7 @@ def trainer(folder: Path, data: DataSource, reward: Any, every: int = 0) -> Trai
         prompt=PROMPT,
         algorithm=AlgorithmConfig(steps=3, prompts_per_step=4, group_size=4),
         optimizer=OptimizerConfig(lr=1e-3),
-        rollout=RolloutConfig(max_new_tokens=48, pipeline="inline"),
+        rollout=RolloutConfig(max_new_tokens=48, reward_worker="inline"),
         evaluation=EvaluationConfig(every=every, overlays=0, bootstrap_samples=5),
         checkpoint=CheckpointConfig(every=1),
     )

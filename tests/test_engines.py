@@ -295,3 +295,69 @@ def test_half_precision_gives_the_same_statistics(tmp_path: Path) -> None:
         assert ours["entropy"] == pytest.approx(theirs["entropy"], rel=0.02)
         assert ours["reward"] == pytest.approx(theirs["reward"], abs=0.1)
         assert ours["mismatch"] < 0.05
+
+
+def other(command: str, run_dir: Path, *words: str) -> Path:
+    """One run of another command through the launcher; its folder."""
+    line = [sys.executable, "-m", "grasp_rl.cli.main", command, f"run_dir={run_dir}", "segmenter=box_fill", *words]
+    environment = memory.environment() | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return run_dir
+
+
+SMALL = [
+    "evaluation.test_limit=7",
+    "evaluation.batch_size=2",
+    "evaluation.overlays=3",
+    "evaluation.bootstrap_samples=9",
+]
+
+
+@pytest.mark.parametrize("layout", ["zero1 x 2", "zero3 x 2", "zero3 x 2, layer by layer"])
+def test_evaluate_shares_samples_out_and_scores_the_same(tmp_path: Path, layout: str) -> None:
+    """predictions.jsonl equal to the byte, the same metrics and overlays; 7 samples in batches of 2 over 2 ranks."""
+    one = other("evaluate", tmp_path / "one", *SMALL) / "eval"
+    two = other("evaluate", tmp_path / "two", *SMALL, *(LAYOUTS | LONG)[layout]) / "eval"
+    assert (two / "predictions.jsonl").read_bytes() == (one / "predictions.jsonl").read_bytes()
+    numbers = [json.loads((folder / "metrics.json").read_text()) for folder in (one, two)]
+    assert [n.pop("seconds_per_image") > 0 for n in numbers] == [True, True]
+    assert numbers[0] == numbers[1]
+    images = [sorted((path.name, path.read_bytes()) for path in (f / "overlays").iterdir()) for f in (one, two)]
+    assert len(images[0]) == 3
+    assert images[0] == images[1]
+
+
+def test_training_scores_its_splits_over_ranks_alike(tmp_path: Path) -> None:
+    words = [*SMALL, "evaluation.every=2", "algorithm.steps=2", "evaluation.val_limit=5"]
+    train(tmp_path / "one", *words)
+    train(tmp_path / "two", *words, *LAYOUTS["zero2 x 2"])
+    for when in ("eval_before", "eval_after"):
+        one, two = ((tmp_path / n / when / "predictions.jsonl").read_bytes() for n in ("one", "two"))
+        assert one == two
+    scored = [[row for row in rows(tmp_path / n) if "val/reward" in row] for n in ("one", "two")]
+    for ours, theirs in zip(*scored, strict=True):
+        assert ours.pop("val/reward") == pytest.approx(theirs.pop("val/reward"), abs=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["zero2 x 2", "zero3 x 2"])
+def test_sft_over_ranks_ends_at_the_same_weights(tmp_path: Path, layout: str) -> None:
+    """Five rows a step over two ranks: losses to 1e-6, weights to 1e-5 of one process."""
+    words = [*SMALL, "sft.phases=[{steps: 3, batch_size: 5, warmup_steps: 0, lr: 1e-4}]", "sft.log_every=1"]
+    one = other("sft", tmp_path / "one", *words)
+    two = other("sft", tmp_path / "two", *words, *LAYOUTS[layout])
+    for ours, theirs in zip(rows(two), rows(one), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    found = weights(two, 3)
+    for name, tensor in weights(one, 3).items():
+        assert (found[name] - tensor).abs().max() < 1e-5, name
+
+
+def test_sft_of_several_phases_under_zero_is_refused(tmp_path: Path) -> None:
+    line = [
+        sys.executable, "-m", "grasp_rl.cli.main", "sft", f"run_dir={tmp_path / 'r'}", "engine=zero2",
+        "sft.phases=[{steps: 1}, {steps: 1}]",
+    ]  # fmt: skip
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "sft.phases: 2 phases" in done.stderr

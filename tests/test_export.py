@@ -15,6 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from grasp_rl.cli import main as command_line
+from grasp_rl.config.schema import RunConfig
+from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.runs.model_card import write_card
 
 AERIAL = Path(__file__).parent / "data/aerial"
 
@@ -49,7 +52,7 @@ def test_every_checkpoint_has_a_card(run: Path) -> None:
     card = (run / "checkpoints/step_000002/policy/README.md").read_text()
     head = yaml.safe_load(card.split("---")[1])
     assert head["library_name"] == "peft"
-    assert head["base_model"] == str(run.parent / "model")
+    assert head["base_model"] == "model"  # the name of the local folder, not the way to it
     assert "PeftModel.from_pretrained" in card
     assert "| test, before |" in card
     resolved = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
@@ -79,6 +82,37 @@ def test_export_merges_the_adapter(run: Path, tmp_path: Path) -> None:
     card = (out / "README.md").read_text()
     assert "library_name: transformers" in card
     assert "| test, after |" in card
+
+
+def test_no_card_config_or_export_names_a_folder_of_this_machine(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "adapter"
+    command = [sys.executable, "-m", "grasp_rl.cli.main", "export", str(run), "--out", str(out)]
+    subprocess.run(command, capture_output=True, timeout=300, check=True)
+    machine = [str(run.parent), str(tmp_path), str(AERIAL.resolve()), str(Path(sys.prefix))]
+    for folder in (run / "checkpoints/step_000002/policy", out):
+        for path in folder.iterdir():
+            text = path.read_bytes().decode("utf-8", errors="replace")
+            assert not [name for name in machine if name in text], path.name
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == "model"
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's own call
+def test_an_adapter_of_the_tiny_policy_says_how_to_load_it(tmp_path: Path) -> None:
+    """The card's own lines, run: they give the logits of the policy that was saved."""
+    policy = TinyPolicy(lora_rank=2)
+    folder = tmp_path / "saved"
+    policy.save(folder)
+    config = RunConfig(policy={"_target_": "grasp_rl.policies.tiny.policy.TinyPolicy", "lora_rank": 2})
+    write_card(folder, config, step=1, scores={})
+    card = (folder / "README.md").read_text()
+    assert "None" not in card.split("## Load")[1].split("## Config")[0]
+    code = card.split("```python\n")[1].split("```")[0].replace("THIS_FOLDER", str(folder))
+    names: dict[str, object] = {}
+    exec(code, names)
+    ids = torch.arange(20)[None] + 40
+    with torch.no_grad():
+        assert torch.equal(names["model"](input_ids=ids).logits, policy.model(input_ids=ids).logits)  # type: ignore[operator]
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "grasp_rl-tiny"
 
 
 def test_export_refuses_with_one_line(

@@ -103,6 +103,12 @@ def test_interior_points_are_the_deepest_pixels() -> None:
     assert interior_points(np.ones((5, 5), bool), 1) == ((2.5, 2.5),)  # the image's edge counts as an edge
 
 
+def test_the_next_interior_point_is_close_to_the_first() -> None:
+    """A bar 10 pixels high is 5 deep along its middle; each point takes a disc of 0.7 * 5 = 3.5 pixels out of it."""
+    bar = rectangle(12, 42, (1, 1, 41, 11))
+    assert interior_points(bar, 3) == ((5.5, 5.5), (9.5, 5.5), (13.5, 5.5))
+
+
 def test_interior_points_of_small_and_empty_masks() -> None:
     dot = rectangle(5, 5, (3, 1, 4, 2))
     assert interior_points(dot, 3) == ((3.5, 1.5),) * 3
@@ -128,6 +134,18 @@ def test_exterior_points_stay_near_the_box() -> None:
         assert 33 <= x <= 68
         assert 33 <= y <= 68
     assert exterior_points(np.ones((8, 8), bool), (0, 0, 8, 8), 2) == ()
+
+
+def test_exterior_points_keep_off_what_fills_its_box() -> None:
+    """Background up to 20 / 4 + 2 = 7 pixels around the box counts, so that the points are well away from the edge."""
+    points = exterior_points(rectangle(100, 100, (40, 40, 60, 60)), (40, 40, 60, 60), 4)
+    assert len(points) == 4
+    assert all(max(40 - x, x - 60, 40 - y, y - 60) >= 2.5 for x, y in points)
+
+
+def test_nms_keeps_a_box_at_the_threshold() -> None:
+    assert nms([(0, 0, 10, 10), (0, 0, 5, 10)], 0.5) == [0, 1]  # IoU 50 / 100
+    assert nms([(0, 0, 10, 10), (0, 0, 5, 10)], 0.49) == [0]
 
 
 def test_nms_keeps_the_larger_box() -> None:

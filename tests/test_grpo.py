@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -47,6 +48,15 @@ def test_advantages_stay_finite_and_centred() -> None:
         result = advantages(rewards, baseline=baseline, scale=scale)
         assert result.isfinite().all()
         assert result.sum(1).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("group", [3, 6, 7])
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize("baseline", ["mean", "leave_one_out"])
+def test_equal_rewards_have_no_advantage_at_all(group: int, scale: bool, baseline: str) -> None:
+    """The mean of three times 0.1 is not 0.1 in float64."""
+    rewards = torch.full((1, group), 0.1, dtype=torch.float64)
+    assert advantages(rewards, baseline=baseline, scale=scale).tolist() == [[0.0] * group]
 
 
 def test_advantages_follow_a_permutation_of_siblings() -> None:
@@ -144,6 +154,77 @@ def test_k3_is_zero_at_the_reference_and_positive_elsewhere() -> None:
     _, apart = policy_loss(step["logp"], step["logp"], step["ref_logp"], *rest, config=config, step=divisors)
     assert same["kl"] == 0.0
     assert apart["kl"] > 0.0
+
+
+def test_k3_by_hand() -> None:
+    """One token of four is twice as likely under the reference: exp(d) - d - 1 with d = log 2, a slope of 1 - exp(d)."""
+    logp = torch.zeros(1, 2, 3, dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([[[0.0, 0.0, 0.0], [0.0, math.log(2), 0.0]]], dtype=torch.float64)
+    valid = torch.tensor([[[True, False, False], [True, True, True]]])
+    step = StepSize(sequences=2, tokens=4, max_tokens=8)
+    for name, divisor in {"sequence_mean": 3 * 2, "token_mean": 4, "constant": 2 * 8}.items():
+        config = LossConfig(loss=name, importance="token", clip_low=0.2, clip_high=0.2, beta=0.5)
+        loss, shares = policy_loss(
+            logp, logp.detach(), reference, torch.zeros(1, 2), valid, config=config, step=step
+        )  # fmt: skip
+        assert loss.item() == pytest.approx(0.5 * (2 - math.log(2) - 1) / divisor, rel=1e-9)
+        assert float(shares["kl"]) == pytest.approx((2 - math.log(2) - 1) / 4, rel=1e-9)
+        (slope,) = torch.autograd.grad(loss, logp)
+        assert slope[0, 1].tolist() == pytest.approx([0, 0.5 * (1 - 2) / divisor, 0])
+
+
+def test_sequence_ratio_by_hand() -> None:
+    """Ratios 1.1 and 1.3 of two tokens: their geometric mean 1.1958 is within the clip range, their product is not."""
+    old = torch.zeros(1, 1, 3, dtype=torch.float64)
+    logp = torch.tensor([[[1.1, 1.3, 1.0]]], dtype=torch.float64).log().requires_grad_()
+    valid = torch.tensor([[[True, True, False]]])
+    config = LossConfig(loss="sequence_mean", importance="sequence", clip_low=0.2, clip_high=0.2, beta=0.0)
+    loss, shares = policy_loss(
+        logp, old, None, torch.ones(1, 1), valid, config=config, step=StepSize(sequences=1, tokens=2, max_tokens=3)
+    )
+    ratio = math.sqrt(1.1 * 1.3)
+    assert loss.item() == pytest.approx(-ratio)
+    assert float(shares["ratio"]) == pytest.approx(ratio)
+    assert shares["clip_fraction"] == 0.0
+    (slope,) = torch.autograd.grad(loss, logp)
+    assert slope[0, 0].tolist() == pytest.approx([-ratio / 2, -ratio / 2, 0])
+
+
+def test_importance_weights_leave_the_kl_term_alone() -> None:
+    logp = torch.zeros(1, 1, 1, dtype=torch.float64)
+    config = LossConfig(loss="token_mean", importance="token", clip_low=0.2, clip_high=0.2, beta=0.3)
+    loss, _ = policy_loss(
+        logp, logp, logp + math.log(2), torch.full((1, 1), 2.0), logp == 0, config=config,
+        step=StepSize(sequences=1, tokens=1, max_tokens=1), weights=torch.full_like(logp, 0.25),
+    )  # fmt: skip
+    assert loss.item() == pytest.approx(-2 * 0.25 + 0.3 * (2 - math.log(2) - 1))
+
+
+def test_nothing_is_clipped_where_there_is_no_advantage() -> None:
+    logp = torch.tensor([[[0.5, 1.0, 1.5]]], dtype=torch.float64).log()
+    config = LossConfig(loss="token_mean", importance="token", clip_low=0.2, clip_high=0.2, beta=0.0)
+    shares = {
+        gain: float(
+            policy_loss(
+                logp, torch.zeros_like(logp), None, torch.full((1, 1), gain), logp < 1, config=config,
+                step=StepSize(sequences=1, tokens=3, max_tokens=3),
+            )[1]["clip_fraction"]
+        )
+        for gain in (-1.0, 0.0, 1.0)
+    }  # fmt: skip
+    assert shares == {-1.0: pytest.approx(1 / 3), 0.0: 0.0, 1.0: pytest.approx(1 / 3)}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_completion_without_tokens_adds_nothing(name: str) -> None:
+    """The loss and the gradient are those of its siblings, under the same divisors."""
+    step = random_step()
+    step["valid"][:, 3] = False
+    whole, loss = gradient(step, option(name, beta=0.04), 6)
+    siblings, expected = gradient({key: value[:, :3] for key, value in step.items()}, option(name, beta=0.04), 6)
+    assert loss == pytest.approx(expected, rel=1e-12)
+    assert (whole[:, :3] - siblings).abs().max() < 1e-12
+    assert whole[:, 3].tolist() == torch.zeros(6, 9).tolist()
 
 
 def test_beta_without_reference_is_an_error() -> None:

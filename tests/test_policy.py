@@ -48,6 +48,31 @@ def test_layout_by_hand() -> None:
     assert layout.predictor_index.tolist() == [[[2, 3, 0], [2, 0, 0]], [[1, 0, 0], [1, 3, 4]]]
 
 
+def test_layout_with_a_completion_without_tokens() -> None:
+    layout = pack(torch.tensor([2, 2]), torch.tensor([[1, 0, 2], [0, 2, 0]]))
+    assert layout.segment.tolist() == [[0, 0, 1, 3, 3], [0, 0, 2, 2, -1]]
+    assert layout.offset[0].tolist() == [0, 1, 0, 0, 1]
+    assert layout.offset[1, :4].tolist() == [0, 1, 0, 1]
+    assert layout.completion_index.tolist() == [[[2, 0], [0, 0], [3, 4]], [[0, 0], [2, 3], [0, 0]]]
+    assert layout.predictor_index.tolist() == [[[1, 0], [0, 0], [1, 3]], [[0, 0], [1, 2], [0, 0]]]
+
+
+@pytest.mark.parametrize("packed", ["two_calls", "mask"])
+def test_a_completion_without_tokens_leaves_its_siblings_alone(
+    samples: list[Sample], compact: PromptConfig, packed: str
+) -> None:
+    policy = TinyPolicy(weights="random")
+    policy.packed_attention = packed
+    prompts = encode(policy, samples[:1], compact)
+    with torch.no_grad():
+        alone = policy.logprobs(policy.embed(prompts), [[(45, 46, 47), (48,)]])
+        found = policy.logprobs(policy.embed(prompts), [[(), (45, 46, 47), (), (48,)]])
+    assert found.valid.sum(-1).tolist() == [[0, 3, 0, 1]]
+    assert (found.logp[:, [1, 3]] - alone.logp).abs().max() < 1e-5
+    assert (found.entropy[:, [1, 3]] - alone.entropy).abs().max() < 1e-5
+    assert found.logp[:, [0, 2]].abs().sum() == 0
+
+
 def test_mask_hides_siblings_and_the_future() -> None:
     seen = attention_mask(torch.tensor([[0, 0, 1, 1, 2, -1]]))[0, 0]
     assert seen.int().tolist() == [

@@ -170,6 +170,22 @@ def test_repeats() -> None:
     assert repeats([a, b, other, a]) == [False, True, False, True]
     first, second = item(((1, 1),), ((3, 3),)), item(((1, 1),), ((2, 3),))
     assert repeats([first, second, first]) == [False, False, True]  # background points tell instances apart
+    apart, together = item(((1, 1),), ((3, 3), (2, 3))), item(((1, 1),), ((2, 3), (3, 3)))
+    assert repeats([apart, together]) == [False, True]  # in whatever order
+
+
+def test_background_points_tell_apart_what_is_read() -> None:
+    """Two instances of points alone that differ in the background point are two, and the same one twice is one."""
+    scheme = PromptConfig(box=False, positive_points=1, negative_points=1)
+    frame = CoordinateFrame(width=50, height=50, image_width=50, image_height=50)
+
+    def read(*background: str) -> list[Point]:
+        items = [f'{{"positive_points":[[9,9]],"negative_points":[{point}]}}' for point in background]
+        answer = parse(f"<answer>[{','.join(items)}]</answer>", scheme, frame, ParsingConfig())
+        return [found.negative_points[0] for found in answer.prompts]
+
+    assert read("[20,9]", "[9,20]") == [(20.5, 9.5), (9.5, 20.5)]
+    assert read("[20,9]", "[20,9]") == [(20.5, 9.5)]
 
 
 # The golden file
@@ -314,6 +330,29 @@ def test_instances_are_matched_on_the_summed_score() -> None:
     assert score(GRASP, said(*reversed(REFERENCE.instances)), REFERENCE) == 5
     assert score(GRASP, said(one), REFERENCE) == pytest.approx(2 + 3 / 2)
     assert score(GRASP, said(*REFERENCE.instances), weak(one)) == pytest.approx(2 + 3 / 2)
+
+
+@pytest.mark.parametrize("size", [(100, 200), (200, 100)], ids=["wide", "tall"])
+def test_tolerances_are_fractions_of_the_longer_side(size: tuple[int, int]) -> None:
+    """Edges off by 15, 0, 15, 0 and a point off by 7.5: a distance of 7.5 pixels, 0.0375 of 200 and 0.075 of 100."""
+    reference = weak(instance((10, 10, 60, 60), (30, 30)), size=size)
+    answer = said(instance((25, 10, 75, 60), (37.5, 30)))
+    for fraction, paid in ((0.05, 1.0), (0.0375, 0.0)):
+        reward = Rubric(
+            {"edges": BoxL1(fraction=fraction), "points": PointDistance(mode="threshold", fraction=fraction)}
+        )
+        assert reward(answer, reference).terms == {"edges": paid, "points": paid}
+
+
+def test_the_weights_decide_which_instances_are_matched() -> None:
+    """Two answers whose boxes fit one way round and whose points fit the other."""
+    left, right, on_left, on_right = (0, 0, 20, 20), (40, 0, 60, 20), (10, 10), (50, 10)
+    answer = said(instance(left, on_right), instance(right, on_left))
+    reference = weak(instance(left, on_left), instance(right, on_right))
+    boxes = Rubric({"iou": BoxIou(weight=3.0), "inside": PointsInside(weight=1.0)})(answer, reference)
+    assert (boxes.terms, boxes.reward) == ({"iou": 1, "inside": 0}, 3)
+    points = Rubric({"iou": BoxIou(weight=1.0), "inside": PointsInside(weight=3.0)})(answer, reference)
+    assert (points.terms, points.reward) == ({"iou": 0, "inside": 1}, 3)
 
 
 # Cheating

@@ -203,29 +203,30 @@ def test_a_row_that_is_no_number_ends_alone(
 # --- rewarding beside the main work
 
 
-def judge_of(reward: Any = None) -> RewardPipeline:
+def pipeline_of(reward: Any = None) -> RewardPipeline:
     return RewardPipeline(
         segmenter=GrabCutSegmenter(), reward=reward or rubric("think2seg"), prompt=COMPACT, parsing=ParsingConfig()
     )
 
 
 @pytest.mark.parametrize("where", ["process", "thread", "inline"])
-def test_every_jury_comes_to_the_same_verdicts(speaking: TinyPolicy, samples: list[Sample], where: str) -> None:
+def test_every_reward_worker_gives_the_same_rewards(speaking: TinyPolicy, samples: list[Sample], where: str) -> None:
     groups = rolling.generate(speaking, samples[:3], COMPACT, group_size=4, config=RolloutConfig(max_new_tokens=96))
     frames = [speaking.encode(s.image, s.query, COMPACT).frame for s in samples[:3]]
-    pipeline, reward_worker = judge_of(), RewardWorker(judge_of(), where)
+    pipeline, reward_worker = pipeline_of(), RewardWorker(pipeline_of(), where)
     futures = [reward_worker.submit(*case) for case in zip(samples[:3], frames, groups, strict=True)]
     for future, case in zip(futures, zip(samples[:3], frames, groups, strict=True), strict=True):
         rollouts = result_of(future)
         expected = run_without_masks(pipeline, *case)
         assert [r.reward for r in rollouts] == [r.reward for r in expected]
         assert [r.answer for r in rollouts] == [r.answer for r in expected]
-        assert all(r.masks is not None and len(r.masks.masks) == 0 for r in rollouts)
+        assert rollouts == expected
+        assert sum(r.segmented_prompts for r in rollouts) == sum(len(r.answer.prompts) for r in rollouts) > 0
     reward_worker.close()
 
 
 def test_a_cpu_segmenter_gets_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    reward_worker = RewardWorker(judge_of(), "auto")
+    reward_worker = RewardWorker(pipeline_of(), "auto")
     assert reward_worker.where == "process"
     reward_worker.close()
 
@@ -240,7 +241,7 @@ class Fatal:
 
 
 def test_a_reward_worker_that_dies_is_named(speaking: TinyPolicy, samples: list[Sample]) -> None:
-    reward_worker = RewardWorker(judge_of(Fatal()), "process")
+    reward_worker = RewardWorker(pipeline_of(Fatal()), "process")
     frame = speaking.encode(samples[0].image, samples[0].query, COMPACT).frame
     said = Completion(token_ids=(1,), logprobs=(-1.0,), text="x", finish_reason=FinishReason.STOP)
     with pytest.raises(RuntimeError, match=r"rollout\.reward_worker=inline"):
@@ -296,7 +297,7 @@ def test_groups_are_given_as_their_rewards_come_in(speaking: TinyPolicy, samples
             return RewardBreakdown(reward=0.0, terms={})
 
     config = RunConfig(prompt=COMPACT, algorithm=AlgorithmConfig(group_size=2), rollout=RolloutConfig(max_new_tokens=4))
-    reward_worker = RewardWorker(judge_of(Slow()), "thread")
+    reward_worker = RewardWorker(pipeline_of(Slow()), "thread")
     rollouts = collect_rollouts(speaking, InProcess(), reward_worker, lambda _: samples, config, 0)
     next(iter(rollouts))
     assert len(rewarded) < 2 * len(samples)
@@ -336,7 +337,7 @@ def test_dynamic_sampling_asks_until_siblings_differ(random_policy: TinyPolicy, 
         asked.append(number)
         return questions(5, number)
 
-    rollouts = collect_rollouts(random_policy, InProcess(), RewardWorker(judge_of(Lottery())), ask, config, 5)
+    rollouts = collect_rollouts(random_policy, InProcess(), RewardWorker(pipeline_of(Lottery())), ask, config, 5)
     assert asked == [0, 1]  # two of four differ in each round
     groups = list(rollouts)
     assert len(groups) == 4
@@ -346,7 +347,7 @@ def test_dynamic_sampling_asks_until_siblings_differ(random_policy: TinyPolicy, 
     names = [group.sample.sample_id for group in rollouts.groups]
     assert len(set(names)) == 8
     never = collect_rollouts(
-        random_policy, InProcess(), RewardWorker(judge_of(AllTheSame())), questions_at(questions), config, 5
+        random_policy, InProcess(), RewardWorker(pipeline_of(AllTheSame())), questions_at(questions), config, 5
     )
     assert list(never) == []
     assert never.counters()["groups"] == 12

@@ -24,6 +24,8 @@ from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.prompts.render import format_answer
+from grasp_rl.rewards.rubric import Rubric
+from grasp_rl.rewards.terms.masks import MaskIou
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.segmenters import sam2 as sam2_module
 from grasp_rl.segmenters.base import PromptableSegmenter
@@ -353,7 +355,7 @@ def test_a_failing_encoder_is_data_and_a_bug_is_loud(samples: list[Sample]) -> N
     scheme = PromptConfig(positive_points=0)
     completion, frame = spoken(samples[0], PROMPTS[:1], scheme)
     pipeline = RewardPipeline(segmenter=Broken(), reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())
-    assert pipeline.run(samples[0], frame, [completion])[0].masks.error == "no such image"
+    assert pipeline.run(samples[0], frame, [completion])[0].masks.error == "ValueError: no such image"
     pipeline = RewardPipeline(segmenter=None, reward=rubric("think2seg"), prompt=scheme, parsing=ParsingConfig())  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
         pipeline.run(samples[0], frame, [completion])
@@ -641,7 +643,7 @@ def test_the_benchmarks_two_loops_agree(folders: dict[str, Path], monkeypatch: p
     monkeypatch.setattr(segment, "SIDE", 1024 // 2)
     segmenter = Sam2Segmenter(str(folders["sam2"]), device="cpu")
     pipeline = RewardPipeline(
-        segmenter=segmenter, reward=rubric("think2seg"), prompt=segment.SCHEME, parsing=ParsingConfig()
+        segmenter=segmenter, reward=Rubric({"mask": MaskIou()}), prompt=segment.SCHEME, parsing=ParsingConfig()
     )
     counter = segment.Counter(segmenter)
     sample, frame, completions = segment.task(4, 1)

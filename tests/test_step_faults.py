@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ from grasp_rl.interfaces import Components
 from grasp_rl.policies.generation import decode as decoding
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.rollouts.generators.in_process import InProcess
+from grasp_rl.rollouts.reward_pipeline import SegmenterError
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.tracking.null import NullTracker
 from grasp_rl.training.trainer import Trainer
 from grasp_rl.training.update import PolicyUpdater, make_reference
-from grasp_rl.types import Answer, RewardBreakdown, RolloutGroup, Sample
+from grasp_rl.types import Answer, MaskPrediction, RewardBreakdown, RolloutGroup, Sample, SpatialPrompt
 
 COMPACT = PromptConfig(template="compact")
 SETTINGS = RolloutConfig(max_new_tokens=10)
@@ -200,18 +202,33 @@ class Alike:
         return RewardBreakdown(reward=0.5, terms={})
 
 
-def trainer(folder: Path, reward: Any = None, *, steps: int = 4, **rollout: Any) -> Trainer:
+class FailsOn(BoxFillSegmenter):
+    """A segmenter that raises on some of its prompts."""
+
+    def __init__(self, fails: Callable[[SpatialPrompt], bool]) -> None:
+        super().__init__()
+        self.fails = fails
+
+    def decode(self, embedding: Any, prompts: Sequence[SpatialPrompt]) -> MaskPrediction:
+        if any(self.fails(prompt) for prompt in prompts):
+            raise RuntimeError("the weights are gone")
+        return super().decode(embedding, prompts)
+
+
+def trainer(
+    folder: Path, reward: Any = None, *, steps: int = 4, segmenter: Any = None, weights: str = "random", **rollout: Any
+) -> Trainer:
     config = RunConfig(
         run_dir=str(folder),
         prompt=COMPACT,
         algorithm=AlgorithmConfig(steps=steps, prompts_per_step=2, group_size=3),
         optimizer=OptimizerConfig(lr=1e-3),
-        rollout=RolloutConfig(**({"max_new_tokens": 8, "pipeline": "inline"} | rollout)),
+        rollout=RolloutConfig(**({"max_new_tokens": 8, "reward_worker": "inline"} | rollout)),
         evaluation=EvaluationConfig(every=0, test_limit=2, overlays=0, bootstrap_samples=5, max_new_tokens=4),
         checkpoint=CheckpointConfig(every=0),
     )
     components = Components(
-        policy=TinyPolicy(weights="random"), segmenter=BoxFillSegmenter(), reward=reward or rubric("grasp"),
+        policy=TinyPolicy(weights=weights), segmenter=segmenter or BoxFillSegmenter(), reward=reward or rubric("grasp"),
         data=SyntheticSource(train_size=8, test_size=4), tracker=NullTracker(), generator=InProcess(), protocol=OURS,
     )  # fmt: skip
     return Trainer(config, components)
@@ -231,6 +248,31 @@ def test_rewards_all_alike_move_nothing_and_stop_nothing(tmp_path: Path) -> None
     assert len(rows) == 5
     assert all(row["empty"] == 1 and row["zero_variance"] == 1 and row["skipped"] == 0 for row in rows)
     assert run.engine.steps_done == 5
+
+
+def test_a_segmenter_that_always_fails_stops_the_run(tmp_path: Path) -> None:
+    """The first step is logged, no second one is made on rewards of 0, and the error is named."""
+    broken = FailsOn(lambda _: True)
+    run = trainer(tmp_path, rubric("think2seg"), segmenter=broken, weights="warm_start", max_new_tokens=96)
+    with pytest.raises(SegmenterError, match=r"failed on (\d+) of \1 prompts .*RuntimeError: the weights are gone"):
+        run.run()  # in the evaluation before the first step
+    run = trainer(tmp_path, rubric("think2seg"), segmenter=broken, weights="warm_start", max_new_tokens=96)
+    run.config.evaluation.max_failed_prompts = 1.0
+    with pytest.raises(
+        SegmenterError, match=r"failed on (\d+) of \1 prompts of step 1: .*raise rollout\.max_failed_prompts=0\.5"
+    ):
+        run.run()
+    assert [row["step"] for row in rows_of(tmp_path)] == [1]
+
+
+def test_a_segmenter_that_fails_now_and_then_costs_those_answers(tmp_path: Path) -> None:
+    def unlucky(prompt: SpatialPrompt) -> bool:
+        return prompt.box is not None and int(prompt.box[0]) % 5 == 0
+
+    words: dict[str, Any] = {"weights": "warm_start", "max_new_tokens": 96}
+    trainer(tmp_path / "some", rubric("think2seg"), segmenter=FailsOn(unlucky), **words).run()
+    assert 0 < max(row["segmenter_failed"] for row in rows_of(tmp_path / "some")) < 1
+    assert len(rows_of(tmp_path / "some")) == 4
 
 
 def test_logits_that_are_no_numbers_stop_the_run(tmp_path: Path) -> None:

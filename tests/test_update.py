@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import rolling
 import torch
+from scripted import Scripted, said
 
 from grasp_rl.config.schema import AlgorithmConfig, OptimizerConfig, PromptConfig, RolloutConfig
 from grasp_rl.distributed.engine import learning_rate
 from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.grpo.advantages import advantages
 from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.policies.types import Sampling, Scores
 from grasp_rl.rollouts.metrics import rollout_statistics
 from grasp_rl.training.collate import micro_batches, rewards_of
 from grasp_rl.training.update import make_reference
@@ -92,6 +95,95 @@ def test_groups_without_advantage_are_left_out_only_when_they_add_nothing(sample
     a = step(skipped, groups, gains)
     b = step(kept, groups, gains, beta=1e-12)
     assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)
+
+
+def scores_of(policy: TinyPolicy, groups: list[RolloutGroup], sampling: Sampling | None = None) -> Scores:
+    """The completions of ``groups`` scored by ``policy``, without a gradient."""
+    tokens = [[r.completion.token_ids for r in group.rollouts] for group in groups]
+    with torch.no_grad():
+        return policy.logprobs(policy.embed([g.prompt for g in groups]), tokens, sampling=sampling or Sampling())
+
+
+def k3(scored: Scores, reference: Scores) -> torch.Tensor:
+    """[N, G, C] exp(d) - d - 1 with d = log reference - log policy; 0 where there is no token."""
+    difference = reference.logp - scored.logp
+    return (difference.exp() - difference - 1) * scored.valid
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_groups_without_advantage_keep_their_kl_term_unless_it_is_given_up(samples: list[Sample], skip: bool) -> None:
+    policy, reference = TinyPolicy(weights="random"), TinyPolicy(weights="random", seed=1).requires_grad_(False)
+    groups, gains = roll(policy, samples[:3]), some_gains(3)
+    gains[1] = 0
+    terms = k3(scores_of(policy, groups), scores_of(reference, groups))
+    kept = terms[[0, 2]] if skip else terms
+    expected = float(kept.sum()) / sum(len(r.completion.token_ids) for group in groups for r in group.rollouts)
+    algorithm = AlgorithmConfig(group_size=4, beta=0.1, skip_zero_advantage=skip)
+    compared = rolling.with_advantages(groups, gains)
+    row = rolling.update(policy, compared, algorithm, ROLLOUT, reference=reference)
+    assert row["kl"] == pytest.approx(expected, rel=1e-4)
+    alone = rolling.update(policy, rolling.with_advantages(groups, 0 * gains), algorithm, ROLLOUT, reference=reference)
+    assert (alone["grad_norm"] > 0) is not skip
+
+
+def test_the_reference_is_never_cut(samples: list[Sample]) -> None:
+    """The policy is scored as it was drawn from, by the 4 likeliest tokens at temperature 1.5; the reference by all."""
+    settings = RolloutConfig(max_new_tokens=6, top_k=4, temperature=1.5)
+    policy, algorithm = TinyPolicy(weights="random"), AlgorithmConfig(group_size=4, beta=0.1)
+    groups = list(rolling.rollouts(policy, samples[:2], algorithm=algorithm, rollout=settings, prompt=COMPACT))
+    cut = scores_of(policy, groups, Sampling(temperature=1.5, top_k=4))
+    whole = scores_of(policy, groups, Sampling(temperature=1.5))
+    expected = float(k3(cut, whole)[cut.valid].mean())
+    row = rolling.update(policy, rolling.with_advantages(groups, some_gains(2)), algorithm, settings)
+    assert expected > 0.1
+    assert row["kl"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_entropy_is_a_mean_over_the_tokens_that_were_scored(samples: list[Sample]) -> None:
+    """Of three groups the second has no advantage; the others have completions of different lengths."""
+    policy, algorithm = TinyPolicy(weights="random"), AlgorithmConfig(group_size=2)
+    generator = Scripted([said(5), said(6, 7, 8, 9)], [said(10, 11), said(12)], [said(13, 14), said(15, 16, 17)])
+    groups = list(
+        rolling.rollouts(policy, samples[:3], algorithm=algorithm, rollout=ROLLOUT, prompt=COMPACT, generator=generator)
+    )
+    compared = rolling.with_advantages(groups, torch.tensor([[1.0, -1.0], [0.0, 0.0], [1.0, -1.0]]))
+    scored = scores_of(policy, [groups[0], groups[2]])
+    assert scored.valid.sum() == 1 + 4 + 2 + 3
+    row = rolling.update(policy, compared, algorithm, ROLLOUT)
+    assert row["entropy"] == pytest.approx(float(scored.entropy.sum()) / 10, rel=1e-5)
+
+
+class ScarceEngine(LocalEngine):
+    """Memory runs out in the second forward."""
+
+    forwards = 0
+
+    def forward(self, *words: Any, **named: Any) -> Any:
+        self.forwards += 1
+        if self.forwards == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super().forward(*words, **named)
+
+
+@pytest.mark.parametrize("kind", [LocalEngine, ScarceEngine])
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_the_mismatch_is_measured_once_a_group(samples: list[Sample], kind: type[LocalEngine], iterations: int) -> None:
+    """Group n claims to have been drawn n / 2 less likely than it was, whatever is done twice."""
+    policy = TinyPolicy(weights="random")
+    groups = roll(policy, samples[:4])
+    claimed, total, tokens = [], 0.0, 0
+    for number, group in enumerate(groups):
+        completions = [r.completion for r in group.rollouts]
+        off = [replace(c, logprobs=tuple(score - number / 2 for score in c.logprobs)) for c in completions]
+        rollouts = tuple(replace(r, completion=c) for r, c in zip(group.rollouts, off, strict=True))
+        claimed.append(replace(group, rollouts=rollouts))
+        count = sum(len(c.token_ids) for c in completions)
+        total, tokens = total + count * number / 2, tokens + count
+    engine = kind(policy, OptimizerConfig(lr=1e-3), 10)
+    algorithm = AlgorithmConfig(group_size=4, micro_batch_groups=2, iterations=iterations)
+    row = rolling.update(policy, rolling.with_advantages(claimed, some_gains(4)), algorithm, ROLLOUT, engine=engine)
+    assert row["update_out_of_memory"] == float(kind is ScarceEngine)
+    assert row["mismatch"] == pytest.approx(total / tokens, abs=1e-5)
 
 
 def test_a_step_without_any_advantage_moves_nothing(samples: list[Sample]) -> None:

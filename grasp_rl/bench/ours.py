@@ -37,7 +37,7 @@ from grasp_rl.rollouts.reward_worker import RewardWorker
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.tracking.null import NullTracker
 from grasp_rl.training.trainer import Stopwatch, Trainer
-from grasp_rl.types import Answer, Completion, MaskPrediction, RewardBreakdown, Rollout, Sample
+from grasp_rl.types import Answer, Completion, MaskPrediction, RewardBreakdown, Sample, SegmentedRollout
 
 
 class MeasuredPolicy(HfVlmPolicy):
@@ -90,7 +90,7 @@ class MeasuredPipeline(RewardPipeline):
         object.__setattr__(self, "meter", meter)  # a pipeline is frozen
         super().__init__(**{part.name: getattr(pipeline, part.name) for part in fields(pipeline)})
 
-    def run(self, *words: Any, **named: Any) -> list[Rollout]:
+    def run(self, *words: Any, **named: Any) -> list[SegmentedRollout]:
         meter: Meter = self.meter  # type: ignore[attr-defined]
         with meter.phase("reward"):
             return super().run(*words, **named)

@@ -117,8 +117,7 @@ def per_completion(
         target = sample.target_mask
         assert target is not None
         either = np.count_nonzero(union | target)
-        iou = np.count_nonzero(union & target) / either
-        found.append(pipeline.reward.mask_weight * iou + 2.0)  # type: ignore[attr-defined]
+        found.append(float(np.count_nonzero(union & target) / either))
     return found
 
 

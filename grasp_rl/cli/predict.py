@@ -29,7 +29,7 @@ from grasp_rl.distributed.engine import pick_device
 from grasp_rl.interfaces import Segmenter
 from grasp_rl.launch import compose
 from grasp_rl.prompts.parse import parse
-from grasp_rl.rollouts.reward_pipeline import no_masks
+from grasp_rl.rollouts.reward_pipeline import segment
 from grasp_rl.runs import checkpoints
 from grasp_rl.runs.run_dir import CONFIG
 from grasp_rl.types import Answer, BoolMask, Image
@@ -91,9 +91,7 @@ class Predictor:
             text = self.policy.generate(embedded, None, group_size=1, max_new_tokens=length)[0][0].text
         answered = time.perf_counter()
         answer = parse(text, self.config.prompt, prompt.frame, self.config.parsing)
-        masks = no_masks((image.shape[0], image.shape[1]))
-        if answer.prompts:
-            masks = self.segmenter.decode(self.segmenter.encode(image), answer.prompts)
+        masks = segment(self.segmenter, image, [answer], name="the image")[0]
         if masks.error is not None:
             raise ConfigError(f"segmenter: could not segment the answer ({masks.error})")
         return Prediction(

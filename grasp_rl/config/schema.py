@@ -175,6 +175,8 @@ class RolloutConfig:
     """End a completion where it closes its answer, not where it ends its turn."""
     time_limit_s: float | None = None
     """Seconds an optimizer step's generation may take; what is unfinished then is cut off. null for no limit."""
+    max_failed_prompts: float = 0.5
+    """Share of a step's prompts on which the segmenter may fail; beyond it the run stops and names the error."""
     batch_rows: int = 256
     """Completions decoded together at most; changes memory, never the draw."""
     reward_worker: str = "auto"
@@ -189,6 +191,8 @@ class RolloutConfig:
         limit = self.time_limit_s
         require(limit is None or limit > 0, "rollout.time_limit_s", limit, "> 0 or null")
         require(self.batch_rows >= 1, "rollout.batch_rows", self.batch_rows, ">= 1")
+        share = self.max_failed_prompts
+        require(0 <= share <= 1, "rollout.max_failed_prompts", share, "in [0, 1]")
         one_of("rollout.reward_worker", self.reward_worker, ("auto", "process", "thread", "inline"))
 
 
@@ -207,6 +211,8 @@ class EvaluationConfig:
     max_new_tokens: int = 96
     protocol: Any = field(default_factory=lambda: {"_target_": "grasp_rl.evaluation.protocols.masks.MaskProtocol"})
     """What counts as what: an option of conf/evaluation/protocol."""
+    max_failed_prompts: float = 0.5
+    """Share of the prompts on which the segmenter may fail; beyond it the evaluation stops and names the error."""
     bootstrap_samples: int = 2000
     overlays: int = 8
     """Images with ground truth, prompts and mask drawn, per evaluation."""
@@ -219,6 +225,8 @@ class EvaluationConfig:
         for key in ("batch_size", "max_new_tokens", "bootstrap_samples"):
             require(getattr(self, key) >= 1, f"evaluation.{key}", getattr(self, key), ">= 1")
         require(self.overlays >= 0, "evaluation.overlays", self.overlays, ">= 0")
+        share = self.max_failed_prompts
+        require(0 <= share <= 1, "evaluation.max_failed_prompts", share, "in [0, 1]")
 
 
 @dataclass
@@ -318,6 +326,21 @@ class EngineConfig:
     """Seconds a rank waits for another before it gives up."""
     deepspeed_config: str | None = None
     """Your own DeepSpeed JSON, merged in; what contradicts the run's config is an error."""
+
+    @property
+    def zero_stage(self) -> int:
+        """Stage of ZeRO, 0 for one process without DeepSpeed."""
+        return {"local": 0, "zero1": 1, "zero2": 2}.get(self.name, 3)
+
+    @property
+    def gathers_by_layer(self) -> bool:
+        """Whether the rollout fetches parameters layer by layer."""
+        return self.zero_stage == 3 and self.gather == "layer"
+
+    @property
+    def ranks_forward_together(self) -> bool:
+        """Whether every rank has to make the same forwards in the rollout, since each fetches layers from all."""
+        return self.gathers_by_layer and self.nproc * self.nnodes > 1
 
     def __post_init__(self) -> None:
         for key in ("nproc", "nnodes", "threads"):

@@ -29,7 +29,7 @@ def make_engine(module: nn.Module, optimizer: OptimizerConfig, total_steps: int,
 
 def loading(config: RunConfig) -> contextlib.AbstractContextManager[Any]:
     """The block in which the policy is built: under ZeRO-3 its weights are divided as they are read."""
-    if not config.engine.name.startswith("zero3"):
+    if config.engine.zero_stage < 3:
         return contextlib.nullcontext()
     from grasp_rl.distributed.deepspeed import partitioned_loading
 

@@ -30,7 +30,6 @@ from grasp_rl.utils.files import Record
 
 log = logging.getLogger(__name__)
 
-STAGES = {"zero1": 1, "zero2": 2, "zero3": 3, "zero3_offload": 3}
 _TAG = "state"
 
 
@@ -40,7 +39,7 @@ def settings(engine: EngineConfig, optimizer: OptimizerConfig, dtype: torch.dtyp
     Raises:
         ConfigError: the user's file cannot be read, or sets what our config sets to something else.
     """
-    stage = STAGES[engine.name]
+    stage = engine.zero_stage
     zero: Record = {"stage": stage, "contiguous_gradients": True, "overlap_comm": False}
     if stage == 3:
         zero |= {"stage3_gather_16bit_weights_on_model_save": True, "stage3_param_persistence_threshold": 0}
@@ -88,7 +87,7 @@ def _merged(ours: Record, theirs: Record, path: str) -> Record:
 @contextlib.contextmanager
 def partitioned_loading(engine: EngineConfig, optimizer: OptimizerConfig, dtype: torch.dtype) -> Iterator[None]:
     """Within the block ``from_pretrained`` gives every rank its part of the parameters only, under ZeRO-3."""
-    if STAGES.get(engine.name) != 3:
+    if engine.zero_stage < 3:
         yield
         return
     _quiet_import()
@@ -119,7 +118,7 @@ class ZeroEngine:
     def __init__(self, module: nn.Module, optimizer: OptimizerConfig, total_steps: int, engine: EngineConfig) -> None:
         deepspeed = _quiet_import()
         self.config, self.total_steps, self.steps_done = optimizer, total_steps, 0
-        self.engine_config, self.stage, self.module = engine, STAGES[engine.name], module
+        self.engine_config, self.stage, self.module = engine, engine.zero_stage, module
         self.process_group = init(engine.timeout_s)
         _init_deepspeed()
         trained = [p for p in module.parameters() if p.requires_grad]
@@ -154,7 +153,7 @@ class ZeroEngine:
     @contextlib.contextmanager
     def full_parameters(self, *, whole: bool = False, write: bool = False) -> Iterator[None]:
         """Whole parameters on this rank, all fetched once; with ``engine.gather=layer`` they come layer by layer."""
-        if self.stage < 3 or (self.engine_config.gather == "layer" and not whole):
+        if self.stage < 3 or (self.engine_config.gathers_by_layer and not whole):
             yield
             return
         held = self.optimizer.parameter_offload

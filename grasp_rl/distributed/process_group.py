@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
+
+from grasp_rl.config.schema import EngineConfig
 
 
 class ProcessGroup:
@@ -19,6 +22,13 @@ class ProcessGroup:
         initialized = dist.is_available() and dist.is_initialized()
         self.rank: int = dist.get_rank() if initialized else 0
         self.world_size: int = dist.get_world_size() if initialized else 1
+
+    @classmethod
+    def alone(cls) -> ProcessGroup:
+        """A group of one."""
+        group = cls.__new__(cls)
+        group.rank, group.world_size = 0, 1
+        return group
 
     @property
     def is_main(self) -> bool:
@@ -50,6 +60,23 @@ class ProcessGroup:
         """Wait until every rank has called it."""
         if self.world_size > 1:
             dist.barrier()
+
+
+ALONE = ProcessGroup.alone()
+"""One process without others, whether or not there is a process group."""
+
+
+@contextlib.contextmanager
+def joined(engine: EngineConfig) -> Iterator[ProcessGroup]:
+    """The process group of a run's processes for the length of a block, for work that needs no optimizer."""
+    if engine.nproc * engine.nnodes == 1:
+        yield ALONE
+        return
+    group = init(engine.timeout_s)
+    try:
+        yield group
+    finally:
+        destroy()
 
 
 def init(timeout_s: float) -> ProcessGroup:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,17 @@ import torch
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import EvaluationConfig, RunConfig
+from grasp_rl.distributed.build import whole
 from grasp_rl.distributed.engine import pick_device
+from grasp_rl.distributed.process_group import ALONE, ProcessGroup, joined
 from grasp_rl.evaluation import predictions
 from grasp_rl.evaluation.metrics import score_of
 from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import Components, Dataset, EvaluationProtocol, Labels, WeakLabels
-from grasp_rl.rollouts.reward_pipeline import RewardPipeline
+from grasp_rl.rollouts.reward_pipeline import FailureLimit, RewardPipeline
 from grasp_rl.runs import checkpoints
 from grasp_rl.runs.progress import ProgressWriter
-from grasp_rl.types import Answer, Image, MaskPrediction, RewardBreakdown, Rollout, Sample
+from grasp_rl.types import Answer, Image, MaskPrediction, RewardBreakdown, Rollout, Sample, SegmentedRollout
 from grasp_rl.utils.files import Record
 
 
@@ -44,46 +47,62 @@ def evaluate(
     config: EvaluationConfig,
     limit: int | None,
     protocol: EvaluationProtocol = OURS,
+    process_group: ProcessGroup = ALONE,
     folder: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Greedy answers of ``policy`` to the first ``limit`` samples of ``dataset``, scored.
 
+    Batches are shared out among the ranks whole, so that one process and several give the same answers. All ranks of
+    ``process_group`` call it together and get the same numbers; the first writes the files.
+
     Args:
-        policy: encodes, embeds and generates (see grasp_rl.policies.vlm.VlmPolicy); left in the mode it came in.
+        policy: encodes, embeds and generates; it has whole parameters here and is left in the mode it came in.
         pipeline: parses, segments and rewards. A sample that lacks what its reward compares with is scored without it.
         dataset: samples with masks, weak labels or both.
         config: batch size, length and what is drawn.
-        protocol: what counts as what.
         limit: None for all samples.
-        folder: where to write predictions, numbers and images (see grasp_rl.evaluation.predictions), or None to
-            write nothing.
-        on_progress: told the samples done and their total after each batch.
+        protocol: what counts as what.
+        process_group: whose ranks share the batches.
+        folder: where to write predictions, numbers and images (see grasp_rl.evaluation.predictions), the same on all
+            ranks; None to write nothing.
+        on_progress: is called with the samples done and their total after each batch.
 
     Raises:
-        ConfigError: a sample has neither mask nor weak labels.
+        ConfigError: a sample has neither a mask nor weak labels.
+        SegmenterError: the segmenter failed on more than ``config.max_failed_prompts`` of the prompts.
     """
     total = len(dataset) if limit is None else min(limit, len(dataset))
-    records: list[Record] = []
+    records: dict[int, Record] = {}
     images: dict[str, Image] = {}
+    rollouts: list[Rollout] = []
     began = time.perf_counter()
-    with _examined(policy):
-        for start in range(0, total, config.batch_size):
-            samples = [dataset[index] for index in range(start, min(start + config.batch_size, total))]
-            for sample, rollout in _answer(policy, pipeline, samples, config.max_new_tokens):
-                if folder is not None and len(records) < config.overlays:
-                    name = predictions.overlay_name(len(records), sample.sample_id)
-                    images[name] = predictions.draw(sample, rollout)
-                record = predictions.record_of(sample, rollout, boxes=pipeline.prompt.box, protocol=protocol)
-                records.append(record)
+    starts = range(0, total, config.batch_size)[process_group.rank :: process_group.world_size]
+    with _evaluation_mode(policy):
+        for start in starts:
+            indices = range(start, min(start + config.batch_size, total))
+            samples = [dataset[index] for index in indices]
+            answers = _answer(policy, pipeline, samples, config.max_new_tokens)
+            for index, (sample, rollout) in zip(indices, answers, strict=True):
+                if folder is not None and index < config.overlays:
+                    images[predictions.overlay_name(index, sample.sample_id)] = predictions.draw(sample, rollout)
+                records[index] = predictions.record_of(sample, rollout, boxes=pipeline.prompt.box, protocol=protocol)
+                rollouts.append(rollout.without_masks())
             if on_progress is not None:
-                on_progress(len(records), total)
+                on_progress(min(total, len(records) * process_group.world_size), total)
+    shares = process_group.all_gather((records, images, rollouts))
     seconds = time.perf_counter() - began
-    metrics = protocol.summarise([score_of(record) for record in records], bootstrap_samples=config.bootstrap_samples)
+    records = {index: record for share in shares for index, record in share[0].items()}
+    images = {name: image for share in shares for name, image in share[1].items()}
+    FailureLimit(config.max_failed_prompts, "evaluation.max_failed_prompts").check(
+        chain.from_iterable(share[2] for share in shares), f"the {total} samples"
+    )
+    ordered = tuple(records[index] for index in range(total))
+    metrics = protocol.summarise([score_of(r) for r in ordered], bootstrap_samples=config.bootstrap_samples)
     metrics["seconds_per_image"] = seconds / max(total, 1)
-    if folder is not None:
-        predictions.write_folder(folder, records, metrics, images)
-    return Evaluation(metrics=metrics, records=tuple(records))
+    if folder is not None and process_group.is_main:
+        predictions.write_folder(folder, ordered, metrics, dict(sorted(images.items())))
+    return Evaluation(metrics=metrics, records=ordered)
 
 
 def recompute(
@@ -102,14 +121,14 @@ def recompute(
 def run(config: RunConfig, components: Components) -> Record:
     """Score the configured policy on ``evaluation.test_split``; returns what result.json holds.
 
+    Several processes share the samples; under ZeRO-3 the divided parameters are gathered first.
+
     Raises:
         ConfigError: there is no such split, or no weights in ``init_from``.
     """
     run_dir, settings = Path(config.run_dir), config.evaluation
     dataset = components.data.split(settings.test_split)
     policy: Any = components.policy.to(pick_device(config.engine))
-    if config.init_from:
-        policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
     pipeline = RewardPipeline(
         segmenter=components.segmenter,
         reward=components.reward,
@@ -118,31 +137,37 @@ def run(config: RunConfig, components: Components) -> Record:
         always_segment=True,
     )
     count = len(dataset) if settings.test_limit is None else min(settings.test_limit, len(dataset))
-    progress = ProgressWriter(run_dir, count)
-    components.tracker.start(run_dir, asdict(config), resume=False)
     folder = run_dir / "eval"
-    scored = evaluate(
-        policy,
-        pipeline,
-        dataset,
-        config=settings,
-        protocol=components.protocol,
-        limit=settings.test_limit,
-        folder=folder,
-        on_progress=lambda done, _: progress.update("evaluate", done),
-    )
+    with joined(config.engine) as group, whole(policy):
+        if config.init_from:
+            policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
+        progress = ProgressWriter(run_dir, count) if group.is_main else None
+        if group.is_main:
+            components.tracker.start(run_dir, asdict(config), resume=False)
+        scored = evaluate(
+            policy,
+            pipeline,
+            dataset,
+            config=settings,
+            limit=settings.test_limit,
+            protocol=components.protocol,
+            process_group=group,
+            folder=folder,
+            on_progress=None if progress is None else lambda done, _: progress.update("evaluate", done),
+        )
     metrics = scored.metrics
-    progress.update("evaluate", count, reward=metrics.get("reward"), giou=metrics.get("giou"))
-    components.tracker.log({f"test/{name}": value for name, value in metrics.items()}, 0)
-    components.tracker.images("test", sorted((folder / predictions.OVERLAYS).glob("*.png")), 0)
-    components.tracker.finish(0)
-    found = {"split": settings.test_split, "samples": count, "predictions": str(folder / predictions.PREDICTIONS)}
-    return found | {"metrics": metrics}
+    if progress is not None:
+        progress.update("evaluate", count, reward=metrics.get("reward"), giou=metrics.get("giou"))
+        components.tracker.log({f"test/{name}": value for name, value in metrics.items()}, 0)
+        components.tracker.images("test", sorted((folder / predictions.OVERLAYS).glob("*.png")), 0)
+        components.tracker.finish(0)
+    result = {"split": settings.test_split, "samples": count, "protocol": components.protocol.name}
+    return result | {"predictions": str(folder / predictions.PREDICTIONS), "metrics": metrics}
 
 
 def _answer(
     policy: Any, pipeline: RewardPipeline, samples: Sequence[Sample], max_tokens: int
-) -> Iterator[tuple[Sample, Rollout]]:
+) -> Iterator[tuple[Sample, SegmentedRollout]]:
     """Each sample with its greedy answer followed to mask and reward."""
     prompts = [policy.encode(s.image, s.query, pipeline.prompt) for s in samples]
     groups = policy.generate(policy.embed(prompts), None, group_size=1, max_new_tokens=max_tokens)
@@ -151,7 +176,7 @@ def _answer(
 
 
 @contextmanager
-def _examined(policy: Any) -> Iterator[None]:
+def _evaluation_mode(policy: Any) -> Iterator[None]:
     """``policy`` in evaluation mode without gradients; every module's mode is put back."""
     modes = [(module, module.training) for module in policy.modules()]
     policy.eval()

@@ -21,14 +21,14 @@ from grasp_rl.data.image_io import write_image
 from grasp_rl.data.rasterize import decode_rle
 from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, score_of
 from grasp_rl.interfaces import EvaluationProtocol
-from grasp_rl.types import BoolMask, FinishReason, Image, Rollout, Sample
+from grasp_rl.types import BoolMask, FinishReason, Image, Sample, SegmentedRollout
 from grasp_rl.utils.files import Record, to_json, write_json, write_text
 from grasp_rl.utils.visualization import draw_overlay, with_caption
 
 PREDICTIONS, METRICS, OVERLAYS = "predictions.jsonl", "metrics.json", "overlays"
 
 
-def record_of(sample: Sample, rollout: Rollout, *, boxes: bool, protocol: EvaluationProtocol) -> Record:
+def record_of(sample: Sample, rollout: SegmentedRollout, *, boxes: bool, protocol: EvaluationProtocol) -> Record:
     """The line of predictions.jsonl about one sample.
 
     Args:
@@ -65,7 +65,7 @@ def record_of(sample: Sample, rollout: Rollout, *, boxes: bool, protocol: Evalua
     return record | {"iou": protocol.iou(score_of(record))}
 
 
-def predicted_mask(sample: Sample, rollout: Rollout) -> BoolMask:
+def predicted_mask(sample: Sample, rollout: SegmentedRollout) -> BoolMask:
     """All predicted instances together [H, W]; nothing where the segmenter failed."""
     if rollout.masks is None or rollout.masks.error is not None:
         return np.zeros(sample.size, dtype=np.bool_)
@@ -104,7 +104,7 @@ def decode_mask(encoded: Record) -> BoolMask:
     return decode_rle(encoded, (height, width))
 
 
-def draw(sample: Sample, rollout: Rollout) -> Image:
+def draw(sample: Sample, rollout: SegmentedRollout) -> Image:
     """The image with true outline, boxes, points and predicted mask, under the question."""
     mask, prompts = predicted_mask(sample, rollout), rollout.answer.prompts
     return with_caption(draw_overlay(sample.image, truth=sample.target_mask, mask=mask, prompts=prompts), sample.query)

@@ -33,7 +33,17 @@ from grasp_rl.config.targets import check_components, load_raw, to_config
 from grasp_rl.launch import compose, process
 from grasp_rl.launch.process import Job, StopFile
 from grasp_rl.runs.progress import ProgressWatcher, duration
-from grasp_rl.runs.run_dir import CONFIG, ERROR, PROGRESS, STATUS, mark_ended, run_lock, seconds_between, state_of
+from grasp_rl.runs.run_dir import (
+    CONFIG,
+    ERROR,
+    PROGRESS,
+    STATUS,
+    launcher_lock,
+    mark_ended,
+    run_lock,
+    seconds_between,
+    state_of,
+)
 from grasp_rl.utils.files import Record, read_json, to_json, write_json
 
 _PLACES = ("nproc", "nnodes", "node_rank", "rendezvous", "hostfile", "timeout_s")
@@ -109,18 +119,18 @@ def _begin_or_go_on(command_line: CommandLine, overrides: list[str]) -> int:
         wanted = compose.single(engine, overrides, compose.trusted_on(overrides))
     if process.placed(wanted).config["engine"]["node_rank"]:
         return _single(command_line, wanted, overrides[1:], resume=False)
-    claim = process.claim(wanted, again=True)
-    if claim == "done":
-        command_line.console.print(f"{wanted.run_dir}: done before")
-        return 0
-    if claim == "resume":
-        steps = sorted(path.name for path in (wanted.run_dir / "checkpoints").glob("step_*"))
-        command_line.console.print(
-            f"going on after {steps[-1] if steps else 'no checkpoint yet'}; the log says from where"
-        )
-        if changed := process.other_commit(wanted.run_dir):
-            command_line.console.print(f"warning: {changed}")
-    return _single(command_line, wanted, overrides[1:], resume=claim == "resume", claimed=True)
+    with launcher_lock(wanted.run_dir):
+        claim = process.claim(wanted, again=True)
+        if claim == "done":
+            command_line.console.print(f"{wanted.run_dir}: done before")
+            return 0
+        if claim == "resume":
+            steps = sorted(path.name for path in (wanted.run_dir / "checkpoints").glob("step_*"))
+            after = steps[-1] if steps else "no checkpoint yet"
+            command_line.console.print(f"going on after {after}; the log says from where")
+            if changed := process.other_commit(wanted.run_dir):
+                command_line.console.print(f"warning: {changed}")
+        return _start(command_line, process.placed(wanted), overrides[1:], resume=claim == "resume")
 
 
 def _refuse(command_line: CommandLine, error: ConfigError | OSError) -> int:
@@ -148,14 +158,20 @@ def _show(command_line: CommandLine, engine: Hydra, flags: argparse.Namespace) -
     return 0
 
 
-def _single(
-    command_line: CommandLine, wanted: Job, overrides: Sequence[str], *, resume: bool, claimed: bool = False
-) -> int:
+def _single(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *, resume: bool) -> int:
     wanted = process.placed(wanted)
     if wanted.config["engine"]["node_rank"]:
         return _join(command_line, wanted)
-    if not resume and not claimed:
-        process.claim(wanted, again=False)
+    with launcher_lock(wanted.run_dir):
+        if resume and state_of(wanted.run_dir) == "running":
+            raise ConfigError(f"resume={wanted.run_dir}: must hold a run that ended; it is still going on")
+        if not resume:
+            process.claim(wanted, again=False)
+        return _start(command_line, wanted, overrides, resume=resume)
+
+
+def _start(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *, resume: bool) -> int:
+    """Prepare a run directory that is held, start its worker, watch it and say how it ended."""
     process.prepare(wanted, command_line.argv, overrides, resume=resume)
     command_line.console.print(f"{command_line.command}: {wanted.run_dir}")
     stop = StopFile(wanted.run_dir)
@@ -265,12 +281,13 @@ def run_job(
     run_dir = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
     try:
         wanted = compose.resolve(config, run_dir, trusted)
-        claim = process.claim(wanted, again=True)
-        if claim != "done":
-            process.prepare(wanted, command, hydra.overrides.task, resume=claim == "resume")
-            process.run_worker(wanted, stop)
-            if process.outcome(run_dir)["state"] == "failed":
-                sys.stderr.write(f"{run_dir.name} failed: {process.failure(run_dir)}\n")
+        with launcher_lock(run_dir):
+            claim = process.claim(wanted, again=True)
+            if claim != "done":
+                process.prepare(wanted, command, hydra.overrides.task, resume=claim == "resume")
+                process.run_worker(wanted, stop)
+                if process.outcome(run_dir)["state"] == "failed":
+                    sys.stderr.write(f"{run_dir.name} failed: {process.failure(run_dir)}\n")
     except (ConfigError, OSError) as error:
         write_json(run_dir / ERROR, {"type": type(error).__name__, "message": messages.of_system(error)})
         mark_ended(run_dir, "failed", 2 if isinstance(error, ConfigError) else 1)

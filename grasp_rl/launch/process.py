@@ -208,11 +208,11 @@ def _watch(job: Job, stop: StopFile, log_path: Path, began: Callable[[int], None
 
 
 def worker_command(job: Job) -> list[str]:
-    """The command line that runs ``job`` from its folder: also what a person types to debug it."""
+    """The command line that runs ``job`` from its folder; by hand, without ``--with-launcher``."""
     nproc = int(job.config["engine"]["nproc"])
     python = [sys.executable, "-P"]
     start = _torchrun(job.config["engine"]) if nproc > 1 or int(job.config["engine"]["nnodes"]) > 1 else []
-    command = [*python, *start, "-m", "grasp_rl.launch.worker", str(job.run_dir / CONFIG)]
+    command = [*python, *start, "-m", "grasp_rl.launch.worker", str(job.run_dir / CONFIG), "--with-launcher"]
     return [*command, "--trust", *job.trusted] if job.trusted else command
 
 

@@ -23,7 +23,16 @@ from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import check_components, check_trusted, instantiate, load_config
 from grasp_rl.interfaces import Components
 from grasp_rl.runs import heartbeat, signals
-from grasp_rl.runs.run_dir import ERROR, RESULT, config_hash, mark_ended, mark_started, run_lock
+from grasp_rl.runs.run_dir import (
+    ERROR,
+    LAUNCHER_LOCK,
+    RESULT,
+    config_hash,
+    is_locked,
+    mark_ended,
+    mark_started,
+    run_lock,
+)
 from grasp_rl.utils.files import Record, write_json
 
 _RUNNERS = {
@@ -43,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("config", type=Path, help="the run folder's config.yaml")
     parser.add_argument("--trust", nargs="+", default=[], metavar="MODULE", help="outside modules to take classes from")
+    parser.add_argument(
+        "--with-launcher",
+        action="store_true",
+        help="end at a step boundary, with a checkpoint, once the launcher is gone",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the run folder")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
@@ -51,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments.config, arguments.trust, resume=arguments.resume, is_main=False)
     try:
         with run_lock(run_dir):
+            if arguments.with_launcher:
+                signals.interrupt_when(lambda: not is_locked(run_dir, LAUNCHER_LOCK))
             return _run(arguments.config, arguments.trust, resume=arguments.resume, is_main=True)
     except ConfigError as error:
         log.error("%s", error)

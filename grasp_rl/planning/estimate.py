@@ -96,7 +96,7 @@ def load_of(config: RunConfig, device: Device, assumed: Assumptions, shapes: Sha
     """What ``config`` asks of one rank."""
     algorithm, policy = config.algorithm, config.policy
     prompts = -(-algorithm.prompts_per_step // layout_of(config).ranks)
-    in_step = config.engine.gather == "layer" and config.engine.name.startswith("zero3")
+    in_step = config.engine.gathers_by_layer
     generated = algorithm.prompts_per_step if in_step else prompts
     two_calls = policy.get("packed_attention", "two_calls") == "two_calls"
     return Load(

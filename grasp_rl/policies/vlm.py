@@ -114,6 +114,12 @@ class VlmPolicy(nn.Module):
                 yield parameter
 
     @property
+    def base_name(self) -> str:
+        """Hub id of the base model, or the name of its folder, without the path to it on this machine."""
+        name = str(getattr(self.stock.config, "_name_or_path", "") or type(self.stock).__name__)
+        return Path(name).name if Path(name).is_absolute() or Path(name).is_dir() else name
+
+    @property
     def stock(self) -> Any:
         """The ...ForConditionalGeneration, unwrapped from PEFT."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
@@ -247,13 +253,15 @@ class VlmPolicy(nn.Module):
         self,
         prompts: Sequence[EncodedPrompt],
         completions: Sequence[Sequence[Sequence[int]]],
-        *,
-        sampling: Sampling = WHOLE,
-        entropy: bool = True,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What an engine trains: :meth:`embed`, then :meth:`logprobs`; (log-probabilities, entropies, valid)."""
-        scores = self.logprobs(self.embed(prompts), completions, sampling=sampling, entropy=entropy)
-        return scores.logp, scores.entropy, scores.valid
+        **kwargs: Any,
+    ) -> tuple[Tensor | None, ...]:
+        """What an engine trains: :meth:`embed`, then :meth:`logprobs` with ``kwargs``.
+
+        Returns:
+            the fields of :class:`~grasp_rl.policies.types.Scores` in their order, since engines hook tensors in tuples.
+        """
+        scores = self.logprobs(self.embed(prompts), completions, **kwargs)
+        return scores.logp, scores.entropy, scores.valid, scores.image_attention
 
     def logprobs(
         self,
@@ -348,7 +356,10 @@ class VlmPolicy(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write what transformers (or PEFT, for an adapter) reads: weights in safetensors, tokenizer, processor."""
-        self.model.save_pretrained(folder)
+        for adapter in getattr(self.model, "peft_config", {}).values():
+            adapter.base_model_name_or_path = self.base_name
+        adapter_alone = {"save_embedding_layers": False} if hasattr(self.model, "peft_config") else {}
+        self.model.save_pretrained(folder, **adapter_alone)
         self.tokenizer.save_pretrained(folder)
         self.backbone.image_processor.save_pretrained(folder)
 

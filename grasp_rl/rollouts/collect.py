@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -23,7 +23,7 @@ from grasp_rl.grpo.advantages import advantages
 from grasp_rl.grpo.loss import StepSize
 from grasp_rl.interfaces import Generator
 from grasp_rl.rollouts.reward_worker import RewardWorker, result_of
-from grasp_rl.types import Completion, FinishReason, Rollout, RolloutGroup, Sample
+from grasp_rl.types import Completion, FinishReason, GroupOutcome, Rollout, RolloutGroup, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +102,16 @@ class RolloutBatch:
         found = [(pending.question, self._group(place)) for place, pending in enumerate(self._pending)]
         return sorted(found, key=itemgetter(0))
 
-    def everywhere(self) -> list[RolloutGroup]:
-        """Every rewarded group of all ranks in the questions' order, those left out included; without sample and
-        prompt.
+    def everywhere(self) -> list[GroupOutcome]:
+        """The outcome of every rewarded group of all ranks in the questions' order, those left out included.
 
         All ranks call it together.
         """
-        mine = [(number, replace(group, sample=None, prompt=None)) for number, group in self._numbered()]  # type: ignore[arg-type]
-        return [group for _, group in sorted(chain(*self.process_group.all_gather(mine)), key=itemgetter(0))]
+        mine = [
+            GroupOutcome(question=number, rollouts=group.rollouts, advantages=group.advantages)
+            for number, group in self._numbered()
+        ]
+        return sorted(chain(*self.process_group.all_gather(mine)), key=attrgetter("question"))
 
     def size(self, max_tokens: int) -> StepSize:
         """Divisors of the loss: over all that is learned from on any rank, whether its reward is in or not."""
@@ -186,7 +188,7 @@ def _one_round(
 
     Where layers are fetched one by one, every rank generates all groups, to keep in step.
     """
-    wanted = list(range(len(samples))) if _in_step(config) else sorted(mine)
+    wanted = list(range(len(samples))) if config.engine.ranks_forward_together else sorted(mine)
     asked = [samples[index] for index in wanted]
     prompts = [policy.encode(sample.image, sample.query, config.prompt) for sample in asked]
     for place, completions in generator.generate(
@@ -208,7 +210,3 @@ def _one_round(
             completions=completions,
             rewarded=reward_worker.submit(sample, prompt.frame, completions),
         )
-
-
-def _in_step(config: RunConfig) -> bool:
-    return config.engine.gather == "layer" and config.engine.name.startswith("zero3")

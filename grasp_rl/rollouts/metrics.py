@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from grasp_rl.types import FinishReason, ParseStatus, RolloutGroup
+from grasp_rl.types import FinishReason, GroupOutcome, ParseStatus, RolloutGroup
 
 
-def rollout_statistics(groups: Sequence[RolloutGroup], rewards: Tensor) -> dict[str, float]:
+def rollout_statistics(groups: Sequence[RolloutGroup | GroupOutcome], rewards: Tensor) -> dict[str, float]:
     """Numbers of one optimizer step for metrics.jsonl.
 
     Args:
@@ -32,7 +32,7 @@ def rollout_statistics(groups: Sequence[RolloutGroup], rewards: Tensor) -> dict[
         "timed_out": sum(r.completion.finish_reason is FinishReason.TIMEOUT for r in rollouts) / count,
         "instances": sum(len(r.answer.prompts) for r in rollouts) / count,
     }
-    row["segmenter_failed"] = sum(r.masks is not None and r.masks.error is not None for r in rollouts) / count
+    row["segmenter_failed"] = sum(r.segmenter_error is not None for r in rollouts) / count
     for status in ParseStatus:
         row[f"parse/{status}"] = sum(r.answer.status is status for r in rollouts) / count
     for name in rollouts[0].reward.terms:

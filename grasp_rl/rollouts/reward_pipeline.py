@@ -7,7 +7,8 @@ references that cannot hold a mask, and no mask is predicted for it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.interfaces import Labels, Rubric, Segmenter, WeakLabels
 from grasp_rl.prompts.parse import parse
-from grasp_rl.types import Answer, Completion, MaskPrediction, Rollout, Sample, SpatialPrompt
+from grasp_rl.types import Answer, Completion, Image, MaskPrediction, Rollout, Sample, SegmentedRollout, SpatialPrompt
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class RewardPipeline:
     always_segment: bool = False
     """Predict masks even where the reward needs none: evaluation does."""
 
-    def run(self, sample: Sample, frame: Any, completions: Sequence[Completion]) -> list[Rollout]:
+    def run(self, sample: Sample, frame: Any, completions: Sequence[Completion]) -> list[SegmentedRollout]:
         """One rollout per completion; the image is encoded at most once, and only if some answer needs it.
 
         Args:
@@ -53,9 +54,9 @@ class RewardPipeline:
         answers = [parse(c.text, self.prompt, frame, self.parsing) for c in completions]
         predictions: list[MaskPrediction | None] = [None] * len(answers)
         if self.always_segment or "mask" in self.reward.needs:
-            predictions = list(self._segment(sample, answers))
+            predictions = list(segment(self.segmenter, sample.image, answers, name=sample.sample_id))
         return [
-            Rollout(completion=c, answer=a, masks=p, reward=self.reward(a, labels, p))
+            SegmentedRollout(completion=c, answer=a, masks=p, reward=self.reward(a, labels, p))
             for c, a, p in zip(completions, answers, predictions, strict=True)
         ]
 
@@ -75,46 +76,90 @@ class RewardPipeline:
             )
         return Labels(target_mask=sample.target_mask, instances=sample.weak_labels)
 
-    def _segment(self, sample: Sample, answers: Sequence[Answer]) -> list[MaskPrediction]:
-        """The masks of every answer: the image is encoded once, and equal prompts are decoded once, all together."""
-        prompts = list(dict.fromkeys(prompt for answer in answers for prompt in answer.prompts))
-        if not prompts:
-            return [no_masks(sample.size) for _ in answers]
-        try:
-            embedding = self.segmenter.encode(sample.image)
-        except FAILURES as error:
-            log.warning("segmenter: could not encode %s: %s", sample.sample_id, error)
-            return [no_masks(sample.size, str(error) if a.prompts else None) for a in answers]
-        masks = decode(self.segmenter, embedding, prompts, sample)
-        place = {prompt: index for index, prompt in enumerate(prompts)}
-        return [masks([place[p] for p in a.prompts]) if a.prompts else no_masks(sample.size) for a in answers]
 
+def segment(segmenter: Segmenter, image: Image, answers: Sequence[Answer], *, name: str) -> list[MaskPrediction]:
+    """The masks of each answer: the image is encoded once, and equal prompts are decoded once, all together.
 
-def decode(
-    segmenter: Segmenter, embedding: Any, prompts: Sequence[SpatialPrompt], sample: Sample
-) -> Callable[[Sequence[int]], MaskPrediction]:
-    """The masks of ``prompts``, as a function of the indices wanted.
+    Where a call fails, the predictions that needed it have ``error`` set and no masks; a prompt that fails alone costs
+    only the answers it stands in.
 
-    Where the call fails, each prompt is tried alone, so that a bad one costs only the answers it stands in: their
-    prediction has ``error`` set and no masks.
+    Args:
+        segmenter: frozen and promptable.
+        image: [H, W, 3] uint8 RGB.
+        answers: about this image, prompts in its pixels.
+        name: of the image or sample, for the log.
     """
+    size = (image.shape[0], image.shape[1])
+    prompts = list(dict.fromkeys(prompt for answer in answers for prompt in answer.prompts))
+    if not prompts:
+        return [no_masks(size) for _ in answers]
+    try:
+        embedding = segmenter.encode(image)
+    except FAILURES as error:
+        log.warning("segmenter: could not encode %s: %s", name, error)
+        text = f"{type(error).__name__}: {error}"
+        return [no_masks(size, text, failed=len(a.prompts)) if a.prompts else no_masks(size) for a in answers]
+    masks = _decode(segmenter, embedding, prompts, size, name)
+    index = {prompt: number for number, prompt in enumerate(prompts)}
+    return [masks([index[p] for p in a.prompts]) if a.prompts else no_masks(size) for a in answers]
+
+
+def _decode(
+    segmenter: Segmenter, embedding: Any, prompts: Sequence[SpatialPrompt], size: tuple[int, int], name: str
+) -> Callable[[Sequence[int]], MaskPrediction]:
+    """The masks of ``prompts``, as a function of their indices; where the call fails, each prompt is tried alone."""
     try:
         return segmenter.decode(embedding, prompts).rows
     except FAILURES as error:
-        log.warning("segmenter: decoding %d prompts of %s failed (%s)", len(prompts), sample.sample_id, error)
+        log.warning("segmenter: decoding %d prompts of %s failed (%s)", len(prompts), name, error)
     singles: list[MaskPrediction] = []
     for prompt in prompts:
         try:
             singles.append(segmenter.decode(embedding, [prompt]))
         except FAILURES as error:
-            singles.append(no_masks(sample.size, f"{type(error).__name__}: {error}"))
+            singles.append(no_masks(size, f"{type(error).__name__}: {error}", failed=1))
 
     def chosen(indices: Sequence[int]) -> MaskPrediction:
         parts = [singles[i] for i in indices]
         errors = [part.error for part in parts if part.error is not None]
-        return no_masks(sample.size, errors[0]) if errors else joined(parts)
+        return no_masks(size, errors[0], failed=len(errors)) if errors else joined(parts)
 
     return chosen
+
+
+class FailureLimit:
+    """Stops a run whose segmenter fails on most prompts: its masks would all be empty, and its rewards say nothing.
+
+    Args:
+        share: of the prompts that may fail.
+        key: config key that sets it, for the message.
+    """
+
+    def __init__(self, share: float, key: str) -> None:
+        self.share, self.key = share, key
+
+    def check(self, rollouts: Iterable[Rollout], where: str) -> None:
+        """Demand that the segmenter failed on no more than the share of the rollouts' prompts.
+
+        Raises:
+            SegmenterError: it did; the message names the count and the most frequent error.
+        """
+        tried = failed = 0
+        errors: Counter[str] = Counter()
+        for rollout in rollouts:
+            tried += rollout.segmented_prompts
+            failed += rollout.failed_prompts
+            if rollout.segmenter_error is not None:
+                errors[rollout.segmenter_error] += 1
+        if failed > self.share * tried:
+            raise SegmenterError(
+                f"the segmenter failed on {failed} of {tried} prompts of {where}: {errors.most_common(1)[0][0]}; mend "
+                f"that, or raise {self.key}={self.share:g}, the share of prompts that may fail"
+            )
+
+
+class SegmenterError(RuntimeError):
+    """The segmenter fails on most prompts."""
 
 
 def joined(parts: Sequence[MaskPrediction]) -> MaskPrediction:
@@ -124,7 +169,7 @@ def joined(parts: Sequence[MaskPrediction]) -> MaskPrediction:
     return MaskPrediction(masks=stacked, iou_predictions=np.concatenate([part.iou_predictions for part in parts]))
 
 
-def no_masks(size: tuple[int, int], error: str | None = None) -> MaskPrediction:
+def no_masks(size: tuple[int, int], error: str | None = None, *, failed: int = 0) -> MaskPrediction:
     """The prediction for an answer without prompts, or one that failed: zero masks of ``size`` (height, width)."""
     masks = np.zeros((0, *size), dtype=np.bool_)
-    return MaskPrediction(masks=masks, iou_predictions=np.zeros(0, dtype=np.float32), error=error)
+    return MaskPrediction(masks=masks, iou_predictions=np.zeros(0, dtype=np.float32), error=error, failed=failed)

@@ -11,13 +11,12 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from typing import Any
 
 import cv2
 import torch
 
-from grasp_rl.rollouts.reward_pipeline import RewardPipeline, no_masks
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.types import Completion, Rollout, Sample
 
 
@@ -90,11 +89,8 @@ def _worker_died(error: BrokenProcessPool) -> RuntimeError:
 def run_without_masks(
     pipeline: RewardPipeline, sample: Sample, frame: Any, completions: Sequence[Completion]
 ) -> list[Rollout]:
-    """What ``pipeline`` makes of the completions, without the masks: nobody downstream looks at them."""
-    return [
-        r if r.masks is None else replace(r, masks=no_masks(sample.size, r.masks.error))
-        for r in pipeline.run(sample, frame, completions)
-    ]
+    """The rollouts of ``completions`` without their masks, which stay in the worker."""
+    return [rollout.without_masks() for rollout in pipeline.run(sample, frame, completions)]
 
 
 _pipelines: list[RewardPipeline] = []

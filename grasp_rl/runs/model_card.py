@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import yaml
 
@@ -35,7 +36,7 @@ def write_card(
     """
     adapter = (folder / "adapter_config.json").is_file()
     policy = config.policy or {}
-    base = policy.get("path")
+    base, loader = _base(policy)
     head = {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "image-text-to-text",
@@ -44,7 +45,9 @@ def write_card(
     if base:
         head["base_model"] = base
     environment = read_json(Path(config.run_dir) / ENVIRONMENT) or {}
-    loading = _ADAPTER.format(base=base) if adapter else _FULL
+    loading = _ADAPTER.format(loader=loader) if adapter else _FULL
+    if adapter and loader == "WARM_START":
+        loading = f"from grasp_rl.policies.tiny.policy import WARM_START\n{loading}"
     text = _CARD.format(
         head=yaml.safe_dump(head, sort_keys=False).strip(),
         name=config.name,
@@ -59,9 +62,30 @@ def write_card(
         code=_code(environment),
         scores=_table(scores),
         loading=loading,
-        config=yaml.safe_dump(asdict(config), sort_keys=False).strip(),
+        config=yaml.safe_dump(without_local_paths(asdict(config)), sort_keys=False).strip(),
     )
     write_text(folder / CARD, text)
+
+
+def without_local_paths(value: Any) -> Any:
+    """``value`` with every absolute path cut to its last part: a machine's folders are nobody else's business."""
+    if isinstance(value, dict):
+        return {key: without_local_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_local_paths(item) for item in value]
+    if isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()):
+        return f".../{PurePosixPath(value.replace(chr(92), '/')).name}"
+    return value
+
+
+def _base(policy: Record) -> tuple[str | None, str]:
+    """Name of the base model, None where it has none of its own, and the Python expression that stands for it."""
+    path = policy.get("path")
+    if path is None:
+        return None, "WARM_START" if policy.get("weights", "warm_start") == "warm_start" else '"BASE_MODEL"'
+    if Path(path).is_dir() or Path(path).is_absolute():
+        return Path(path).name, f'"BASE_MODEL"  # the folder called {Path(path).name}'
+    return path, f'"{path}"'
 
 
 def _class_of(component: Record | None) -> str:
@@ -95,7 +119,8 @@ tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
 _ADAPTER = """from peft import PeftModel
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-base = AutoModelForImageTextToText.from_pretrained("{base}")
+BASE = {loader}
+base = AutoModelForImageTextToText.from_pretrained(BASE)
 model = PeftModel.from_pretrained(base, "THIS_FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
 

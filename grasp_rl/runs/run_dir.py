@@ -27,6 +27,9 @@ RESULT = "result.json"
 ERROR = "error.json"
 LOG = "log.txt"
 LOCK = ".lock"
+"""Held by the worker while it runs."""
+LAUNCHER_LOCK = ".launcher"
+"""Held by the launcher from before it decides what to do about the folder until its worker has ended."""
 
 State = Literal["running", "done", "failed", "interrupted"]
 
@@ -62,13 +65,32 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def is_locked(run_dir: Path) -> bool:
-    """Whether another process holds ``run_dir``."""
+def is_locked(run_dir: Path, name: str = LOCK) -> bool:
+    """Whether another process holds ``run_dir`` (with :data:`LAUNCHER_LOCK`: whether its launcher lives)."""
     try:
-        with (run_dir / LOCK).open("r+", encoding="utf-8") as file:
+        with (run_dir / name).open("r+", encoding="utf-8") as file:
             return not _acquire(file.fileno(), patience_s=0.0)
     except FileNotFoundError:
         return False
+
+
+@contextmanager
+def launcher_lock(run_dir: Path) -> Iterator[None]:
+    """Hold ``run_dir`` for the launcher, so that of several starts at once one prepares and runs it.
+
+    The lock goes with the process, however that ends; its worker then ends at the next step boundary.
+
+    Raises:
+        ConfigError: another launcher holds it, or a worker whose launcher is gone still runs there.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / LAUNCHER_LOCK).open("a+", encoding="utf-8") as file:
+        if not _acquire(file.fileno(), patience_s=1.0):
+            raise ConfigError(
+                f"run_dir={str(run_dir)!r}: another start has this folder and runs there; wait for its end, or choose "
+                "another folder"
+            )
+        yield
 
 
 def _acquire(descriptor: int, patience_s: float) -> bool:
@@ -143,7 +165,7 @@ def set_aside(run_dir: Path, names: Sequence[str] | None = None, *, keep: bool =
     With ``keep`` the files are copied, so that a run that goes on still has them.
     """
     present = [run_dir / name for name in names] if names else list(run_dir.iterdir())
-    present = [path for path in present if path.exists() and path.name not in (LOCK, "earlier")]
+    present = [path for path in present if path.exists() and path.name not in (LOCK, LAUNCHER_LOCK, "earlier")]
     if not present:
         return
     number = 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -29,6 +31,17 @@ def _hear(_number: int, _frame: FrameType | None) -> None:
         os._exit(EXIT_CODE)
     if not _depth:
         raise KeyboardInterrupt
+
+
+def interrupt_when(gone: Callable[[], bool]) -> None:
+    """Ask ``gone`` every second in a thread of its own; where it says yes, this process gets a SIGTERM, once."""
+
+    def watch() -> None:
+        while not gone():
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def pending() -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grasp_rl.types import RolloutGroup
+from grasp_rl.types import GroupOutcome, RolloutGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class TrainBatch:
     """[N, G]"""
 
 
-def rewards_of(groups: Sequence[RolloutGroup]) -> Tensor:
+def rewards_of(groups: Sequence[RolloutGroup | GroupOutcome]) -> Tensor:
     """[N, G] rewards."""
     return torch.tensor([[r.reward.reward for r in group.rollouts] for group in groups])
 

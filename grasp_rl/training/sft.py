@@ -28,8 +28,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import OptimizerConfig, PromptConfig, RunConfig, SftPhase
-from grasp_rl.distributed.engine import pick_device
-from grasp_rl.distributed.local import LocalEngine
+from grasp_rl.distributed.build import make_engine, whole
+from grasp_rl.distributed.engine import Engine, pick_device
+from grasp_rl.distributed.process_group import ALONE, ProcessGroup
 from grasp_rl.evaluation.evaluate import evaluate
 from grasp_rl.interfaces import Components, CoordinateFrame, Dataset
 from grasp_rl.policies.types import EncodedPrompt
@@ -73,22 +74,28 @@ class Row:
 def run(config: RunConfig, components: Components) -> Record:
     """Fine-tune through the phases of ``config.sft``, saving as it goes; returns what result.json holds.
 
+    Several processes share the rows of every optimizer step; the loss has the divisors of the whole step.
+
     Raises:
-        ConfigError: the train split gives no weak labels, or a scheme is unknown.
+        ConfigError: the train split gives no weak labels, a scheme is unknown, or several phases are to run under ZeRO.
     """
+    if config.engine.zero_stage and len(config.sft.phases) > 1:
+        raise ConfigError(
+            f"sft.phases: {len(config.sft.phases)} phases, each with a fresh optimizer, run with engine=local only; "
+            f"with engine={config.engine.name} give one phase, and go on with init_from"
+        )
     run_dir = Path(config.run_dir)
     policy: Any = components.policy.to(pick_device(config.engine))
-    if config.init_from:
-        policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
+    with whole(policy):
+        if config.init_from:
+            policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
     schemes = _schemes(config)
-    questions = components.data.split("train")
-    metrics = MetricsLog(run_dir, resume_step=None)
+    data = components.data.split("train")
     total = sum(phase.steps for phase in config.sft.phases)
-    progress = ProgressWriter(run_dir, total)
     policy.train()
     done = 0
+    record: Record = {}
     for number, phase in enumerate(config.sft.phases):
-        rows = _RowStream(policy, questions, schemes, phase, seed=config.seed, phase_number=number)
         optimizer = OptimizerConfig(
             lr=phase.lr,
             weight_decay=config.optimizer.weight_decay,
@@ -96,32 +103,62 @@ def run(config: RunConfig, components: Components) -> Record:
             schedule="cosine",
             final_lr_ratio=phase.final_lr_ratio,
         )
-        engine = LocalEngine(policy, optimizer, phase.steps)
+        engine = make_engine(policy, optimizer, phase.steps, config.engine)
+        group = engine.process_group
+        metrics = MetricsLog(run_dir, resume_step=done or None) if group.is_main else None
+        progress = ProgressWriter(run_dir, total) if group.is_main else None
+        rows = _RowStream(policy, data, schemes, phase, seed=config.seed, phase_number=number, process_group=group)
         losses: list[dict[str, float]] = []
-        for batch in DataLoader(rows, batch_size=None, num_workers=1, prefetch_factor=4):
-            losses.append(_step(policy, engine, batch, phase, bf16=config.sft.bf16))
-            done += 1
-            if done % config.sft.log_every == 0 or done == total:
-                row = {key: math.fsum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
-                row["phase"] = float(number)
-                losses.clear()
-                metrics.log(done, row)
-                progress.update(f"sft phase {number + 1}", done)
-            if done % config.sft.save_every == 0 or done == total:
-                with checkpoints.building(run_dir, done) as folder:
-                    _save(policy, config, done, folder / checkpoints.POLICY)
-                    checkpoints.commit(run_dir, done, {"phase": number})
-                checkpoints.prune(run_dir, config.checkpoint.keep_last)
-    return {"steps": done, **_examine(config, components, policy, progress, done)}
+        try:
+            for batch in DataLoader(rows, batch_size=None, num_workers=1, prefetch_factor=4):
+                losses.append(_step(policy, engine, batch, phase, bf16=config.sft.bf16))
+                done += 1
+                if done % config.sft.log_every == 0 or done == total:
+                    row = {key: math.fsum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
+                    row["phase"] = float(number)
+                    losses.clear()
+                    if metrics is not None and progress is not None:
+                        metrics.log(done, row)
+                        progress.update(f"sft phase {number + 1}", done)
+                if done % config.sft.save_every == 0 or done == total:
+                    _save(policy, engine, config, done, number)
+            if done == total:
+                record = {"steps": done, **_examine(config, components, policy, engine, progress, done)}
+        finally:
+            engine.close()
+    return record
 
 
-def _save(policy: Any, config: RunConfig, step: int, folder: Path) -> None:
-    policy.save(folder)
-    write_card(folder, config, step=step, scores={}, commit=getattr(policy, "commit", None))
+def _save(policy: Any, engine: Engine, config: RunConfig, step: int, phase: int) -> None:
+    """Write the checkpoint of ``step`` with all ranks: the policy alone."""
+    run_dir, group = Path(config.run_dir), engine.process_group
+    with engine.full_parameters(whole=True):
+        if group.is_main:
+            with checkpoints.building(run_dir, step) as folder:
+                policy.save(folder / checkpoints.POLICY)
+                commit = getattr(policy, "commit", None)
+                write_card(folder / checkpoints.POLICY, config, step=step, scores={}, commit=commit)
+                checkpoints.commit(run_dir, step, {"phase": phase})
+            checkpoints.prune(run_dir, config.checkpoint.keep_last)
+    group.barrier()
 
 
-def _step(policy: Any, engine: LocalEngine, rows: Sequence[Row], phase: SftPhase, *, bf16: bool) -> dict[str, float]:
-    """One optimizer step on the mean negative log-likelihood of the answers' tokens, and on where they look."""
+def _step(policy: Any, engine: Engine, rows: Sequence[Row], phase: SftPhase, *, bf16: bool) -> dict[str, float]:
+    """One optimizer step on the mean negative log-likelihood of the answers' tokens, and on where they attend.
+
+    Args:
+        policy: trained in place.
+        engine: its optimizer.
+        rows: this rank's share of the step's rows.
+        phase: which weights and layers.
+        bf16: autocast to bfloat16.
+
+    Returns:
+        the losses of the whole step.
+    """
+    looks = [(b, *look) for b, row in enumerate(rows) for look in row.looks]
+    scored = sum(len(c) - n for row in rows for c, n in zip(row.completions, row.unscored, strict=True))
+    size = engine.process_group.all_reduce_sum({"tokens": scored, "looks": len(looks)})
     prompts = [
         EncodedPrompt(
             input_ids=torch.from_numpy(row.prompt.input_ids),
@@ -131,36 +168,43 @@ def _step(policy: Any, engine: LocalEngine, rows: Sequence[Row], phase: SftPhase
         for row in rows
     ]
     with torch.autocast(policy.device.type, torch.bfloat16, enabled=bf16):
-        scores = policy.logprobs(
-            policy.embed(prompts),
+        logp, _, _, attention = engine.forward(
+            prompts,
             [row.completions for row in rows],
             unscored=[row.unscored for row in rows],
             entropy=False,
             attention_layers=phase.attention_layers if phase.attention_weight else (),
         )
-    nll = -scores.logp.sum() / scores.valid.sum()
-    result = {"loss": nll.item()}
-    looks = [(b, *look) for b, row in enumerate(rows) for look in row.looks]
-    total = nll
-    if scores.image_attention is not None and looks:
+    total = nll = -logp.sum() / size["tokens"]
+    losses = {"loss": nll.item()}
+    if phase.attention_weight:
+        losses["look_loss"] = 0.0
+    if attention is not None and looks:
         b, g, t = (torch.tensor(values, device=policy.device) for values in list(zip(*looks, strict=True))[:3])
-        wanted = torch.from_numpy(np.stack([look[3] for look in looks])).to(policy.device)
-        share = (scores.image_attention[b, g, t] * wanted).sum(-1)
-        look_loss = -(share + 1e-6).log().mean()
-        result["look_loss"] = look_loss.item()
+        covered = torch.from_numpy(np.stack([look[3] for look in looks])).to(policy.device)
+        share = (attention[b, g, t] * covered).sum(-1)
+        look_loss = -(share + 1e-6).log().sum() / size["looks"]
+        losses["look_loss"] = look_loss.item()
         total = nll + phase.attention_weight * look_loss
-    engine.backward(total)
+    for _ in engine.synchronized_batches([rows], lambda: rows):  # one forward a rank: the step's only and last
+        engine.backward(total)
     engine.step()
-    return result
+    return engine.process_group.all_reduce_sum(losses)
 
 
 def _examine(
-    config: RunConfig, components: Components, policy: Any, progress: ProgressWriter, step: int
+    config: RunConfig,
+    components: Components,
+    policy: Any,
+    engine: Engine,
+    progress: ProgressWriter | None,
+    step: int,
 ) -> dict[str, dict[str, float]]:
     """The test split scored in every scheme that was trained."""
     scores = {}
     for name, (prompt, _) in _schemes(config).items():
-        progress.update(f"test {name}", step)
+        if progress is not None:
+            progress.update(f"test {name}", step)
         pipeline = RewardPipeline(
             segmenter=components.segmenter,
             reward=components.reward,
@@ -168,15 +212,18 @@ def _examine(
             parsing=config.parsing,
             always_segment=True,
         )
-        result = evaluate(
-            policy,
-            pipeline,
-            components.data.split(config.evaluation.test_split),
-            config=config.evaluation,
-            protocol=components.protocol,
-            limit=config.evaluation.test_limit,
-            folder=Path(config.run_dir) / f"eval_{name}",
-        )
+        alone = config.engine.ranks_forward_together
+        with engine.full_parameters():
+            result = evaluate(
+                policy,
+                pipeline,
+                components.data.split(config.evaluation.test_split),
+                config=config.evaluation,
+                protocol=components.protocol,
+                limit=config.evaluation.test_limit,
+                process_group=ALONE if alone else engine.process_group,
+                folder=Path(config.run_dir) / f"eval_{name}" if engine.process_group.is_main or not alone else None,
+            )
         scores[name] = dict(result.metrics)
     return scores
 
@@ -203,20 +250,26 @@ def _schemes(config: RunConfig) -> dict[str, tuple[PromptConfig, float]]:
 
 
 class _RowStream(TorchDataset[list[Row]]):
-    """Batches of packed rows; batch ``index`` is a function of (seed, phase, index)."""
+    """The share of a rank in batches of packed rows; batch ``index`` is a function of (seed, phase, index)."""
 
     def __init__(
         self,
         policy: Any,
-        questions: Dataset,
+        data: Dataset,
         schemes: dict[str, tuple[PromptConfig, float]],
         phase: SftPhase,
         *,
         seed: int,
         phase_number: int,
+        process_group: ProcessGroup = ALONE,
     ) -> None:
-        self.policy, self.sampler, self.phase = policy, questions, phase
+        self.policy, self.data, self.phase = policy, data, phase
         self.seed, self.number = seed, phase_number
+        self.rank, self.world_size = process_group.rank, process_group.world_size
+        if phase.batch_size < self.world_size:
+            raise ConfigError(
+                f"sft.phases[].batch_size={phase.batch_size}: must be >= {self.world_size}, the number of processes"
+            )
         self.prompts = [prompt for prompt, _ in schemes.values()]
         weights = torch.tensor([weight for _, weight in schemes.values()], dtype=torch.float64)
         self.weights = (weights / weights.sum()).numpy()
@@ -228,8 +281,9 @@ class _RowStream(TorchDataset[list[Row]]):
         if index >= len(self):
             raise IndexError(index)
         count = self.phase.batch_size
-        chosen = sample_order(self.seed + 1000 * self.number, len(self.sampler), index * count, count)
-        return [self._row(number, f"{index}-{place}") for place, number in enumerate(chosen)]
+        chosen = sample_order(self.seed + 1000 * self.number, len(self.data), index * count, count)
+        mine = list(enumerate(chosen))[self.rank :: self.world_size]
+        return [self._row(number, f"{index}-{place}") for place, number in mine]
 
     def _row(self, number: int, key: str) -> Row:
         rng = keyed_generator("demonstration", self.seed, self.number, key)
@@ -275,7 +329,7 @@ class _RowStream(TorchDataset[list[Row]]):
         )
 
     def _same_image(self, number: int) -> list[Sample]:
-        several = getattr(self.sampler, "same_image", None)
+        several = getattr(self.data, "same_image", None)
         if several is None:
-            return [self.sampler[number]]
+            return [self.data[number]]
         return list(several(number, self.phase.questions_per_image))

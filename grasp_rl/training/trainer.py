@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -31,11 +31,12 @@ from grasp_rl.config.schema import RunConfig
 from grasp_rl.data.sampler import PromptSampler
 from grasp_rl.distributed.build import make_engine, whole
 from grasp_rl.distributed.engine import Engine, pick_device
+from grasp_rl.distributed.process_group import ALONE
 from grasp_rl.evaluation.evaluate import evaluate
 from grasp_rl.interfaces import Components
 from grasp_rl.rollouts.collect import RolloutBatch, collect_rollouts
 from grasp_rl.rollouts.metrics import rollout_statistics
-from grasp_rl.rollouts.reward_pipeline import RewardPipeline
+from grasp_rl.rollouts.reward_pipeline import FailureLimit, RewardPipeline
 from grasp_rl.rollouts.reward_worker import RewardWorker
 from grasp_rl.runs import checkpoints, signals
 from grasp_rl.runs.model_card import write_card
@@ -43,6 +44,7 @@ from grasp_rl.runs.progress import ProgressWriter
 from grasp_rl.tracking.metrics_log import MetricsLog
 from grasp_rl.training.collate import rewards_of
 from grasp_rl.training.update import PolicyUpdater, make_reference
+from grasp_rl.types import GroupOutcome
 from grasp_rl.utils.files import Record, read_json
 
 log = logging.getLogger(__name__)
@@ -134,9 +136,10 @@ class Trainer:
                     row = self.update(rollouts, rollouts.size(self.config.rollout.max_new_tokens))
                     clock.lap("update_s")
                 with self._left_at_the_boundary_before(step + 1):
-                    row |= self._statistics(rollouts)
+                    groups = rollouts.everywhere()
+                    row |= self._statistics(rollouts, groups)
                     self._log(step + 1, row, clock, rollouts.waited_s)
-                    self._guard(row)
+                    self._guard(row, groups, step + 1)
                     self._milestones(step + 1)
                     self.generator.weights_changed(self.policy, step + 1)
         best = checkpoints.best(self.run_dir)
@@ -181,8 +184,7 @@ class Trainer:
                 log.warning("interrupted after %d steps", step)
             raise
 
-    def _statistics(self, rollouts: RolloutBatch) -> dict[str, float]:
-        groups = rollouts.everywhere()
+    def _statistics(self, rollouts: RolloutBatch, groups: Sequence[GroupOutcome]) -> dict[str, float]:
         row = {**rollouts.counters(), **self.process_group.all_reduce_sum(self.generator.counters())}
         return row | (rollout_statistics(groups, rewards_of(groups)) if groups else {})
 
@@ -193,12 +195,14 @@ class Trainer:
             self.tracker.log(row, step)
             self.progress.update("train", step, reward=row.get("reward"))
 
-    def _guard(self, row: dict[str, float]) -> None:
-        """Stop a run that goes on losing its steps.
+    def _guard(self, row: dict[str, float], groups: Sequence[GroupOutcome], step: int) -> None:
+        """Stop a run that goes on losing its steps, or whose segmenter fails.
 
         Raises:
             RuntimeError: with what to change.
         """
+        limit = FailureLimit(self.config.rollout.max_failed_prompts, "rollout.max_failed_prompts")
+        limit.check((rollout for group in groups for rollout in group.rollouts), f"step {step}")
         nothing = row["groups"] == row["groups_missing"] or row.get("timed_out") == 1
         reasons = {
             "the gradient was not finite; lower optimizer.lr": row["skipped"] > 0,
@@ -309,23 +313,24 @@ class Trainer:
     def _scored(
         self, split: str, limit: int | None, *, folder: Path | None = None, phase: str = "", step: int = 0
     ) -> dict[str, float]:
-        """The scores of a split, made by rank 0; by all where they have to fetch its layers with it."""
-        together = self.process_group.world_size > 1 and self.config.engine.gather == "layer"
-        metrics: dict[str, float] = {}
+        """The scores of a split, its batches shared out among the ranks.
+
+        Where parameters come layer by layer, every rank has to make the same forwards, and so evaluates all of it.
+        """
+        alone = self.config.engine.ranks_forward_together
         with self.engine.full_parameters(), signals.opened() if self.process_group.world_size == 1 else signals.held():
-            if self.is_main or together:
-                scored = evaluate(
-                    self.policy,
-                    self.examiner,
-                    self.data.split(split),
-                    config=self.config.evaluation,
-                    protocol=self.protocol,
-                    limit=limit,
-                    folder=folder if self.is_main else None,
-                    on_progress=partial(self._show, phase, step) if self.is_main and phase else None,
-                )
-                metrics = dict(scored.metrics)
-        return dict(self.process_group.all_gather(metrics)[0])
+            scored = evaluate(
+                self.policy,
+                self.examiner,
+                self.data.split(split),
+                config=self.config.evaluation,
+                protocol=self.protocol,
+                limit=limit,
+                process_group=ALONE if alone else self.process_group,
+                folder=folder if self.is_main or not alone else None,
+                on_progress=partial(self._show, phase, step) if self.is_main and phase else None,
+            )
+        return dict(scored.metrics)
 
     def _show(self, phase: str, step: int, done: int, total: int) -> None:
         self.progress.update(phase, step, message=f"{done}/{total}")

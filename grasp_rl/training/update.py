@@ -133,7 +133,7 @@ class PolicyUpdater:
                 continue
             reference = before.once(before.reference, batch, partial(self._score_reference, batch)) if self.kl else None
             prompts = [group.prompt for group in batch.groups]
-            logp, entropy, valid = self.engine.forward(prompts, batch.completions, sampling=self.sampling)
+            logp, entropy, valid, _ = self.engine.forward(prompts, batch.completions, sampling=self.sampling)
             old = before.once(before.old, batch, logp.detach)
             given = together({"sampled": batch.sampled_logp, "advantages": batch.advantages}, logp.device)
             sampled = given["sampled"]
@@ -181,7 +181,7 @@ class PolicyUpdater:
         if reference:
             self._score_reference(batch)
         prompts = [group.prompt for group in batch.groups]
-        logp, _, _ = self.engine.forward(prompts, batch.completions, sampling=self.sampling)
+        logp, *_ = self.engine.forward(prompts, batch.completions, sampling=self.sampling)
         self.engine.backward(logp.sum() * 0.0)
 
     def _shrink(self, error: Exception) -> None:

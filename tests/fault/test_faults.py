@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from rubrics import rubric
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -122,6 +123,49 @@ def test_a_rank_that_is_gone_takes_the_others_with_it(tmp_path: Path, number: in
     assert not [pid for pid in members if harness.lives(pid)]
 
 
+@pytest.mark.parametrize("engine", ["local", pytest.param("zero3x2", marks=pytest.mark.long)])
+def test_a_killed_launcher_takes_its_worker_along_with_a_checkpoint(tmp_path: Path, engine: str) -> None:
+    """SIGKILL of the launcher: the worker ends at a step boundary, and the same line goes on from its checkpoint."""
+    run_dir = tmp_path / "run"
+    words = [*harness.WORDS, *harness.ENGINES[engine]]
+    process = harness.start(run_dir, words)
+    assert harness.wait_for(process, lambda: harness.rows(run_dir) >= 2)
+    workers = [pid for pid in harness.family(process.pid) if pid != process.pid]
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and any(harness.lives(pid) for pid in workers):
+        time.sleep(0.2)
+    assert not [pid for pid in workers if harness.lives(pid)]
+    steps = harness.rows(run_dir)
+    assert json.loads((run_dir / "status.json").read_text())["state"] == "interrupted"
+    assert (run_dir / "checkpoints" / f"step_{steps:06d}").is_dir()
+    harness.finish(run_dir, words)
+
+
+def test_of_several_starts_at_once_one_runs_and_the_others_are_refused(tmp_path: Path) -> None:
+    """Who is told done gets the numbers of what was asked for; five starts in one folder, another seed each."""
+    words = [
+        "debug=fast",
+        "policy.weights=random",
+        "algorithm.steps=1",
+        "evaluation.every=0",
+        "evaluation.test_limit=1",
+    ]
+    line = [sys.executable, "-m", "grasp_rl.cli.main", "train", f"run_dir={tmp_path / 'run'}", *words]
+    started = {
+        seed: subprocess.Popen([*line, f"seed={seed}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for seed in range(1, 6)
+    }
+    said = {seed: process.communicate(timeout=240)[1] for seed, process in started.items()}
+    codes = {seed: process.returncode for seed, process in started.items()}
+    ran = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["seed"]
+    assert [seed for seed, code in codes.items() if code == 0] == [ran]
+    assert {code for seed, code in codes.items() if seed != ran} == {2}
+    assert all("run_dir=" in text for seed, text in said.items() if seed != ran)
+    assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "done"
+
+
 def _command(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -170,7 +214,7 @@ def trainer(folder: Path, reward: Any, steps: int) -> Trainer:
         prompt=PromptConfig(template="compact"),
         algorithm=AlgorithmConfig(steps=steps, prompts_per_step=2, group_size=3),
         optimizer=OptimizerConfig(lr=1e-3),
-        rollout=RolloutConfig(max_new_tokens=6, pipeline="inline"),
+        rollout=RolloutConfig(max_new_tokens=6, reward_worker="inline"),
         evaluation=EvaluationConfig(every=0, test_limit=1, overlays=0, bootstrap_samples=5, max_new_tokens=4),
         checkpoint=CheckpointConfig(every=0),
     )

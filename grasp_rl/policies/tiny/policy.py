@@ -230,3 +230,8 @@ class TinyPolicy(VlmPolicy):
             train_vision_encoder=train_vision_encoder,
         )
         self.prompt_template = prompt_template
+
+    @property
+    def base_name(self) -> str:
+        """The shipped weights have no hub id; the model card says where they are."""
+        return "grasp_rl-tiny"
