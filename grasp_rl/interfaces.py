@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
-from grasp_rl.config.schema import RolloutConfig
+from grasp_rl.config.schema import PromptConfig, RolloutConfig
 from grasp_rl.types import (
     Answer,
     BoolMask,
@@ -18,6 +19,9 @@ from grasp_rl.types import (
     Sample,
     SpatialPrompt,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,76 @@ class CoordinateFrame:
     def scale(self) -> tuple[float, float]:
         """Multiply spoken (x, y) by this to get original-image pixels."""
         return self.image_width / self.width, self.image_height / self.height
+
+
+class Policy(Protocol):
+    """A vision-language policy: encodes a prompt, generates G completions, scores them, and is saved.
+
+    The training loop, evaluation and the generators know no more of it. An encoded prompt has ``input_ids`` [P] and the
+    ``frame`` that its coordinates are spoken in; an embedded one has been through the vision encoder.
+    """
+
+    tokenizer: Any
+    training: bool
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def to(self, device: torch.device) -> Self: ...
+
+    def train(self, mode: bool = True) -> Self: ...
+
+    def eval(self) -> Self: ...
+
+    def modules(self) -> Iterator[torch.nn.Module]: ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+    def encode(self, image: Image, query: str, prompt: PromptConfig) -> Any:
+        """The encoded prompt for ``image`` [H, W, 3] uint8 RGB and ``query`` under a prompt scheme."""
+        ...
+
+    def embed(self, prompts: Sequence[Any]) -> list[Any]:
+        """Embedded prompts, after one pass of the vision encoder over images that need it."""
+        ...
+
+    def encode_images(self, prompts: Sequence[Any]) -> list[Any]:
+        """Features of every prompt's image."""
+        ...
+
+    def generate(self, prompts: Sequence[Any], uniforms: torch.Tensor | None, **kwargs: Any) -> list[list[Completion]]:
+        """G completions of each embedded prompt; greedy where ``uniforms`` is None."""
+        ...
+
+    def stream(
+        self, prompts: Sequence[Any], uniforms: torch.Tensor | None, **kwargs: Any
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """(index of the prompt, its G completions), each group as it ends."""
+        ...
+
+    def forward(self, prompts: Sequence[Any], completions: Any, **kwargs: Any) -> tuple[torch.Tensor | None, ...]:
+        """(log-probabilities, entropies, valid, ...) [N, G, C] of given completions: what an engine trains."""
+        ...
+
+    def make_reference(self) -> Any:
+        """A frozen copy for the KL term, or None where disabling an adapter gives the reference."""
+        ...
+
+    def adapter_disabled(self) -> AbstractContextManager[None]:
+        """Within the block the policy is its base model."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what transformers, or PEFT for an adapter, reads."""
+        ...
+
+    def load_weights(self, folder: Path) -> None:
+        """Take the weights that :meth:`save` wrote.
+
+        Raises:
+            grasp_rl.config.errors.ConfigError: they do not fit.
+        """
+        ...
 
 
 class Dataset(Protocol):
@@ -158,7 +232,7 @@ class Generator(Protocol):
 
     def generate(
         self,
-        policy: Any,
+        policy: Policy,
         samples: Sequence[Sample],
         prompts: Sequence[Any],
         *,
@@ -181,7 +255,7 @@ class Generator(Protocol):
         """
         ...
 
-    def weights_changed(self, policy: Any, step: int) -> None:
+    def weights_changed(self, policy: Policy, step: int) -> None:
         """``step`` optimizer steps are done: what is generated next has to come from the policy as it is now."""
         ...
 
@@ -208,7 +282,7 @@ class Tracker(Protocol):
 class Components:
     """What the worker builds from the config and hands to a verb: the parts that are swapped, not tuned."""
 
-    policy: Any
+    policy: Policy
     """The vision-language policy, built last, so that cheap mistakes fail before a model loads."""
     segmenter: Segmenter
     reward: Rubric

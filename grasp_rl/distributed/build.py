@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
 
 from grasp_rl.config.schema import EngineConfig, OptimizerConfig, RunConfig
 from grasp_rl.distributed.engine import Engine
 from grasp_rl.distributed.local import LocalEngine
 
 
-def make_engine(module: nn.Module, optimizer: OptimizerConfig, total_steps: int, engine: EngineConfig) -> Engine:
+def make_engine(module: Any, optimizer: OptimizerConfig, total_steps: int, engine: EngineConfig) -> Engine:
     """The engine that ``engine.name`` says.
 
     Raises:
@@ -38,7 +37,7 @@ def loading(config: RunConfig) -> contextlib.AbstractContextManager[Any]:
 
 
 @contextlib.contextmanager
-def whole(module: nn.Module) -> Iterator[None]:
+def whole(module: Any) -> Iterator[None]:
     """Within the block, a module that no engine has yet holds all its weights; what rank 0 writes counts for all."""
     parted = [p for p in module.parameters() if hasattr(p, "ds_id")]
     if not parted:

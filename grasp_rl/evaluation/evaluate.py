@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ from grasp_rl.distributed.process_group import ALONE, ProcessGroup, joined
 from grasp_rl.evaluation import predictions
 from grasp_rl.evaluation.metrics import score_of
 from grasp_rl.evaluation.protocols.masks import OURS
-from grasp_rl.interfaces import Components, Dataset, EvaluationProtocol, Labels, WeakLabels
+from grasp_rl.interfaces import Components, Dataset, EvaluationProtocol, Labels, Policy, WeakLabels
 from grasp_rl.rollouts.reward_pipeline import FailureLimit, RewardPipeline
 from grasp_rl.runs import checkpoints
 from grasp_rl.runs.progress import ProgressWriter
@@ -40,7 +39,7 @@ class Evaluation:
 
 
 def evaluate(
-    policy: Any,
+    policy: Policy,
     pipeline: RewardPipeline,
     dataset: Dataset,
     *,
@@ -128,7 +127,7 @@ def run(config: RunConfig, components: Components) -> Record:
     """
     run_dir, settings = Path(config.run_dir), config.evaluation
     dataset = components.data.split(settings.test_split)
-    policy: Any = components.policy.to(pick_device(config.engine))
+    policy: Policy = components.policy.to(pick_device(config.engine))
     pipeline = RewardPipeline(
         segmenter=components.segmenter,
         reward=components.reward,
@@ -166,7 +165,7 @@ def run(config: RunConfig, components: Components) -> Record:
 
 
 def _answer(
-    policy: Any, pipeline: RewardPipeline, samples: Sequence[Sample], max_tokens: int
+    policy: Policy, pipeline: RewardPipeline, samples: Sequence[Sample], max_tokens: int
 ) -> Iterator[tuple[Sample, SegmentedRollout]]:
     """Each sample with its greedy answer followed to mask and reward."""
     prompts = [policy.encode(s.image, s.query, pipeline.prompt) for s in samples]
@@ -176,7 +175,7 @@ def _answer(
 
 
 @contextmanager
-def _evaluation_mode(policy: Any) -> Iterator[None]:
+def _evaluation_mode(policy: Policy) -> Iterator[None]:
     """``policy`` in evaluation mode without gradients; every module's mode is put back."""
     modes = [(module, module.training) for module in policy.modules()]
     policy.eval()

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from grasp_rl.policies import attention
 from grasp_rl.policies.packing import attention_mask, pack
 from grasp_rl.policies.transfer import to_device, together
-from grasp_rl.policies.types import WHOLE, EmbeddedPrompt, Sampling, Scores, deepstack_of
-
-if TYPE_CHECKING:
-    from grasp_rl.policies.vlm import VlmPolicy
+from grasp_rl.policies.types import WHOLE, EmbeddedPrompt, LanguageModel, Sampling, Scores, deepstack_of
 
 
 def logprobs(
-    policy: VlmPolicy,
+    policy: LanguageModel,
     prompts: Sequence[EmbeddedPrompt],
     completions: Sequence[Sequence[Sequence[int]]],
     *,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +43,41 @@ class EmbeddedPrompt:
     """[P] bool, True at image tokens; on the CPU, where rows are laid out."""
     positions: Tensor
     """[A, P] positions: one axis, or the three of M-RoPE; on the CPU."""
+
+
+class LanguageModel(Protocol):
+    """What generation and the packed forward need of a policy: the stock model, called with ready-made embeddings."""
+
+    tokenizer: Any
+    ends: list[int]
+    """Token ids that end a completion."""
+    scorer: Any
+    """Output layer that scores given tokens; see grasp_rl.policies.logprobs."""
+    decoding: str
+    packed_attention: str
+    fused_head: bool
+    training: bool
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def stock(self) -> Any:
+        """The ...ForConditionalGeneration."""
+        ...
+
+    @property
+    def core(self) -> Any:
+        """Its body: vision encoder and ``language_model``."""
+        ...
+
+    def language_model(self, hidden: Tensor, positions: Tensor, mask: Tensor | None, *args: Any, **kwargs: Any) -> Any:
+        """The stock language model's output for embeddings [B, L, D]."""
+        ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+    def eval(self) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)

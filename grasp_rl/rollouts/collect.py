@@ -21,7 +21,7 @@ from grasp_rl.config.schema import AlgorithmConfig, RunConfig
 from grasp_rl.distributed.process_group import ProcessGroup
 from grasp_rl.grpo.advantages import advantages
 from grasp_rl.grpo.loss import StepSize
-from grasp_rl.interfaces import Generator
+from grasp_rl.interfaces import Generator, Policy
 from grasp_rl.rollouts.reward_worker import RewardWorker, result_of
 from grasp_rl.types import Completion, FinishReason, GroupOutcome, Rollout, RolloutGroup, Sample
 
@@ -135,7 +135,7 @@ class RolloutBatch:
 
 
 def collect_rollouts(
-    policy: Any,
+    policy: Policy,
     generator: Generator,
     reward_worker: RewardWorker,
     questions: Callable[[int], Sequence[Sample]],
@@ -175,7 +175,7 @@ def collect_rollouts(
 
 
 def _one_round(
-    policy: Any,
+    policy: Policy,
     generator: Generator,
     reward_worker: RewardWorker,
     samples: Sequence[Sample],

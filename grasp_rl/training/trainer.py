@@ -24,7 +24,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import RunConfig
@@ -33,7 +32,7 @@ from grasp_rl.distributed.build import make_engine, whole
 from grasp_rl.distributed.engine import Engine, pick_device
 from grasp_rl.distributed.process_group import ALONE
 from grasp_rl.evaluation.evaluate import evaluate
-from grasp_rl.interfaces import Components
+from grasp_rl.interfaces import Components, Policy
 from grasp_rl.rollouts.collect import RolloutBatch, collect_rollouts
 from grasp_rl.rollouts.metrics import rollout_statistics
 from grasp_rl.rollouts.reward_pipeline import FailureLimit, RewardPipeline
@@ -79,7 +78,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, components: Components) -> None:
         self.config, self.run_dir = config, Path(config.run_dir)
-        self.policy: Any = components.policy.to(pick_device(config.engine))
+        self.policy: Policy = components.policy.to(pick_device(config.engine))
         self.data, self.tracker, self.protocol = components.data, components.tracker, components.protocol
         self.pipeline = RewardPipeline(
             segmenter=components.segmenter, reward=components.reward, prompt=config.prompt, parsing=config.parsing

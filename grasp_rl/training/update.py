@@ -14,6 +14,7 @@ from torch import Tensor
 from grasp_rl.config.schema import AlgorithmConfig, RolloutConfig
 from grasp_rl.distributed.engine import Engine
 from grasp_rl.grpo.loss import LossConfig, StepSize, policy_loss
+from grasp_rl.interfaces import Policy
 from grasp_rl.policies.transfer import together
 from grasp_rl.policies.types import Sampling
 from grasp_rl.runs import signals
@@ -27,7 +28,7 @@ STATISTICS = ("loss", "kl", "clip_fraction", "ratio", "entropy", "scored")
 """Sums over the tokens of a step, float64."""
 
 
-def make_reference(policy: Any, beta: float) -> Any:
+def make_reference(policy: Policy, beta: float) -> Any:
     """A frozen copy of the policy as it is now; None where beta is 0, or where an adapter need only be disabled."""
     return policy.make_reference() if beta else None
 
@@ -50,7 +51,7 @@ class PolicyUpdater:
 
     def __init__(
         self,
-        policy: Any,
+        policy: Policy,
         engine: Engine,
         reference: Any,
         *,

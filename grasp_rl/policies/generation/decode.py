@@ -7,29 +7,23 @@ import functools
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from grasp_rl.policies.generation import static as static_decoding
 from grasp_rl.policies.generation.cache import growing_cache, padding_mask
-from grasp_rl.policies.generation.state import Draft, Finished, draw
+from grasp_rl.policies.generation.state import DecodeState, Draft, Finished, draw
 from grasp_rl.policies.transfer import to_device, together
-from grasp_rl.policies.types import WHOLE, EmbeddedPrompt, Sampling, deepstack_of
+from grasp_rl.policies.types import WHOLE, EmbeddedPrompt, LanguageModel, Sampling, deepstack_of
 from grasp_rl.types import Completion, FinishReason
-
-if TYPE_CHECKING:
-    from grasp_rl.policies.vlm import VlmPolicy
-
 
 log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
 def stream(
-    policy: VlmPolicy,
+    policy: LanguageModel,
     prompts: Sequence[EmbeddedPrompt],
     uniforms: Tensor | None,
     *,
@@ -72,7 +66,7 @@ def stream(
         )
 
 
-def _static(policy: VlmPolicy, state: DecodeState) -> bool:
+def _static(policy: LanguageModel, state: DecodeState) -> bool:
     """Whether to decode with tensors that never move: on a GPU, where the model's cache has plain layers only."""
     if policy.decoding == "growing" or (policy.decoding == "auto" and policy.device.type != "cuda"):
         return False
@@ -88,7 +82,7 @@ def _say_once(model: str) -> None:
 
 
 def _decode_all(
-    policy: VlmPolicy,
+    policy: LanguageModel,
     state: DecodeState,
     drafts: Sequence[Draft],
     finished: Finished,
@@ -122,7 +116,7 @@ def _decode_all(
 
 
 @contextlib.contextmanager
-def _without_recomputation(policy: VlmPolicy) -> Iterator[None]:
+def _without_recomputation(policy: LanguageModel) -> Iterator[None]:
     """Evaluation mode: stock layers that recompute their activations in training refuse the key-value cache."""
     training = policy.training
     policy.eval()
@@ -132,7 +126,9 @@ def _without_recomputation(policy: VlmPolicy) -> Iterator[None]:
         policy.train(training)
 
 
-def _prefill(policy: VlmPolicy, prompts: Sequence[EmbeddedPrompt], group_size: int, max_new_tokens: int) -> DecodeState:
+def _prefill(
+    policy: LanguageModel, prompts: Sequence[EmbeddedPrompt], group_size: int, max_new_tokens: int
+) -> DecodeState:
     """Run the left-padded prompts once and expand the cache to G rows each."""
     lengths = torch.tensor([len(p.embeddings) for p in prompts])
     longest = int(lengths.max())
@@ -162,7 +158,7 @@ def _prefill(policy: VlmPolicy, prompts: Sequence[EmbeddedPrompt], group_size: i
     )
 
 
-def _decode(policy: VlmPolicy, state: DecodeState, token: Tensor) -> None:
+def _decode(policy: LanguageModel, state: DecodeState, token: Tensor) -> None:
     """One token for every living row."""
     state.length += 1
     output = policy.language_model(
@@ -173,24 +169,3 @@ def _decode(policy: VlmPolicy, state: DecodeState, token: Tensor) -> None:
     )
     state.logits = policy.stock.lm_head(output.last_hidden_state[:, -1])
     state.position = state.position + 1
-
-
-@dataclass(kw_only=True)
-class DecodeState:
-    """What decoding carries from token to token; rows are dropped when their completion ends."""
-
-    cache: Any
-    length: int
-    """Tokens so far, left padding included."""
-    mask: Tensor | None
-    """[rows, 1, 1, all tokens there can be] bool, False on left padding; None where there is none."""
-    position: Tensor
-    """[rows] position of the next token, on every axis."""
-    axes: int
-    """Axes of a position: 1, or the 3 of M-RoPE."""
-    logits: Tensor
-    """[rows, V]"""
-
-    def select(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
-        self.mask, self.position = None if self.mask is None else self.mask[rows], self.position[rows]

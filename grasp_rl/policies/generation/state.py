@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from grasp_rl.policies.types import LanguageModel
 from grasp_rl.types import Completion, FinishReason
-
-if TYPE_CHECKING:
-    from grasp_rl.policies.vlm import VlmPolicy
 
 ANSWER_ENDS = "</answer>"
 
@@ -30,7 +29,7 @@ def draw(logp: Tensor, uniform: Tensor) -> Tensor:
 class Draft:
     """A completion on its way."""
 
-    def __init__(self, policy: VlmPolicy, stop_at_answer: bool) -> None:
+    def __init__(self, policy: LanguageModel, stop_at_answer: bool) -> None:
         self.policy, self.stop_at_answer = policy, stop_at_answer
         self.tokens: list[int] = []
         self.scores: list[float] = []
@@ -74,3 +73,24 @@ class Finished:
         if not self.unfinished[group]:
             siblings = self.drafts[group * self.group_size : (group + 1) * self.group_size]
             yield group, [draft.completion() for draft in siblings]
+
+
+@dataclass(kw_only=True)
+class DecodeState:
+    """What decoding carries from token to token; rows are dropped when their completion ends."""
+
+    cache: Any
+    length: int
+    """Tokens so far, left padding included."""
+    mask: Tensor | None
+    """[rows, 1, 1, all tokens there can be] bool, False on left padding; None where there is none."""
+    position: Tensor
+    """[rows] position of the next token, on every axis."""
+    axes: int
+    """Axes of a position: 1, or the 3 of M-RoPE."""
+    logits: Tensor
+    """[rows, V]"""
+
+    def select(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+        self.mask, self.position = None if self.mask is None else self.mask[rows], self.position[rows]

@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from grasp_rl.policies.generation.cache import GrowingLayer
-from grasp_rl.policies.generation.state import Draft, Finished, draw
+from grasp_rl.policies.generation.state import DecodeState, Draft, Finished, draw
 from grasp_rl.policies.transfer import to_device
-from grasp_rl.policies.types import Sampling
+from grasp_rl.policies.types import LanguageModel, Sampling
 from grasp_rl.types import Completion, FinishReason
-
-if TYPE_CHECKING:
-    from grasp_rl.policies.generation.decode import DecodeState
-    from grasp_rl.policies.vlm import VlmPolicy
 
 LOOK_EVERY = 16
 """Tokens between two looks of the host; a row that ended goes on in vain for fewer."""
@@ -59,7 +55,7 @@ class _Static:
     """All that a step reads and writes."""
 
     def __init__(
-        self, policy: VlmPolicy, state: DecodeState, uniforms: Tensor | None, tokens: int, sampling: Sampling
+        self, policy: LanguageModel, state: DecodeState, uniforms: Tensor | None, tokens: int, sampling: Sampling
     ) -> None:
         self.policy, self.sampling, self.axes = policy, sampling, state.axes
         device, rows = state.logits.device, len(state.logits)
@@ -138,7 +134,7 @@ def fetch(tokens: Tensor, scores: Tensor) -> tuple[list[list[int]], list[list[fl
 
 
 def decode(
-    policy: VlmPolicy,
+    policy: LanguageModel,
     state: DecodeState,
     drafts: Sequence[Draft],
     finished: Finished,

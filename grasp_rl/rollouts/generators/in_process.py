@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from grasp_rl.config.schema import RolloutConfig
+from grasp_rl.interfaces import Policy
 from grasp_rl.policies.types import Sampling
 from grasp_rl.types import Completion, Sample
 from grasp_rl.utils.keyed_rng import token_uniforms
@@ -38,7 +39,7 @@ class InProcess:
     @torch.no_grad()
     def generate(
         self,
-        policy: Any,
+        policy: Policy,
         samples: Sequence[Sample],
         prompts: Sequence[Any],
         *,
@@ -70,7 +71,7 @@ class InProcess:
 
     def _some(
         self,
-        policy: Any,
+        policy: Policy,
         samples: Sequence[Sample],
         prompts: Sequence[Any],
         chunk: Sequence[int],
@@ -118,7 +119,7 @@ class InProcess:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def weights_changed(self, policy: Any, step: int) -> None:
+    def weights_changed(self, policy: Policy, step: int) -> None:
         """Nothing to do: the weights are the trained ones."""
 
     def counters(self) -> dict[str, float]:
