@@ -48,6 +48,7 @@ from grasp_rl.runs.run_dir import STATUS
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 from grasp_rl.tracking.metrics_log import METRICS
 from grasp_rl.tracking.null import NullTracker
+from grasp_rl.training.train import make_trainer
 from grasp_rl.training.trainer import Trainer
 from grasp_rl.types import Completion, FinishReason, Sample, SpatialPrompt
 from grasp_rl.utils.files import Record, read_json
@@ -352,7 +353,7 @@ def trainer(folder: Path, data: DataSource, reward: Any, every: int = 0) -> Trai
         generator=InProcess(),
         protocol=OURS,
     )
-    return Trainer(config, components)
+    return make_trainer(config, components)
 
 
 def test_mask_free_training_cannot_see_masks(tmp_path: Path) -> None:
@@ -375,8 +376,8 @@ def test_samples_lose_their_masks_before_a_mask_free_reward(tmp_path: Path) -> N
     free = trainer(tmp_path / "free", Spoilt(), rubric("grasp"))
     paid = trainer(tmp_path / "paid", Spoilt(), rubric("think2seg"))
     questions = Spoilt().split("train")
-    assert all(sample.target_mask is None for sample in free.questions(0))
-    assert all(sample.target_mask is not None for sample in paid.questions(0))
+    assert all(sample.target_mask is None for sample in free.sampler(0))
+    assert all(sample.target_mask is not None for sample in paid.sampler(0))
     assert not hasattr(free.pipeline.reference(questions[0]), "target_mask")
 
 

@@ -33,6 +33,7 @@ from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.rollouts.reward_pipeline import SegmenterError
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.tracking.null import NullTracker
+from grasp_rl.training.train import make_trainer
 from grasp_rl.training.trainer import Trainer
 from grasp_rl.training.update import PolicyUpdater, make_reference
 from grasp_rl.types import Answer, MaskPrediction, RewardBreakdown, RolloutGroup, Sample, SpatialPrompt
@@ -231,7 +232,7 @@ def trainer(
         policy=TinyPolicy(weights=weights), segmenter=segmenter or BoxFillSegmenter(), reward=reward or rubric("grasp"),
         data=SyntheticSource(train_size=8, test_size=4), tracker=NullTracker(), generator=InProcess(), protocol=OURS,
     )  # fmt: skip
-    return Trainer(config, components)
+    return make_trainer(config, components)
 
 
 def rows_of(folder: Path) -> list[dict[str, float]]:
@@ -257,7 +258,7 @@ def test_a_segmenter_that_always_fails_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(SegmenterError, match=r"failed on (\d+) of \1 prompts .*RuntimeError: the weights are gone"):
         run.run()  # in the evaluation before the first step
     run = trainer(tmp_path, rubric("think2seg"), segmenter=broken, weights="warm_start", max_new_tokens=96)
-    run.config.evaluation.max_failed_prompts = 1.0
+    run.evaluator.config.max_failed_prompts = 1.0
     with pytest.raises(
         SegmenterError, match=r"failed on (\d+) of \1 prompts of step 1: .*raise rollout\.max_failed_prompts=0\.5"
     ):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -18,6 +18,7 @@ from grasp_rl.bench.measure import Meter
 from grasp_rl.bench.task import BETA, LEARNING_RATE, LORA_ALPHA, LORA_RANK, PROMPT, QUESTION, Pipe, Task
 from grasp_rl.config.schema import (
     AlgorithmConfig,
+    CheckpointConfig,
     EngineConfig,
     EvaluationConfig,
     OptimizerConfig,
@@ -36,7 +37,9 @@ from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.rollouts.reward_worker import RewardWorker
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.tracking.null import NullTracker
-from grasp_rl.training.trainer import Stopwatch, Trainer
+from grasp_rl.training.hooks import Evaluator, RunLog
+from grasp_rl.training.train import make_trainer
+from grasp_rl.training.trainer import Trainer
 from grasp_rl.types import Answer, Completion, MaskPrediction, RewardBreakdown, Sample, SegmentedRollout
 
 
@@ -96,29 +99,41 @@ class MeasuredPipeline(RewardPipeline):
             return super().run(*words, **named)
 
 
-class MeasuredTrainer(Trainer):
-    """The real loop: a step begins when the pipe asks for it, nothing is evaluated or saved."""
+class MeasuredLog(RunLog):
+    """A step ends with its log line; nothing is written."""
 
-    def __init__(self, config: RunConfig, components: Components, meter: Meter) -> None:
-        super().__init__(config, components)
-        self.meter = meter
-        self.reward_worker = RewardWorker(MeasuredPipeline(meter, self.pipeline), "inline")
-        self.update.engine = MeasuredEngine(meter, self.policy, config.optimizer, config.algorithm.steps)
+    def __init__(self, meter: Meter) -> None:
+        self.meter, self.is_main = meter, False
 
-    def _log(self, step: int, row: dict[str, float], clock: Stopwatch, waited_s: float) -> None:
-        super()._log(step, row, clock, waited_s)
+    def step(self, step: int, row: Mapping[str, float], seconds: Mapping[str, float]) -> None:
         self.meter.end(loss=row["loss"], grad_norm=row["grad_norm"])
 
-    def _milestones(self, step: int) -> None:
-        """Nothing is saved; the next step begins."""
-        if step < self.config.algorithm.steps:
-            self.meter.begin()
 
-    def _examine(self, when: str, split: str, limit: int | None) -> dict[str, float]:
-        """Nothing is scored; the first step begins."""
+class MeasuredSteps(Evaluator):
+    """Nothing is scored or saved; where that would be, the next step begins when the pipe asks for it."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+
+    def due(self, step: int, last: int) -> bool:
+        if step < last:
+            self.meter.begin()
+        return False
+
+    def test(self, when: str, step: int, *, keep: bool = False) -> dict[str, float]:
         if when == "before":
             self.meter.begin()
         return {}
+
+
+def measured(trainer: Trainer, meter: Meter, config: RunConfig) -> Trainer:
+    """The real loop of ``trainer``, its parts measured and nothing saved."""
+    trainer.log, trainer.evaluator = MeasuredLog(meter), MeasuredSteps(meter)
+    trainer.checkpointer.settings = CheckpointConfig(every=0)
+    trainer.checkpointer.last = -1
+    trainer.reward_worker = RewardWorker(MeasuredPipeline(meter, trainer.reward_worker.pipeline), "inline")
+    trainer.update.engine = MeasuredEngine(meter, trainer.policy, config.optimizer, config.algorithm.steps)
+    return trainer
 
 
 class DrawnReward:
@@ -200,7 +215,8 @@ def run(task: Task, pipe: Pipe) -> None:
         protocol=MaskProtocol(),
     )
     with tempfile.TemporaryDirectory() as folder:
-        trainer = MeasuredTrainer(make_config(task, folder), components, meter)
+        config = make_config(task, folder)
+        trainer = measured(make_trainer(config, components), meter, config)
         meter.ready(**sizes(policy.model))
         trainer.run()
 

@@ -36,7 +36,7 @@ from grasp_rl.runs.run_dir import (
 from grasp_rl.utils.files import Record, write_json
 
 _RUNNERS = {
-    "train": "grasp_rl.training.trainer",
+    "train": "grasp_rl.training.train",
     "sft": "grasp_rl.training.sft",
     "evaluate": "grasp_rl.evaluation.evaluate",
 }

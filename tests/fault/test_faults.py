@@ -46,6 +46,7 @@ from grasp_rl.runs import checkpoints
 from grasp_rl.runs.run_dir import run_lock, state_of
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.tracking.null import NullTracker
+from grasp_rl.training.train import make_trainer
 from grasp_rl.training.trainer import Trainer
 from grasp_rl.types import Answer, Completion, FinishReason, MaskPrediction, RewardBreakdown, SpatialPrompt
 from grasp_rl.utils import memory
@@ -222,7 +223,7 @@ def trainer(folder: Path, reward: Any, steps: int) -> Trainer:
         policy=TinyPolicy(weights="random"), segmenter=BoxFillSegmenter(), reward=reward,
         data=SyntheticSource(train_size=8, test_size=4), tracker=NullTracker(), generator=InProcess(), protocol=OURS,
     )  # fmt: skip
-    return Trainer(config, components)
+    return make_trainer(config, components)
 
 
 def test_rewards_that_are_no_numbers_reach_no_weight(tmp_path: Path) -> None:
@@ -397,7 +398,7 @@ def test_training_says_that_a_checkpoint_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, on_error: str
 ) -> None:
     run = trainer(tmp_path, rubric("grasp"), 3)
-    run.config.checkpoint.every, run.config.checkpoint.on_error = 1, on_error
+    run.checkpointer.settings.every, run.checkpointer.settings.on_error = 1, on_error
     stock, calls = checkpoints.commit, [0]
 
     def full(*words: Any) -> Any:

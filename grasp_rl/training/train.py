@@ -1,0 +1,135 @@
+"""`grasp-rl train` in the worker: the parts of a training run, built from its config and components, and the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from grasp_rl.config.schema import RunConfig
+from grasp_rl.data.sampler import PromptSampler
+from grasp_rl.distributed.build import make_engine, whole
+from grasp_rl.distributed.engine import pick_device
+from grasp_rl.interfaces import Components, Policy
+from grasp_rl.rollouts.collect import RolloutBatch, collect_rollouts
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
+from grasp_rl.rollouts.reward_worker import RewardWorker
+from grasp_rl.runs import checkpoints
+from grasp_rl.runs.model_card import write_card
+from grasp_rl.training.hooks import Checkpointer, Evaluator, RunLog, StopRules
+from grasp_rl.training.trainer import Trainer
+from grasp_rl.training.update import PolicyUpdater, make_reference
+from grasp_rl.types import Sample
+from grasp_rl.utils.files import Record
+
+
+def run(config: RunConfig, components: Components) -> Record:
+    """Train as ``config`` says, evaluating before and after; returns what result.json holds.
+
+    Raises:
+        ConfigError: the run cannot start or go on as configured.
+        RuntimeError: three steps in a row were lost, the segmenter fails, or memory does not suffice.
+        OSError: a checkpoint could not be written, and ``checkpoint.on_error`` is stop.
+        KeyboardInterrupt: the run was interrupted; its last step boundary is a checkpoint.
+    """
+    trainer = make_trainer(config, components)
+    trainer.log.start(asdict(config))
+    exit_code = 1
+    try:
+        result = trainer.run()
+        exit_code = 0
+    finally:
+        trainer.close()
+        if trainer.log.is_main:
+            components.tracker.finish(exit_code)
+    return result
+
+
+def make_trainer(config: RunConfig, components: Components) -> Trainer:
+    """The trainer of ``config``, its state loaded where the run goes on.
+
+    Raises:
+        ConfigError: the run cannot start or go on as configured.
+    """
+    run_dir, algorithm = Path(config.run_dir), config.algorithm
+    policy: Policy = components.policy.to(pick_device(config.engine))
+    pipeline = RewardPipeline(
+        segmenter=components.segmenter, reward=components.reward, prompt=config.prompt, parsing=config.parsing
+    )
+    sampler = PromptSampler(components.data.split("train"), config, masks="mask" in components.reward.needs)
+    if config.evaluation.every:
+        components.data.split("val")  # a split that is missing is better missed now than after the first steps
+    with whole(policy):
+        if config.init_from:
+            policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
+        reference = make_reference(policy, algorithm.beta)
+    engine = make_engine(policy, config.optimizer, algorithm.steps * algorithm.iterations, config.engine)
+    reward_worker = RewardWorker(pipeline, config.rollout.reward_worker)
+    scores: dict[str, dict[str, float]] = {}
+
+    def card(folder: Path, step: int) -> None:
+        write_card(folder, config, step=step, scores=scores, commit=getattr(policy, "commit", None))
+
+    checkpointer = Checkpointer(
+        run_dir,
+        policy,
+        engine,
+        config.checkpoint,
+        engine_name=config.engine.name,
+        write_card=card,
+        last=algorithm.steps,
+    )
+    stop = StopRules(config.rollout.max_failed_prompts)
+    resumed = config.resume is not None
+    first_step, stop.lost, overdue = checkpointer.load() if resumed else (0, {}, False)
+    log = RunLog(
+        run_dir,
+        components.tracker,
+        steps=algorithm.steps,
+        first_step=first_step,
+        resumed=resumed,
+        is_main=engine.process_group.is_main,
+    )
+    evaluator = Evaluator(
+        policy,
+        engine,
+        replace(pipeline, always_segment=True),
+        components.data,
+        components.protocol,
+        config.evaluation,
+        replicated=config.engine.ranks_forward_together,
+        run_dir=run_dir,
+        log=log,
+        scores=scores,
+    )
+    update = PolicyUpdater(
+        policy,
+        engine,
+        engine.wrap_frozen(reference),
+        algorithm=algorithm,
+        rollout=config.rollout,
+        mismatch_cap=components.generator.mismatch_cap,
+    )
+
+    def collect(worker: RewardWorker, samples: Callable[[int], Sequence[Sample]], step: int) -> RolloutBatch:
+        return collect_rollouts(policy, components.generator, worker, samples, config, step, engine.process_group)
+
+    return Trainer(
+        policy=policy,
+        engine=engine,
+        sampler=sampler,
+        collect=collect,
+        update=update,
+        generator=components.generator,
+        reward_worker=reward_worker,
+        evaluator=evaluator,
+        checkpointer=checkpointer,
+        stop=stop,
+        log=log,
+        steps=algorithm.steps,
+        first_step=first_step,
+        overdue=overdue,
+        resumed=resumed,
+        max_new_tokens=config.rollout.max_new_tokens,
+        one_round=algorithm.sampling_rounds == 1,
+    )
