@@ -375,10 +375,10 @@ def test_mask_free_training_cannot_see_masks(tmp_path: Path) -> None:
 def test_samples_lose_their_masks_before_a_mask_free_reward(tmp_path: Path) -> None:
     free = trainer(tmp_path / "free", Spoilt(), rubric("grasp"))
     paid = trainer(tmp_path / "paid", Spoilt(), rubric("think2seg"))
-    questions = Spoilt().split("train")
+    data = Spoilt().split("train")
     assert all(sample.target_mask is None for sample in free.sampler(0))
     assert all(sample.target_mask is not None for sample in paid.sampler(0))
-    assert not hasattr(free.pipeline.reference(questions[0]), "target_mask")
+    assert not hasattr(free.reward_worker.pipeline.labels(data[0]), "target_mask")
 
 
 def test_boxes_alone_are_enough(tmp_path: Path) -> None:
