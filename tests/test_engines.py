@@ -261,11 +261,14 @@ def test_a_hostfile_says_who_is_who(tmp_path: Path) -> None:
 
 
 def test_half_precision_gives_the_same_statistics(tmp_path: Path) -> None:
-    """A Qwen2.5-VL in bfloat16: alone and on two ranks under ZeRO-3, loaded in parts."""
+    """A Qwen2.5-VL in bfloat16: alone and on two ranks under ZeRO-3, loaded in parts.
+
+    Rounding moves draws: two of the sixteen completions may end anywhere. The reference keeps groups of equal reward.
+    """
     model = tiny_models.build("qwen2_5_vl", tmp_path / "model")
     words = [
         "policy=hf_vlm", f"policy.path={model}", "policy.dtype=bfloat16", "policy.image.max_pixels=12544",
-        "policy.checkpoint_activations=selective", "reward=grasp", "algorithm=grpo", "algorithm.beta=0", "optimizer.lr=1e-5",
+        "policy.checkpoint_activations=selective", "reward=grasp", "algorithm=grpo", "algorithm.beta=0.001", "optimizer.lr=1e-5",
         "algorithm.steps=2",
     ]  # fmt: skip
     words_of_tiny = [word for word in WORDS if not word.startswith("policy.weights")]
@@ -280,7 +283,8 @@ def test_half_precision_gives_the_same_statistics(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr + (run / "log.txt").read_text()[-3000:]
         found.append(rows(run))
     for ours, theirs in zip(*found, strict=True):
-        assert ours["length"] == pytest.approx(theirs["length"], rel=0.05)
+        assert ours["length"] == pytest.approx(theirs["length"], abs=2 * 64 / 16)
+        assert ours["entropy"] > 1
         assert ours["entropy"] == pytest.approx(theirs["entropy"], rel=0.02)
         assert ours["reward"] == pytest.approx(theirs["reward"], abs=0.1)
-        assert ours["mismatch"] < 0.05
+        assert 0 < ours["mismatch"] < 0.05
