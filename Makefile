@@ -1,8 +1,10 @@
-# Two commands matter: `make demo` and `make test`. Both set up everything they need in .venv first.
+# Two commands matter: `make demo` and `make test`. Both set up everything they need in .venv first,
+# in the versions of constraints.txt.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
+SUITE := -m pytest -n 2 --dist loadfile -m "not parity and not long" tests
 export OMP_NUM_THREADS ?= 1
 export DEMO_DIR ?= outputs/demo
 
@@ -15,7 +17,18 @@ demo:  ## train four tiny policies on drawn scenes and write a report (10 minute
 
 test:  ## the test suite (under 12 minutes on two cores)
 	@bash scripts/setup.sh $(VENV) dev
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not parity and not long" tests
+	@$(BIN)/python $(SUITE)
+
+test-newest:  ## the suite with the newest versions within the bounds of pyproject.toml, in .venv-newest
+	@bash scripts/setup.sh .venv-newest dev newest
+	@.venv-newest/bin/python $(SUITE)
+
+test-oldest:  ## the suite with every lower bound of pyproject.toml at once, in .venv-oldest
+	@bash scripts/setup.sh .venv-oldest dev oldest
+	@.venv-oldest/bin/python $(SUITE)
+
+lock:  ## write constraints.txt, the versions all other commands install, anew; then run make check parity
+	@bash scripts/lock.sh
 
 check: lint  ## everything CI checks: format, lint, types, floors, tests
 	@$(MAKE) --no-print-directory test
@@ -39,6 +52,6 @@ format:  ## rewrite the sources in the project's format
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 clean:  ## remove the environment and all outputs
-	rm -rf $(VENV) .venv-sam2 outputs build dist *.egg-info
+	rm -rf $(VENV) .venv-newest .venv-oldest .venv-sam2 outputs build dist *.egg-info
 
-.PHONY: help demo test check lint parity parity-sam2 faults format clean
+.PHONY: help demo test test-newest test-oldest lock check lint parity parity-sam2 faults format clean

@@ -7,10 +7,11 @@ python=${PYTHON:-python3}
 if [ ! -e "$venv/.ready" ]; then
   echo "parity-sam2: installing into $venv (about 3 minutes)"
   "$python" -m venv "$venv"
-  "$venv/bin/python" -m pip install -q -e . pytest wheel setuptools iopath portalocker tqdm
+  export PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
+  "$venv/bin/python" -m pip install -q -e . pytest wheel setuptools iopath==0.1.10 portalocker==4.4.2 tqdm
   # without their requirements, which would replace torch: torchvision must only be importable
-  "$venv/bin/python" -m pip install -q --no-deps torchvision segment-anything
-  "$venv/bin/python" -m pip install -q --no-deps --no-build-isolation sam2
+  "$venv/bin/python" -m pip install -q --no-deps torchvision==0.28.0 segment-anything==1.0
+  "$venv/bin/python" -m pip install -q --no-deps --no-build-isolation sam2==1.1.0
   touch "$venv/.ready"
 fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} HF_HUB_OFFLINE=1

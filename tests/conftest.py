@@ -14,12 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-if importlib.util.find_spec("torchvision") is not None and not torch.cuda.is_available():
-    # only in the parity environment: a CUDA build of torchvision imports under a CPU build of torch, and transformers
-    # under it, once torchvision's two compiled operators are declared
-    _DECLARED = torch.library.Library("torchvision", "DEF")
-    for _name in ("nms", "qnms"):
-        _DECLARED.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+if importlib.util.find_spec("torchvision") is not None:
+    import torchvision_operators
+
+    torchvision_operators.declare_missing()  # before transformers looks for it
 
 import tiny_models
 from transformers import Sam2Config, Sam2Model

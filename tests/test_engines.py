@@ -263,11 +263,14 @@ def test_a_hostfile_says_who_is_who(tmp_path: Path) -> None:
 
 
 def test_half_precision_gives_the_same_statistics(tmp_path: Path) -> None:
-    """A Qwen2.5-VL in bfloat16: alone and on two ranks under ZeRO-3, loaded in parts."""
+    """A Qwen2.5-VL in bfloat16: alone and on two ranks under ZeRO-3, loaded in parts.
+
+    Rounding moves draws: two of the sixteen completions may end anywhere. The reference keeps groups of equal reward.
+    """
     model = tiny_models.build("qwen2_5_vl", tmp_path / "model")
     words = [
         "policy=hf_vlm", f"policy.path={model}", "policy.dtype=bfloat16", "policy.image.max_pixels=12544",
-        "policy.checkpoint_activations=selective", "reward=grasp", "algorithm=grpo", "algorithm.beta=0", "optimizer.lr=1e-5",
+        "policy.checkpoint_activations=selective", "reward=grasp", "algorithm=grpo", "algorithm.beta=0.001", "optimizer.lr=1e-5",
         "algorithm.steps=2",
     ]  # fmt: skip
     words_of_tiny = [word for word in WORDS if not word.startswith("policy.weights")]
@@ -291,10 +294,11 @@ def test_half_precision_gives_the_same_statistics(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr + (run / "log.txt").read_text()[-3000:]
         found.append(rows(run))
     for ours, theirs in zip(*found, strict=True):
-        assert ours["length"] == pytest.approx(theirs["length"], rel=0.05)
+        assert ours["length"] == pytest.approx(theirs["length"], abs=2 * 64 / 16)
+        assert ours["entropy"] > 1
         assert ours["entropy"] == pytest.approx(theirs["entropy"], rel=0.02)
         assert ours["reward"] == pytest.approx(theirs["reward"], abs=0.1)
-        assert ours["mismatch"] < 0.05
+        assert 0 < ours["mismatch"] < 0.05
 
 
 def other(command: str, run_dir: Path, *words: str) -> Path:
@@ -332,9 +336,10 @@ def test_training_scores_its_splits_over_ranks_alike(tmp_path: Path) -> None:
     words = [*SMALL, "evaluation.every=2", "algorithm.steps=2", "evaluation.val_limit=5"]
     train(tmp_path / "one", *words)
     train(tmp_path / "two", *words, *LAYOUTS["zero2 x 2"])
-    for when in ("eval_before", "eval_after"):
-        one, two = ((tmp_path / n / when / "predictions.jsonl").read_bytes() for n in ("one", "two"))
-        assert one == two
+    one, two = ((tmp_path / n / "eval_before" / "predictions.jsonl").read_bytes() for n in ("one", "two"))
+    assert one == two
+    after = [json.loads((tmp_path / n / "eval_after" / "metrics.json").read_text()) for n in ("one", "two")]
+    assert after[0]["reward"] == pytest.approx(after[1]["reward"], abs=1e-6)
     scored = [[row for row in rows(tmp_path / n) if "val/reward" in row] for n in ("one", "two")]
     for ours, theirs in zip(*scored, strict=True):
         assert ours.pop("val/reward") == pytest.approx(theirs.pop("val/reward"), abs=1e-6)

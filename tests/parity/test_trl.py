@@ -41,6 +41,8 @@ def make_trainer(policy: TinyPolicy, folder: Path, **settings: Any) -> Any:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
+    # the name from transformers 5.24 on, and the one before
+    recompute = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if hasattr(GRPOConfig, n))
     arguments = GRPOConfig(
         output_dir=str(folder / "out"),
         per_device_train_batch_size=2 * GROUP,
@@ -49,7 +51,7 @@ def make_trainer(policy: TinyPolicy, folder: Path, **settings: Any) -> Any:
         report_to=[],
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
+        **{recompute: False},
         **settings,
     )
     data = Dataset.from_list([{"prompt": "a"}, {"prompt": "b"}])
