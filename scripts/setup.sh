@@ -10,7 +10,7 @@ python=${PYTHON:-$(command -v python3.11 || command -v python3 || true)}
     echo "setup: $("$python" --version) is too old, 3.11 or newer is needed. Name one: make demo PYTHON=python3.11" >&2; exit 1; }
 
 stamp="$venv/.installed-$extra"
-want="$versions $(cat pyproject.toml constraints.txt scripts/setup.sh scripts/bounds.py | cksum)"
+want="$versions $(cat pyproject.toml setup.py constraints.txt scripts/setup.sh scripts/bounds.py | cksum)"
 if [ "$versions" != newest ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then exit 0; fi
 
 began=$SECONDS
