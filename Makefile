@@ -5,6 +5,9 @@ SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 SUITE := -m pytest -n 2 --dist loadfile -m "not parity and not long" tests
+PURE := tests/test_geometry.py tests/test_grpo.py tests/test_rewards.py tests/test_parsing.py tests/test_prompting.py \
+	tests/test_metrics.py tests/test_collate.py tests/test_sampler.py tests/test_sampling.py tests/test_imageio.py \
+	tests/conf/test_schema.py
 export OMP_NUM_THREADS ?= 1
 export DEMO_DIR ?= outputs/demo
 
@@ -30,10 +33,14 @@ test-oldest:  ## the suite with every lower bound of pyproject.toml at once, in 
 lock:  ## write constraints.txt, the versions all other commands install, anew; then run make check parity
 	@bash scripts/lock.sh
 
-check: lint  ## everything CI checks: format, lint, types, floors, tests
+quick:  ## lint, types and the tests without a model or a process of their own (under 90 s)
+	@bash scripts/setup.sh $(VENV) dev
+	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && $(BIN)/mypy && $(BIN)/python -m pytest -q -n 2 $(PURE)
+
+check: lint  ## everything CI checks: format, lint, types, layers, tests
 	@$(MAKE) --no-print-directory test
 
-lint:  ## ruff, mypy and the import floors
+lint:  ## ruff, mypy and the import layers
 	@bash scripts/setup.sh $(VENV) dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
@@ -54,4 +61,4 @@ format:  ## rewrite the sources in the project's format
 clean:  ## remove the environment and all outputs
 	rm -rf $(VENV) .venv-newest .venv-oldest .venv-sam2 outputs build dist *.egg-info
 
-.PHONY: help demo test test-newest test-oldest lock check lint parity parity-sam2 faults format clean
+.PHONY: help demo test test-newest test-oldest lock quick check lint parity parity-sam2 faults format clean
