@@ -231,7 +231,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trace]:
 
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
     monkeypatch.setattr(attention, "varlen_attn", kernel)
-    monkeypatch.setattr(static_decoding._Static, "_capture", replayed)
+    monkeypatch.setattr(static_decoding.StaticState, "capture", replayed)
     with Made(trace), trace:
         yield trace
 

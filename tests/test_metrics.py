@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from grasp_rl.evaluation import significance
 from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, score_of
 from grasp_rl.evaluation.protocols.masks import OURS, MaskProtocol
 from grasp_rl.evaluation.significance import paired_difference
@@ -127,7 +128,7 @@ def test_intervals_are_seeded_and_shrink_with_samples() -> None:
 
 
 def test_chunks_of_resampling_do_not_run_out_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grasp_rl.evaluation.significance._CHUNK", 1)
+    monkeypatch.setattr(significance, "CHUNK", 1)
     numbers = OURS.summarise(TABLE, bootstrap_samples=7)
     assert numbers["giou_low"] <= numbers["giou_high"]
 

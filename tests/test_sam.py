@@ -105,7 +105,7 @@ def noise(height: int = 90, width: int = 112, seed: int = 2) -> Image:
 
 
 def low_logits(segmenter: PromptableSegmenter, image: Image, prompts: tuple[SpatialPrompt, ...]) -> Tensor:
-    return segmenter._decode(prompts, segmenter.encode(image))[0]
+    return segmenter.decode_prompts(prompts, segmenter.encode(image))[0]
 
 
 class Counter:
@@ -200,7 +200,7 @@ def test_multimask_takes_the_best(folders: dict[str, Path]) -> None:
     stock = segmenter.model(image_embeddings=list(embedding.features), multimask_output=True, **inputs)
     assert stock.pred_masks.shape[2] == 3
     best = stock.pred_masks[0, 0, stock.iou_scores[0, 0].argmax()]
-    assert (segmenter._decode([PROMPTS[0]], embedding)[0][0] - best).abs().max() < 1e-4
+    assert (segmenter.decode_prompts([PROMPTS[0]], embedding)[0][0] - best).abs().max() < 1e-4
 
 
 def test_mask_threshold_and_dtype(folders: dict[str, Path]) -> None:
@@ -384,7 +384,7 @@ def test_out_of_memory_halves_the_chunk(
     prompts = [SpatialPrompt(box=(i, 5, 50 + i, 60)) for i in range(20)]
     expected = segmenter.decode(embedding, prompts).masks
     sizes: list[int] = []
-    stock = segmenter._decode
+    stock = segmenter.decode_prompts
 
     def limited(some: Any, embedding: Any) -> Any:
         sizes.append(len(some))
@@ -392,13 +392,15 @@ def test_out_of_memory_halves_the_chunk(
             raise torch.OutOfMemoryError("out of memory")
         return stock(some, embedding)
 
-    monkeypatch.setattr(segmenter, "_decode", limited)
+    monkeypatch.setattr(segmenter, "decode_prompts", limited)
     with caplog.at_level(logging.WARNING):
         found = segmenter.decode(embedding, prompts).masks
     assert sizes == [20, 10, 5, 5, 5, 5]
     assert (found == expected).float().mean() > 0.999
     assert "going on with 5 prompts at once" in caplog.text
-    monkeypatch.setattr(segmenter, "_decode", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none left")))
+    monkeypatch.setattr(
+        segmenter, "decode_prompts", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none left"))
+    )
     with pytest.raises(torch.OutOfMemoryError):
         segmenter.decode(embedding, prompts)
 

@@ -40,9 +40,9 @@ def ask(policy: HfVlmPolicy, decoding: str, greedy: bool, **more: Any) -> list[l
 def test_static_equals_growing(policy: HfVlmPolicy, greedy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Token by token, prompts of different lengths, rows that end and leave."""
     kept: list[int] = []
-    stock = static_decoding._Static.keep
+    stock = static_decoding.StaticState.keep
     monkeypatch.setattr(
-        static_decoding._Static, "keep", lambda self, living: (kept.append(len(living)), stock(self, living))[1]
+        static_decoding.StaticState, "keep", lambda self, living: (kept.append(len(living)), stock(self, living))[1]
     )
     growing = ask(policy, "growing", greedy)
     if not greedy:  # the most frequent tokens end a completion, so that rows leave

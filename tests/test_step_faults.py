@@ -48,7 +48,7 @@ ERRORS = (
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
-@pytest.mark.parametrize("where", ["_prefill", "_decode"])
+@pytest.mark.parametrize("where", ["prefill", "_decode"])
 def test_memory_runs_out_in_generation(
     random_policy: TinyPolicy, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
 ) -> None:
@@ -58,7 +58,7 @@ def test_memory_runs_out_in_generation(
     seen: list[int] = []
 
     def scarce(policy: Any, first: Any, *more: Any) -> Any:
-        rows = len(first) * more[0] if where == "_prefill" else len(more[0])
+        rows = len(first) * more[0] if where == "prefill" else len(more[0])
         seen.append(rows)
         if rows > 2:
             raise error
@@ -84,7 +84,7 @@ def test_memory_for_nothing_names_the_keys(
     def scarce(*_: Any) -> None:
         raise ERRORS[0]
 
-    monkeypatch.setattr(decoding, "_prefill", scarce)
+    monkeypatch.setattr(decoding, "prefill", scarce)
     with pytest.raises(RuntimeError, match=r"policy\.image\.max_pixels.*rollout\.max_new_tokens"):
         generate(random_policy, samples[:2], COMPACT, group_size=4, config=SETTINGS)
 
@@ -95,7 +95,7 @@ def test_another_error_is_not_taken_for_memory(
     def broken(*_: Any) -> None:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(decoding, "_prefill", broken)
+    monkeypatch.setattr(decoding, "prefill", broken)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         generate(random_policy, samples[:2], COMPACT, group_size=4, config=SETTINGS)
 
@@ -302,13 +302,13 @@ def test_no_completion_in_time_stops_the_run(tmp_path: Path, monkeypatch: pytest
 
 def test_counters_of_lost_memory_reach_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = trainer(tmp_path, steps=2)
-    stock: Any = decoding._prefill
+    stock: Any = decoding.prefill
 
     def scarce(policy: Any, prompts: Any, group: int, length: int) -> Any:
         if run.policy.training is False and len(prompts) * group > 4 and group == 3:
             raise ERRORS[0]
         return stock(policy, prompts, group, length)
 
-    monkeypatch.setattr(decoding, "_prefill", scarce)
+    monkeypatch.setattr(decoding, "prefill", scarce)
     run.run()
     assert [row["rollout_out_of_memory"] for row in rows_of(tmp_path)] == [1, 1]

@@ -72,7 +72,7 @@ class Bench:
 
 @pytest.fixture
 def bench(policy: HfVlmPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr(http, "_BACKOFF_S", 0.01)
+    monkeypatch.setattr(http, "BACKOFF_S", 0.01)
 
     def ids_of(text: str) -> Any:
         sample = next(s for s in SAMPLES if s.query in text)

@@ -9,7 +9,7 @@ import numpy as np
 
 from grasp_rl.geometry import FloatArray
 
-_CHUNK = 2_000_000  # numbers resampled at once
+CHUNK = 2_000_000  # numbers resampled at once
 
 
 class Interval(NamedTuple):
@@ -49,7 +49,7 @@ def paired_difference(
 def resampled_sums(table: FloatArray, count: int, seed: int) -> FloatArray:
     """Column sums [count, K] of ``count`` resamples, with replacement, of the rows of ``table`` [N, K]."""
     rng, rows = np.random.default_rng(seed), len(table)
-    at_once = max(1, _CHUNK // table.size)
+    at_once = max(1, CHUNK // table.size)
     sizes = [min(at_once, count - start) for start in range(0, count, at_once)]
     return np.concatenate([table[rng.integers(rows, size=(size, rows))].sum(axis=1) for size in sizes])
 

@@ -173,7 +173,7 @@ class PromptableSegmenter:
         while done < len(indices):
             chunk = indices[done : done + self.decode_chunk]
             try:
-                logits, scores = self._decode([prompts[i] for i in chunk], embedding)
+                logits, scores = self.decode_prompts([prompts[i] for i in chunk], embedding)
             except torch.OutOfMemoryError:
                 if self.decode_chunk == 1:
                     raise
@@ -190,7 +190,7 @@ class PromptableSegmenter:
         """Logits [N, 1, h, w] at ``size`` (height, width) of the original image."""
         return torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
 
-    def _decode(self, prompts: Sequence[SpatialPrompt], embedding: Embedding) -> tuple[Tensor, Tensor]:
+    def decode_prompts(self, prompts: Sequence[SpatialPrompt], embedding: Embedding) -> tuple[Tensor, Tensor]:
         """Low-resolution logits [N, h, w] and predicted IoU [N] of prompts of one signature."""
         height, width = embedding.size
         seen = self.seen_size(embedding.size)

@@ -101,10 +101,14 @@ class Sam2Package(nn.Module):
         if input_points is not None and input_labels is not None:
             coords.append(input_points[0])
             labels.append(input_labels[0])
-        low, quality = self._decode(torch.cat(coords, 1), torch.cat(labels, 1), image_embeddings, multimask_output)
+        low, quality = self._decode(
+            torch.cat(coords, 1), torch.cat(labels, 1), image_embeddings, multimask_output
+        )
         return SimpleNamespace(pred_masks=low[None], iou_scores=quality[None])
 
-    def _decode(self, coords: Tensor, labels: Tensor, levels: list[Tensor], multimask: bool) -> tuple[Tensor, Tensor]:
+    def _decode(
+        self, coords: Tensor, labels: Tensor, levels: list[Tensor], multimask: bool
+    ) -> tuple[Tensor, Tensor]:
         sparse, dense = self.model.sam_prompt_encoder(points=(coords, labels.int()), boxes=None, masks=None)
         low, quality, _, _ = self.model.sam_mask_decoder(
             image_embeddings=levels[-1],

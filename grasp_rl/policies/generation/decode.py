@@ -49,7 +49,7 @@ def stream(
     A row whose logits are not finite ends where it stands, with finish reason NOT_FINITE.
     """
     with _without_recomputation(policy):
-        state = _prefill(policy, prompts, group_size, max_new_tokens)
+        state = prefill(policy, prompts, group_size, max_new_tokens)
         rows = len(prompts) * group_size
         drawn = None if uniforms is None else to_device(uniforms.reshape(rows, max_new_tokens), policy.device)
         drafts = [Draft(policy, stop_at_answer) for _ in range(rows)]
@@ -126,7 +126,7 @@ def _without_recomputation(policy: LanguageModel) -> Iterator[None]:
         policy.train(training)
 
 
-def _prefill(
+def prefill(
     policy: LanguageModel, prompts: Sequence[EmbeddedPrompt], group_size: int, max_new_tokens: int
 ) -> DecodeState:
     """Run the left-padded prompts once and expand the cache to G rows each."""

@@ -51,7 +51,7 @@ def fits(cache: Any) -> bool:
     return all(type(layer) is GrowingLayer for layer in cache.layers)
 
 
-class _Static:
+class StaticState:
     """All that a step reads and writes."""
 
     def __init__(
@@ -75,7 +75,7 @@ class _Static:
     def advance(self) -> None:
         """Draw a token of every row and run the model on it."""
         if self.logits.device.type == "cuda":
-            self._replay = self._replay or self._capture()
+            self._replay = self._replay or self.capture()
             self._replay()
         else:
             self._advance()
@@ -97,7 +97,7 @@ class _Static:
         for counter in (self.step, self.place, self.position):
             counter.add_(1)
 
-    def _capture(self) -> Callable[[], None]:
+    def capture(self) -> Callable[[], None]:
         """The step as a graph; what the trial runs changed is put back."""
         moved = (self.step, self.place, self.position, self.logits, self.seen, self.tokens, self.scores)
         before = [tensor.clone() for tensor in moved]
@@ -148,7 +148,7 @@ def decode(
 
     Rows that have ended leave once they are half of all: a smaller batch costs a new capture.
     """
-    static = _Static(policy, state, uniforms, max_new_tokens, sampling)
+    static = StaticState(policy, state, uniforms, max_new_tokens, sampling)
     looked = 0
     while True:
         until = min(looked + LOOK_EVERY, max_new_tokens)

@@ -19,7 +19,7 @@ from grasp_rl.config.errors import ConfigError
 Answer = TypeVar("Answer")
 
 _TRY_AGAIN = (408, 409, 425, 429)
-_BACKOFF_S = 0.5
+BACKOFF_S = 0.5
 
 
 class Unusable(Exception):
@@ -83,7 +83,7 @@ class Server:
                 return read(self._post(path, body, deadline))
             except (Unusable, TimeoutError, OSError, http.client.HTTPException) as error:
                 self._count(error)
-                wait = _BACKOFF_S * 2**attempt
+                wait = BACKOFF_S * 2**attempt
                 late = deadline is not None and time.monotonic() + wait >= deadline
                 if attempt == self.retries or late:
                     raise Unreachable(f"{self.url}{path}: {self._said(error)} ({attempt + 1} attempts)") from error
