@@ -29,13 +29,13 @@ def correction(path: Path, device: Device) -> Record:
     Raises:
         ConfigError: it is no such file, or was measured on another kind of device.
     """
-    found = read_json(path)
-    if found is None or found.get("benchmark") != "step" or "ours" not in found.get("sides", {}):
+    result = read_json(path)
+    if result is None or result.get("benchmark") != "step" or "ours" not in result.get("sides", {}):
         raise ConfigError(f"--calibrate {path}: must be a step.json of `grasp-rl bench step` with our side in it")
-    task, ours = found["task"], found["sides"]["ours"]
+    task, ours = result["task"], result["sides"]["ours"]
     if (task["device"] == "cpu") != (device.name == "cpu"):
         raise ConfigError(f"--calibrate {path}: was measured on {task['device']}; say which device with --gpu")
-    shapes, questions = _shapes(task, found["model"]), task.get("questions", 1)
+    shapes, questions = _shapes(task, result["model"]), task.get("questions", 1)
     load = Load(
         prompt=task["prompt_tokens"],
         completion=task["length"],

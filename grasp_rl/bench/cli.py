@@ -16,14 +16,14 @@ BENCHMARKS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``grasp-rl bench <argv>`` and return its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    args = list(sys.argv[1:] if argv is None else argv)
     lines = [f"  {name:<10} {text}" for name, text in BENCHMARKS.items()]
     usage = "\n".join(["Usage: grasp-rl bench WHAT [arguments]", "", *lines, "", "  grasp-rl bench WHAT --help"]) + "\n"
-    if not words or words[0] in ("--help", "-h", "help"):
+    if not args or args[0] in ("--help", "-h", "help"):
         sys.stdout.write(usage)
         return 0
-    if words[0] not in BENCHMARKS:
-        sys.stderr.write(f"grasp-rl bench: {words[0]}: must be one of {', '.join(BENCHMARKS)}\n")
+    if args[0] not in BENCHMARKS:
+        sys.stderr.write(f"grasp-rl bench: {args[0]}: must be one of {', '.join(BENCHMARKS)}\n")
         return 2
-    code: int = importlib.import_module(f"grasp_rl.bench.{words[0]}").main(words[1:])
+    code: int = importlib.import_module(f"grasp_rl.bench.{args[0]}").main(args[1:])
     return code

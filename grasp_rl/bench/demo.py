@@ -173,15 +173,15 @@ def measure(repeats: int) -> Record:
         groups, mine = ours.step(number)
         rows.append((mine, naive.step(groups)))
         lengths += [len(r.completion.token_ids) for group in groups for r in group.rollouts]
-    found: Record = {"repeats": repeats, "tokens": statistics.mean(lengths), "longest": max(lengths)}
+    result: Record = {"repeats": repeats, "tokens": statistics.mean(lengths), "longest": max(lengths)}
     for side, index in (("ours", 0), ("naive", 1)):
         counted = [row[index] for row in rows[1:]]
         part = {phase: statistics.median(row[phase] for row in counted) for phase in ("rollout", "update")}
         part["step"] = statistics.median(row["rollout"] + row["update"] for row in counted)
-        found[side] = part
-    found["ratio"] = found["naive"]["step"] / found["ours"]["step"]
-    found["loss_difference"] = max(abs(a["loss"] - b["loss"]) for a, b in rows)
-    return found
+        result[side] = part
+    result["ratio"] = result["naive"]["step"] / result["ours"]["step"]
+    result["loss_difference"] = max(abs(a["loss"] - b["loss"]) for a, b in rows)
+    return result
 
 
 def main(argv: Sequence[str]) -> int:
@@ -192,22 +192,22 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    found = measure(max(1, arguments.repeats))
-    found |= {
+    result = measure(max(1, arguments.repeats))
+    result |= {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": platform.machine(),
         "commit": (git(Path(__file__).parent) or {}).get("commit"),
         "packages": {name: version_of(name) for name in PACKAGES},
     }
     if arguments.out:
-        write_json(arguments.out / "demo.json", found)
+        write_json(arguments.out / "demo.json", result)
     if arguments.json:
-        sys.stdout.write(json.dumps(found) + "\n")
+        sys.stdout.write(json.dumps(result) + "\n")
         return 0
     lines = [
         "CPU-seconds   ours  naive",
-        *(f"{p:<10} {found['ours'][p]:7.3f} {found['naive'][p]:6.3f}" for p in PHASES),
+        *(f"{p:<10} {result['ours'][p]:7.3f} {result['naive'][p]:6.3f}" for p in PHASES),
     ]
-    lines += [f"naive / ours {found['ratio']:.2f}", f"losses differ by {found['loss_difference']:.1e}"]
+    lines += [f"naive / ours {result['ratio']:.2f}", f"losses differ by {result['loss_difference']:.1e}"]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -156,5 +156,5 @@ class Meter:
 
 def _status(key: str) -> float:
     """A size of this process in MiB, as Linux tells it in /proc/self/status (proc(5), in kB)."""
-    found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.M)
-    return int(found[1]) / 1024 if found else float("nan")
+    result = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.M)
+    return int(result[1]) / 1024 if result else float("nan")

@@ -48,16 +48,16 @@ class MeasuredPolicy(HfVlmPolicy):
 
     meter: Meter
 
-    def encode(self, *words: Any, **named: Any) -> EncodedPrompt:
+    def encode(self, *args: Any, **kwargs: Any) -> EncodedPrompt:
         with self.meter.phase("encode"):
-            return super().encode(*words, **named)
+            return super().encode(*args, **kwargs)
 
-    def embed(self, *words: Any, **named: Any) -> list[EmbeddedPrompt]:
+    def embed(self, *args: Any, **kwargs: Any) -> list[EmbeddedPrompt]:
         with self.meter.phase("vision_encoder"):
-            return super().embed(*words, **named)
+            return super().embed(*args, **kwargs)
 
-    def stream(self, *words: Any, **named: Any) -> Iterator[tuple[int, list[Completion]]]:
-        groups = super().stream(*words, **named)
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[tuple[int, list[Completion]]]:
+        groups = super().stream(*args, **kwargs)
         while True:
             with self.meter.phase("decode"):
                 group = next(groups, None)
@@ -65,17 +65,17 @@ class MeasuredPolicy(HfVlmPolicy):
                 return
             yield group
 
-    def logprobs(self, *words: Any, **named: Any) -> Scores:
+    def logprobs(self, *args: Any, **kwargs: Any) -> Scores:
         with self.meter.phase("policy" if torch.is_grad_enabled() else "reference"):
-            return super().logprobs(*words, **named)
+            return super().logprobs(*args, **kwargs)
 
 
 class MeasuredEngine(LocalEngine):
     """The engine with its phases timed."""
 
-    def __init__(self, meter: Meter, *words: Any) -> None:
+    def __init__(self, meter: Meter, *args: Any) -> None:
         self.meter = meter
-        super().__init__(*words)
+        super().__init__(*args)
 
     def backward(self, loss: Tensor) -> None:
         with self.meter.phase("backward"):
@@ -93,10 +93,10 @@ class MeasuredPipeline(RewardPipeline):
         object.__setattr__(self, "meter", meter)  # a pipeline is frozen
         super().__init__(**{part.name: getattr(pipeline, part.name) for part in fields(pipeline)})
 
-    def run(self, *words: Any, **named: Any) -> list[SegmentedRollout]:
+    def run(self, *args: Any, **kwargs: Any) -> list[SegmentedRollout]:
         meter: Meter = self.meter  # type: ignore[attr-defined]
         with meter.phase("reward"):
-            return super().run(*words, **named)
+            return super().run(*args, **kwargs)
 
 
 class MeasuredLog(RunLog):

@@ -47,10 +47,10 @@ class ImageOnlyProcessor(Qwen2_5_VLProcessor):  # type: ignore[misc]
             setattr(self, f"{kind}_token_id", tokenizer.convert_tokens_to_ids(f"<|{kind}_pad|>"))
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
-    def __call__(self, *words: Any, **named: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Tokens and patches."""
         with self.meter.phase("encode") if self.meter else contextlib.nullcontext():
-            return super().__call__(*words, **named)
+            return super().__call__(*args, **kwargs)
 
 
 class MeasuredTrainer(GRPOTrainer):  # type: ignore[misc]
@@ -58,22 +58,22 @@ class MeasuredTrainer(GRPOTrainer):  # type: ignore[misc]
 
     meter: Meter
 
-    def _generate_single_turn(self, *words: Any, **named: Any) -> Any:
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         with self.meter.phase("decode"):
-            return super()._generate_single_turn(*words, **named)
+            return super()._generate_single_turn(*args, **kwargs)
 
-    def _calculate_rewards(self, *words: Any, **named: Any) -> Any:
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
         with self.meter.phase("reward"):
-            return super()._calculate_rewards(*words, **named)
+            return super()._calculate_rewards(*args, **kwargs)
 
-    def compute_loss(self, *words: Any, **named: Any) -> Any:
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         with self.meter.phase("policy"):
-            loss = super().compute_loss(*words, **named)
+            loss = super().compute_loss(*args, **kwargs)
         self.meter.enter("backward")
         return loss
 
-    def training_step(self, *words: Any, **named: Any) -> Any:
-        done = super().training_step(*words, **named)
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        done = super().training_step(*args, **kwargs)
         self.meter.leave()
         return done
 

@@ -107,7 +107,7 @@ def per_completion(
     """
     from grasp_rl.prompts.parse import parse
 
-    found = []
+    result = []
     for completion in completions:
         answer = parse(completion.text, SCHEME, frame, pipeline.parsing)
         embedding = pipeline.segmenter.encode(sample.image)
@@ -117,8 +117,8 @@ def per_completion(
         target = sample.target_mask
         assert target is not None
         either = np.count_nonzero(union | target)
-        found.append(float(np.count_nonzero(union & target) / either))
-    return found
+        result.append(float(np.count_nonzero(union & target) / either))
+    return result
 
 
 def timed(work: Callable[[], Any], repeats: int) -> tuple[float, Any]:
@@ -251,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="grasp_rl_bench_") as name:
         folder = Path(name)
-        found: Record = {
+        result: Record = {
             "date": time.strftime("%Y-%m-%d"),
             "machine": f"{platform.machine()} CPU",
             "torch": version_of("torch"),
@@ -260,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "cache": cache_row(folder, arguments.repeats),
             "memory": memory_row(folder),
         }
-    sys.stdout.write(json.dumps(found) + "\n" if arguments.json else table(found) + "\n")
+    sys.stdout.write(json.dumps(result) + "\n" if arguments.json else table(result) + "\n")
     return 0
 
 

@@ -169,13 +169,13 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def growth(plan: Plan) -> list[Record]:
     """Our side alone with G doubled, and with the image's tokens about doubled."""
-    found = []
+    result = []
     wider = round((2 * plan.task.images + TEXT_TOKENS) ** 0.5) * 28
     for larger in (replace(plan.task, groups=2 * plan.task.groups), replace(plan.task, side=wider)):
         task = replace(larger, steps=2)
         part = compare(replace(plan, task=task, sides=("ours",), parity=False))
-        found.append({"task": part["task"], **part["sides"]["ours"]})
-    return found
+        result.append({"task": part["task"], **part["sides"]["ours"]})
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -289,8 +289,8 @@ def _device(name: str) -> str:
 
         return f"one {torch.cuda.get_device_name()}"
     told = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", told.read_text(encoding="utf-8")) if told.exists() else None
-    return f"one thread of {os.cpu_count()} CPUs ({found[1] if found else platform.machine()})"
+    result = re.search(r"model name\s*: (.+)", told.read_text(encoding="utf-8")) if told.exists() else None
+    return f"one thread of {os.cpu_count()} CPUs ({result[1] if result else platform.machine()})"
 
 
 def table(result: Record, *, profile: bool) -> str:

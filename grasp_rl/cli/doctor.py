@@ -59,9 +59,9 @@ def examine() -> Record:
 def _package(name: str, specifier: str) -> Record:
     from packaging.specifiers import SpecifierSet
 
-    found = version_of(name)
-    ok = found is not None and SpecifierSet(specifier).contains(found, prereleases=True)
-    return {"name": name, "found": found, "wanted": specifier or "any", "ok": ok}
+    result = version_of(name)
+    ok = result is not None and SpecifierSet(specifier).contains(result, prereleases=True)
+    return {"name": name, "found": result, "wanted": specifier or "any", "ok": ok}
 
 
 def _extra(name: str) -> Record:

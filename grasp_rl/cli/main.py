@@ -50,16 +50,16 @@ COMMANDS = (*_COMPOSED, "plan", "predict", "report", "export", "data", "bench", 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("--help", "-h", "help"):
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("--help", "-h", "help"):
         sys.stdout.write(_HELP)
         return 0
-    if words[0] in ("--version", "-V"):
+    if args[0] in ("--version", "-V"):
         sys.stdout.write(f"grasp-rl {__version__}\n")
         return 0
-    if words[0] in ("-sc", "--shell-completion"):
-        return _complete(words)
-    command, rest = words[0], words[1:]
+    if args[0] in ("-sc", "--shell-completion"):
+        return _complete(args)
+    command, rest = args[0], args[1:]
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

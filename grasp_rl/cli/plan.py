@@ -33,9 +33,9 @@ DOES_NOT_FIT = 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``grasp-rl plan <argv>``: exit 0 where everything fits, 3 where something does not, 2 for a wrong line."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(words)
+        return _run(args)
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"grasp-rl plan: {messages.of_system(error)}\n")
         return 2
@@ -74,14 +74,14 @@ def _run(words: list[str]) -> int:
     flags, rest = _flags(words)
     console = Console(stderr=flags.json, highlight=False, markup=False, soft_wrap=True)
     device = device_of(flags.gpu or "h100", flags.memory_gib, flags.tflops, flags.bandwidth_gbs)
-    found: Record | None = None
+    result: Record | None = None
     if flags.calibrate:
-        found = correction(flags.calibrate, device if flags.gpu else device_of("cpu", None, None, None))
-        console.print(found["sentence"])
+        result = correction(flags.calibrate, device if flags.gpu else device_of("cpu", None, None, None))
+        console.print(result["sentence"])
         if not flags.gpu:
-            _print_json(flags, {"calibration": found})
+            _print_json(flags, {"calibration": result})
             return 0
-        device = corrected(device, found["ratio"])
+        device = corrected(device, result["ratio"])
     planned = [_planned(job, flags, device) for job in _jobs(rest)]
     console.print(_bill(planned[0].bill, device) if len(planned) == 1 else _table(planned))
     told = {}
@@ -96,7 +96,7 @@ def _run(words: list[str]) -> int:
             f"backward, {device.bandwidth_share:.0%} of the peak bandwidth in decoding, {device.reserve:.0%} more "
             "memory than is held."
         )
-    _print_json(flags, _as_record(device, planned, told) | ({"calibration": found} if found else {}))
+    _print_json(flags, _as_record(device, planned, told) | ({"calibration": result} if result else {}))
     return DOES_NOT_FIT if told else 0
 
 

@@ -171,9 +171,9 @@ def read_config(run: Path | None, scheme: str | None, segmenter: str | None, ove
         ConfigError: naming the key, what was found and what is valid.
     """
     groups = [f"{group}={name}" for group, name in (("prompt", scheme), ("segmenter", segmenter)) if name]
-    words = ["command=evaluate", *groups, *([] if run else overrides)]
+    args = ["command=evaluate", *groups, *([] if run else overrides)]
     with compose.hydra("predict") as engine:
-        composed = to_config(compose.single(engine, words, compose.trusted_on(words)).config)
+        composed = to_config(compose.single(engine, args, compose.trusted_on(args)).config)
     if run is None:
         return composed
     changed: Any = OmegaConf.create(load_raw(run / CONFIG))
@@ -223,13 +223,13 @@ def write(out: Path, path: Path, query: str, image: Image, prediction: Predictio
 def _told(record: Record) -> str:
     """One line for a person."""
     if record["status"] not in ("ok", "repaired"):
-        found = f"the answer could not be read ({record['status']})"
+        result = f"the answer could not be read ({record['status']})"
     elif not record["prompts"]:
-        found = "nothing in the image fits"
+        result = "nothing in the image fits"
     else:
         count = len(record["prompts"])
-        found = f"{count} instance{'s' * (count != 1)}, {100 * record['mask_share']:.1f} % of the image"
-    return f"{found}: {record['files']['overlay']}\n"
+        result = f"{count} instance{'s' * (count != 1)}, {100 * record['mask_share']:.1f} % of the image"
+    return f"{result}: {record['files']['overlay']}\n"
 
 
 if __name__ == "__main__":

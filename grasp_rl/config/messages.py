@@ -90,8 +90,8 @@ def _unknown_key(error: OmegaConfBaseException, overridden: str) -> str:
 def _wrong_value(error: OmegaConfBaseException, assigned: str | None) -> str:
     key, text = error.full_key or "config", _first_line(error)
     if match := re.match(r"Value (.*) of type .* could not be converted to (\w+)", text):
-        found, kind = match.groups()
-        return f"{key}={found}: must be {_KINDS.get(kind, kind)}{_or_null(error)}"
+        result, kind = match.groups()
+        return f"{key}={result}: must be {_KINDS.get(kind, kind)}{_or_null(error)}"
     if "is not Optional" in text or "assign None" in text:
         return f"{key}=null: must have a value"
     text = re.sub(r"^\w+ raised while resolving interpolation: ", "", text)

@@ -61,8 +61,8 @@ def source_of(module: str) -> Path | None:
 def definitions(module: str) -> dict[str, Definition]:
     """The public classes and functions that the source of ``module`` itself defines, by name."""
     body = _body(module)
-    found = {node.name: node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    return {name: node for name, node in found.items() if not name.startswith("_")}
+    result = {node.name: node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    return {name: node for name, node in result.items() if not name.startswith("_")}
 
 
 def signature(module: str, node: Definition) -> Signature:
@@ -173,8 +173,8 @@ def _base(module: str, base: ast.expr) -> tuple[str, Definition] | None:
             names = {alias.asname or alias.name: alias.name for alias in node.names}
             if base.id in names:
                 origin = _absolute(module, node)
-                found = {n.name: n for n in _body(origin) if isinstance(n, ast.ClassDef)}.get(names[base.id])
-                return (origin, found) if found else None
+                result = {n.name: n for n in _body(origin) if isinstance(n, ast.ClassDef)}.get(names[base.id])
+                return (origin, result) if result else None
     return None
 
 

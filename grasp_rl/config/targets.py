@@ -168,13 +168,13 @@ def _find(target: Any, trusted: Sequence[str], key: str) -> tuple[str, Definitio
         )
     if source_of(module) is None:
         raise ConfigError(f"{where}: there is no source of a module {module}")
-    found = {n: d for n, d in definitions(module).items() if foreign or isinstance(d, ast.ClassDef)}
-    if name not in found:
-        defined = ", ".join(sorted(found)) or "none"
+    result = {n: d for n, d in definitions(module).items() if foreign or isinstance(d, ast.ClassDef)}
+    if name not in result:
+        defined = ", ".join(sorted(result)) or "none"
         raise ConfigError(
-            f"{where}: must be a class that {module} itself defines: {defined}{closest(name, list(found))}"
+            f"{where}: must be a class that {module} itself defines: {defined}{closest(name, list(result))}"
         )
-    return module, found[name]
+    return module, result[name]
 
 
 def _inside(module: str, parents: Sequence[str]) -> bool:

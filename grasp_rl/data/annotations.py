@@ -78,12 +78,12 @@ def read_lines(path: Path) -> Iterator[Line]:
         for number, data in enumerate(file, 1):
             if not data.strip():
                 continue
-            record, found = _decoded(data)
-            found = found or problems_of(record)
-            if not found and record["id"] in seen:
-                found = [f"id={record['id']!r}: also the id of line {seen[record['id']]}; every row needs its own"]
-            if found:
-                yield Line(number=number, row=None, problems=tuple(found))
+            record, result = _decoded(data)
+            result = result or problems_of(record)
+            if not result and record["id"] in seen:
+                result = [f"id={record['id']!r}: also the id of line {seen[record['id']]}; every row needs its own"]
+            if result:
+                yield Line(number=number, row=None, problems=tuple(result))
                 continue
             seen[record["id"]] = number
             yield Line(number=number, row=_row(record, number, path), problems=())
@@ -94,18 +94,18 @@ def problems_of(record: Any) -> list[str]:
     if not isinstance(record, dict):
         return [f"found {_kind(record)}; a line is one JSON object, {{...}}"]
     given = {key: value for key, value in record.items() if value is not None}
-    found = [f"{key}: no such key{_near(key)}; valid: {', '.join(KEYS)}" for key in given if key not in KEYS]
+    result = [f"{key}: no such key{_near(key)}; valid: {', '.join(KEYS)}" for key in given if key not in KEYS]
     missing = [key for key in REQUIRED if key not in given]
-    found += [f"{', '.join(missing)}: missing; every row needs {', '.join(REQUIRED)}"] if missing else []
+    result += [f"{', '.join(missing)}: missing; every row needs {', '.join(REQUIRED)}"] if missing else []
     targets = [key for key in TARGETS if key in given]
     if len(targets) != 1:
-        named = " and ".join(targets) or "none"
-        found.append(f"found {named} of {', '.join(TARGETS)}; give exactly one (polygons: [] where nothing answers)")
+        kwargs = " and ".join(targets) or "none"
+        result.append(f"found {kwargs} of {', '.join(TARGETS)}; give exactly one (polygons: [] where nothing answers)")
     for key, check in _CHECKS.items():
         complaint = check(given[key]) if key in given else None
         if complaint:
-            found.append(f"{key}={_short(given[key])}: {complaint}")
-    return found
+            result.append(f"{key}={_short(given[key])}: {complaint}")
+    return result
 
 
 def _decoded(data: bytes) -> tuple[Any, list[str]]:

@@ -72,9 +72,9 @@ def read_mask(path: str | Path, size: tuple[int, int], max_pixels: int = MAX_PIX
     path = Path(path)
     with _decoded(path, max_pixels) as image:
         if (image.height, image.width) != size:
-            found, expected = f"{image.width} x {image.height}", f"{size[1]} x {size[0]}"
+            result, expected = f"{image.width} x {image.height}", f"{size[1]} x {size[0]}"
             raise ImageError(
-                f"{path}: a mask of {found} pixels (width x height) for an image of {expected}; make one of its size"
+                f"{path}: a mask of {result} pixels (width x height) for an image of {expected}; make one of its size"
             )
         indexed = image.mode in ("1", "L", "P", "I", "F") or image.mode.startswith("I;")
         values = np.asarray(image) if indexed else _on_black(image).max(axis=2)

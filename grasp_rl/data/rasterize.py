@@ -90,8 +90,8 @@ def parts(mask: BoolMask) -> Iterator[BoolMask]:
     The :data:`MAX_PARTS` largest ones, largest first. Where every part is smaller, the largest alone, so that only an
     empty mask has none.
     """
-    _, labels, found, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    areas: NDArray[np.int32] = found[1:, cv2.CC_STAT_AREA]
+    _, labels, result, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    areas: NDArray[np.int32] = result[1:, cv2.CC_STAT_AREA]
     order = np.argsort(-areas, kind="stable")[:MAX_PARTS]
     kept = [index for index in order if areas[index] >= MIN_PART] or order[:1].tolist()
     for index in kept:

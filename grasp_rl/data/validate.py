@@ -107,11 +107,11 @@ def _check(row: Row, images: _ImageCache, report: Report) -> list[str]:
         else:
             empty = not (weak_labels if mask is None else mask.any())
             report.no_target[row.split] += empty and not any(problems)
-    found = [problem for problem in problems if problem]
-    if not found:
+    result = [problem for problem in problems if problem]
+    if not result:
         report.splits[row.split] += 1
         report.kinds[row.kind] += 1
-    return found
+    return result
 
 
 class _ImageCache:

@@ -137,9 +137,9 @@ class ZeroEngine:
         self._deepspeed = deepspeed
         self._others: list[Any] = []
 
-    def forward(self, *words: Any, **named: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The policy's own forward, parameters fetched layer by layer under ZeRO-3."""
-        return self.ds(*words, **named)
+        return self.ds(*args, **kwargs)
 
     def wrap_frozen(self, module: Any) -> Any:
         """The module itself, and under ZeRO-3 an engine of its own that divides its parameters."""

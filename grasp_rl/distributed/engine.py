@@ -36,7 +36,7 @@ class Engine(Protocol):
     process_group: ProcessGroup
     steps_done: int
 
-    def forward(self, *words: Any, **named: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The policy's own forward on this rank's batch."""
         ...
 

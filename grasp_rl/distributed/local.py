@@ -38,9 +38,9 @@ class LocalEngine:
             weight_decay=optimizer.weight_decay,
         )
 
-    def forward(self, *words: Any, **named: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The policy's own forward."""
-        return self.module(*words, **named)
+        return self.module(*args, **kwargs)
 
     def wrap_frozen(self, module: Any) -> Any:
         """The module itself."""

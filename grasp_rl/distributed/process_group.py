@@ -39,9 +39,9 @@ class ProcessGroup:
         """Every rank's ``value``, by rank, on every rank. Plain values only: it travels as a pickle among the ranks."""
         if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.world_size
-        dist.all_gather_object(found, value)
-        return found
+        result: list[Any] = [None] * self.world_size
+        dist.all_gather_object(result, value)
+        return result
 
     def all_reduce_sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """The sum over ranks, key by key."""

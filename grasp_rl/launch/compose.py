@@ -152,8 +152,8 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
 
 def trusted_on(overrides: Sequence[str]) -> tuple[str, ...]:
     """The modules that the command line itself trusts."""
-    named = [o.value() for o in parse_overrides(overrides) if o.key_or_group == "trusted_modules"]
-    modules = named[-1] if named else []
+    kwargs = [o.value() for o in parse_overrides(overrides) if o.key_or_group == "trusted_modules"]
+    modules = kwargs[-1] if kwargs else []
     return check_trusted(modules if isinstance(modules, list) else [modules])
 
 

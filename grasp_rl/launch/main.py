@@ -214,10 +214,10 @@ def _resume(command_line: CommandLine, flags: argparse.Namespace) -> int:
         raise ConfigError(f"trusted_modules: the run trusts {checked.trusted_modules}; say so again to go on with it")
     check_components(checked, trusted)
     if checked.command != command_line.command or state_of(run_dir) == "running":
-        found = (
+        result = (
             f"a run of {checked.command}" if checked.command != command_line.command else "a run that is still going on"
         )
-        raise ConfigError(f"resume={run_dir}: must hold a run of {command_line.command} that ended; found {found}")
+        raise ConfigError(f"resume={run_dir}: must hold a run of {command_line.command} that ended; found {result}")
     wanted = Job(run_dir=run_dir, config=asdict(checked) | {"run_dir": str(run_dir)}, trusted=trusted)
     return _single(command_line, wanted, flags.overrides, resume=True)
 

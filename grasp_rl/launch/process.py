@@ -218,12 +218,12 @@ def worker_command(job: Job) -> list[str]:
 
 def _torchrun(engine: Record) -> list[str]:
     """The words that start torchrun on this node."""
-    words = ["-m", "torch.distributed.run", f"--nproc-per-node={engine['nproc']}"]
+    args = ["-m", "torch.distributed.run", f"--nproc-per-node={engine['nproc']}"]
     if engine["nnodes"] == 1:
-        return [*words, "--standalone"]
+        return [*args, "--standalone"]
     host, _, port = str(engine["rendezvous"]).rpartition(":")
-    words += [f"--nnodes={engine['nnodes']}", f"--node-rank={engine['node_rank']}"]
-    return [*words, f"--master-addr={host}", f"--master-port={port}"]
+    args += [f"--nnodes={engine['nnodes']}", f"--node-rank={engine['node_rank']}"]
+    return [*args, f"--master-addr={host}", f"--master-port={port}"]
 
 
 def placed(job: Job) -> Job:

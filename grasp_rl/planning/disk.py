@@ -25,12 +25,12 @@ def disk_gib(shapes: Shapes, layout: Layout, config: RunConfig, answers: int, pi
     kept = config.checkpoint.keep_last + 2  # the best one, and the one being written
     overlays = 2 * config.evaluation.overlays * 3 * pixels
     cache = config.segmenter.get("cache_mb", 0) * 2**20 if config.segmenter.get("cache") == "disk" else 0
-    found = {
+    result = {
         "checkpoints": kept * checkpoint_bytes(shapes, layout),
         "logs": float(LINE * (config.algorithm.steps + answers) + overlays),
         "embeddings": float(cache),
     }
-    return {name: value / 2**30 for name, value in (found | {"total": sum(found.values())}).items()}
+    return {name: value / 2**30 for name, value in (result | {"total": sum(result.values())}).items()}
 
 
 def checkpoint_bytes(shapes: Shapes, layout: Layout) -> float:

@@ -31,8 +31,8 @@ def memory_gib(
     }
     heights = max(sum(generation.values()), sum(learning.values()))
     peak = (sum(resident.values()) + heights) * (1 + reserve)
-    found = resident | generation | learning | {"host": host, "peak": peak}
-    return {name: value / 2**30 for name, value in found.items()}
+    result = resident | generation | learning | {"host": host, "peak": peak}
+    return {name: value / 2**30 for name, value in result.items()}
 
 
 def state_bytes(shapes: Shapes, layout: Layout) -> dict[str, float]:
@@ -47,15 +47,15 @@ def state_bytes(shapes: Shapes, layout: Layout) -> dict[str, float]:
     master = not (layout.stage == 3 and trained == shapes.trained * FLOAT)
     optimizer = shapes.trained * FLOAT * (3 if master else 2) if layout.stage else 2 * trained
     ranks = layout.ranks
-    found = {
+    result = {
         "weights": weights / (ranks if layout.stage == 3 else 1),
         "gradients": trained / (ranks if layout.stage >= 2 else 1),
         "optimizer": optimizer / (ranks if layout.stage else 1),
         "host": 0.0,
     }
     if layout.offloads:
-        found = {"weights": 0.0, "gradients": 0.0, "optimizer": 0.0, "host": sum(found.values())}
-    return found
+        result = {"weights": 0.0, "gradients": 0.0, "optimizer": 0.0, "host": sum(result.values())}
+    return result
 
 
 def trained_bytes(shapes: Shapes) -> int:

@@ -63,6 +63,6 @@ def decode_seconds(shapes: Shapes, load: Load, device: Device) -> float:
 def step_seconds(shapes: Shapes, load: Load, device: Device) -> dict[str, float]:
     """Seconds by phase and ``step``, their sum. Left out: segmenting, which runs beside, and talk between devices."""
     rate = device.tflops * 1e12 * device.compute_share
-    found = {phase: flops / rate for phase, flops in step_flops(shapes, load).items()}
-    found["decode"] = decode_seconds(shapes, load, device)
-    return found | {"step": sum(found.values())}
+    result = {phase: flops / rate for phase, flops in step_flops(shapes, load).items()}
+    result["decode"] = decode_seconds(shapes, load, device)
+    return result | {"step": sum(result.values())}

@@ -48,14 +48,14 @@ class TwoCalls:
     """Longest prompt of the B rows, in tokens."""
     gather: Tensor
     """[B, G * C] places of the completions' tokens in their rows; 0 for padding."""
-    seen: Tensor
+    visible: Tensor
     """[B, G, 1, C, prompt + C] bool, True where a completion's token sees a prompt's, or its own completion's."""
     back: Tensor
     """[B, L] where each token of a row stands among the results [prompt | G * C]."""
 
     def to(self, device: torch.device) -> TwoCalls:
         """The same plan on ``device``."""
-        moved: dict[str, Any] = {"gather": self.gather, "seen": self.seen, "back": self.back}
+        moved: dict[str, Any] = {"gather": self.gather, "visible": self.visible, "back": self.back}
         moved |= together(moved, device)
         return replace(self, **moved)
 
@@ -122,11 +122,11 @@ def two_calls(layout: PackedLayout, prompt_lengths: Tensor, lengths: Tensor) -> 
     rows, groups = lengths.shape
     prompt, width = int(prompt_lengths.max()), int(lengths.max())
     step = torch.arange(width)
-    visible = torch.arange(prompt)[None] < prompt_lengths[:, None]  # (B, prompt)
+    in_prompt = torch.arange(prompt)[None] < prompt_lengths[:, None]  # (B, prompt)
     own = step[:, None] >= step[None]
-    seen = torch.cat(
+    visible = torch.cat(
         [
-            visible[:, None, None, None].expand(rows, groups, 1, width, prompt),
+            in_prompt[:, None, None, None].expand(rows, groups, 1, width, prompt),
             own.expand(rows, groups, 1, width, width),
         ],
         dim=-1,
@@ -137,7 +137,7 @@ def two_calls(layout: PackedLayout, prompt_lengths: Tensor, lengths: Tensor) -> 
     return TwoCalls(
         prompt=prompt,
         gather=layout.completion_index.flatten(1),
-        seen=seen,
+        visible=visible,
         back=back,
     )
 
@@ -159,7 +159,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: TwoCalls, scaling: f
     """[B, L, H, D] results for queries [B, H, L, D] and keys and values [B, K, L, D] of K heads, H a multiple of K."""
     rows, heads, _, size = query.shape
     kv_heads, shared = key.shape[1], heads // key.shape[1]
-    prompt, groups, width = plan.prompt, plan.seen.shape[1], plan.seen.shape[3]
+    prompt, groups, width = plan.prompt, plan.visible.shape[1], plan.visible.shape[3]
     first = scaled_dot_product_attention(
         query[:, :, :prompt],
         key[:, :, :prompt].repeat_interleave(shared, 1),
@@ -179,9 +179,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: TwoCalls, scaling: f
         return torch.cat([before, taken(x)], dim=3).flatten(0, 1)
 
     # the query heads that share a key head stand in one long query, so that no key is repeated for them
-    asked = taken(query).reshape(rows * groups, kv_heads, shared * width, size)
-    seen = plan.seen.flatten(0, 1).expand(-1, shared, -1, -1).flatten(1, 2)[:, None]
-    second = scaled_dot_product_attention(asked, with_prompt(key), with_prompt(value), attn_mask=seen, scale=scaling)
+    grouped_query = taken(query).reshape(rows * groups, kv_heads, shared * width, size)
+    visible = plan.visible.flatten(0, 1).expand(-1, shared, -1, -1).flatten(1, 2)[:, None]
+    second = scaled_dot_product_attention(
+        grouped_query, with_prompt(key), with_prompt(value), attn_mask=visible, scale=scaling
+    )
     second = second.reshape(rows, groups, heads, width, size).transpose(1, 2).flatten(2, 3)  # (B, H, G * C, D)
     results = torch.cat([first, second], dim=2)
     return results.gather(2, plan.back[:, None, :, None].expand(-1, heads, -1, size)).transpose(1, 2).contiguous()
@@ -204,18 +206,18 @@ class SequenceKernel:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, plan: Sequences, scaling: float | None) -> Tensor:
         """[tokens, H, D] results for queries [tokens, H, D] and keys and values [keys, K, D], in the plan's order."""
-        named, default = dict(self.causal), query.shape[-1] ** -0.5
+        kwargs, default = dict(self.causal), query.shape[-1] ** -0.5
         if self.scales:
-            named["scale"] = scaling
+            kwargs["scale"] = scaling
         elif scaling is not None and not math.isclose(scaling, default):
             query = query * (scaling / default)
         shared = query.shape[1] // key.shape[1]
         if self.shares:
-            named["enable_gqa"] = shared > 1
+            kwargs["enable_gqa"] = shared > 1
         elif shared > 1:
             key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
-        found: Tensor = self.function(query, key, value, plan.query_ends, plan.key_ends, *plan.longest, **named)
-        return found
+        result: Tensor = self.function(query, key, value, plan.query_ends, plan.key_ends, *plan.longest, **kwargs)
+        return result
 
 
 @lru_cache(maxsize=8)
@@ -249,8 +251,8 @@ def attend_sequences(query: Tensor, key: Tensor, value: Tensor, plan: Sequences,
         """[tokens, heads, D]"""
         return x.transpose(1, 2).flatten(0, 1).index_select(0, places)
 
-    found = kernel(taken(query, plan.queries), taken(key, plan.keys), taken(value, plan.keys), plan, scaling)
-    results = query.new_zeros(rows * length, heads, size).index_copy(0, plan.queries, found)
+    result = kernel(taken(query, plan.queries), taken(key, plan.keys), taken(value, plan.keys), plan, scaling)
+    results = query.new_zeros(rows * length, heads, size).index_copy(0, plan.queries, result)
     return results.view(rows, length, heads, size)
 
 
@@ -265,9 +267,9 @@ def attend_one(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, s
         scaling: of the scores.
     """
     rows, heads, _, size = query.shape
-    asked = query.reshape(rows, key.shape[1], -1, size)
-    found = scaled_dot_product_attention(asked, key, value, attn_mask=mask, scale=scaling)
-    return found.reshape(rows, 1, heads, size)
+    grouped_query = query.reshape(rows, key.shape[1], -1, size)
+    result = scaled_dot_product_attention(grouped_query, key, value, attn_mask=mask, scale=scaling)
+    return result.reshape(rows, 1, heads, size)
 
 
 def register(base: str) -> str:

@@ -32,9 +32,9 @@ class TokenScorer(nn.Module):
         self.weight, self.bias = head.weight, head.bias
         self.vocabulary = head.out_features
 
-    def forward(self, hidden: Tensor, targets: Tensor, **wanted: Any) -> tuple[Tensor, Tensor]:
+    def forward(self, hidden: Tensor, targets: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """See :func:`score_tokens`."""
-        return score_tokens(_Weights(self), hidden, targets, vocabulary=self.vocabulary, **wanted)
+        return score_tokens(_Weights(self), hidden, targets, vocabulary=self.vocabulary, **kwargs)
 
 
 class _Weights:
@@ -115,6 +115,6 @@ def fused_logprobs(head: Any, hidden: Tensor, targets: Tensor, temperature: floa
             "policy.fused_head=true: liger-kernel is not installed; pip install 'grasp-rl[liger]', or set it to false"
         ) from error
     states = hidden if temperature == 1.0 else hidden / temperature
-    found = Fused.apply(states, head.weight, targets, head.bias, None, -100, 0.0, 0.0, "none")
-    losses: Tensor = found[0] if isinstance(found, tuple) else found
+    result = Fused.apply(states, head.weight, targets, head.bias, None, -100, 0.0, 0.0, "none")
+    losses: Tensor = result[0] if isinstance(result, tuple) else result
     return -losses.float()

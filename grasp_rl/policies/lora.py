@@ -43,8 +43,8 @@ def add_lora(
     language = [name for name in linear if name.startswith("model.language_model.")]
     for target in targets:
         if not any(name.endswith(f".{target}") for name in language):
-            found = ", ".join(sorted({name.rpartition(".")[2] for name in language}))
-            raise ConfigError(f"policy.lora_targets: {target!r} is no linear layer here; must be of {found}")
+            result = ", ".join(sorted({name.rpartition(".")[2] for name in language}))
+            raise ConfigError(f"policy.lora_targets: {target!r} is no linear layer here; must be of {result}")
     chosen = [name for name in language if name.rpartition(".")[2] in targets]
     chosen += [name for name in linear if name.startswith(tuple(f"model.{part}." for part in vision_encoder))]
     pattern = "|".join(sorted({re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in chosen}))

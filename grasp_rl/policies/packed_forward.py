@@ -65,18 +65,18 @@ def logprobs(
         },
         policy.device,
     )
-    words = policy.core.get_input_embeddings()(on["tokens"])
-    hidden = words.new_zeros(rows, length, words.shape[-1])
+    args = policy.core.get_input_embeddings()(on["tokens"])
+    hidden = args.new_zeros(rows, length, args.shape[-1])
     for b, prompt in enumerate(prompts):
         hidden[b, : len(prompt.embeddings)] = prompt.embeddings
-    hidden = hidden.flatten(0, 1).index_copy(0, on["places"], words).view(hidden.shape)
+    hidden = hidden.flatten(0, 1).index_copy(0, on["places"], args).view(hidden.shape)
     if policy.packed_attention == "two_calls" and not attention_layers:
-        wanted: dict[str, Any] = {"packed": attention.plan(layout, prompt_lengths, lengths, hidden)}
+        kwargs: dict[str, Any] = {"packed": attention.plan(layout, prompt_lengths, lengths, hidden)}
         mask = hidden.new_empty(1, 1, 1, 1)  # a mask made by somebody is taken as it is
     else:
-        wanted = {"output_attentions": bool(attention_layers)}
+        kwargs = {"output_attentions": bool(attention_layers)}
         mask = attention_mask(to_device(layout.segment, policy.device))
-    result = policy.language_model(hidden, on["positions"], mask, deepstack_of(prompts), on["visual"], **wanted)
+    result = policy.language_model(hidden, on["positions"], mask, deepstack_of(prompts), on["visual"], **kwargs)
     image = None
     if attention_layers:
         heads = torch.stack([result.attentions[layer][:, :2].float().mean(1) for layer in attention_layers])

@@ -89,8 +89,8 @@ class VlmPolicy(nn.Module):
             parameter.requires_grad_(train_vision_encoder and parameter.requires_grad)
         self.train_vision_encoder = any(p.requires_grad for p in self.vision_encoder_parameters())
         generation = getattr(self.stock.generation_config, "eos_token_id", None)
-        named = generation if isinstance(generation, list) else [generation]
-        self.ends = sorted({int(i) for i in (*named, tokenizer.eos_token_id) if i is not None})
+        kwargs = generation if isinstance(generation, list) else [generation]
+        self.ends = sorted({int(i) for i in (*kwargs, tokenizer.eos_token_id) if i is not None})
         """Token ids that end a completion."""
         self.packed_attention = packed_attention
         language = self.core.language_model.config
@@ -189,13 +189,13 @@ class VlmPolicy(nn.Module):
 
     def coordinates_in(self, said: Sequence[int]) -> list[tuple[int, int]]:
         """(position, instance) of every token of an answer that is part of a coordinate; instances count from 0."""
-        found, instance = [], -1
+        result, instance = [], -1
         for position, token in enumerate(said):
             piece = self.tokenizer.decode([token])
             instance += piece.count("{")
             if instance >= 0 and piece.strip().isdigit():
-                found.append((position, instance))
-        return found
+                result.append((position, instance))
+        return result
 
     def covered(self, box: Box, prompt: EncodedPrompt) -> NDArray[np.bool_]:
         """[T] bool: the image tokens that ``box`` (original-image pixels) covers by a third, or covers most."""
@@ -219,12 +219,12 @@ class VlmPolicy(nn.Module):
         embeddings = torch.split(lookup.index_copy(0, on["places"], tokens), lengths)
         return [
             EmbeddedPrompt(
-                embeddings=words,
+                embeddings=args,
                 deepstack=image.deepstack,
                 visual=there,
                 positions=self.backbone.positions(self.core, prompt.input_ids, there, prompt.inputs),
             )
-            for prompt, image, words, there in zip(
+            for prompt, image, args, there in zip(
                 prompts, images, embeddings, torch.split(visual, lengths), strict=True
             )
         ]
@@ -239,8 +239,8 @@ class VlmPolicy(nn.Module):
         new = [p for p in prompts if not p.image_features]
         if new:
             with torch.no_grad():
-                found = self.backbone.features(self.core, [self._on_device(p.inputs) for p in new])
-            for prompt, features in zip(new, found, strict=True):
+                result = self.backbone.features(self.core, [self._on_device(p.inputs) for p in new])
+            for prompt, features in zip(new, result, strict=True):
                 prompt.image_features.append(features)
                 self.features.put(prompt.image_key, features)
         return [p.image_features[0] for p in prompts]
@@ -322,17 +322,17 @@ class VlmPolicy(nn.Module):
         )
 
     def generate(
-        self, prompts: Sequence[EmbeddedPrompt], uniforms: Tensor | None, **wanted: Any
+        self, prompts: Sequence[EmbeddedPrompt], uniforms: Tensor | None, **kwargs: Any
     ) -> list[list[Completion]]:
         """What :meth:`stream` gives, in the prompts' order, when all of it is there."""
-        found = dict(self.stream(prompts, uniforms, **wanted))
-        return [found[index] for index in range(len(prompts))]
+        result = dict(self.stream(prompts, uniforms, **kwargs))
+        return [result[index] for index in range(len(prompts))]
 
     def stream(
-        self, prompts: Sequence[EmbeddedPrompt], uniforms: Tensor | None, **wanted: Any
+        self, prompts: Sequence[EmbeddedPrompt], uniforms: Tensor | None, **kwargs: Any
     ) -> Iterator[tuple[int, list[Completion]]]:
         """G completions of each prompt after one prefill each; see grasp_rl.policies.generation.decode."""
-        return stream(self, prompts, uniforms, **wanted)
+        return stream(self, prompts, uniforms, **kwargs)
 
     def make_reference(self) -> VlmPolicy | None:
         """A frozen copy for the KL term, or None where disabling the LoRA adapter gives the reference at no cost.

@@ -145,8 +145,8 @@ def _check_caps(body: str, config: ParsingConfig) -> None:
 def _structure(body: str) -> Iterator[str]:
     """The brackets, braces and commas of a JSON text that stand outside its strings."""
     in_string, escaped = False, -1
-    for found in _STRUCTURE.finditer(body):
-        char, position = found[0], found.start()
+    for result in _STRUCTURE.finditer(body):
+        char, position = result[0], result.start()
         if position == escaped:
             continue
         if char == '"':

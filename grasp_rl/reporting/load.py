@@ -81,8 +81,8 @@ def read_study(folder: Path) -> list[StudiedRun]:
     """
     folders = [folder] if _is_run(folder) else sorted(path for path in folder.glob("*/") if _is_run(path))
     if not folders:
-        found = "no such folder" if not folder.is_dir() else "neither a run nor a folder of runs"
-        raise ConfigError(f"{folder}: {found}; must be what a train, sft or evaluate command wrote")
+        result = "no such folder" if not folder.is_dir() else "neither a run nor a folder of runs"
+        raise ConfigError(f"{folder}: {result}; must be what a train, sft or evaluate command wrote")
     overrides = {path: _overrides(_read_json(path / ENVIRONMENT) or {}) for path in folders}
     keys = [key for key in dict.fromkeys(k for o in overrides.values() for k in o) if key not in _NOT_AXES]
     differing = [key for key in keys if len({o.get(key) for o in overrides.values()}) > 1]
@@ -103,8 +103,8 @@ def _read_json(path: Path) -> Record | None:
 
 def _overrides(environment: Record) -> dict[str, str]:
     """Command-line overrides by key; Hydra's own are none of the run's."""
-    words = environment.get("overrides")
-    pairs = [str(word).lstrip("+~").partition("=") for word in words] if isinstance(words, list) else []
+    args = environment.get("overrides")
+    pairs = [str(word).lstrip("+~").partition("=") for word in args] if isinstance(args, list) else []
     return {key: value for key, _, value in pairs if not key.startswith("hydra")}
 
 
@@ -117,10 +117,10 @@ def _read_run(folder: Path, axes: dict[str, str]) -> StudiedRun:
         notes.append(f"no {METRICS}, so no curves")
     before = _read_scored(folder / "eval_before", notes)
     scheme = (config.get("prompt") or {}).get("scheme")
-    found = (
+    result = (
         _read_scored(folder / name, notes) for name in ("eval_after", "eval", f"eval_{scheme}")
     )  # train, evaluate, sft
-    after = next((scored for scored in found if scored is not None), None)
+    after = next((scored for scored in result if scored is not None), None)
     state = "unknown" if "state" not in status else state_of(folder) or "unknown"
     return StudiedRun(
         folder=folder,

@@ -99,8 +99,8 @@ class RolloutBatch:
         return [group for _, group in self._numbered()]
 
     def _numbered(self) -> list[tuple[int, RolloutGroup]]:
-        found = [(pending.question, self._group(place)) for place, pending in enumerate(self._pending)]
-        return sorted(found, key=itemgetter(0))
+        result = [(pending.question, self._group(place)) for place, pending in enumerate(self._pending)]
+        return sorted(result, key=itemgetter(0))
 
     def everywhere(self) -> list[GroupOutcome]:
         """The outcome of every rewarded group of all ranks in the questions' order, those left out included.
@@ -162,10 +162,10 @@ def collect_rollouts(
     for number in range(config.algorithm.sampling_rounds):
         samples = questions(number)
         mine = set(range(process_group.rank, len(samples), process_group.world_size))
-        found = list(_one_round(policy, generator, reward_worker, samples, mine, first, config, step))
+        result = list(_one_round(policy, generator, reward_worker, samples, mine, first, config, step))
         if config.algorithm.sampling_rounds > 1:  # which groups are learned from goes by the question
-            found.sort(key=attrgetter("question"))
-        rollouts.add(found, len(mine))
+            result.sort(key=attrgetter("question"))
+        rollouts.add(result, len(mine))
         first += len(samples)
         if number + 1 < config.algorithm.sampling_rounds:
             enough = process_group.all_reduce_sum({"groups": len(list(rollouts))})["groups"]

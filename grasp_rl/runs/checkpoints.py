@@ -86,9 +86,9 @@ def damage(folder: Path) -> str | None:
         return f"{_MANIFEST} is missing"
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError):
         return f"{_MANIFEST} is damaged"
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {_MANIFEST}
-    for name in sorted(found ^ {*known, _STATE}):
-        return f"{name} is not in the manifest" if name in found else f"{name} is missing"
+    result = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {_MANIFEST}
+    for name in sorted(result ^ {*known, _STATE}):
+        return f"{name} is not in the manifest" if name in result else f"{name} is missing"
     for name, (size, digest) in known.items():
         path = folder / name
         if path.stat().st_size != size or _sha256(path) != digest:

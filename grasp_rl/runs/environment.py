@@ -51,18 +51,18 @@ def version_of(package: str) -> str | None:
 
 def masked(command: Sequence[str]) -> list[str]:
     """``command`` with everything that looks like a secret replaced by ``***``."""
-    words: list[str] = []
+    args: list[str] = []
     hide_next = False
     for word in command:
         name, equals, _ = word.partition("=")
         if hide_next:
-            words.append(_MASK)
+            args.append(_MASK)
         elif equals and _SECRET_NAME.search(name):
-            words.append(f"{name}={_MASK}")
+            args.append(f"{name}={_MASK}")
         else:
-            words.append(_SECRET_VALUE.sub(_MASK, word))
+            args.append(_SECRET_VALUE.sub(_MASK, word))
         hide_next = not equals and word.startswith("-") and bool(_SECRET_NAME.search(word))
-    return words
+    return args
 
 
 def git(folder: Path) -> Record | None:

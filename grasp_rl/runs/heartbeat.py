@@ -56,11 +56,11 @@ def end_all(pid: int) -> None:
         except OSError:
             continue
         children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
-    waiting, found = [pid], []
+    waiting, result = [pid], []
     while waiting:
-        found += waiting
+        result += waiting
         waiting = [child for parent in waiting for child in children.get(parent, [])]
-    for number in reversed(found):
+    for number in reversed(result):
         try:
             os.kill(number, signal.SIGKILL)
         except ProcessLookupError:

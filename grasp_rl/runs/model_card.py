@@ -101,13 +101,13 @@ def _code(environment: Record) -> str:
 
 
 def _table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    rows = {name: found for name, found in scores.items() if found}
+    rows = {name: result for name, result in scores.items() if result}
     if not rows:
         return "Nothing was scored yet."
-    keys = [key for key in _SHOWN if any(key in found for found in rows.values())]
+    keys = [key for key in _SHOWN if any(key in result for result in rows.values())]
     lines = ["| scored | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
-    for name, found in rows.items():
-        lines.append(f"| {name} | " + " | ".join(f"{found[k]:.4g}" if k in found else "-" for k in keys) + " |")
+    for name, result in rows.items():
+        lines.append(f"| {name} | " + " | ".join(f"{result[k]:.4g}" if k in result else "-" for k in keys) + " |")
     return "\n".join(lines)
 
 

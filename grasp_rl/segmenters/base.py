@@ -120,11 +120,11 @@ class PromptableSegmenter:
         """One pass of the image encoder over ``image`` [H, W, 3] uint8 RGB, or none where the cache knows it."""
         size = (image.shape[0], image.shape[1])
         key = self.cache.key_of(image, self.identity, str(self.dtype))
-        found = self.cache.get(key)
-        if found is None:
-            found = self._features(image)
-            self.cache.put(key, found)
-        return Embedding(features=tuple(f.to(self.device) for f in found), size=size)
+        result = self.cache.get(key)
+        if result is None:
+            result = self._features(image)
+            self.cache.put(key, result)
+        return Embedding(features=tuple(f.to(self.device) for f in result), size=size)
 
     def _features(self, image: Image) -> Features:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device).permute(2, 0, 1)[None].float() / 255

@@ -60,10 +60,10 @@ class RamCache(NoCache):
         return digest.hexdigest()
 
     def get(self, key: str) -> Features | None:
-        found = self._entries.get(key)
-        if found is not None:
+        result = self._entries.get(key)
+        if result is not None:
             self._entries.move_to_end(key)
-        return found
+        return result
 
     def put(self, key: str, features: Features) -> None:
         entry = tuple(f.cpu().clone() for f in features)
@@ -99,14 +99,14 @@ class DiskCache(RamCache):
     def get(self, key: str) -> Features | None:
         path = self._path(key)
         try:
-            found = load_file(path)
+            result = load_file(path)
             os.utime(path)
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError) as error:
             log.warning("embedding cache: %s is damaged (%s); encoding again", path, error)
             return None
-        return tuple(found[str(i)] for i in range(len(found)))
+        return tuple(result[str(i)] for i in range(len(result)))
 
     def put(self, key: str, features: Features) -> None:
         path = self._path(key)

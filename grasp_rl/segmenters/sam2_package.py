@@ -54,13 +54,13 @@ def build_package(version: str, architecture: str) -> Any:
     Raises:
         ConfigError: the package is not installed.
     """
-    found = importlib.util.find_spec("sam2")
-    if found is None or not found.submodule_search_locations:
+    result = importlib.util.find_spec("sam2")
+    if result is None or not result.submodule_search_locations:
         raise ConfigError(
             "segmenter.backend='sam2': the package is not installed; pip install --no-deps --no-build-isolation sam2 "
             "iopath portalocker (and a torchvision that fits torch), or take segmenter.backend=transformers"
         )
-    folder = Path(next(iter(found.submodule_search_locations))) / "configs" / version
+    folder = Path(next(iter(result.submodule_search_locations))) / "configs" / version
     config = OmegaConf.load(folder / f"{version}_{SIZES[architecture]}.yaml".replace("_", "_hiera_", 1))
     config.model.sam_mask_decoder_extra_args = _STABLE
     started = importlib.import_module("hydra.core.global_hydra").GlobalHydra.instance()
@@ -101,14 +101,10 @@ class Sam2Package(nn.Module):
         if input_points is not None and input_labels is not None:
             coords.append(input_points[0])
             labels.append(input_labels[0])
-        low, quality = self._decode(
-            torch.cat(coords, 1), torch.cat(labels, 1), image_embeddings, multimask_output
-        )
+        low, quality = self._decode(torch.cat(coords, 1), torch.cat(labels, 1), image_embeddings, multimask_output)
         return SimpleNamespace(pred_masks=low[None], iou_scores=quality[None])
 
-    def _decode(
-        self, coords: Tensor, labels: Tensor, levels: list[Tensor], multimask: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _decode(self, coords: Tensor, labels: Tensor, levels: list[Tensor], multimask: bool) -> tuple[Tensor, Tensor]:
         sparse, dense = self.model.sam_prompt_encoder(points=(coords, labels.int()), boxes=None, masks=None)
         low, quality, _, _ = self.model.sam_mask_decoder(
             image_embeddings=levels[-1],

@@ -176,8 +176,8 @@ def fit(weights: Weights, model: Any, state: Mapping[str, Tensor]) -> None:
 
 def _check(weights: Weights, missing: Any, unexpected: Any, mismatched: Any) -> None:
     problems = []
-    for kind, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched)):
-        keys = sorted(str(k[0]) if isinstance(k, tuple) else str(k) for k in found)
+    for kind, result in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched)):
+        keys = sorted(str(k[0]) if isinstance(k, tuple) else str(k) for k in result)
         if keys:
             more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
             problems.append(f"{kind}: {', '.join(keys[:SHOWN])}{more}")

@@ -166,11 +166,11 @@ def _run_id(run_dir: Path, resume: bool) -> str:
 
 def _completions(paths: Sequence[Path]) -> list[tuple[Path, Record]]:
     """Images that are an evaluation's overlays, each with its line of the predictions.jsonl beside their folder."""
-    found = []
+    result = []
     for path in paths:
         number, predictions = path.name.partition("_")[0], path.parent.parent / "predictions.jsonl"
         if number.isdigit() and predictions.is_file():
             with predictions.open(encoding="utf-8") as file:
                 lines = [line for index, line in enumerate(file) if index == int(number)]
-            found += [(path, json.loads(line)) for line in lines]
-    return found
+            result += [(path, json.loads(line)) for line in lines]
+    return result

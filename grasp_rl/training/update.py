@@ -162,12 +162,12 @@ class PolicyUpdater:
     def _score_reference(self, batch: TrainBatch) -> Tensor:
         """[N, G, C] log-probabilities under the reference policy."""
         prompts = [group.prompt for group in batch.groups]
-        wanted: dict[str, Any] = {"sampling": self.reference_sampling, "entropy": False}
+        kwargs: dict[str, Any] = {"sampling": self.reference_sampling, "entropy": False}
         with torch.no_grad():
             if self.reference is not None:
-                return torch.as_tensor(self.reference(prompts, batch.completions, **wanted)[0])
+                return torch.as_tensor(self.reference(prompts, batch.completions, **kwargs)[0])
             with self.policy.adapter_disabled():
-                return torch.as_tensor(self.engine.forward(prompts, batch.completions, **wanted)[0])
+                return torch.as_tensor(self.engine.forward(prompts, batch.completions, **kwargs)[0])
 
     def _dummy_batch(self, groups: Iterable[RolloutGroup]) -> TrainBatch:
         """A batch for the forwards that only keep this rank in step with the others."""

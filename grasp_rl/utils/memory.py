@@ -20,5 +20,5 @@ def environment() -> dict[str, str]:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory ran out: Python's, torch's on a GPU, or that of torch's CPU allocator."""
-    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
-    return named or "can't allocate memory" in str(error) or "out of memory" in str(error)
+    kwargs = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+    return kwargs or "can't allocate memory" in str(error) or "out of memory" in str(error)

@@ -50,8 +50,8 @@ def draw_overlay(
 def with_caption(image: Image, text: str) -> Image:
     """``image`` with a white strip of wrapped text above it."""
     columns = max(12, image.shape[1] // 8)
-    words, lines = text.encode("ascii", "replace").decode().split(), [""]
-    for word in words:
+    args, lines = text.encode("ascii", "replace").decode().split(), [""]
+    for word in args:
         if len(lines[-1]) + len(word) + 1 > columns:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()

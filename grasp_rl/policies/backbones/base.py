@@ -171,8 +171,8 @@ def backbone_of(model_type: str) -> type[Backbone]:
     if model_type not in known:
         raise ConfigError(f"policy.path: holds a model of type {model_type!r}; must be one of {', '.join(known)}")
     module = importlib.import_module(f"grasp_rl.policies.backbones.{model_type}")
-    found = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
-    return next(family for family in found if issubclass(family, Backbone))
+    result = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
+    return next(family for family in result if issubclass(family, Backbone))
 
 
 def squash(image: Image, side: int) -> Image:

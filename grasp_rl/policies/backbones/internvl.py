@@ -41,6 +41,6 @@ class InternVL(Backbone):
 
     def features(self, core: Any, inputs: Sequence[ImageInputs]) -> list[ImageFeatures]:
         tiles = torch.cat([i["pixel_values"] for i in inputs])
-        found = core.get_image_features(pixel_values=tiles, return_dict=True).pooler_output  # (tiles, T, D)
+        result = core.get_image_features(pixel_values=tiles, return_dict=True).pooler_output  # (tiles, T, D)
         counts = [len(i["pixel_values"]) for i in inputs]
-        return [ImageFeatures(tokens=part.flatten(0, 1)) for part in found.split(counts)]
+        return [ImageFeatures(tokens=part.flatten(0, 1)) for part in result.split(counts)]

@@ -43,8 +43,8 @@ class Llava(Backbone):
 
     def features(self, core: Any, inputs: Sequence[ImageInputs]) -> list[ImageFeatures]:
         pixels = torch.cat([i["pixel_values"] for i in inputs])
-        found = core.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
-        return [ImageFeatures(tokens=tokens) for tokens in found]
+        result = core.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
+        return [ImageFeatures(tokens=tokens) for tokens in result]
 
     def grid(self, inputs: ImageInputs) -> tuple[int, int]:
         side = int(self.config.vision_config.image_size // self.config.vision_config.patch_size)

@@ -46,5 +46,5 @@ class LlavaOnevision(Backbone):
 
     def features(self, core: Any, inputs: Sequence[ImageInputs]) -> list[ImageFeatures]:
         tiles, sizes = (torch.cat([i[name] for i in inputs]) for name in ("pixel_values", "image_sizes"))
-        found = core.get_image_features(pixel_values=tiles, image_sizes=sizes, return_dict=True).pooler_output
-        return [ImageFeatures(tokens=tokens) for tokens in found]
+        result = core.get_image_features(pixel_values=tiles, image_sizes=sizes, return_dict=True).pooler_output
+        return [ImageFeatures(tokens=tokens) for tokens in result]

@@ -41,10 +41,10 @@ class Qwen25VL(Backbone):
 
     def features(self, core: Any, inputs: Sequence[ImageInputs]) -> list[ImageFeatures]:
         pixels, grids = (torch.cat([i[name] for i in inputs]) for name in ("pixel_values", "image_grid_thw"))
-        found = core.get_image_features(pixels, grids, return_dict=True, **self._read_on_host(core.visual, grids))
-        layers = getattr(found, "deepstack_features", None) or ()
+        result = core.get_image_features(pixels, grids, return_dict=True, **self._read_on_host(core.visual, grids))
+        layers = getattr(result, "deepstack_features", None) or ()
         deepstack = list(zip(*layers, strict=True)) or [()] * len(inputs)
-        return [ImageFeatures(tokens=t, deepstack=d) for t, d in zip(found.pooler_output, deepstack, strict=True)]
+        return [ImageFeatures(tokens=t, deepstack=d) for t, d in zip(result.pooler_output, deepstack, strict=True)]
 
     def _read_on_host(self, visual: Any, grids: Tensor) -> dict[str, Any]:
         """What the stock vision encoder derives from the grids, by its keyword, so that it reads nothing back.
@@ -52,13 +52,13 @@ class Qwen25VL(Backbone):
         Ends of sequences stay on the CPU, where every layer reads them; flash attention wants them on the device.
         """
         indices, ends = self.layout(visual, grids)
-        found: dict[str, Any] = dict(ends)
+        result: dict[str, Any] = dict(ends)
         if "flash" in visual.config._attn_implementation:
             indices |= ends
             longest = {name.replace("cu_", "max_").removesuffix("s"): int(x.diff().max()) for name, x in ends.items()}
-            found = dict(longest)
-        found |= together(indices, visual.device)
-        return {f"image_{name}": value for name, value in found.items()}
+            result = dict(longest)
+        result |= together(indices, visual.device)
+        return {f"image_{name}": value for name, value in result.items()}
 
     def layout(self, visual: Any, grids: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Indices of patches, and ends of the sequences within which patches see one another, by stock keyword."""
@@ -78,8 +78,8 @@ class Qwen25VL(Backbone):
             mm_token_type_ids=visual[None].int(),
             attention_mask=torch.ones_like(ids[None]),
         )
-        found: Tensor = positions[:, 0]
-        return found
+        result: Tensor = positions[:, 0]
+        return result
 
     def grid(self, inputs: ImageInputs) -> tuple[int, int]:
         rows, columns = (int(v) // self.image_processor.merge_size for v in inputs["image_grid_thw"][0, 1:])

@@ -28,5 +28,5 @@ class Qwen3VL(Qwen25VL):
             spatial_merge_size=visual.spatial_merge_size,
         )
         places = get_vision_position_ids(grids, visual.spatial_merge_size)
-        found = {"position_ids": places, "interp_indices": indices, "interp_weights": weights}
-        return found, {"cu_seqlens": get_vision_cu_seqlens(grids)}
+        result = {"position_ids": places, "interp_indices": indices, "interp_weights": weights}
+        return result, {"cu_seqlens": get_vision_cu_seqlens(grids)}

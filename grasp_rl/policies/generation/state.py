@@ -22,8 +22,8 @@ def draw(logp: Tensor, uniform: Tensor) -> Tensor:
     The token is the first whose cumulative probability, in float64 and by token id, exceeds the uniform.
     """
     cdf = logp.double().exp().cumsum(-1)
-    found = torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True)[:, 0]
-    return found.clamp(max=cdf.shape[-1] - 1)
+    result = torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True)[:, 0]
+    return result.clamp(max=cdf.shape[-1] - 1)
 
 
 class Draft:

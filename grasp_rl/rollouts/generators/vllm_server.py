@@ -153,23 +153,23 @@ class VllmServer:
 
         vLLM draws completion i of a request from its seed + i, so every request has a seed of its own, far from others.
         """
-        found: list[Completion] = []
+        result: list[Completion] = []
         body = self._body(policy, prompt, sample.image, config)
         for attempt in range(self.server.retries + 1):
             if deadline is not None and time.monotonic() >= deadline:
                 raise Unreachable("the time limit came first")
-            missing = group_size - len(found)
+            missing = group_size - len(result)
             seed = int(keyed_generator("vllm", *key, sample.sample_id, attempt).integers(2**31))
-            found += self.server.ask(
+            result += self.server.ask(
                 "/v1/chat/completions",
                 body | {"n": missing, "seed": seed},
                 lambda answer: self._read(policy, prompt, answer)[:missing],  # noqa: B023
                 deadline=deadline,
             )
-            if len(found) == group_size:
-                return found
+            if len(result) == group_size:
+                return result
             self.server.counts["short_answers"] += 1
-        raise Unreachable(f"{self.server.url}: {len(found)} of {group_size} completions")
+        raise Unreachable(f"{self.server.url}: {len(result)} of {group_size} completions")
 
     def _body(self, policy: Any, prompt: Any, image: Image, config: RolloutConfig) -> dict[str, Any]:
         written, png = cv2.imencode(".png", cv2.cvtColor(shown(policy, image, prompt), cv2.COLOR_RGB2BGR))
@@ -209,11 +209,11 @@ class VllmServer:
         """
         try:
             there = list(answer["prompt_token_ids"])
-            found = [self._completion(policy, choice) for choice in answer["choices"]]
+            result = [self._completion(policy, choice) for choice in answer["choices"]]
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise Unusable(f"an answer not as expected, {error!r}: {str(answer)[:200]}") from error
         self._compare(prompt.input_ids.tolist(), there)
-        return found
+        return result
 
     def _compare(self, here: list[int], there: list[int]) -> None:
         if here == there:
