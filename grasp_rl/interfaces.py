@@ -219,7 +219,10 @@ class EvaluationProtocol(Protocol):
         ...
 
     def summarise(self, scores: Sequence[Any], *, bootstrap_samples: int = 2000, seed: int = 0) -> dict[str, float]:
-        """All numbers over the samples' scores, by flat name."""
+        """All numbers over the samples' scores, by flat name.
+
+        ``reward``, where the scores have one, chooses the best checkpoint in training.
+        """
         ...
 
 

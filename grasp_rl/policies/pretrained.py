@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.policies.backbones.base import ImageSize, backbone_of
+from grasp_rl.policies.backbones.base import Backbone, ImageSize, backbone_of
 from grasp_rl.policies.hub import Source, first_line, load_config, load_model, load_tokenizer
 from grasp_rl.policies.lora import TARGETS, add_lora
 from grasp_rl.policies.vlm import VlmPolicy
@@ -49,6 +50,9 @@ class HfVlmPolicy(VlmPolicy):
         ConfigError: there is no such model here, it is of an unknown family, or its weights do not fit.
     """
 
+    family: ClassVar[type[Backbone] | None] = None
+    """A subclass outside this package names its own family here; None finds it by ``model_type``."""
+
     def __init__(
         self,
         path: str,
@@ -74,7 +78,7 @@ class HfVlmPolicy(VlmPolicy):
             raise ConfigError(f"policy.dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
         source = Source(path=path, revision=revision, allow_pickle=allow_pickle_weights)
         config = load_config(source)
-        family = backbone_of(config.model_type)
+        family = self.family or backbone_of(config.model_type)
         tokenizer = load_tokenizer(source)
         try:
             processor = family.load_processor(path, revision=revision)

@@ -104,7 +104,8 @@ def _table(scores: Mapping[str, Mapping[str, float]]) -> str:
     rows = {name: result for name, result in scores.items() if result}
     if not rows:
         return "Nothing was scored yet."
-    keys = [key for key in _SHOWN if any(key in result for result in rows.values())]
+    known = {key for result in rows.values() for key in result}
+    keys = [key for key in _SHOWN if key in known] or sorted(known)  # a protocol of one's own may have other names
     lines = ["| scored | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
     for name, result in rows.items():
         lines.append(f"| {name} | " + " | ".join(f"{result[k]:.4g}" if k in result else "-" for k in keys) + " |")
