@@ -104,6 +104,8 @@ def make_trainer(task: Task, folder: str, kind: type[Any] = GRPOTrainer, callbac
         image_processor=Qwen25VL.load_processor(task.model), tokenizer=tokenizer, chat_template=tokenizer.chat_template
     )
     unwanted = [tokenizer.eos_token_id, *(processor.tokenizer.convert_tokens_to_ids(t) for t in PADS)]
+    # the name from transformers 5.24 on, and the one before
+    recompute = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if hasattr(GRPOConfig, n))
     arguments = GRPOConfig(
         output_dir=folder,
         per_device_train_batch_size=task.groups,
@@ -119,7 +121,7 @@ def make_trainer(task: Task, folder: str, kind: type[Any] = GRPOTrainer, callbac
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
         temperature=1.0,
-        gradient_checkpointing=False,
+        **{recompute: False},
         generation_kwargs={"suppress_tokens": unwanted},
         model_init_kwargs={
             "dtype": "float32" if task.device == "cpu" else "bfloat16",

@@ -119,7 +119,7 @@ def _decode(body: str, config: ParsingConfig) -> tuple[Any, ParseStatus]:
             raise _ReadError(ParseStatus.BAD_JSON) from None
     try:
         value = json_repair.loads(body, skip_json_loads=True)
-    except (RecursionError, ValueError):  # nesting that only json-repair sees
+    except (RecursionError, ValueError, IndexError):  # nesting that only json-repair sees, and faults of its own
         raise _ReadError(ParseStatus.BAD_JSON) from None
     if not value:  # "nothing is there" must be said, not inferred from rubble
         raise _ReadError(ParseStatus.BAD_JSON)
