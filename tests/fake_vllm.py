@@ -1,4 +1,8 @@
-"""A small HTTP server that speaks what vLLM speaks, with a real tiny policy behind it and faults on demand."""
+"""A small HTTP server with vLLM's request and response fields, a real tiny policy behind it and faults on demand.
+
+Field names, error bodies and messages follow ``vllm/entrypoints/openai/chat_completion/protocol.py`` at commit 002032e
+of vllm-project/vllm and ``.../models/serving.py`` at commit 00153c8. Not compared with a running server.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,22 @@ import torch
 from grasp_rl.policies.types import Sampling
 from grasp_rl.types import FinishReason
 
+REQUEST_FIELDS = {
+    "messages", "model", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "max_tokens",
+    "max_completion_tokens", "n", "presence_penalty", "response_format", "seed", "stop", "stream", "temperature",
+    "top_p", "top_k", "min_p", "repetition_penalty", "stop_token_ids", "include_stop_str_in_output", "ignore_eos",
+    "min_tokens", "skip_special_tokens", "truncate_prompt_tokens", "prompt_logprobs", "allowed_token_ids",
+    "bad_words", "add_generation_prompt", "continue_final_message", "add_special_tokens", "chat_template",
+    "chat_template_kwargs", "mm_processor_kwargs", "structured_outputs", "priority", "request_id",
+    "return_tokens_as_token_ids", "return_token_ids",
+}  # fmt: skip
+"""Fields of a chat request; vLLM ignores any other with a line in its own log."""
+
+
+def error(status: int, message: str, kind: str = "InternalServerError", param: str | None = None) -> tuple[int, Any]:
+    """Status and body of a refused request: vLLM's ``ErrorResponse``."""
+    return status, {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
 
 class FakeVllm:
     """Answers as ``policy`` says; ``fault(number, request)`` may return (status, body) or raise, or None to go on."""
@@ -32,12 +52,13 @@ class FakeVllm:
         self.adapters: set[str] = set()
         self.slot: str | None = None
         self.images: list[np.ndarray] = []
+        self.ignored: set[str] = set()
+        """Fields of requests that vLLM does not have."""
         self.fault: Callable[[int, dict[str, Any]], tuple[int, Any] | None] = lambda number, request: None
         self.busy = self.most_busy = 0
         self.lock = threading.Lock()
 
     def chat(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert request["model"] in self.adapters
         parts = request["messages"][-1]["content"]
         url = next(p["image_url"]["url"] for p in parts if p["type"] == "image_url")
         png = np.frombuffer(base64.b64decode(url.removeprefix("data:image/png;base64,")), np.uint8)
@@ -59,14 +80,30 @@ class FakeVllm:
         choices = [
             {
                 "index": i,
-                "token_ids": list(c.token_ids),
-                "logprobs": {"content": [{"token": "x", "logprob": v} for v in c.logprobs]},
+                "message": {"role": "assistant", "content": c.text, "refusal": None, "reasoning": None},
+                "logprobs": {"content": [self.token(*pair) for pair in zip(c.token_ids, c.logprobs, strict=True)]},
                 "finish_reason": "stop" if c.finish_reason is FinishReason.STOP else "length",
-                "message": {"role": "assistant", "content": c.text},
+                "stop_reason": None,
+                "token_ids": list(c.token_ids),
             }
             for i, c in enumerate(group)
         ]
-        return {"prompt_token_ids": prompt.input_ids.tolist(), "choices": choices}
+        ids, said = prompt.input_ids.tolist(), sum(len(c.token_ids) for c in group)
+        usage = {"prompt_tokens": len(ids), "completion_tokens": said, "total_tokens": len(ids) + said}
+        return {
+            "id": f"chatcmpl-{len(self.requests)}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": request["model"],
+            "choices": choices,
+            "usage": usage,
+            "prompt_logprobs": None,
+            "prompt_token_ids": ids,
+        }
+
+    def token(self, token_id: int, logprob: float) -> dict[str, Any]:
+        text = self.policy.tokenizer.decode([token_id])
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode()), "top_logprobs": []}
 
     def order(self, verb: str, request: dict[str, Any]) -> tuple[int, Any]:
         """Adapters come and go as in vLLM with one slot: the newest takes it, and only who has it can be removed."""
@@ -76,14 +113,16 @@ class FakeVllm:
         if faulty and faulty[0] != 0:
             return faulty
         if verb == "load" and name in self.adapters:
-            return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded."}}
+            remedy = "If you want to load the adapter in place, set 'load_inplace' to True."
+            return error(400, f"The lora adapter '{name}' has already been loaded. {remedy}", "InvalidUserInput")
         if verb == "unload" and name not in self.adapters:
-            return 404, {"error": {"message": f"The lora adapter '{name}' cannot be found."}}
+            return error(404, f"The lora adapter '{name}' cannot be found.", "NotFoundError")
         if verb == "unload" and self.slot != name:
-            return 500, {"error": {"message": f"Failed to remove lora adapter '{name}' from the engine."}}
+            return error(500, f"Failed to remove lora adapter '{name}' from the engine.")
         self.adapters ^= {name}
         self.slot = name if verb == "load" else None
-        return faulty or (200, f"Success: {verb}ed")
+        done = {"load": "added", "unload": "removed"}[verb]
+        return faulty or (200, f"Success: LoRA adapter '{name}' {done} successfully.")
 
     def answer(self, path: str, request: dict[str, Any]) -> tuple[int, Any]:
         if path.endswith("_lora_adapter"):
@@ -93,8 +132,13 @@ class FakeVllm:
             number = len(self.requests)
             self.busy += 1
             self.most_busy = max(self.most_busy, self.busy)
+            self.ignored |= set(request) - REQUEST_FIELDS
         try:
-            return self.fault(number, request) or (200, self.chat(request))
+            if fault := self.fault(number, request):
+                return fault
+            if request["model"] not in self.adapters:
+                return error(404, f"The model `{request['model']}` does not exist.", "NotFoundError", "model")
+            return 200, self.chat(request)
         finally:
             with self.lock:
                 self.busy -= 1

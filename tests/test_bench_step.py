@@ -12,7 +12,7 @@ import pytest
 from grasp_rl.bench import ours
 from grasp_rl.bench.cli import main
 from grasp_rl.bench.measure import PHASES
-from grasp_rl.bench.model import SMOKE, Shape, build, build_words
+from grasp_rl.bench.model import SMOKE, Shape, build, build_prompt_tokenizer
 from grasp_rl.bench.step import summary, table
 from grasp_rl.bench.task import Pipe, Task, messages
 from grasp_rl.cli import main as command_line
@@ -43,7 +43,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prompt_tokens(side: int) -> int:
     """P by the tokenizer alone: the image's one token stands for (side / 28)^2."""
-    ids = build_words().apply_chat_template(messages(side), tokenize=True, add_generation_prompt=True)["input_ids"]
+    ids = build_prompt_tokenizer().apply_chat_template(messages(side), tokenize=True, add_generation_prompt=True)[
+        "input_ids"
+    ]
     return len(ids) - 1 + (side // 28) ** 2
 
 

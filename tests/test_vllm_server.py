@@ -81,6 +81,7 @@ def bench(policy: HfVlmPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     fake = fake_vllm.FakeVllm(policy, ids_of)
     with fake_vllm.serving(fake) as url:
         yield Bench(policy, fake, url, tmp_path / "adapters")
+    assert not fake.ignored
 
 
 def test_groups_come_back_whole_and_scored(bench: Bench) -> None:
@@ -184,7 +185,7 @@ def test_orders_whose_answer_is_lost(bench: Bench, verb: str) -> None:
 def test_an_adapter_that_stays_is_only_said(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     client = bench.client()
     bench.ask(client)
-    bench.fake.order_fault = lambda verb, number: (500, "cannot let go") if verb == "unload" else None
+    bench.fake.order_fault = lambda verb, number: fake_vllm.error(500, "cannot let go") if verb == "unload" else None
     client.weights_changed(bench.policy, 5)
     assert len(bench.ask(client)) == 3
     assert "cannot let go" in caplog.text
@@ -198,7 +199,7 @@ def test_an_adapter_that_cannot_be_loaded(bench: Bench) -> None:
     bench.fake.order_fault = lambda verb, number: None
     client = bench.client()
     bench.ask(client)
-    bench.fake.order_fault = lambda verb, number: (500, "rank 2 is greater than max_lora_rank 1")
+    bench.fake.order_fault = lambda verb, number: fake_vllm.error(500, "LoRA rank 2 is greater than max_lora_rank 1.")
     client.weights_changed(bench.policy, 5)
     with pytest.raises(RuntimeError, match=r"max_lora_rank 1.*--max-lora-rank"):
         bench.ask(client)
@@ -267,7 +268,7 @@ def spoil(change: Any) -> Any:
 
 
 FAULTS: dict[str, tuple[Any, str]] = {
-    "500": (lambda b: first((500, "engine died")), "http_errors"),
+    "500": (lambda b: first(fake_vllm.error(500, "EngineCore encountered an issue.")), "http_errors"),
     "429": (lambda b: first((429, "slow down")), "http_errors"),
     "hang up": (lambda b: first((0, "")), "http_errors"),
     "garbled": (lambda b: first((200, '{"choices": [')), "bad_answers"),
@@ -336,7 +337,7 @@ def test_a_group_that_never_comes_is_left_out(bench: Bench, caplog: pytest.LogCa
     assert sorted(bench.ask(client)) == [0, 2]
     assert client.counters()["vllm/groups_missing"] == 1
     assert "no luck" in caplog.text
-    bench.fake.fault = lambda number, request: (503, "overloaded")
+    bench.fake.fault = lambda number, request: fake_vllm.error(503, "overloaded", "ServiceUnavailableError")
     with pytest.raises(RuntimeError, match=r"not one group arrived .*overloaded.*generator\.timeout_s"):
         bench.ask(bench.client())
 
@@ -357,7 +358,9 @@ def test_nothing_is_asked_after_the_time_limit(bench: Bench) -> None:
 
 
 def test_refusals_are_not_repeated(bench: Bench) -> None:
-    bench.fake.fault = lambda number, request: (404, '{"error": "The model `x` does not exist."}')
+    bench.fake.fault = lambda number, request: fake_vllm.error(
+        404, "The model `x` does not exist.", "NotFoundError", "model"
+    )
     client = bench.client(concurrency=1)
     with pytest.raises(ConfigError, match=r"refuses the request .404.: .*does not exist"):
         bench.ask(client)

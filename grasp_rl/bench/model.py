@@ -78,7 +78,7 @@ REAL_3B = Shape(
 SHAPES = {"standard": STANDARD, "smoke": SMOKE, "3b": REAL_3B}
 
 
-def build_words() -> Any:
+def build_prompt_tokenizer() -> Any:
     """A tokenizer that knows the words of the prompt, so that they take about as many tokens as in Qwen's own."""
     prompt = [part["text"] for message in messages(840) for part in message["content"] if "text" in part]
     return build_tokenizer(build_corpus() + prompt * 8, vocabulary=2048)
@@ -89,13 +89,13 @@ def build(folder: Path, shape: Shape = STANDARD, *, seed: int = 0) -> Path:
 
     The weights are float32 and so small (standard deviation 0.02, the library's own) that sampling is nearly uniform.
     """
-    args = build_words()
-    ids = {name: args.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
+    tokenizer = build_prompt_tokenizer()
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
     head = shape.hidden // shape.heads
     sections = [head // 2 - 2 * (3 * head // 16), 3 * head // 16, 3 * head // 16]  # 16, 24, 24 of 64, as published
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": shape.vocabulary or len(args),
+            "vocab_size": shape.vocabulary or len(tokenizer),
             "hidden_size": shape.hidden,
             "intermediate_size": shape.intermediate,
             "num_hidden_layers": shape.layers,
@@ -104,8 +104,8 @@ def build(folder: Path, shape: Shape = STANDARD, *, seed: int = 0) -> Path:
             "max_position_embeddings": 32768,
             "rope_parameters": {"rope_type": "default", "mrope_section": sections, "rope_theta": 1e6},
             "bos_token_id": None,
-            "eos_token_id": args.eos_token_id,
-            "pad_token_id": args.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
         },
         vision_config={
             "depth": shape.vision_layers,
@@ -121,8 +121,8 @@ def build(folder: Path, shape: Shape = STANDARD, *, seed: int = 0) -> Path:
         },
         image_token_id=ids["image_pad"],
         video_token_id=ids["video_pad"],
-        vision_start_token_id=args.convert_tokens_to_ids("<|vision_start|>"),
-        vision_end_token_id=args.convert_tokens_to_ids("<|vision_end|>"),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
         tie_word_embeddings=True,
     )
     with torch.random.fork_rng():
@@ -131,7 +131,7 @@ def build(folder: Path, shape: Shape = STANDARD, *, seed: int = 0) -> Path:
     if shape.vocabulary:
         model = model.to(torch.bfloat16)
     model.save_pretrained(folder)
-    args.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     bounds = {"min_pixels": (PATCH * MERGE) ** 2, "max_pixels": 4096**2}
     Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=MERGE, **bounds).save_pretrained(folder)
     return folder

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from grasp_rl.policies import attention
 from grasp_rl.policies.packing import attention_mask, pack
@@ -65,11 +66,11 @@ def logprobs(
         },
         policy.device,
     )
-    args = policy.core.get_input_embeddings()(on["tokens"])
-    hidden = args.new_zeros(rows, length, args.shape[-1])
+    embeddings = policy.core.get_input_embeddings()(on["tokens"])
+    hidden = embeddings.new_zeros(rows, length, embeddings.shape[-1])
     for b, prompt in enumerate(prompts):
         hidden[b, : len(prompt.embeddings)] = prompt.embeddings
-    hidden = hidden.flatten(0, 1).index_copy(0, on["places"], args).view(hidden.shape)
+    hidden = hidden.flatten(0, 1).index_copy(0, on["places"], embeddings).view(hidden.shape)
     if policy.packed_attention == "two_calls" and not attention_layers:
         kwargs: dict[str, Any] = {"packed": attention.plan(layout, prompt_lengths, lengths, hidden)}
         mask = hidden.new_empty(1, 1, 1, 1)  # a mask made by somebody is taken as it is
@@ -77,12 +78,11 @@ def logprobs(
         kwargs = {"output_attentions": bool(attention_layers)}
         mask = attention_mask(to_device(layout.segment, policy.device))
     result = policy.language_model(hidden, on["positions"], mask, deepstack_of(prompts), on["visual"], **kwargs)
-    image = None
+    image_attention = None
     if attention_layers:
-        heads = torch.stack([result.attentions[layer][:, :2].float().mean(1) for layer in attention_layers])
-        columns = torch.stack([line.nonzero()[:, 0] for line in visual])[:, None, None].expand(*held.shape, -1)
-        looks = together({"rows": start // length, "source": layout.predictor_index, "columns": columns}, policy.device)
-        image = heads.mean(0)[looks["rows"], looks["source"]].gather(-1, looks["columns"])
+        image_attention = _image_attention(
+            result.attentions, attention_layers, visual, start // length, layout.predictor_index
+        )
     predictor = result.last_hidden_state.flatten(0, 1)[on["predictors"]]  # (tokens, D)
     logp, uncertainty = policy.scorer(
         predictor,
@@ -96,5 +96,23 @@ def logprobs(
         logp=empty.index_copy(0, on["scored"], logp).view(held.shape),
         entropy=empty.index_copy(0, on["scored"], uncertainty).view(held.shape),
         valid=on["valid"],
-        image_attention=image,
+        image_attention=image_attention,
     )
+
+
+def _image_attention(
+    attentions: Sequence[Tensor], layers: Sequence[int], visual: Tensor, rows: Tensor, predictors: Tensor
+) -> Tensor:
+    """[B, G, C, T] attention of each token's prediction to each image token, averaged over two heads of ``layers``.
+
+    Args:
+        attentions: [B, heads, L, L] of every layer.
+        layers: which of them.
+        visual: [B, L] bool on the CPU, True at image tokens; equally many in every row.
+        rows: [B, 1, 1] index of each row.
+        predictors: [B, G, C] position of the token whose output predicts each token.
+    """
+    heads = torch.stack([attentions[layer][:, :2].float().mean(1) for layer in layers]).mean(0)
+    columns = torch.stack([line.nonzero()[:, 0] for line in visual])[:, None, None].expand(*predictors.shape, -1)
+    index = together({"rows": rows, "predictors": predictors, "columns": columns}, heads.device)
+    return heads[index["rows"], index["predictors"]].gather(-1, index["columns"])

@@ -219,12 +219,12 @@ class VlmPolicy(nn.Module):
         embeddings = torch.split(lookup.index_copy(0, on["places"], tokens), lengths)
         return [
             EmbeddedPrompt(
-                embeddings=args,
+                embeddings=embedding,
                 deepstack=image.deepstack,
                 visual=there,
                 positions=self.backbone.positions(self.core, prompt.input_ids, there, prompt.inputs),
             )
-            for prompt, image, args, there in zip(
+            for prompt, image, embedding, there in zip(
                 prompts, images, embeddings, torch.split(visual, lengths), strict=True
             )
         ]

@@ -103,8 +103,8 @@ def _read_json(path: Path) -> Record | None:
 
 def _overrides(environment: Record) -> dict[str, str]:
     """Command-line overrides by key; Hydra's own are none of the run's."""
-    args = environment.get("overrides")
-    pairs = [str(word).lstrip("+~").partition("=") for word in args] if isinstance(args, list) else []
+    overrides = environment.get("overrides")
+    pairs = [str(word).lstrip("+~").partition("=") for word in overrides] if isinstance(overrides, list) else []
     return {key: value for key, _, value in pairs if not key.startswith("hydra")}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.data.sampler import PromptSampler
 from grasp_rl.distributed.build import make_engine, whole
-from grasp_rl.distributed.engine import pick_device
+from grasp_rl.distributed.engine import Engine, pick_device
 from grasp_rl.interfaces import Components, Policy
 from grasp_rl.rollouts.collect import RolloutBatch, collect_rollouts
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
@@ -59,12 +59,7 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
     sampler = PromptSampler(components.data.split("train"), config, masks="mask" in components.reward.needs)
     if config.evaluation.every:
         components.data.split("val")  # a split that is missing is better missed now than after the first steps
-    with whole(policy):
-        if config.init_from:
-            policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
-        reference = make_reference(policy, algorithm.beta)
-    engine = make_engine(policy, config.optimizer, algorithm.steps * algorithm.iterations, config.engine)
-    reward_worker = RewardWorker(pipeline, config.rollout.reward_worker)
+    engine, update = _engine_and_update(config, policy, components.generator.mismatch_cap)
     scores: dict[str, dict[str, float]] = {}
 
     def card(folder: Path, step: int) -> None:
@@ -102,14 +97,6 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
         log=log,
         scores=scores,
     )
-    update = PolicyUpdater(
-        policy,
-        engine,
-        engine.wrap_frozen(reference),
-        algorithm=algorithm,
-        rollout=config.rollout,
-        mismatch_cap=components.generator.mismatch_cap,
-    )
 
     def collect(worker: RewardWorker, samples: Callable[[int], Sequence[Sample]], step: int) -> RolloutBatch:
         return collect_rollouts(policy, components.generator, worker, samples, config, step, engine.process_group)
@@ -121,7 +108,7 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
         collect=collect,
         update=update,
         generator=components.generator,
-        reward_worker=reward_worker,
+        reward_worker=RewardWorker(pipeline, config.rollout.reward_worker),
         evaluator=evaluator,
         checkpointer=checkpointer,
         stop=stop,
@@ -133,3 +120,22 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
         max_new_tokens=config.rollout.max_new_tokens,
         one_round=algorithm.sampling_rounds == 1,
     )
+
+
+def _engine_and_update(config: RunConfig, policy: Policy, mismatch_cap: float | None) -> tuple[Engine, PolicyUpdater]:
+    """The engine and the update of ``policy``, which first loads the weights of ``init_from``."""
+    algorithm = config.algorithm
+    with whole(policy):
+        if config.init_from:
+            policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
+        reference = make_reference(policy, algorithm.beta)
+    engine = make_engine(policy, config.optimizer, algorithm.steps * algorithm.iterations, config.engine)
+    update = PolicyUpdater(
+        policy,
+        engine,
+        engine.wrap_frozen(reference),
+        algorithm=algorithm,
+        rollout=config.rollout,
+        mismatch_cap=mismatch_cap,
+    )
+    return engine, update

@@ -50,8 +50,8 @@ def draw_overlay(
 def with_caption(image: Image, text: str) -> Image:
     """``image`` with a white strip of wrapped text above it."""
     columns = max(12, image.shape[1] // 8)
-    args, lines = text.encode("ascii", "replace").decode().split(), [""]
-    for word in args:
+    words, lines = text.encode("ascii", "replace").decode().split(), [""]
+    for word in words:
         if len(lines[-1]) + len(word) + 1 > columns:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
@@ -62,6 +62,6 @@ def with_caption(image: Image, text: str) -> Image:
 
 
 def draw_sample(sample: Sample) -> Image:
-    """A dataset's sample: question, true outline and, where known, the weak weak labels."""
+    """A dataset's sample: question, true outline and, where known, the weak labels."""
     image = draw_overlay(sample.image, truth=sample.target_mask, prompts=sample.weak_labels or ())
     return with_caption(image, sample.query)
