@@ -283,7 +283,7 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """What the worker builds from the config and hands to a verb: the parts that are swapped, not tuned."""
+    """What the worker builds from the config and hands to a command: the parts that are swapped, not tuned."""
 
     policy: Policy
     """The vision-language policy, built last, so that cheap mistakes fail before a model loads."""
@@ -296,7 +296,7 @@ class Components:
 
 
 class StateDict(Protocol):
-    """Anything with torch's state-dict verbs."""
+    """Anything with torch's state-dict methods."""
 
     def state_dict(self) -> dict[str, Any]: ...
 

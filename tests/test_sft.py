@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from grasp_rl.config.schema import OptimizerConfig, PromptConfig, SftPhase
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import OptimizerConfig, PromptConfig, RunConfig, SftPhase
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.distributed.local import LocalEngine
+from grasp_rl.interfaces import Components
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.training.demonstrations import distort
-from grasp_rl.training.sft import _RowStream, _step
+from grasp_rl.training.sft import _RowStream, _step, run
 from grasp_rl.types import Sample, SpatialPrompt
 
 PHASE = SftPhase(steps=40, batch_size=4, questions_per_image=3, attention_weight=0.15)
@@ -80,3 +83,13 @@ def test_attention_to_the_image_is_a_share(random_policy: TinyPolicy, source: Sy
     total = scores.image_attention.sum(-1)[scores.valid]
     assert ((total > 0) & (total < 1)).all()
     assert torch.isfinite(scores.logp).all()
+
+
+def test_a_policy_of_another_kind_is_named(source: SyntheticSource) -> None:
+    class Outside(torch.nn.Module): ...
+
+    components = Components(
+        policy=Outside(), segmenter=None, reward=None, protocol=None, data=source, tracker=None, generator=None
+    )  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"policy: Outside cannot be fine-tuned .*VlmPolicy"):
+        run(RunConfig(), components)

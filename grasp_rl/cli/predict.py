@@ -26,7 +26,7 @@ from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import COMPONENTS, check, instantiate, load_raw, to_config
 from grasp_rl.data.image_io import read_image, write_image
 from grasp_rl.distributed.engine import pick_device
-from grasp_rl.interfaces import Segmenter
+from grasp_rl.interfaces import Policy, Segmenter
 from grasp_rl.launch import compose
 from grasp_rl.prompts.parse import parse
 from grasp_rl.rollouts.reward_pipeline import segment
@@ -72,7 +72,7 @@ class Predictor:
         device = pick_device(config.engine)
         self.config = config
         self.segmenter: Segmenter = instantiate(config.segmenter, trusted, "segmenter")
-        self.policy: Any = instantiate(config.policy, trusted, "policy").to(device).eval()
+        self.policy: Policy = instantiate(config.policy, trusted, "policy").to(device).eval()
         self.weights = checkpoints.find_policy(source) if source is not None else None
         if self.weights is not None:
             self.policy.load_weights(self.weights)

@@ -34,6 +34,7 @@ from grasp_rl.distributed.process_group import ALONE, ProcessGroup
 from grasp_rl.evaluation.evaluate import evaluate
 from grasp_rl.interfaces import Components, CoordinateFrame, Dataset
 from grasp_rl.policies.types import EncodedPrompt
+from grasp_rl.policies.vlm import VlmPolicy
 from grasp_rl.prompts.render import format_answer
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import checkpoints
@@ -77,7 +78,8 @@ def run(config: RunConfig, components: Components) -> Record:
     Several processes share the rows of every optimizer step; the loss has the divisors of the whole step.
 
     Raises:
-        ConfigError: the train split gives no weak labels, a scheme is unknown, or several phases are to run under ZeRO.
+        ConfigError: the policy is no ``VlmPolicy``, the train split gives no weak labels, a scheme is unknown, or several
+            phases are to run under ZeRO.
     """
     if config.engine.zero_stage and len(config.sft.phases) > 1:
         raise ConfigError(
@@ -85,7 +87,12 @@ def run(config: RunConfig, components: Components) -> Record:
             f"with engine={config.engine.name} give one phase, and go on with init_from"
         )
     run_dir = Path(config.run_dir)
-    policy: Any = components.policy.to(pick_device(config.engine))
+    policy = components.policy.to(pick_device(config.engine))
+    if not isinstance(policy, VlmPolicy):
+        raise ConfigError(
+            f"policy: {type(policy).__name__} cannot be fine-tuned on demonstrations: it is no "
+            "grasp_rl.policies.vlm.VlmPolicy, whose tokens sft teaches"
+        )
     with whole(policy):
         if config.init_from:
             policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
@@ -129,7 +136,7 @@ def run(config: RunConfig, components: Components) -> Record:
     return record
 
 
-def _save(policy: Any, engine: Engine, config: RunConfig, step: int, phase: int) -> None:
+def _save(policy: VlmPolicy, engine: Engine, config: RunConfig, step: int, phase: int) -> None:
     """Write the checkpoint of ``step`` with all ranks: the policy alone."""
     run_dir, group = Path(config.run_dir), engine.process_group
     with engine.full_parameters(whole=True):
@@ -143,7 +150,7 @@ def _save(policy: Any, engine: Engine, config: RunConfig, step: int, phase: int)
     group.barrier()
 
 
-def _step(policy: Any, engine: Engine, rows: Sequence[Row], phase: SftPhase, *, bf16: bool) -> dict[str, float]:
+def _step(policy: VlmPolicy, engine: Engine, rows: Sequence[Row], phase: SftPhase, *, bf16: bool) -> dict[str, float]:
     """One optimizer step on the mean negative log-likelihood of the answers' tokens, and on where they attend.
 
     Args:
@@ -195,7 +202,7 @@ def _step(policy: Any, engine: Engine, rows: Sequence[Row], phase: SftPhase, *, 
 def _examine(
     config: RunConfig,
     components: Components,
-    policy: Any,
+    policy: VlmPolicy,
     engine: Engine,
     progress: ProgressWriter | None,
     step: int,
@@ -254,7 +261,7 @@ class _RowStream(TorchDataset[list[Row]]):
 
     def __init__(
         self,
-        policy: Any,
+        policy: VlmPolicy,
         data: Dataset,
         schemes: dict[str, tuple[PromptConfig, float]],
         phase: SftPhase,

@@ -26,6 +26,8 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import RolloutConfig
 from grasp_rl.policies.backbones.base import squash
 from grasp_rl.policies.generation.state import ANSWER_ENDS
+from grasp_rl.policies.types import EncodedPrompt
+from grasp_rl.policies.vlm import VlmPolicy
 from grasp_rl.rollouts.generators.http import Server, Unreachable, Unusable
 from grasp_rl.types import Completion, FinishReason, Image, Sample
 from grasp_rl.utils.keyed_rng import keyed_generator
@@ -91,9 +93,9 @@ class VllmServer:
 
     def generate(
         self,
-        policy: Any,
+        policy: VlmPolicy,
         samples: Sequence[Sample],
-        prompts: Sequence[Any],
+        prompts: Sequence[EncodedPrompt],
         *,
         group_size: int,
         config: RolloutConfig,
@@ -141,9 +143,9 @@ class VllmServer:
 
     def _group(
         self,
-        policy: Any,
+        policy: VlmPolicy,
         sample: Sample,
-        prompt: Any,
+        prompt: EncodedPrompt,
         group_size: int,
         config: RolloutConfig,
         key: tuple[int, int],
@@ -171,7 +173,7 @@ class VllmServer:
             self.server.counts["short_answers"] += 1
         raise Unreachable(f"{self.server.url}: {len(result)} of {group_size} completions")
 
-    def _body(self, policy: Any, prompt: Any, image: Image, config: RolloutConfig) -> dict[str, Any]:
+    def _body(self, policy: VlmPolicy, prompt: EncodedPrompt, image: Image, config: RolloutConfig) -> dict[str, Any]:
         written, png = cv2.imencode(".png", cv2.cvtColor(shown(policy, image, prompt), cv2.COLOR_RGB2BGR))
         assert written
         url = f"data:image/png;base64,{base64.b64encode(png.tobytes()).decode()}"
@@ -200,7 +202,7 @@ class VllmServer:
         }
         return body | ({"stop": [ANSWER_ENDS], "include_stop_str_in_output": True} if config.stop_at_answer else {})
 
-    def _read(self, policy: Any, prompt: Any, answer: Any) -> list[Completion]:
+    def _read(self, policy: VlmPolicy, prompt: EncodedPrompt, answer: Any) -> list[Completion]:
         """The completions in an answer.
 
         Raises:
@@ -227,7 +229,7 @@ class VllmServer:
         )
 
     @staticmethod
-    def _completion(policy: Any, choice: Mapping[str, Any]) -> Completion:
+    def _completion(policy: VlmPolicy, choice: Mapping[str, Any]) -> Completion:
         ids = tuple(choice["token_ids"])
         scores = tuple(float(token["logprob"]) for token in choice["logprobs"]["content"])
         if not ids or len(ids) != len(scores) or not all(isinstance(token, int) for token in ids):
@@ -240,7 +242,7 @@ class VllmServer:
         text = policy.tokenizer.decode(list(ids), skip_special_tokens=True)
         return Completion(token_ids=ids, logprobs=scores, text=text, finish_reason=reason)
 
-    def weights_changed(self, policy: Any, step: int) -> None:
+    def weights_changed(self, policy: VlmPolicy, step: int) -> None:
         """The next :meth:`generate` sends the adapter first: there its tensors are whole under ZeRO-3, too.
 
         Raises:
@@ -249,11 +251,11 @@ class VllmServer:
         self._demand_adapter(policy)
         self.due = step
 
-    def _demand_adapter(self, policy: Any) -> None:
+    def _demand_adapter(self, policy: VlmPolicy) -> None:
         if not hasattr(policy.model, "disable_adapter"):
             raise ConfigError("policy.lora_rank=0: a vLLM server is sent LoRA adapters; set policy.lora_rank")
 
-    def _send(self, policy: Any, step: int) -> None:
+    def _send(self, policy: VlmPolicy, step: int) -> None:
         """Write the adapter and have the server take it instead of the one before.
 
         The old one goes first: a server with one slot gives that to the new one, and can then answer that it has
@@ -314,7 +316,7 @@ class VllmServer:
         self._unload()
 
 
-def shown(policy: Any, image: Image, prompt: Any) -> Image:
+def shown(policy: VlmPolicy, image: Image, prompt: EncodedPrompt) -> Image:
     """``image`` [H, W, 3] uint8 as the policy saw it in ``prompt``: another engine's processor finds nothing to resize.
 
     Where the family's processor resizes, that is done here, by the same method, so that both see the same pixels and
