@@ -78,8 +78,8 @@ def run(config: RunConfig, components: Components) -> Record:
     Several processes share the rows of every optimizer step; the loss has the divisors of the whole step.
 
     Raises:
-        ConfigError: the policy is no ``VlmPolicy``, the train split gives no weak labels, a scheme is unknown, or several
-            phases are to run under ZeRO.
+        ConfigError: the policy is no ``VlmPolicy``, the train split gives no weak labels, a scheme is unknown, or
+            several phases are to run under ZeRO.
     """
     if config.engine.zero_stage and len(config.sft.phases) > 1:
         raise ConfigError(
