@@ -72,7 +72,8 @@ def test_a_cpu_takes_the_growing_cache(policy: HfVlmPolicy, monkeypatch: pytest.
         raise AssertionError
 
     monkeypatch.setattr(static_decoding, "decode", never)
-    ask(policy, "auto", True)
+    (group, *_) = ask(policy, "auto", True)
+    assert all(completion.token_ids for completion in group)
 
 
 def test_scores_travel_as_they_are() -> None:

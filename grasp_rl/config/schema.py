@@ -98,7 +98,7 @@ class AlgorithmConfig:
     steps: int = 200
     """Optimizer steps."""
     prompts_per_step: int = 12
-    """PromptSampler per optimizer step, over all ranks."""
+    """Prompts per optimizer step, over all ranks."""
     group_size: int = 8
     """G, completions per question."""
     iterations: int = 1
@@ -271,7 +271,7 @@ class SftPhase:
     attention_layers: list[int] = field(default_factory=lambda: [1, 2])
     """Decoder layers whose first two heads are taught."""
     questions_per_image: int = 1
-    """PromptSampler about one image packed behind it in one row, where the dataset can give several."""
+    """Questions about one image packed behind it in one row, where the dataset can give several."""
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size"):

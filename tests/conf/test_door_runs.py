@@ -271,6 +271,7 @@ def test_progress_lines_come_by_themselves(tmp_path: Path) -> None:
     with ProgressWatcher(Console(file=out), lambda: [tmp_path], plain_every_s=0.05):
         ProgressWriter(tmp_path, 3).update("train", 1)
         _until(lambda: "train 1/3" in out.getvalue())
+    assert out.getvalue().count("train 1/3") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""PromptSampler about drawn scenes: direct, implicit, relational, two-step and no-target, in two phrasings."""
+"""Questions about drawn scenes: direct, implicit, relational, two-step and no-target, in two phrasings."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
             return super().update(key_states, value_states, *args, **kwargs)  # type: ignore[no-any-return]
         total = held + key_states.shape[-2]
         if self._buffers is None or self._buffers[0].shape[-2] < total:
-            self._buffers = _with_room(self.keys, total), _with_room(self.values, total)
+            self._buffers = _with_capacity(self.keys, total), _with_capacity(self.values, total)
         keys, values = self._buffers
         keys[..., held:total, :], values[..., held:total, :] = key_states, value_states
         self.keys, self.values = keys[..., :total, :], values[..., :total, :]
@@ -45,8 +45,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self._buffers = None
 
 
-def _with_room(held: Tensor, total: int) -> Tensor:
-    """A buffer that begins with ``held`` [B, H, n, D] and has room for ``total`` tokens and more."""
+def _with_capacity(held: Tensor, total: int) -> Tensor:
+    """A buffer that begins with ``held`` [B, H, n, D] and has the capacity for ``total`` tokens and more."""
     buffer = held.new_empty(*held.shape[:2], total + ROOM, held.shape[3])
     buffer[..., : held.shape[2], :] = held
     return buffer
