@@ -76,14 +76,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(path: Path, trusted: Sequence[str], *, resume: bool, is_main: bool) -> int:
     """Run and pipeline: exit 0 done, 2 a config that cannot be used, 1 any other failure, 130 interrupted."""
     run_dir, rank = path.parent, int(os.environ.get("RANK", "0"))
-    signals.listen()
+
+    def leave() -> None:
+        if is_main:
+            mark_ended(run_dir, "interrupted", signals.EXIT_CODE)
+
+    signals.listen(leave)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         heartbeat.beat(run_dir, rank)
     try:
         config = load_config(path)
         config = replace(config, run_dir=str(run_dir), resume=str(run_dir) if resume else config.resume)
         if is_main:
-            mark_started(run_dir, os.getpid(), config_hash(asdict(config)))
+            with signals.held():
+                mark_started(run_dir, os.getpid(), config_hash(asdict(config)))
+            if signals.pending():
+                raise KeyboardInterrupt
         result = _dispatch(config, check_trusted(trusted))
     except (ConfigError, OSError) as error:
         code = 2 if isinstance(error, ConfigError) else 1
@@ -94,8 +102,7 @@ def _run(path: Path, trusted: Sequence[str], *, resume: bool, is_main: bool) -> 
         return code
     except KeyboardInterrupt:
         log.warning("interrupted")
-        if is_main:
-            mark_ended(run_dir, "interrupted", signals.EXIT_CODE)
+        leave()
         return signals.EXIT_CODE
     except BaseException:
         log.exception("rank %d failed", rank)
@@ -150,6 +157,7 @@ def _dispatch(config: RunConfig, trusted: Sequence[str]) -> Record:
 
     torch.set_num_threads(config.engine.threads)
     run: Callable[[RunConfig, Components], Record] = importlib.import_module(_RUNNERS[config.command]).run
+    signals.ready()
     return run(config, components)
 
 

@@ -14,14 +14,31 @@ EXIT_CODE = 130
 
 _received = 0
 _depth = 0
+_leave: Callable[[], None] | None = None
 
 
-def listen() -> None:
-    """Let the first SIGTERM or SIGINT raise KeyboardInterrupt where that is open, and the second end at once."""
-    global _received, _depth  # noqa: PLW0603
-    _received = _depth = 0
+def listen(leave: Callable[[], None]) -> None:
+    """Hear SIGTERM and SIGINT: until :func:`ready` the first ends the process at once, after ``leave``.
+
+    An exception raised in the middle of an import is swallowed by some callers and turned into another error by
+    others (``__set_name__``, weak-reference callbacks, omegaconf), so that none is raised while a run starts.
+    """
+    global _received, _depth, _leave
+    _received, _depth, _leave = 0, 0, leave
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _hear)
+
+
+def ready() -> None:
+    """From now on let the first SIGTERM or SIGINT raise KeyboardInterrupt where that is open, the second end at once.
+
+    Raises:
+        KeyboardInterrupt: one was received while that was held.
+    """
+    global _leave  # noqa: PLW0603
+    _leave = None
+    if pending():
+        raise KeyboardInterrupt
 
 
 def _hear(_number: int, _frame: FrameType | None) -> None:
@@ -29,8 +46,13 @@ def _hear(_number: int, _frame: FrameType | None) -> None:
     _received += 1
     if _received > 1:
         os._exit(EXIT_CODE)
-    if not _depth:
+    if _depth:
+        return
+    if _leave is None:
         raise KeyboardInterrupt
+    os.write(2, b"interrupted at the start\n")  # the log's own stream may be in the middle of a line
+    _leave()
+    os._exit(EXIT_CODE)
 
 
 def interrupt_when(gone: Callable[[], bool]) -> None:
