@@ -293,6 +293,90 @@ def test_repaired_text_keeps_the_caps_and_the_fence_rule() -> None:
     assert status("```json\n[{'bbox_2d':[0,0,9,9]}]\n```", config=both) is ParseStatus.REPAIRED
 
 
+ONE, TWO = '{"bbox_2d":[10,20,30,40]}', '{"bbox_2d":[50,10,70,30]}'
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        (f"```json\n[{ONE}]\n```", 1),
+        (f"```\n[{ONE}]\n```", 1),
+        (f"[{ONE}]", 1),
+        (f"<think>a [thought]</think>\n[{ONE}]", 1),
+        (f"```json\n[{ONE}]\n```\nand\n```json\n[{TWO}]\n```", 2),
+        ('```json\n[{"bbox_2d":[10,20,30,40],"label":"boat"}]\n```', 1),
+        ('<answer>[{"bbox_2d":[10,20,30,40],"label":"a \\"boat\\" [1]"}]</answer>', 1),
+        (f"<answer>{ONE}</answer>", 1),
+        (f"<answer>{ONE}\n{TWO}</answer>", 2),
+        (f"<answer>{ONE},{TWO}</answer>", 2),
+        (f"<answer>[{ONE}]\n[{TWO}]</answer>", 2),
+        (f"<answer>[[{ONE},{TWO}]]</answer>", 2),
+        (f"<think>t</think><answer>```json\n[{ONE}]\n```", 1),
+        (f"<think>t</think><answer>[{ONE},{TWO}]", 2),
+        ('<answer>[{"bbox_2d":["10","20"," 30","40.0"]}]</answer>', 1),
+        ('<answer>[{"bbox_2d":[[10,20,30,40]]}]</answer>', 1),
+        ('<answer>[{"bbox_2d":[[10,20,30,40],[50,10,70,30]]}]</answer>', 2),
+        ("<answer>[[10,20,30,40],[50,10,70,30]]</answer>", 2),
+        ("<answer>［｛“bbox_2d”：［１０，20、30，40］｝］</answer>", 1),
+        ("<answer>[{'bbox_2d':[10,20,30,40]},{'bbox_2d':[50,10,70,30]}]</answer>", 2),
+    ],
+)
+def test_what_untrained_models_write_is_read_under_repair_alone(text: str, count: int) -> None:
+    assert not read(text, BOX).ok
+    answer = read(text, BOX, REPAIR)
+    scale = (FRAME.image_width / FRAME.width, FRAME.image_height / FRAME.height) * 2
+    expected = [(10.0, 20.0, 30.0, 40.0), (50.0, 10.0, 70.0, 30.0)][:count]
+    assert answer.status is ParseStatus.REPAIRED
+    assert [item.box for item in answer.prompts] == [
+        tuple(v * s for v, s in zip(box, scale, strict=True)) for box in expected
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<answer></answer>", ParseStatus.BAD_JSON),
+        ("There is no boat.", ParseStatus.NO_ANSWER),
+        (f"<think>[{ONE}]", ParseStatus.NO_ANSWER),  # an unfinished thought
+        (f"<think>[{ONE}]</think>", ParseStatus.NO_ANSWER),
+        ("```json\n```", ParseStatus.NO_ANSWER),
+        ('<answer>[{"label":"boat"}]</answer>', ParseStatus.BAD_SCHEMA),
+        ('<answer>[{"bbox_2d":["10px","20","30","40"]}]</answer>', ParseStatus.BAD_SCHEMA),
+        ('<answer>[{"bbox_2d":[10,20,30,40],"bbox_2d":[1,2,3,4]}]</answer>', ParseStatus.BAD_SCHEMA),
+        ("<answer>[null]</answer>", ParseStatus.BAD_SCHEMA),
+    ],
+)
+def test_what_repair_does_not_read(text: str, expected: ParseStatus) -> None:
+    assert read(text, BOX, REPAIR).status is expected
+
+
+def test_nothing_there_is_an_answer_under_repair() -> None:
+    answer = read("```json\n[]\n```", BOX, REPAIR)
+    assert (answer.status, answer.prompts) == (ParseStatus.REPAIRED, ())
+
+
+def test_a_number_that_was_cut_off_is_no_corner() -> None:
+    whole = f"<think>t</think><answer>[{ONE},{TWO}]"
+    first, second = whole.index(ONE) + len(ONE), len(whole) - 1
+    for end in range(len(whole)):
+        answer = read(whole[:end], BOX, REPAIR)
+        assert len(answer.prompts) == (end >= first) + (end >= second), whole[:end]
+        assert answer.ok == (end >= first)
+    assert len(read("<answer>[[10,20,30,40],[50,10,70,3", BOX, REPAIR).prompts) == 1
+    assert read('<answer>[{"bbox_2d":[10,20,30,40],"positive_points":[[12,21],[20,25', BOX_2, REPAIR).prompts == ()
+
+
+def test_points_and_single_objects_are_read_under_repair() -> None:
+    text = (
+        '<answer>{"bbox_2d":["10","20","30","40"],"positive_points":[[["12","21"],["20","25"]]],"label":"x"}</answer>'
+    )
+    assert read(text, BOX_2, REPAIR).status is ParseStatus.REPAIRED
+    single = replace(BOX, single_object=True)
+    assert len(read(f"<answer>[{ONE}]</answer>", single, REPAIR).prompts) == 1
+    assert read(f"<answer>[{ONE},{TWO}]</answer>", single, REPAIR).status is ParseStatus.BAD_SCHEMA
+    assert read("```json\nnull\n```", single, REPAIR).prompts == ()
+
+
 MEGABYTE = 1_000_000
 HOSTILE: dict[str, Callable[[int], str]] = {
     "words": lambda n: "word " * (n // 5),

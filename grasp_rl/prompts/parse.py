@@ -14,36 +14,26 @@ the rewards look at the status. The rules, in order:
 7. Box corners are put in order and everything is clipped to the image. A box of no area after that is BAD_NUMBER and
    fails the whole answer, since an answer that loses its bad boxes for free would pay for guessing.
 8. Boxes that repeat a larger one are dropped (``nms_iou``), as are point-only instances that repeat an earlier one.
+
+With ``repair``, what these rules refuse is read once more, by :mod:`grasp_rl.prompts.lenient`: REPAIRED where that
+succeeds.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
-
-import json_repair
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.geometry import nms
 from grasp_rl.interfaces import CoordinateFrame
+from grasp_rl.prompts import lenient
+from grasp_rl.prompts.json_text import ReadError, check_caps, decode
 from grasp_rl.prompts.render import ANSWER_CLOSE, ANSWER_OPEN, FENCE_CLOSE, FENCE_OPEN, THINK_CLOSE, THINK_OPEN
 from grasp_rl.types import Answer, Box, ParseStatus, Point, SpatialPrompt
-
-_MAX_NUMBER_CHARS = 32
-_MAX_BRACKETS = 20  # of one instance: the object, its box, two lists of points and eight points in each
-_MAX_REPAIR_CHARS = 4096  # json-repair takes quadratic time on some texts: 0.3 s at this length, 5 s at 16384
-_STRUCTURE = re.compile(r'["\\\[\]{},]')  # one character a match: nothing to backtrack over
-
-
-class _ReadError(Exception):
-    """Reading ends here, with this status."""
-
-    def __init__(self, status: ParseStatus) -> None:
-        super().__init__(status)
-        self.status = status
 
 
 def parse(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: ParsingConfig) -> Answer:
@@ -62,16 +52,42 @@ def parse(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: Parsi
     if len(text) > config.max_chars:
         return Answer(prompts=(), status=ParseStatus.TOO_LONG)
     thinking, layout = _read_thinking(text)
+    prompts, status, fenced = _read_strictly(text, prompt, frame, config)
+    if config.repair and status is not ParseStatus.OK:
+        prompts, status, fenced = _read_leniently(text, prompt, frame, config)
+    return Answer(prompts=prompts, status=status, thinking=thinking, think_layout=layout, fenced=fenced)
+
+
+_Reading = tuple[tuple[SpatialPrompt, ...], ParseStatus, bool]
+
+
+def _read_strictly(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: ParsingConfig) -> _Reading:
+    """The instances, the status, and whether a fence was there."""
     fenced = False
     try:
         body, fenced = _strip_fence(_answer_body(text))
         if config.require_fence and not fenced:
-            raise _ReadError(ParseStatus.BAD_JSON)
-        value, status = _decode(body, config)
-        prompts = _distinct(_read_instances(value, prompt, frame, config), config.nms_iou)
-    except _ReadError as error:
-        prompts, status = (), error.status
-    return Answer(prompts=prompts, status=status, thinking=thinking, think_layout=layout, fenced=fenced)
+            raise ReadError(ParseStatus.BAD_JSON)
+        check_caps(body, config)
+        value = decode(body)
+        return _distinct(_read_instances(value, prompt, frame, config), config.nms_iou), ParseStatus.OK, fenced
+    except json.JSONDecodeError:
+        return (), ParseStatus.BAD_JSON, fenced
+    except ReadError as error:
+        return (), error.status, fenced
+
+
+def _read_leniently(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: ParsingConfig) -> _Reading:
+    """The same of what only :mod:`grasp_rl.prompts.lenient` can read."""
+    fenced = False
+    try:
+        items, fenced = lenient.read(text, prompt, config)
+        instances = _read_instances(items, replace(prompt, single_object=False), frame, config)
+        if prompt.single_object and len(instances) > 1:
+            raise ReadError(ParseStatus.BAD_SCHEMA)
+        return _distinct(instances, config.nms_iou), ParseStatus.REPAIRED, fenced
+    except ReadError as error:
+        return (), error.status, fenced
 
 
 def _read_thinking(text: str) -> tuple[str | None, bool]:
@@ -91,7 +107,7 @@ def _answer_body(text: str) -> str:
     end = text.rfind(ANSWER_CLOSE)
     start = text.rfind(ANSWER_OPEN, 0, end) if end >= 0 else -1
     if start < 0:
-        raise _ReadError(ParseStatus.NO_ANSWER)
+        raise ReadError(ParseStatus.NO_ANSWER)
     return text[start + len(ANSWER_OPEN) : end].strip()
 
 
@@ -102,79 +118,6 @@ def _strip_fence(body: str) -> tuple[str, bool]:
     return body, False
 
 
-def _decode(body: str, config: ParsingConfig) -> tuple[Any, ParseStatus]:
-    """Python values of the JSON text, by json-repair where that is allowed and needed."""
-    _check_caps(body, config)
-    try:
-        value = json.loads(
-            body,
-            object_pairs_hook=_unique_keys,
-            parse_int=_read_number,
-            parse_float=_read_number,
-            parse_constant=_reject_constant,
-        )
-        return value, ParseStatus.OK
-    except json.JSONDecodeError:
-        if not config.repair or len(body) > _MAX_REPAIR_CHARS:
-            raise _ReadError(ParseStatus.BAD_JSON) from None
-    try:
-        value = json_repair.loads(body, skip_json_loads=True)
-    except (RecursionError, ValueError, IndexError):  # nesting that only json-repair sees, and faults of its own
-        raise _ReadError(ParseStatus.BAD_JSON) from None
-    if not value:  # "nothing is there" must be said, not inferred from rubble
-        raise _ReadError(ParseStatus.BAD_JSON)
-    return value, ParseStatus.REPAIRED
-
-
-def _check_caps(body: str, config: ParsingConfig) -> None:
-    """Reject nesting deeper than ``max_depth``, and more instances or brackets than ``max_instances`` allows."""
-    depth = commas = brackets = 0
-    for char in _structure(body):
-        if char in "[{":
-            depth += 1
-            brackets += 1
-        elif char in "]}":
-            depth = max(depth - 1, 0)
-        elif depth == 1:
-            commas += 1
-        too_many = commas >= config.max_instances or brackets > 1 + _MAX_BRACKETS * config.max_instances
-        if too_many or depth > config.max_depth:
-            raise _ReadError(ParseStatus.TOO_LONG)
-
-
-def _structure(body: str) -> Iterator[str]:
-    """The brackets, braces and commas of a JSON text that stand outside its strings."""
-    in_string, escaped = False, -1
-    for result in _STRUCTURE.finditer(body):
-        char, position = result[0], result.start()
-        if position == escaped:
-            continue
-        if char == '"':
-            in_string = not in_string
-        elif char == "\\":
-            escaped = position + 1 if in_string else -1
-        elif not in_string:
-            yield char
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise _ReadError(ParseStatus.BAD_SCHEMA)
-    return fields
-
-
-def _read_number(text: str) -> float:
-    if len(text) > _MAX_NUMBER_CHARS:
-        raise _ReadError(ParseStatus.BAD_NUMBER)
-    return float(text)
-
-
-def _reject_constant(_: str) -> NoReturn:
-    """NaN, Infinity and -Infinity are no JSON, though json.loads reads them."""
-    raise _ReadError(ParseStatus.BAD_NUMBER)
-
-
 def _read_instances(
     value: object, prompt: PromptConfig, frame: CoordinateFrame, config: ParsingConfig
 ) -> list[SpatialPrompt]:
@@ -182,15 +125,15 @@ def _read_instances(
     if prompt.single_object:
         value = [] if value is None else [value]
     if not isinstance(value, list):
-        raise _ReadError(ParseStatus.BAD_SCHEMA)
+        raise ReadError(ParseStatus.BAD_SCHEMA)
     if len(value) > config.max_instances:
-        raise _ReadError(ParseStatus.TOO_LONG)
+        raise ReadError(ParseStatus.TOO_LONG)
     limit = min(config.max_abs_coordinate, sys.float_info.max)
     keys = set(prompt.fields)
     instances = []
     for item in value:
         if not isinstance(item, dict) or item.keys() != keys:
-            raise _ReadError(ParseStatus.BAD_SCHEMA)
+            raise ReadError(ParseStatus.BAD_SCHEMA)
         box = _image_box(_read_numbers(item[prompt.box_key], 4, limit), frame) if prompt.box else None
         positive = _read_points(item, prompt.positive_fields, prompt.positive_points, prompt.flat_points, limit)
         negative = _read_points(item, prompt.negative_fields, prompt.negative_points, prompt.flat_points, limit)
@@ -206,18 +149,18 @@ def _read_points(item: dict[str, Any], names: list[str], count: int, flat: bool,
     if names and not flat:
         points = points[0]
     if not isinstance(points, list) or len(points) != count:
-        raise _ReadError(ParseStatus.BAD_SCHEMA)
+        raise ReadError(ParseStatus.BAD_SCHEMA)
     return [_read_numbers(point, 2, limit) for point in points]
 
 
 def _read_numbers(value: object, count: int, limit: float) -> list[float]:
     """``count`` numbers within ``limit``."""
     if not isinstance(value, list) or len(value) != count:
-        raise _ReadError(ParseStatus.BAD_SCHEMA)
+        raise ReadError(ParseStatus.BAD_SCHEMA)
     if any(isinstance(number, bool) or not isinstance(number, int | float) for number in value):
-        raise _ReadError(ParseStatus.BAD_SCHEMA)
+        raise ReadError(ParseStatus.BAD_SCHEMA)
     if not all(-limit <= number <= limit for number in value):  # False for NaN, too
-        raise _ReadError(ParseStatus.BAD_NUMBER)
+        raise ReadError(ParseStatus.BAD_NUMBER)
     return [float(number) for number in value]
 
 
@@ -227,7 +170,7 @@ def _image_box(edges: Sequence[float], frame: CoordinateFrame) -> Box:
     x0, x1 = (min(max(0.0, x) * scale_x, frame.image_width) for x in sorted(edges[::2]))
     y0, y1 = (min(max(0.0, y) * scale_y, frame.image_height) for y in sorted(edges[1::2]))
     if (x1 - x0) * (y1 - y0) <= 0:
-        raise _ReadError(ParseStatus.BAD_NUMBER)
+        raise ReadError(ParseStatus.BAD_NUMBER)
     return x0, y0, x1, y1
 
 
