@@ -410,7 +410,7 @@ def test_a_run_that_does_not_fit_is_told_what_to_turn(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("memory", "devices", "told"),
     [
-        (30, None, ["rollout.batch_rows=48"]),  # more time
+        (36, None, ["rollout.batch_rows=48"]),  # more time
         (27, 4, ["engine=zero2", "engine.nproc=4"]),  # more devices, where there are
         (27, None, ["policy.lora_rank=16"]),  # else another way to train
     ],

@@ -26,6 +26,7 @@ from grasp_rl.launch.process import Job
 from grasp_rl.planning.advice import MORE_DEVICES, advice
 from grasp_rl.planning.estimate import Assumptions, Estimate, estimate, image_of, text_tokens
 from grasp_rl.planning.hardware import DEVICES, Device, device_of
+from grasp_rl.planning.plausibility import doubts
 from grasp_rl.utils.files import Record, to_json
 
 DOES_NOT_FIT = 3
@@ -89,6 +90,8 @@ def _run(words: list[str]) -> int:
         if not job.bill.fits:
             told[job.name] = advice(job.config, device, job.assumed, flags.gpus)
             console.print(_said(job.name if len(planned) > 1 else "it", job.bill, device, told[job.name], flags.gpus))
+    for doubt in dict.fromkeys(doubt for job in planned for doubt in doubts(job.config)):
+        console.print(f"warning: {doubt}")
     console.print(_assumed(planned, flags))
     if not device.measured:
         console.print(
@@ -210,7 +213,13 @@ def _assumed(planned: Sequence[Planned], flags: argparse.Namespace) -> str:
 
 def _as_record(device: Device, planned: Sequence[Planned], told: Mapping[str, list[str] | None]) -> Record:
     jobs = [
-        {"job": job.name, **asdict(job.bill), "image": job.assumed.image, "advice": told.get(job.name)}
+        {
+            "job": job.name,
+            **asdict(job.bill),
+            "image": job.assumed.image,
+            "advice": told.get(job.name),
+            "warnings": list(doubts(job.config)),
+        }
         for job in planned
     ]
     return {"device": asdict(device), "jobs": jobs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +22,14 @@ from grasp_rl.evaluation import predictions
 from grasp_rl.evaluation.metrics import score_of
 from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import Components, Dataset, EvaluationProtocol, Labels, Policy, WeakLabels
+from grasp_rl.planning.plausibility import doubts
 from grasp_rl.rollouts.reward_pipeline import FailureLimit, RewardPipeline
 from grasp_rl.runs import checkpoints
 from grasp_rl.runs.progress import ProgressWriter
 from grasp_rl.types import Answer, Image, MaskPrediction, RewardBreakdown, Rollout, Sample, SegmentedRollout
 from grasp_rl.utils.files import Record
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +147,10 @@ def run(config: RunConfig, components: Components) -> Record:
         progress = ProgressWriter(run_dir, count) if group.is_main else None
         if group.is_main:
             components.tracker.start(run_dir, asdict(config), resume=False)
+        if progress is not None:
+            for doubt in doubts(config):
+                log.warning("%s", doubt)
+                progress.note(doubt)
         scored = evaluate(
             policy,
             pipeline,

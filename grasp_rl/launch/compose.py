@@ -66,7 +66,13 @@ def _no_environment(*_: Any) -> str:
     raise ConfigError("a config does not read the environment; write the value")
 
 
+def _full_or_lora(rank: Any, full: Any, lora: Any) -> Any:
+    """``full`` where a policy trains every parameter, ``lora`` where it trains an adapter of ``rank`` > 0."""
+    return lora if rank else full
+
+
 ConfigStore.instance().store(name="schema", node=RunConfig)
+OmegaConf.register_new_resolver("grasp_rl.full_or_lora", _full_or_lora, replace=True)
 OmegaConf.register_new_resolver("grasp_rl.job_folder", _job_folder, replace=True)
 
 
@@ -101,9 +107,10 @@ def option(name: str, *overrides: str) -> Record:
     Raises:
         ConfigError: there is no such option, or an override does not fit it.
     """
-    group = name.partition("/")[0]
+    group, _, chosen = name.rpartition("/")
     with explained(), initialize_config_module("grasp_rl.conf", version_base="1.3"):
-        made = OmegaConf.to_container(hydra_compose(name, list(overrides))[group], resolve=True)
+        config = hydra_compose(CONFIG_NAME, [f"{group}={chosen}", *overrides])
+        made = OmegaConf.to_container(OmegaConf.select(config, group.replace("/", ".")), resolve=True)
     assert isinstance(made, dict)
     return {str(key): value for key, value in made.items()}
 

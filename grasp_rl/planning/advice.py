@@ -90,7 +90,10 @@ def _other_result(config: RunConfig) -> Iterator[Change]:
 def changed(config: RunConfig, changes: list[Change]) -> RunConfig:
     """A copy of ``config`` with ``changes``; the last of a key counts."""
     copied = copy.deepcopy(config)
-    for key, value in _merged(changes).items():
+    values = _merged(changes)
+    if values.get("policy.lora_rank"):
+        values["policy.train_vision_encoder"] = False  # as conf/policy/_base.yaml has it with LoRA
+    for key, value in values.items():
         *path, name = ("engine.name" if key == "engine" else key).split(".")
         node = copied
         for part in path:

@@ -65,7 +65,7 @@ def build_messages(query: str, frame: CoordinateFrame, prompt: PromptConfig) -> 
         "negative_fields": prompt.negative_fields,
         "flat_points": prompt.flat_points,
         "single_object": prompt.single_object,
-        "example": _example(frame, prompt),
+        "example": worked_example(frame, prompt),
     }
     template = _load_template(prompt.template)
     messages: list[dict[str, Any]] = []
@@ -150,8 +150,8 @@ def _spoken_point(point: Point, frame: CoordinateFrame) -> list[int]:
     ]
 
 
-def _example(frame: CoordinateFrame, prompt: PromptConfig) -> str:
-    """A worked completion."""
+def worked_example(frame: CoordinateFrame, prompt: PromptConfig) -> str:
+    """The worked completion that questions show, with two instances, or one where the scheme says one."""
     made = _example_prompts(frame, prompt)
     if prompt.single_object:
         return format_answer(made[:1], _EXAMPLE_SINGLE, frame, prompt)

@@ -23,13 +23,15 @@ from grasp_rl.utils.files import Record, read_json, write_json
 
 
 class ProgressWriter:
-    """The worker's side: ``<run>/progress.json`` with phase, step, total_steps, reward, giou, eta_s and message.
+    """The worker's side: ``<run>/progress.json`` with phase, step, total_steps, reward, giou, eta_s, message and
+    notes.
 
     Args:
         run_dir: The run folder.
         total_steps: Steps of the whole run.
         first_step: Steps done before this start, which say nothing about the speed of this one.
-        interval_s: Updates closer together than this are left out, except a change of phase and the last step.
+        interval_s: Updates closer together than this are left out, except a change of phase, the last
+            step, and a message that comes or goes.
     """
 
     def __init__(self, run_dir: str | Path, total_steps: int, first_step: int = 0, interval_s: float = 0.5) -> None:
@@ -39,21 +41,26 @@ class ProgressWriter:
         self._began = time.monotonic()
         self._written = -float("inf")
         self._state: Record = {"phase": "", "step": first_step, "total_steps": total_steps, "reward": None}
-        self._state |= {"giou": None, "eta_s": None, "message": ""}
+        self._state |= {"giou": None, "eta_s": None, "message": "", "notes": []}
 
     def update(
         self, phase: str, step: int, *, reward: float | None = None, giou: float | None = None, message: str = ""
     ) -> None:
         """Say that ``step`` steps are done. A ``reward`` or ``giou`` left out keeps its last value."""
         now = time.monotonic()
-        due = (
-            phase != self._state["phase"] or step >= self._state["total_steps"] or now >= self._written + self._interval
-        )
+        changed = (phase, bool(message)) != (self._state["phase"], bool(self._state["message"]))
+        due = changed or step >= self._state["total_steps"] or now >= self._written + self._interval
         self._state |= {"phase": phase, "step": step, "message": message, "eta_s": self._eta(step, now)}
         self._state |= {k: v for k, v in (("reward", reward), ("giou", giou)) if v is not None}
         if due:
             write_json(self._path, self._state)
             self._written = now
+
+    def note(self, text: str) -> None:
+        """Say ``text`` once, above the progress."""
+        if text not in self._state["notes"]:
+            self._state["notes"] = [*self._state["notes"], text]
+            write_json(self._path, self._state)
 
     def _eta(self, step: int, now: float) -> float | None:
         done = step - self._first
@@ -79,6 +86,7 @@ class ProgressWatcher:
         self._find = find
         self._plain_every = plain_every_s
         self._shown: dict[Path, Record] = {}
+        self._noted: dict[Path, int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
@@ -91,14 +99,17 @@ class ProgressWatcher:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        self.print_notes()
 
     def _watch(self) -> None:
         if not self._console.is_terminal:
             while not self._stop.wait(self._plain_every):
+                self.print_notes()
                 self.print_moved()
             return
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
             while not self._stop.wait(0.4):
+                self.print_notes()
                 live.update(self.table(), refresh=True)
 
     def table(self) -> Table:
@@ -120,6 +131,14 @@ class ProgressWatcher:
             )
         return table
 
+    def print_notes(self) -> None:
+        """A line for each note that a run made since the last call."""
+        for run_dir in self._find():
+            notes = (read_json(run_dir / PROGRESS) or {}).get("notes") or []
+            for note in notes[self._noted.get(run_dir, 0) :]:
+                self._console.print(f"{run_dir.name}: {note}", soft_wrap=True)
+            self._noted[run_dir] = len(notes)
+
     def print_moved(self) -> None:
         """A plain line for each run whose progress changed since the last call."""
         for run_dir in self._find():
@@ -131,7 +150,7 @@ class ProgressWatcher:
                 f"{run_dir.name}  {state['phase']} {state['step']}/{state['total_steps']}"
                 f"  reward {_number(state['reward'])}  gIoU {_number(state['giou'])}  left {duration(state['eta_s'])}"
             )
-            self._console.print(line, soft_wrap=True)
+            self._console.print(f"{line}  {state['message']}".rstrip(), soft_wrap=True)
 
 
 def _is_running(run_dir: Path) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from grasp_rl.rollouts.reward_pipeline import FailureLimit, RewardPipeline
 from grasp_rl.runs import checkpoints, signals
 from grasp_rl.runs.progress import ProgressWriter
 from grasp_rl.tracking.metrics_log import MetricsLog
-from grasp_rl.types import GroupOutcome
+from grasp_rl.types import GroupOutcome, ParseStatus
 from grasp_rl.utils.files import read_json
 
 log = logging.getLogger(__name__)
 
+_MOST = 0.5
 MAX_LOST = 3
 """Optimizer steps in a row that were lost for one and the same reason, after which a run stops."""
 
@@ -45,6 +47,7 @@ class RunLog:
         self, run_dir: Path, tracker: Tracker, *, steps: int, first_step: int, resumed: bool, is_main: bool
     ) -> None:
         self.run_dir, self.tracker, self.is_main, self.first_step = run_dir, tracker, is_main, first_step
+        self._said: set[str] = set()
         if is_main:
             self.metrics = MetricsLog(run_dir, resume_step=first_step if resumed else None)
             self.progress = ProgressWriter(run_dir, steps, first_step)
@@ -60,7 +63,17 @@ class RunLog:
             self.metrics.log(step, row)
             self.metrics.time(step, seconds)
             self.tracker.log(row, step)
-            self.progress.update("train", step, reward=row.get("reward"))
+            trouble = lost_answers(row)
+            self.progress.update("train", step, reward=row.get("reward"), message=trouble.short if trouble else "")
+            if trouble and trouble.short not in self._said:
+                self._said.add(trouble.short)
+                self.note(f"optimizer step {step}: {trouble.sentence}")
+
+    def note(self, text: str) -> None:
+        """Say ``text`` in the log and on the terminal."""
+        if self.is_main:
+            log.warning("%s", text)
+            self.progress.note(text)
 
     def validation(self, step: int, scores: Mapping[str, float]) -> None:
         """The validation split was scored."""
@@ -81,6 +94,40 @@ class RunLog:
         """Work of another kind goes on: ``counts`` done and their total."""
         if self.is_main:
             self.progress.update(name, step, message="/".join(map(str, counts)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """Why most of a step's completions earn nothing."""
+
+    short: str
+    """The key to turn, for a progress line."""
+    sentence: str
+
+
+def lost_answers(row: Mapping[str, float]) -> Trouble | None:
+    """What loses more than half of the completions of a step, of the metrics ``row``; None where nothing does."""
+    cut_off = row.get("truncated", 0.0)
+    if cut_off > _MOST:
+        return Trouble(
+            short="cut off: rollout.max_new_tokens",
+            sentence=f"{cut_off:.0%} of the completions were cut off; raise rollout.max_new_tokens",
+        )
+    unread = {
+        status: share
+        for status in ParseStatus
+        if status not in (ParseStatus.OK, ParseStatus.REPAIRED) and (share := row.get(f"parse/{status}", 0.0))
+    }
+    if sum(unread.values()) <= _MOST:
+        return None
+    worst = max(unread, key=lambda status: unread[status])
+    return Trouble(
+        short="unread: parsing.repair",
+        sentence=(
+            f"{sum(unread.values()):.0%} of the answers could not be read (most: {worst}); parsing.repair=true reads "
+            "near misses, policy.prompt_template another question, grasp-rl sft teaches the form"
+        ),
+    )
 
 
 class Evaluator:

@@ -11,6 +11,7 @@ from grasp_rl.data.sampler import PromptSampler
 from grasp_rl.distributed.build import make_engine, whole
 from grasp_rl.distributed.engine import Engine, pick_device
 from grasp_rl.interfaces import Components, Policy
+from grasp_rl.planning.plausibility import doubts
 from grasp_rl.rollouts.collect import RolloutBatch, collect_rollouts
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.rollouts.reward_worker import RewardWorker
@@ -34,6 +35,8 @@ def run(config: RunConfig, components: Components) -> Record:
     """
     trainer = make_trainer(config, components)
     trainer.log.start(asdict(config))
+    for doubt in doubts(config):
+        trainer.log.note(doubt)
     exit_code = 1
     try:
         result = trainer.run()

@@ -253,7 +253,7 @@ def test_progress_is_written_and_shown(tmp_path: Path) -> None:
     assert (read_json(run_dir / PROGRESS) or {})["step"] == 5
     writer.update("validate", 6, giou=0.125)
     state = read_json(run_dir / PROGRESS) or {}
-    assert set(state) == {"phase", "step", "total_steps", "reward", "giou", "eta_s", "message"}
+    assert set(state) == {"phase", "step", "total_steps", "reward", "giou", "eta_s", "message", "notes"}
     assert (state["step"], state["total_steps"], state["reward"], state["giou"]) == (6, 10, 0.5, 0.125)
     writer.update("done", 10)
     assert (read_json(run_dir / PROGRESS) or {})["eta_s"] == 0
