@@ -13,8 +13,8 @@ from typing import Any
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
 from grasp_rl.config.targets import check, check_trusted, instantiate, load_config
+from grasp_rl.policies.describe import describe
 from grasp_rl.runs import checkpoints
-from grasp_rl.runs.model_card import write_card
 from grasp_rl.runs.run_dir import CONFIG, RESULT
 from grasp_rl.utils.files import Record, read_json
 
@@ -52,7 +52,7 @@ def export(
     scores = {f"{split}, before": result.get("before") or {}}
     if done == (result.get("best_step") or result.get("steps")):  # the one that was scored when the run ended
         scores[f"{split}, after"] = result.get("after") or {}
-    write_card(out, config, step=done, scores=scores, commit=getattr(policy, "commit", None))
+    describe(out, policy, config, step=done, scores=scores)
     return {"run": str(run), "checkpoint": str(found), "step": done, "merged": merge, "out": str(out)}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any, get_type_hints
 
@@ -47,7 +48,7 @@ def one_line(error: Exception) -> str:
                 sorted(o for o in getattr(link, "options", None) or () if not o.startswith("_")),
             )
         if hasattr(link, "override"):
-            return f"{link.override}: cannot be read ({_first_line(link)}); write key=value"
+            return _unreadable(str(link.override), _first_line(link))
         if isinstance(link, ConfigAttributeError | ConfigKeyError):
             return _unknown_key(link, _overridden(error))
         if isinstance(link, MissingMandatoryValue):
@@ -71,6 +72,21 @@ def _missing_option(error: Exception, wanted: str, options: list[str]) -> str:
     valid = "must be one of " + ", ".join(options) if options else f"there is none in {group}"
     more = "; pip install 'grasp-rl[launch]' adds some" if group == "hydra/launcher" else ""
     return f"{group}={option}: no such option; {valid}{closest(option, options)}{more}"
+
+
+def _unreadable(override: str, why: str) -> str:
+    """An override outside Hydra's grammar: where it is a key and its value, with the value in quotes, ready to copy."""
+    key, equals, value = override.partition("=")
+    if not equals or not re.fullmatch(r"[+~]{0,2}[\w./@-]+", key):
+        return f"{override}: cannot be read ({why}); write key=value"
+    return f"{override}: has characters outside Hydra's grammar; quote the value: {quoted_override(key, value)}"
+
+
+def quoted_override(key: str, value: str) -> str:
+    """``key=value`` for a shell, the value as one text of Hydra's grammar."""
+    escaped = re.sub(r'(\\*)"', r"\1\1\"", value)
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    return shlex.quote(f'{key}="{escaped}{chr(92) * trailing}"')
 
 
 def _unknown_key(error: OmegaConfBaseException, overridden: str) -> str:
@@ -118,7 +134,9 @@ def _assigned(error: Exception) -> str | None:
 def _plain_hydra(error: Exception) -> str:
     text = str(error)
     if match := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'", text):
-        return f"{match.group(1)}: several values need -m (a sweep); a list is key=[a,b]"
+        override = match.group(1)
+        more = f", one text is quoted: {quoted_override(*override.split('=', 1))}" if "=" in override else ""
+        return f"{override}: several values need -m (a sweep); a list is key=[a,b]{more}"
     if match := re.search(r"path=(\S+) is not\s+available", text):
         return f"hydra.searchpath={match.group(1)}: no such folder or package"
     return text

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -92,6 +93,11 @@ class RecordDataset:
             reasoning=record.reasoning,
         )
 
+    def files(self, records: Sequence[Any]) -> list[Path]:
+        """The files that ``records`` are read from, so that a run can tell whether its data are still the same."""
+        rows = [record for record in records if isinstance(record, Row)]
+        return [row.image for row in rows] + [row.target for row in rows if row.kind == "mask"]
+
     def image_of(self, record: Any) -> Hashable:
         """What is equal for records about one image."""
         image: Hashable = record.image
@@ -133,6 +139,10 @@ class Split:
             sample = self._try(other, first.image) if len(samples) < count else None
             samples += [sample] if sample is not None else []
         return samples
+
+    def files(self, count: int | None = None) -> list[Path]:
+        """The files that the first ``count`` samples are read from, annotations included."""
+        return self.dataset.files(self.records[:count])
 
     def plot(self, sample: Sample) -> Image:
         """The sample drawn with its question, mask and weak labels: [h, w, 3] uint8 RGB."""

@@ -15,6 +15,7 @@ import torch
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import EvaluationConfig, RunConfig
+from grasp_rl.data.base import Split
 from grasp_rl.distributed.build import whole
 from grasp_rl.distributed.engine import pick_device
 from grasp_rl.distributed.process_group import ALONE, ProcessGroup, joined
@@ -24,7 +25,7 @@ from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import Components, Dataset, EvaluationProtocol, Labels, Policy, WeakLabels
 from grasp_rl.planning.plausibility import doubts
 from grasp_rl.rollouts.reward_pipeline import FailureLimit, RewardPipeline
-from grasp_rl.runs import checkpoints
+from grasp_rl.runs import checkpoints, data_record
 from grasp_rl.runs.progress import ProgressWriter
 from grasp_rl.types import Answer, Image, MaskPrediction, RewardBreakdown, Rollout, Sample, SegmentedRollout
 from grasp_rl.utils.files import Record
@@ -148,7 +149,8 @@ def run(config: RunConfig, components: Components) -> Record:
         if group.is_main:
             components.tracker.start(run_dir, asdict(config), resume=False)
         if progress is not None:
-            for doubt in doubts(config):
+            data_record.write(run_dir, files_of(dataset, count))
+            for doubt in [*doubts(config), *_other_data(config.init_from)]:
                 log.warning("%s", doubt)
                 progress.note(doubt)
         scored = evaluate(
@@ -170,6 +172,19 @@ def run(config: RunConfig, components: Components) -> Record:
         components.tracker.finish(0)
     result = {"split": settings.test_split, "samples": count, "protocol": components.protocol.name}
     return result | {"predictions": str(folder / predictions.PREDICTIONS), "metrics": metrics}
+
+
+def files_of(dataset: Dataset, count: int | None) -> list[Path]:
+    """Files that the first ``count`` samples are read from, where the dataset says so."""
+    return dataset.files(count) if isinstance(dataset, Split) else []
+
+
+def _other_data(init_from: str | None) -> list[str]:
+    """A sentence where the run that the weights come from was scored on data that changed since."""
+    folders = [] if init_from is None else [Path(init_from), *Path(init_from).absolute().parents[:3]]
+    run_dir = next((folder for folder in folders if (folder / data_record.DATA).is_file()), None)
+    told = None if run_dir is None else data_record.sentence(run_dir)
+    return [f"init_from={init_from}: {told}; its own scores are of other answers than these"] if told else []
 
 
 def _answer(

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,15 @@ from grasp_rl.config.messages import one_line
 from grasp_rl.config.renamed import current_key
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, to_config
-from grasp_rl.launch.process import Job
+from grasp_rl.launch.process import Job, folder_of
 from grasp_rl.launch.usage import HELP
+from grasp_rl.runs.asked import adopt
 from grasp_rl.runs.run_dir import config_hash
 from grasp_rl.utils.files import Record
 
 CONFIG_NAME = "config"
+_DEFAULT_PROMPT = "box_2points"
+"""As conf/config.yaml has it."""
 _QUIET = {"version": 1, "root": {"level": "ERROR"}, "disable_existing_loggers": True}
 _UNNAMED = ("command", "experiment", "debug", "launcher", "trusted_modules")
 """Keys that never name a job's folder."""
@@ -59,7 +62,8 @@ def _job_folder(overrides: str, number: int, *, _root_: DictConfig | None = None
     if _root_ is None:
         return name
     raw: dict[str, Any] = OmegaConf.to_container(_without_hydra(_root_), resolve=True)  # type: ignore[assignment]
-    return f"{name}-{config_hash(asdict(to_config(raw | {'run_dir': ''})))[:8]}"
+    config = to_config(adopt(raw, _named(_root_.hydra)) | {"run_dir": ""})
+    return f"{name}-{config_hash(asdict(config))[:8]}"
 
 
 def _no_environment(*_: Any) -> str:
@@ -137,7 +141,11 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
         raise ConfigError("--config-dir: is hydra.searchpath=[FOLDER] in other words; give one of them")
     if flags.config_dir:
         flags.overrides.append(f"hydra.searchpath=[{_quoted(f'file://{Path(flags.config_dir).absolute()}')}]")
-    flags.overrides = [_by_current_name(override) for override in flags.overrides]
+    flags.overrides = [_as_it_stands(_by_current_name(override)) for override in flags.overrides]
+    if any(word.lstrip("+~").startswith("hydra.sweeper.params") for word in flags.overrides):
+        raise ConfigError(
+            "hydra.sweeper.params: is for experiment files; on the command line the sweep is -m KEY=A,B KEY2=C,D"
+        )
     flags.parser = parser
     return flags
 
@@ -149,6 +157,23 @@ def _by_current_name(override: str) -> str:
     if renamed != key:
         sys.stderr.write(f"grasp-rl: {key} is now called {renamed}; the old name is read for one more version\n")
     return f"{sign}{renamed}{rest}"
+
+
+def _as_it_stands(override: str) -> str:
+    """``override`` with its value in quotes where that is a path on disk with characters that Hydra reads otherwise.
+
+    The folders of a sweep have ``=`` and ``,`` in their names.
+    """
+    key, _, value = override.partition("=")
+    plain = re.fullmatch(r"[\w./:-]*", value, re.ASCII) or value[:1] in ("'", '"', "[", "{")
+    return override if plain or not _exists(value) else f"{key}={_quoted(value)}"
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # too long, or a null byte: no path
+        return False
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
@@ -234,11 +259,17 @@ def resolve(config: DictConfig, run_dir: Path, trusted: tuple[str, ...]) -> Job:
     """
     with explained():
         raw: dict[str, Any] = OmegaConf.to_container(_without_hydra(config), resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-        checked = to_config(raw | {"run_dir": str(run_dir)})
+        checked = to_config(adopt(raw, _named(HydraConfig.get())) | {"run_dir": str(run_dir)})
     if tuple(checked.trusted_modules) != trusted:
         raise ConfigError(f"trusted_modules={checked.trusted_modules}: only the command line can trust a module")
     check_components(checked, trusted)
     return Job(run_dir=run_dir, config=asdict(checked), trusted=trusted)
+
+
+def _named(hydra: Any) -> list[str]:
+    """Keys and groups that this composition was given, on the command line or, for the prompt, by an experiment."""
+    keys = [re.split(r"[=@]", word.lstrip("+~"), maxsplit=1)[0] for word in hydra.overrides.task]
+    return keys + (["prompt"] if hydra.runtime.choices.get("prompt") != _DEFAULT_PROMPT else [])
 
 
 def _compose(engine: Hydra, overrides: list[str], mode: RunMode) -> DictConfig:
@@ -260,7 +291,13 @@ def _planned(engine: Hydra, master: DictConfig, point: list[str], number: int, t
     with open_dict(config):
         config.hydra.job.id, config.hydra.job.num = str(number), number
     HydraConfig.instance().set_config(config)
-    return resolve(config, Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir), trusted)
+    job = resolve(config, Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir), trusted)
+    return moved(job, folder_of(job))
+
+
+def moved(job: Job, run_dir: Path) -> Job:
+    """``job`` in another folder."""
+    return replace(job, run_dir=run_dir, config=job.config | {"run_dir": str(run_dir)})
 
 
 def _naming(overrides: Sequence[Override]) -> str:

@@ -8,6 +8,7 @@ hand.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -31,7 +32,9 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import check_components, load_raw, to_config
 from grasp_rl.launch import compose, process
+from grasp_rl.launch.paths import check_paths
 from grasp_rl.launch.process import Job, StopFile
+from grasp_rl.runs import data_record
 from grasp_rl.runs.progress import ProgressWatcher, duration
 from grasp_rl.runs.run_dir import (
     CONFIG,
@@ -117,9 +120,11 @@ def _begin_or_go_on(command_line: CommandLine, overrides: list[str]) -> int:
     overrides = [f"command={command_line.command}", *overrides]
     with compose.hydra(command_line.command) as engine:
         wanted = compose.single(engine, overrides, compose.trusted_on(overrides))
+    check_paths(to_config(wanted.config))
     if process.placed(wanted).config["engine"]["node_rank"]:
         return _single(command_line, wanted, overrides[1:], resume=False)
     with launcher_lock(wanted.run_dir):
+        _refuse_other_data(wanted.run_dir)
         claim = process.claim(wanted, again=True)
         if claim == "done":
             command_line.console.print(f"{wanted.run_dir}: done before")
@@ -159,15 +164,26 @@ def _show(command_line: CommandLine, engine: Hydra, flags: argparse.Namespace) -
 
 
 def _single(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *, resume: bool) -> int:
+    check_paths(to_config(wanted.config))
     wanted = process.placed(wanted)
     if wanted.config["engine"]["node_rank"]:
         return _join(command_line, wanted)
     with launcher_lock(wanted.run_dir):
         if resume and state_of(wanted.run_dir) == "running":
             raise ConfigError(f"resume={wanted.run_dir}: must hold a run that ended; it is still going on")
-        if not resume:
+        if resume:
+            _refuse_other_data(wanted.run_dir)
+        else:
             process.claim(wanted, again=False)
         return _start(command_line, wanted, overrides, resume=resume)
+
+
+def _refuse_other_data(run_dir: Path) -> None:
+    if told := data_record.sentence(run_dir):
+        raise ConfigError(
+            f"resume={run_dir}: {told}; scores before and after would be of different answers: put it back, or begin a "
+            f"new run with init_from={run_dir}"
+        )
 
 
 def _start(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *, resume: bool) -> int:
@@ -226,6 +242,8 @@ def _sweep(command_line: CommandLine, engine: Hydra, overrides: list[str], trust
     folder, jobs, fixed = compose.sweep(engine, overrides, trusted)
     if compose.launcher(engine, overrides) == "submitit_slurm" and shutil.which("srun") is None:
         raise ConfigError("launcher=slurm: no srun on this machine; start the sweep where SLURM takes jobs")
+    for wanted in jobs:
+        check_paths(to_config(wanted.config))
     with run_lock(folder):
         return _drive(command_line, engine, overrides, trusted, folder, jobs, fixed)
 
@@ -240,6 +258,9 @@ def _drive(
     fixed: list[str],
 ) -> int:
     """Run the jobs of a sweep whose folder is held."""
+    for wanted in jobs:
+        if told := data_record.sentence(wanted.run_dir):
+            command_line.console.print(f"{wanted.run_dir.name}: {told}; it is run anew")
     waiting = [wanted for wanted in jobs if process.claim(wanted, again=True) != "done"]
     for changed in filter(None, (process.other_commit(wanted.run_dir) for wanted in jobs)):
         command_line.console.print(f"warning: {changed}")
@@ -281,6 +302,10 @@ def run_job(
     run_dir = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
     try:
         wanted = compose.resolve(config, run_dir, trusted)
+        if (known := process.folder_of(wanted)) != run_dir:
+            with contextlib.suppress(OSError):  # Hydra has made an empty folder of the new name
+                run_dir.rmdir()
+            wanted, run_dir = compose.moved(wanted, known), known
         with launcher_lock(run_dir):
             claim = process.claim(wanted, again=True)
             if claim != "done":

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.targets import load_config
-from grasp_rl.runs import environment, heartbeat
+from grasp_rl.runs import data_record, environment, heartbeat
 from grasp_rl.runs.run_dir import (
     CONFIG,
     ENVIRONMENT,
@@ -105,6 +105,21 @@ class StopFile:
                 path.unlink(missing_ok=True)
 
 
+def folder_of(job: Job) -> Path:
+    """Where a job of a sweep runs: where the same run already is beside ``job.run_dir``, whatever its name, else there.
+
+    A folder's name says what differed between the jobs of the sweep that made it; the hash at its end, of all that
+    decides the numbers, says which run it is.
+    """
+    if (job.run_dir / STATUS).exists():
+        return job.run_dir
+    digest = config_hash(job.config)
+    for status in sorted(job.run_dir.parent.glob(f"*-{digest[:8]}/{STATUS}")):
+        if (read_json(status) or {}).get("config_hash") == digest:
+            return status.parent
+    return job.run_dir
+
+
 def claim(job: Job, *, again: bool) -> Claim:
     """What to do about ``job``, given what its folder already holds.
 
@@ -125,6 +140,8 @@ def claim(job: Job, *, again: bool) -> Claim:
     status = read_json(job.run_dir / STATUS) or {}
     if config_hash(job.config) not in (status.get("config_hash"), _stored_hash(job.run_dir)):
         raise ConfigError(f"{where}: holds a run with another config ({state}); choose another folder")
+    if data_record.changed(job.run_dir):
+        return "start"  # what it holds are answers to other questions
     if state == "done":
         return "done"
     return "resume" if job.config["command"] == "train" else "start"

@@ -118,6 +118,11 @@ def _unavailable(source: Source, error: Exception) -> ConfigError:
     where = f"policy.path={source.path!r}"
     folder = Path(source.path)
     if folder.is_dir():
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            return ConfigError(
+                f"{where}: holds a LoRA adapter, not a model; export the run with --merge, or name the adapter's base "
+                "here, its policy.lora_rank, and the adapter as init_from"
+            )
         pickled = [p.name for p in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))]
         if pickled and not list(folder.glob("*.safetensors")) and not source.allow_pickle:
             return ConfigError(

@@ -13,6 +13,7 @@ import yaml
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.evaluation import predictions
 from grasp_rl.evaluation.significance import Interval, paired_difference
+from grasp_rl.runs import data_record
 from grasp_rl.runs.run_dir import CONFIG, ENVIRONMENT, ERROR, LOG, STATUS, seconds_between, state_of
 from grasp_rl.tracking.metrics_log import METRICS, TIMINGS, read_rows
 from grasp_rl.utils.files import Record, read_json
@@ -115,6 +116,8 @@ def _read_run(folder: Path, axes: dict[str, str]) -> StudiedRun:
     rows = read_rows(folder / METRICS)
     if not rows and config.get("command", config.get("verb")) == "train":
         notes.append(f"no {METRICS}, so no curves")
+    if told := data_record.sentence(folder):
+        notes.append(f"{told}; its scores are of other answers than a run now would have")
     before = _read_scored(folder / "eval_before", notes)
     scheme = (config.get("prompt") or {}).get("scheme")
     result = (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import yaml
 
 from grasp_rl.config.schema import RunConfig
+from grasp_rl.runs.asked import Asked
 from grasp_rl.runs.run_dir import ENVIRONMENT
 from grasp_rl.utils.files import Record, read_json, write_text
 
@@ -19,8 +20,26 @@ _SHOWN = ("giou", "ciou", "box_iou", "no_target_accuracy", "parsed", "reward", "
 _PACKAGES = ("grasp-rl", "torch", "transformers", "peft")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How the card says to ask."""
+
+    turns: tuple[tuple[str, str], ...]
+    """Role and text of each chat turn; the image stands before the text of the user turn."""
+    canvas: str
+    """Width x height that the coordinates of the answer mean, for an image of 512 x 512 pixels."""
+    coordinates: str
+    asked: Asked
+
+
 def write_card(
-    folder: Path, config: RunConfig, *, step: int, scores: Mapping[str, Mapping[str, float]], commit: str | None = None
+    folder: Path,
+    config: RunConfig,
+    *,
+    step: int,
+    scores: Mapping[str, Mapping[str, float]],
+    commit: str | None = None,
+    asking: Asking | None = None,
 ) -> None:
     """Write ``README.md`` into a policy folder.
 
@@ -30,6 +49,7 @@ def write_card(
         step: optimizer steps done.
         scores: metrics by the name of what was scored; {} where nothing was yet.
         commit: hub commit of the base model, where it has one.
+        asking: how the policy is asked; None where that is not known.
 
     Raises:
         OSError: it cannot be written.
@@ -62,9 +82,29 @@ def write_card(
         code=_code(environment),
         scores=_table(scores),
         loading=loading,
+        asking="" if asking is None else _ask(asking, policy, adapter=adapter),
         config=yaml.safe_dump(without_local_paths(asdict(config)), sort_keys=False).strip(),
     )
     write_text(folder / CARD, text)
+
+
+def _ask(asking: Asking, policy: Record, *, adapter: bool) -> str:
+    words = _words(asking.asked, policy) if adapter else "policy=hf_vlm policy.path=THIS_FOLDER"
+    turns = "\n\n".join(f"[{role}]\n{text}" for role, text in asking.turns)
+    unit = "pixels of the resized image" if asking.coordinates == "absolute" else "thousandths of its width and height"
+    return _ASK.format(words=words, turns=turns, unit=unit, canvas=asking.canvas)
+
+
+def _words(asked: Asked, policy: Record) -> str:
+    """Overrides that put an adapter on its base and ask it as it was trained."""
+    lora = f"policy.lora_rank={policy.get('lora_rank')} policy.lora_alpha={policy.get('lora_alpha')}"
+    if "path" not in policy:
+        return f"policy=tiny {lora} init_from=THIS_FOLDER"
+    path = policy["path"] if not Path(policy["path"]).is_dir() else "BASE_MODEL"
+    image = " ".join(f"policy.image.{key}={'null' if value is None else value}" for key, value in asked.image.items())
+    prompt = f"prompt={asked.prompt.scheme} policy.prompt_template={Path(asked.prompt.template).name}"
+    keys = f"policy.coordinates={asked.coordinates} policy.dtype={asked.dtype} {image} {prompt}"
+    return f"policy=hf_vlm policy.path={path} {lora} {keys} init_from=THIS_FOLDER"
 
 
 def without_local_paths(value: Any) -> Any:
@@ -125,6 +165,22 @@ base = AutoModelForImageTextToText.from_pretrained(BASE)
 model = PeftModel.from_pretrained(base, "THIS_FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
 
+_ASK = """
+## Ask
+
+```sh
+grasp-rl predict IMAGE.png --query "QUESTION" {words}
+```
+
+That asks as in training: the turns below, the image before the text of the user turn, in the words of the tokenizer's
+chat template. Coordinates of an answer are {unit}; an image of 512 x 512 is one of {canvas} to it. A box edge is a
+line between pixels, a point the centre of its cell.
+
+```text
+{turns}
+```
+"""
+
 _CARD = """---
 {head}
 ---
@@ -149,7 +205,7 @@ summed intersections to summed unions. The segmenter and the data are those of t
 ```python
 {loading}
 ```
-
+{asking}
 ## Config
 
 ```yaml

@@ -33,12 +33,12 @@ from grasp_rl.distributed.engine import Engine, pick_device
 from grasp_rl.distributed.process_group import ALONE, ProcessGroup
 from grasp_rl.evaluation.evaluate import evaluate
 from grasp_rl.interfaces import Components, CoordinateFrame, Dataset
+from grasp_rl.policies.describe import describe
 from grasp_rl.policies.types import EncodedPrompt
 from grasp_rl.policies.vlm import VlmPolicy
 from grasp_rl.prompts.render import format_answer
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import checkpoints
-from grasp_rl.runs.model_card import write_card
 from grasp_rl.runs.progress import ProgressWriter
 from grasp_rl.tracking.metrics_log import MetricsLog
 from grasp_rl.training.demonstrations import distort
@@ -143,8 +143,7 @@ def _save(policy: VlmPolicy, engine: Engine, config: RunConfig, step: int, phase
         if group.is_main:
             with checkpoints.building(run_dir, step) as folder:
                 policy.save(folder / checkpoints.POLICY)
-                commit = getattr(policy, "commit", None)
-                write_card(folder / checkpoints.POLICY, config, step=step, scores={}, commit=commit)
+                describe(folder / checkpoints.POLICY, policy, config, step=step, scores={})
                 checkpoints.commit(run_dir, step, {"phase": phase})
             checkpoints.prune(run_dir, config.checkpoint.keep_last)
     group.barrier()

@@ -10,13 +10,14 @@ from grasp_rl.config.schema import RunConfig
 from grasp_rl.data.sampler import PromptSampler
 from grasp_rl.distributed.build import make_engine, whole
 from grasp_rl.distributed.engine import Engine, pick_device
+from grasp_rl.evaluation.evaluate import files_of
 from grasp_rl.interfaces import Components, Policy
 from grasp_rl.planning.plausibility import doubts
+from grasp_rl.policies.describe import describe
 from grasp_rl.rollouts.collect import RolloutBatch, collect_rollouts
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.rollouts.reward_worker import RewardWorker
-from grasp_rl.runs import checkpoints
-from grasp_rl.runs.model_card import write_card
+from grasp_rl.runs import checkpoints, data_record
 from grasp_rl.training.hooks import Checkpointer, Evaluator, RunLog, StopRules
 from grasp_rl.training.trainer import Trainer
 from grasp_rl.training.update import PolicyUpdater, make_reference
@@ -35,6 +36,9 @@ def run(config: RunConfig, components: Components) -> Record:
     """
     trainer = make_trainer(config, components)
     trainer.log.start(asdict(config))
+    if trainer.log.is_main:
+        test = components.data.split(config.evaluation.test_split)
+        data_record.write(Path(config.run_dir), files_of(test, config.evaluation.test_limit))
     for doubt in doubts(config):
         trainer.log.note(doubt)
     exit_code = 1
@@ -66,7 +70,7 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
     scores: dict[str, dict[str, float]] = {}
 
     def card(folder: Path, step: int) -> None:
-        write_card(folder, config, step=step, scores=scores, commit=getattr(policy, "commit", None))
+        describe(folder, policy, config, step=step, scores=scores)
 
     checkpointer = Checkpointer(
         run_dir,

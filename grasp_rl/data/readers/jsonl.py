@@ -65,6 +65,9 @@ class JsonlSource(RecordDataset):
             raise ConfigError(f"data split {split!r}: {self.path} has {self._found()}; add rows with it, or {more}")
         return self.rows[split]
 
+    def files(self, records: Sequence[Row]) -> list[Path]:
+        return [self.path, *super().files(records)]
+
     def _found(self) -> str:
         return ", ".join(f"{split} ({len(rows)} rows)" for split, rows in self.rows.items())
 

@@ -1,0 +1,72 @@
+"""Which files a run's data were read from, and whether they are still the same: ``data.json`` in the run folder.
+
+A file counts as the same while its size and time of change are, or else its SHA-256. One that is not there (a run
+folder read on another machine) says nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from grasp_rl.utils.files import Record, read_json, write_json
+
+DATA = "data.json"
+
+
+def write(run_dir: Path, files: Iterable[Path]) -> None:
+    """Record ``files`` beside those that the run has recorded before; a file that changed is recorded anew.
+
+    Raises:
+        OSError: a file cannot be read, or the record cannot be written.
+    """
+    known = _known(run_dir)
+    for path in dict.fromkeys(Path(os.path.abspath(path)) for path in files):
+        if not _same(path, known.get(str(path))):
+            about = path.stat()
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            known[str(path)] = {"sha256": digest, "size": about.st_size, "mtime_ns": about.st_mtime_ns}
+    write_json(run_dir / DATA, {"files": known})
+
+
+def changed(run_dir: Path) -> list[Path]:
+    """Files of the record in ``run_dir`` whose content is another now."""
+    return [Path(path) for path, about in _known(run_dir).items() if not _same(Path(path), about, absent=True)]
+
+
+def sentence(run_dir: Path) -> str | None:
+    """What :func:`changed` found, for a person; None where nothing changed."""
+    found = changed(run_dir)
+    if not found:
+        return None
+    more = f" and {len(found) - 1} more files" if len(found) > 1 else ""
+    return f"the data changed since: {found[0].name}{more}"
+
+
+def _known(run_dir: Path) -> dict[str, Record]:
+    files = (read_json(run_dir / DATA) or {}).get("files")
+    if not isinstance(files, dict):
+        return {}
+    return {path: about for path, about in files.items() if isinstance(about, dict)}
+
+
+def _same(path: Path, about: Record | None, *, absent: bool = False) -> bool:
+    """Whether ``path`` has the recorded content; ``absent`` where it is no regular file."""
+    if about is None:
+        return False
+    try:
+        now = path.stat()
+        if not stat.S_ISREG(now.st_mode):
+            return absent
+        if now.st_size != about.get("size"):
+            return False
+        if now.st_mtime_ns == about.get("mtime_ns"):
+            return True
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == about.get("sha256")
+    except OSError:
+        return absent
