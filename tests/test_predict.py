@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image as Pillow
 
 from grasp_rl.cli import predict
 from grasp_rl.cli.predict import Predictor, check_query, main, read_config
+from grasp_rl.cli.predict_tasks import split_words, tasks_of
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.image_io import read_image, read_mask, write_image
 from grasp_rl.data.synthetic.dataset import SyntheticSource
@@ -222,3 +224,102 @@ def test_as_a_module(image: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["query"] == "the roof"
     assert predict.MAX_QUERY == 2000
+
+
+def _many(folder: Path) -> list[Path]:
+    """Two images of one stem in two formats, and one of that stem in a folder below."""
+    paths = [folder / "a/pond.png", folder / "a/pond.bmp", folder / "a/b/Pond.png"]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, np.full((64, 64, 3), 40 * number, np.uint8))
+    return paths
+
+
+def test_many_images_and_questions_lose_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths, out = _many(tmp_path), tmp_path / "out"
+    (tmp_path / "a/notes.txt").write_text("no image")
+    queries = tmp_path / "queries.txt"
+    queries.write_text("# a comment\nWhere is water?\n\nWhere is sand?\n")
+    words = [str(tmp_path / "a"), "--query", "Where is grass?", "--queries", str(queries), "--out", str(out), *RANDOM]
+    assert main([*words, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["failed"] == []
+    found = {(record["image"], record["query"]) for record in answer["predictions"]}
+    asked = ("Where is grass?", "Where is water?", "Where is sand?")
+    assert found == {(str(path), query) for path in paths for query in asked}
+    files = [file for record in answer["predictions"] for file in record["files"].values()]
+    assert len({file.lower() for file in files}) == 18
+    assert all(Path(file).is_file() for file in files)
+    before = sorted(path.name for path in out.iterdir())
+    assert main(words) == 0  # the same questions again take their own files
+    assert sorted(path.name for path in out.iterdir()) == before
+    assert main([str(paths[0]), "--query", "Where is a road?", "--out", str(out), *RANDOM]) == 0
+    assert len(list(out.iterdir())) == len(before) + 3  # another question about the image of a name takes a new one
+
+
+def test_a_file_that_predict_did_not_write_is_not_replaced(tmp_path: Path) -> None:
+    image, mine = tmp_path / "pond.png", tmp_path / "pond_mask.png"
+    for path in (image, mine):
+        write_image(path, np.zeros((64, 64, 3), np.uint8))
+    before = mine.read_bytes()
+    assert main([str(image), "--query", "Where is water?", "--out", str(tmp_path), *RANDOM]) == 0
+    assert mine.read_bytes() == before
+    assert (tmp_path / "pond-2_mask.png").is_file()
+
+
+def test_one_bad_image_among_many_is_told_and_the_rest_answered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths, out = _many(tmp_path), tmp_path / "out"
+    paths[0].write_bytes(b"no image")
+    assert main([*map(str, paths), "--query", "Where is water?", "--out", str(out), "--json", *RANDOM]) == 2
+    captured = capsys.readouterr()
+    answer = json.loads(captured.out)
+    assert [record["image"] for record in answer["predictions"]] == [str(path) for path in paths[1:]]
+    assert [failure["image"] for failure in answer["failed"]] == [str(paths[0])]
+    assert str(paths[0]) in captured.err
+
+
+def test_the_pairs_of_a_csv_file_are_asked_as_they_stand(tmp_path: Path) -> None:
+    paths = _many(tmp_path)
+    listed = tmp_path / "a/q.csv"
+    listed.write_text('image,query\npond.png,"Where is water, or sand?"\nb/Pond.png,Where is grass?\n')
+    tasks = tasks_of([], [], listed, tmp_path)
+    assert [(task.image, task.query) for task in tasks] == [
+        (paths[0], "Where is water, or sand?"),
+        (paths[2], "Where is grass?"),
+    ]
+    assert [task.name for task in tasks] == ["pond", "Pond-2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("q.csv", "a,b\n1,2\n", "the columns a, b; must be query"),
+        ("q.csv", "query\n", "no rows under its header"),
+        ("q.csv", "image,query\nnowhere.png,Where?\n", "q.csv:2: image='nowhere.png': no such file"),
+        ("q.csv", "image,query\npond.png,\n", "q.csv:2: no question"),
+        ("q.csv", "query\nWhere is water, or sand?\n", "q.csv:2: no question, or more fields than columns"),
+        ("q.txt", "\n# only this\n", "no question in it"),
+    ],
+)
+def test_a_file_of_questions_that_cannot_be_used_is_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    (tmp_path / "pond.png").write_bytes(b"")
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        tasks_of([tmp_path / "pond.png"], [], tmp_path / name, tmp_path)
+
+
+def test_a_toy_says_that_it_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _many(tmp_path)[0]
+    assert main([str(path), "--query", "Where is water?", "--out", str(tmp_path / "out"), *RANDOM]) == 0
+    assert "policy=tiny is a toy" in capsys.readouterr().err
+
+
+def test_a_file_called_like_an_override_is_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("epoch=3.png").write_bytes(b"")
+    assert split_words(["epoch=3.png", "policy=tiny", "+data.x=1"]) == (
+        [Path("epoch=3.png")],
+        ["policy=tiny", "+data.x=1"],
+    )

@@ -1,4 +1,4 @@
-"""`grasp-rl predict`: one image and one question in, a mask, an overlay and the answer out.
+"""`grasp-rl predict`: images and questions in; for each a mask, an overlay and the answer out.
 
 Without ``--run`` the shipped tiny policy answers and GrabCut segments; overrides swap and tune them as everywhere
 (``policy=... segmenter=...``). With it, the run's own config and its best checkpoint are used.
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from grasp_rl.cli.predict_tasks import Task, split_words, tasks_of
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
 from grasp_rl.config.schema import RunConfig
@@ -38,6 +40,10 @@ from grasp_rl.utils.visualization import PANEL, draw_overlay, with_caption
 
 MAX_QUERY = 2000
 _MAX_SIDE = 1600  # of an overlay, in pixels
+_TOY = (
+    "policy=tiny is a toy of 1.3 M parameters that knows drawn scenes alone; for real images: grasp-rl predict IMAGE "
+    "--query QUESTION policy=qwen2_5_vl_3b segmenter=sam2_1_hiera_small"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,20 +127,34 @@ def check_query(query: str, reserved: Sequence[str] = ()) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``grasp-rl predict <argv>`` and return its exit code."""
     arguments = _parser().parse_intermixed_args(argv)
+    written: list[Record] = []
+    failed: list[Record] = []
+    code = 0
     try:
-        check_query(arguments.query)
-        image = read_image(arguments.image)
-        trusted = compose.trusted_on(arguments.overrides)
-        if trusted and os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
-        config = read_config(arguments.run, arguments.prompt, arguments.segmenter, arguments.overrides)
-        parsing = replace(config.parsing, repair=arguments.repair)
-        if arguments.repair:
-            parsing = replace(parsing, require_fence=False)
-        source = arguments.run or (Path(config.init_from) if config.init_from else None)
-        predictor = Predictor(replace(config, parsing=parsing), source, trusted)
-        prediction = predictor.predict(image, arguments.query)
-        written = write(arguments.out, arguments.image, arguments.query, image, prediction, predictor)
+        inputs, overrides = split_words(arguments.words)
+        for query in arguments.query:
+            check_query(query)
+        tasks = tasks_of(inputs, arguments.query, arguments.queries, arguments.out)
+        read = lru_cache(maxsize=1)(read_image)
+        if len(tasks) == 1:
+            read(tasks[0].image)  # refused before a model is loaded
+        predictor = _predictor(arguments, overrides)
+        for task in tasks:
+            check_query(task.query, predictor.policy.tokenizer.all_special_tokens)
+        for task in tasks:
+            try:
+                image = read(task.image)
+                record = write(arguments.out, task, image, predictor.predict(image, task.query), predictor)
+            except (ConfigError, OSError) as error:
+                if len(tasks) == 1:
+                    raise
+                failed.append({"image": str(task.image), "query": task.query, "error": of_system(error)})
+                code = max(code, 2 if isinstance(error, ConfigError) else 1)
+                sys.stderr.write(f"grasp-rl predict: {of_system(error)}\n")
+                continue
+            written.append(record)
+            if not arguments.json:
+                sys.stdout.write(_told(record))
     except (ConfigError, OSError) as error:
         message = of_system(error)
         sys.stderr.write(f"grasp-rl predict: {message}\n")
@@ -142,15 +162,39 @@ def main(argv: Sequence[str] | None = None) -> int:
             refusal = {"state": "refused", "error": {"type": type(error).__name__, "message": message}}
             sys.stdout.write(json.dumps(refusal) + "\n")
         return 2 if isinstance(error, ConfigError) else 1
-    sys.stdout.write(json.dumps(to_json(written)) + "\n" if arguments.json else _told(written))
-    return 0
+    if arguments.json:
+        result = written[0] if len(tasks) == 1 else {"predictions": written, "failed": failed}
+        sys.stdout.write(json.dumps(to_json(result)) + "\n")
+    elif failed:
+        sys.stderr.write(f"grasp-rl predict: {len(failed)} of {len(tasks)} could not be answered\n")
+    if written and str(predictor.config.policy.get("_target_")).endswith(".TinyPolicy"):
+        sys.stderr.write(f"grasp-rl predict: {_TOY}\n")
+    return code
+
+
+def _predictor(arguments: argparse.Namespace, overrides: Sequence[str]) -> Predictor:
+    """The policy and segmenter that the command line asks for."""
+    trusted = compose.trusted_on(overrides)
+    if trusted and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    config = read_config(arguments.run, arguments.prompt, arguments.segmenter, overrides)
+    parsing = replace(config.parsing, repair=arguments.repair)
+    if arguments.repair:
+        parsing = replace(parsing, require_fence=False)
+    source = arguments.run or (Path(config.init_from) if config.init_from else None)
+    return Predictor(replace(config, parsing=parsing), source, trusted)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grasp-rl predict", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("image", type=Path, help="an image: PNG, JPEG, TIFF, WebP, JPEG 2000, BMP, GIF or PPM")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for grasp-rl evaluate")
-    parser.add_argument("--query", required=True, help="what to look for, in plain words")
+    parser.add_argument(
+        "words", nargs="*", metavar="IMAGE|FOLDER|KEY=VALUE",
+        help="images (PNG, JPEG, TIFF, WebP, JPEG 2000, BMP, GIF, PPM), folders of them, overrides as for evaluate",
+    )  # fmt: skip
+    parser.add_argument("--query", action="append", default=[], help="what to look for; give several, each is asked")
+    parser.add_argument(
+        "--queries", type=Path, metavar="FILE", help="a question a line, or a CSV with the columns query[,image]"
+    )
     parser.add_argument("--run", type=Path, help="a run folder: its config and its best, else newest, checkpoint")
     parser.add_argument(
         "--out", type=Path, default=Path("outputs/predict"), help="where to write (default: %(default)s)"
@@ -187,23 +231,23 @@ def read_config(run: Path | None, scheme: str | None, segmenter: str | None, ove
     return replace(config, prompt=prompt, segmenter=composed.segmenter if segmenter else config.segmenter)
 
 
-def write(out: Path, path: Path, query: str, image: Image, prediction: Prediction, predictor: Predictor) -> Record:
-    """Write mask, overlay and answer of the image in ``path`` into ``out``; returns what the .json file holds.
+def write(out: Path, task: Task, image: Image, prediction: Prediction, predictor: Predictor) -> Record:
+    """Write mask, overlay and answer of ``task`` into ``out``; returns what the .json file holds.
 
     Raises:
         OSError: a file cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
-    files = {"mask": out / f"{path.stem}_mask.png", "overlay": out / f"{path.stem}_overlay.png"}
+    files = {"mask": out / f"{task.name}_mask.png", "overlay": out / f"{task.name}_overlay.png"}
     write_image(files["mask"], prediction.mask)
     side = int(np.clip(max(image.shape[:2]), PANEL, _MAX_SIDE))
     overlay = draw_overlay(image, mask=prediction.mask, prompts=prediction.answer.prompts, side=side)
-    write_image(files["overlay"], with_caption(overlay, query))
+    write_image(files["overlay"], with_caption(overlay, task.query))
     config, area = predictor.config, int(np.count_nonzero(prediction.mask))
     record: Record = {
-        "image": str(path),
+        "image": str(task.image),
         "size": list(image.shape[:2]),
-        "query": query,
+        "query": task.query,
         "text": prediction.text,
         "thinking": prediction.answer.thinking,
         "status": str(prediction.answer.status),
@@ -216,7 +260,7 @@ def write(out: Path, path: Path, query: str, image: Image, prediction: Predictio
         "prompt": asdict(config.prompt),
         "files": {name: str(file) for name, file in files.items()},
     }
-    write_json(out / f"{path.stem}.json", record)
+    write_json(out / f"{task.name}.json", record)
     return record
 
 

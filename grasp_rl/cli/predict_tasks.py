@@ -1,0 +1,131 @@
+"""Which questions about which images `grasp-rl predict` was asked, and what their files are called."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.utils.files import read_json
+
+ENDINGS = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Of the files that are taken from a folder; a file that is named is read whatever it is called."""
+
+WRITTEN = (".json", "_mask.png", "_overlay.png")
+"""Endings of the files that are written, behind a task's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One question about one image."""
+
+    image: Path
+    query: str
+    name: str
+    """Stem of the files that are written."""
+
+
+def split_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Images and folders, and overrides: words such as ``key=value``, unless a file is called so."""
+    overrides = [w for w in words if re.match(r"[+~]{0,2}[A-Za-z_][\w./@-]*=", w) and not Path(w).exists()]
+    return [Path(word) for word in words if word not in overrides], overrides
+
+
+def tasks_of(inputs: Sequence[Path], queries: Sequence[str], listed: Path | None, out: Path) -> list[Task]:
+    """Every question about every image, in order; the pairs of a CSV file as they stand there.
+
+    Args:
+        inputs: images, and folders of which all images are taken.
+        queries: asked about each of them.
+        listed: a text file with a question a line, or a CSV file with the columns ``query`` and, perhaps, ``image``
+            (relative to the file).
+        out: where the results go. A file there that holds the answer to another question or image is not replaced: the
+            name gets a number.
+
+    Raises:
+        ConfigError: there is no image, no question, or a file is not as it has to be.
+    """
+    images = [image for path in inputs for image in _images(path)]
+    queries, pairs = [*queries], list[tuple[Path, str]]()
+    if listed is not None:
+        more, pairs = _listed(listed)
+        queries += more
+    asked = list(dict.fromkeys([(image, query) for image in images for query in queries] + pairs))
+    if images and not queries:
+        raise ConfigError("--query: no question; say what to look for, such as --query 'where could a boat land'")
+    if queries and not images:
+        raise ConfigError("no image; name images or folders")
+    return _named(asked, out)
+
+
+def _images(path: Path) -> list[Path]:
+    """The image in ``path``, or all in that folder and below it, in the order of their names."""
+    if not path.is_dir():
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file or folder; name an image or a folder of images")
+        return [path]
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    if not found:
+        raise ConfigError(f"{path}: no image in this folder; endings that are taken: {' '.join(ENDINGS)}")
+    return found
+
+
+def _listed(path: Path) -> tuple[list[str], list[tuple[Path, str]]]:
+    """The questions of a file, and those that go with an image of their own."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"--queries {path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--queries {path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    if path.suffix.lower() != ".csv":
+        queries = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        if not queries:
+            raise ConfigError(f"--queries {path}: no question in it; write one a line")
+        return queries, []
+    rows = csv.DictReader(text.splitlines())
+    columns = rows.fieldnames or []
+    if "query" not in columns or not set(columns) <= {"query", "image"}:
+        raise ConfigError(f"--queries {path}: the columns {', '.join(columns)}; must be query and, perhaps, image")
+    queries, pairs = list[str](), list[tuple[Path, str]]()
+    for row in rows:
+        query, image = (row["query"] or "").strip(), (row.get("image") or "").strip()
+        if not query or None in row:
+            raise ConfigError(f"--queries {path}:{rows.line_num}: no question, or more fields than columns")
+        if not image:
+            queries.append(query)
+        elif (path.parent / image).is_file():
+            pairs.append((path.parent / image, query))
+        else:
+            raise ConfigError(f"--queries {path}:{rows.line_num}: image={image!r}: no such file beside {path.name}")
+    if not queries and not pairs:
+        raise ConfigError(f"--queries {path}: no rows under its header")
+    return queries, pairs
+
+
+def _named(asked: Sequence[tuple[Path, str]], out: Path) -> list[Task]:
+    """A name for each that no other has, nor a file in ``out`` of another question."""
+    per_image, seen, taken = Counter(image for image, _ in asked), Counter[Path](), set[str]()
+    tasks = []
+    for image, query in asked:
+        seen[image] += 1
+        stem = image.stem + (f"_{seen[image]}" if per_image[image] > 1 else "")
+        name, number = stem, 2
+        while name.lower() in taken or _is_taken(out, name, image, query):
+            name, number = f"{stem}-{number}", number + 1
+        taken.add(name.lower())
+        tasks.append(Task(image=image, query=query, name=name))
+    return tasks
+
+
+def _is_taken(out: Path, name: str, image: Path, query: str) -> bool:
+    """Whether files of this name hold something else than an earlier answer to this very question."""
+    if not any((out / f"{name}{ending}").exists() for ending in WRITTEN):
+        return False
+    record = read_json(out / f"{name}.json") or {}
+    return record.get("query") != query or os.path.abspath(str(record.get("image"))) != os.path.abspath(image)
