@@ -108,6 +108,10 @@ class Answer:
     """True iff the completion is exactly <think>..</think> <answer>..</answer> and white space."""
     fenced: bool = False
     """True iff the JSON stood in a ```json fence inside the answer."""
+    form: float = 0.0
+    """Share of the fields that the scheme asks for that were well-formed; 1 or 0 where an answer is read whole."""
+    repeated_sentences: int = 0
+    """Sentences of the completion that repeat an earlier one."""
 
     @property
     def ok(self) -> bool:

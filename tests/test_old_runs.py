@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rubrics import rubric
+from rubrics import THRESHOLDS, rubric
 
 from grasp_rl.cli import main as command_line
 from grasp_rl.config.renamed import KEYS, current_key
@@ -30,7 +30,7 @@ def test_its_config_is_one_of_today(old_run: Path) -> None:
     config = load_config(old_run / "config.yaml")
     check_components(config)
     assert (config.version, config.command, config.rollout.reward_worker) == (2, "train", "inline")
-    today = rubric("visionreasoner", "count.weight=0.5")
+    today = rubric("grasp", *THRESHOLDS, "count.weight=0.5")
     answer = Answer(
         prompts=(SpatialPrompt(box=(1, 2, 30, 40), point_coords=((5, 6),), point_labels=(1,)),), status=ParseStatus.OK
     )
@@ -65,6 +65,8 @@ def test_it_goes_on(old_run: Path) -> None:
 def test_the_same_line_finds_it_done(old_run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     line = json.loads((old_run / "environment.json").read_text())["command"][1:]
     line = [f"run_dir={old_run}" if word.startswith("run_dir=") else word for word in line]
+    at = line.index("reward=visionreasoner")  # whose name now means how its code reads and scores
+    line[at : at + 1] = ["reward=grasp", *(f"reward.terms.{change}" for change in THRESHOLDS)]
     assert command_line.main([*line, "resume=auto"]) == 0
     printed = capfd.readouterr()
     assert "done before" in printed.out

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rubrics import rubric
+from rubrics import THRESHOLDS, rubric
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
@@ -31,8 +31,11 @@ GOLDEN = json.loads((Path(__file__).parent / "data" / "golden_rewards.json").rea
 SIZE = (400, 420)
 
 
-NAMES = ("grasp", "visionreasoner", "think2seg")
-REWARDS: dict[str, Rubric] = {name: rubric(name) for name in NAMES}
+REWARDS: dict[str, Rubric] = {
+    "grasp": rubric("grasp"),
+    "visionreasoner": rubric("grasp", *THRESHOLDS),  # its released form: tests/test_released.py
+    "think2seg": rubric("think2seg"),
+}
 GRASP, THINK2SEG = REWARDS["grasp"], REWARDS["think2seg"]
 SOFT = rubric("grasp", "box_l1.mode=soft", "points_inside.weight=1.0", "count.weight=1.0")
 

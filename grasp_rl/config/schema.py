@@ -71,6 +71,9 @@ class PromptConfig:
 class ParsingConfig:
     """How a completion becomes an Answer."""
 
+    reader: str = "scheme"
+    """scheme: exactly what the prompt scheme asks for. think2seg, visionreasoner: as their released code reads, where
+    the scheme has their fields; see grasp_rl.prompts.released."""
     repair: bool = False
     """Accept JSON that json-repair can mend. Off in training: repaired JSON scores 0."""
     require_fence: bool = False
@@ -83,6 +86,7 @@ class ParsingConfig:
     max_abs_coordinate: float = 1e6
 
     def __post_init__(self) -> None:
+        one_of("parsing.reader", self.reader, ("scheme", "think2seg", "visionreasoner"))
         require(0 <= self.nms_iou <= 1, "parsing.nms_iou", self.nms_iou, "in [0, 1]")
         for key in ("max_chars", "max_depth", "max_instances"):
             require(getattr(self, key) >= 1, f"parsing.{key}", getattr(self, key), ">= 1")

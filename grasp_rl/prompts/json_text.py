@@ -58,8 +58,8 @@ def mend(body: str) -> Any:
     return value
 
 
-def check_caps(body: str, config: ParsingConfig) -> None:
-    """Reject nesting deeper than ``max_depth``, and more instances or brackets than ``max_instances`` allows."""
+def check_caps(body: str, config: ParsingConfig, *, instances: bool = True) -> None:
+    """Reject nesting deeper than ``max_depth`` and, with ``instances``, more of them than ``max_instances`` allows."""
     depth = commas = brackets = 0
     for char, _ in structure(body):
         if char in "[{":
@@ -69,7 +69,7 @@ def check_caps(body: str, config: ParsingConfig) -> None:
             depth = max(depth - 1, 0)
         elif depth == 1:
             commas += 1
-        too_many = commas >= config.max_instances or brackets > 1 + _MAX_BRACKETS * config.max_instances
+        too_many = instances and (commas >= config.max_instances or brackets > 1 + _MAX_BRACKETS * config.max_instances)
         if too_many or depth > config.max_depth:
             raise ReadError(ParseStatus.TOO_LONG)
 

@@ -15,6 +15,7 @@ the rewards look at the status. The rules, in order:
    fails the whole answer, since an answer that loses its bad boxes for free would pay for guessing.
 8. Boxes that repeat a larger one are dropped (``nms_iou``), as are point-only instances that repeat an earlier one.
 
+With another ``reader``, rules 2 to 5 are those of a released system, see :mod:`grasp_rl.prompts.released`.
 With ``repair``, what these rules refuse is read once more, by :mod:`grasp_rl.prompts.lenient`: REPAIRED where that
 succeeds.
 """
@@ -23,17 +24,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.geometry import nms
 from grasp_rl.interfaces import CoordinateFrame
-from grasp_rl.prompts import lenient
+from grasp_rl.prompts import lenient, released
+from grasp_rl.prompts.coordinates import image_box, image_point
 from grasp_rl.prompts.json_text import ReadError, check_caps, decode
 from grasp_rl.prompts.render import ANSWER_CLOSE, ANSWER_OPEN, FENCE_CLOSE, FENCE_OPEN, THINK_CLOSE, THINK_OPEN
-from grasp_rl.types import Answer, Box, ParseStatus, Point, SpatialPrompt
+from grasp_rl.types import Answer, ParseStatus, SpatialPrompt
 
 
 def parse(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: ParsingConfig) -> Answer:
@@ -52,13 +53,45 @@ def parse(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: Parsi
     if len(text) > config.max_chars:
         return Answer(prompts=(), status=ParseStatus.TOO_LONG)
     thinking, layout = _read_thinking(text)
-    prompts, status, fenced = _read_strictly(text, prompt, frame, config)
+    form = 0.0
+    if released.reads(config.reader, prompt):
+        layout = released.layout(text)
+        prompts, status, fenced, form = _read_as_released(text, prompt, frame, config)
+    else:
+        prompts, status, fenced = _read_strictly(text, prompt, frame, config)
+        form = float(status is ParseStatus.OK)
     if config.repair and status is not ParseStatus.OK:
         prompts, status, fenced = _read_leniently(text, prompt, frame, config)
-    return Answer(prompts=prompts, status=status, thinking=thinking, think_layout=layout, fenced=fenced)
+    repeated = repeated_sentences(text)
+    return Answer(
+        prompts=prompts,
+        status=status,
+        thinking=thinking,
+        think_layout=layout,
+        fenced=fenced,
+        form=form,
+        repeated_sentences=repeated,
+    )
 
 
 _Reading = tuple[tuple[SpatialPrompt, ...], ParseStatus, bool]
+
+
+def repeated_sentences(text: str) -> int:
+    """Sentences of ``text``, split at full stops, that are the same as an earlier one."""
+    sentences = [sentence for part in text.split(".") if (sentence := part.strip())]
+    return len(sentences) - len(set(sentences))
+
+
+def _read_as_released(
+    text: str, prompt: PromptConfig, frame: CoordinateFrame, config: ParsingConfig
+) -> tuple[tuple[SpatialPrompt, ...], ParseStatus, bool, float]:
+    """The instances, the status, whether a fence was there, and the share of well-formed fields."""
+    try:
+        instances, fenced, form = released.READERS[config.reader](text, prompt, frame, config)
+        return _distinct(instances, config.nms_iou), ParseStatus.OK, fenced, form
+    except ReadError as error:
+        return (), error.status, False, 0.0
 
 
 def _read_strictly(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: ParsingConfig) -> _Reading:
@@ -134,10 +167,10 @@ def _read_instances(
     for item in value:
         if not isinstance(item, dict) or item.keys() != keys:
             raise ReadError(ParseStatus.BAD_SCHEMA)
-        box = _image_box(_read_numbers(item[prompt.box_key], 4, limit), frame) if prompt.box else None
+        box = image_box(_read_numbers(item[prompt.box_key], 4, limit), frame) if prompt.box else None
         positive = _read_points(item, prompt.positive_fields, prompt.positive_points, prompt.flat_points, limit)
         negative = _read_points(item, prompt.negative_fields, prompt.negative_points, prompt.flat_points, limit)
-        points = tuple(_image_point(point, frame) for point in positive + negative)
+        points = tuple(image_point(point, frame) for point in positive + negative)
         labels = (1,) * len(positive) + (0,) * len(negative)
         instances.append(SpatialPrompt(box=box, point_coords=points, point_labels=labels))
     return instances
@@ -164,31 +197,15 @@ def _read_numbers(value: object, count: int, limit: float) -> list[float]:
     return [float(number) for number in value]
 
 
-def _image_box(edges: Sequence[float], frame: CoordinateFrame) -> Box:
-    """Ordered, clipped and scaled corners."""
-    scale_x, scale_y = frame.scale
-    x0, x1 = (min(max(0.0, x) * scale_x, frame.image_width) for x in sorted(edges[::2]))
-    y0, y1 = (min(max(0.0, y) * scale_y, frame.image_height) for y in sorted(edges[1::2]))
-    if (x1 - x0) * (y1 - y0) <= 0:
-        raise ReadError(ParseStatus.BAD_NUMBER)
-    return x0, y0, x1, y1
-
-
-def _image_point(point: Sequence[float], frame: CoordinateFrame) -> Point:
-    """The centre of the named cell, the cell clipped to the frame."""
-    scale_x, scale_y = frame.scale
-    x = min(max(0.0, point[0]), frame.width - 1) + 0.5
-    y = min(max(0.0, point[1]), frame.height - 1) + 0.5
-    return x * scale_x, y * scale_y
-
-
 def _distinct(instances: list[SpatialPrompt], nms_iou: float) -> tuple[SpatialPrompt, ...]:
     """The instances without repetitions, in their order."""
     if nms_iou >= 1 or len(instances) < 2:
         return tuple(instances)
-    boxes = [item.box for item in instances if item.box is not None]
-    if boxes:  # a scheme gives all of them a box, or none
-        return tuple(instances[i] for i in nms(boxes, nms_iou))
+    boxed = [index for index, item in enumerate(instances) if item.box is not None]
+    if boxed:
+        boxes = [item.box for item in instances if item.box is not None]
+        kept = {boxed[i] for i in nms(boxes, nms_iou)}
+        return tuple(item for index, item in enumerate(instances) if item.box is None or index in kept)
     seen: dict[object, SpatialPrompt] = {}
     for item in instances:
         seen.setdefault((frozenset(item.positive_points), frozenset(item.negative_points)), item)

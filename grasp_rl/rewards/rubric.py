@@ -26,13 +26,15 @@ class Rubric:
 
     Args:
         terms: by name; the names appear in metrics as ``term/<name>``. A null leaves a term of the preset out.
+        repeated_count: whether an instance that repeats another is matched like any other (VisionReasoner).
 
     Raises:
         ConfigError: there is no term, or an argument of one is out of range; the message names
             ``reward.terms.<name>.<argument>``.
     """
 
-    def __init__(self, terms: dict[str, Any]) -> None:
+    def __init__(self, terms: dict[str, Any], repeated_count: bool = False) -> None:
+        self.repeated_count = repeated_count
         self.terms: dict[str, Term] = {name: term for name, term in terms.items() if term is not None}
         if not self.terms:
             raise ConfigError(f"reward.terms={terms!r}: must name one term or more")
@@ -88,9 +90,10 @@ class Rubric:
         if not terms or not reference:
             return dict.fromkeys(terms, 0.0)
         tables = {name: term.table(answer.prompts, reference, side) for name, term in terms.items()}
-        repeated = np.array(repeats(answer.prompts))
-        for table in tables.values():
-            table[repeated] = 0
+        if not self.repeated_count:
+            repeated = np.array(repeats(answer.prompts))
+            for table in tables.values():
+                table[repeated] = 0
         pairs = matched_pairs(tables, {name: term.weight for name, term in terms.items()})
         larger = max(len(answer.prompts), len(reference))
         return {name: float(sum(table[pair] for pair in pairs)) / larger for name, table in tables.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -90,6 +90,7 @@ def segment(segmenter: Segmenter, image: Image, answers: Sequence[Answer], *, na
         name: of the image or sample, for the log.
     """
     size = (image.shape[0], image.shape[1])
+    answers = [replace(answer, prompts=tuple(within(prompt, size) for prompt in answer.prompts)) for answer in answers]
     prompts = list(dict.fromkeys(prompt for answer in answers for prompt in answer.prompts))
     if not prompts:
         return [no_masks(size) for _ in answers]
@@ -102,6 +103,29 @@ def segment(segmenter: Segmenter, image: Image, answers: Sequence[Answer], *, na
     masks = _decode(segmenter, embedding, prompts, size, name)
     index = {prompt: number for number, prompt in enumerate(prompts)}
     return [masks([index[p] for p in a.prompts]) if a.prompts else no_masks(size) for a in answers]
+
+
+def within(prompt: SpatialPrompt, size: tuple[int, int]) -> SpatialPrompt:
+    """``prompt`` with its box's corners in order, at least a pixel apart and, like its points, within the image.
+
+    Only a reader that keeps what a released system keeps lets other ones through; the rest come back as they are.
+
+    Args:
+        prompt: in original-image pixels.
+        size: (height, width) of the image.
+    """
+    height, width = size
+    box, points = prompt.box, prompt.point_coords
+    if box is not None and not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
+        x0, x1 = (min(max(x, 0.0), width) for x in sorted(box[::2]))
+        y0, y1 = (min(max(y, 0.0), height) for y in sorted(box[1::2]))
+        x0, y0 = min(x0, width - 1), min(y0, height - 1)
+        box = (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1))
+    if not all(0 <= x < width and 0 <= y < height for x, y in points):
+        points = tuple((min(max(x, 0.5), width - 0.5), min(max(y, 0.5), height - 0.5)) for x, y in points)
+    if box is prompt.box and points is prompt.point_coords:
+        return prompt
+    return replace(prompt, box=box, point_coords=points)
 
 
 def _decode(

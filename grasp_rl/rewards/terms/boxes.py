@@ -13,7 +13,7 @@ from grasp_rl.geometry import FloatArray, box_iou
 from grasp_rl.interfaces import Labels, WeakLabels
 from grasp_rl.rewards.matching import repeats
 from grasp_rl.rewards.terms.base import MODES, AnswerTerm, InstanceTerm, closeness
-from grasp_rl.types import Answer, MaskPrediction, SpatialPrompt
+from grasp_rl.types import Answer, Box, MaskPrediction, SpatialPrompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,18 @@ class BoxIou(InstanceTerm):
 
     mode: str = "soft"
     threshold: float = 0.5
+    margin: float = 0.0
+    """Added to every width and height, as a fraction of the image's longer side. Seg-Zero and VisionReasoner count
+    pixels inclusively, so that a box of x0..x1 is x1 - x0 + 1 wide: 1/840 of their canvas."""
     needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"threshold": (0, 1)}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"threshold": (0, 1), "margin": (0, 1)}
     choices: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES}
 
     def table(self, predicted: Sequence[SpatialPrompt], reference: Sequence[SpatialPrompt], side: float) -> FloatArray:
+        extra = self.margin * side
+
         def score(a: SpatialPrompt, b: SpatialPrompt) -> float:
-            iou = box_iou(a.box, b.box) if a.box and b.box else 0.0
+            iou = box_iou(_grown(a.box, extra), _grown(b.box, extra)) if a.box and b.box else 0.0
             iou = iou if math.isfinite(iou) else 0.0
             return iou if self.mode == "soft" else float(iou > self.threshold)
 
@@ -64,6 +69,11 @@ class Count(AnswerTerm):
 
     def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
         return count_ratio(repeats(answer.prompts).count(False), len(labels.instances or ()))
+
+
+def _grown(box: Box, extra: float) -> Box:
+    """``box`` with its right and lower edges ``extra`` further out."""
+    return (box[0], box[1], box[2] + extra, box[3] + extra) if extra else box
 
 
 def count_ratio(predicted: int, reference: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,7 +26,23 @@ class AnswerFormat(AnswerTerm):
     """1 iff the answer was read without repair, in a ```json fence where ``require_fence`` asks for one."""
 
     require_fence: bool = False
+    share: bool = False
+    """Pay the share of the fields that were well-formed instead of all or nothing (VisionReasoner)."""
     accuracy: ClassVar[bool] = False
 
     def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
-        return float(answer.status is ParseStatus.OK and (answer.fenced or not self.require_fence))
+        if answer.status is not ParseStatus.OK or (self.require_fence and not answer.fenced):
+            return 0.0
+        return answer.form if self.share else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoRepetition(AnswerTerm):
+    """0 where ``most`` or more sentences of the completion repeat an earlier one, else 1 (VisionReasoner: 2)."""
+
+    most: int = 2
+    accuracy: ClassVar[bool] = False
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"most": (1, 1000)}
+
+    def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
+        return float(answer.repeated_sentences < self.most)
