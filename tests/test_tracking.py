@@ -27,6 +27,7 @@ from grasp_rl.tracking.mirror import Mirror
 from grasp_rl.tracking.null import NullTracker
 from grasp_rl.tracking.tensorboard import TensorboardTracker
 from grasp_rl.tracking.wandb import WandbTracker
+from grasp_rl.training.hooks import RunLog
 from grasp_rl.utils.files import write_json
 
 CANARY = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00"
@@ -282,6 +283,7 @@ OFFLINE = """
 import sys
 from pathlib import Path
 from grasp_rl.tracking.wandb import WandbTracker
+from grasp_rl.training.hooks import RunLog
 run, overlays = Path(sys.argv[1]), sorted(Path(sys.argv[2]).glob("*.png"))
 tracker = WandbTracker(mode="offline", tags=["t"])
 tracker.start(run, {"command": "train", "seed": 3}, resume=False)
@@ -328,6 +330,7 @@ ONLINE = """
 import logging, sys, time
 from pathlib import Path
 from grasp_rl.tracking.wandb import WandbTracker
+from grasp_rl.training.hooks import RunLog
 logging.basicConfig(level=logging.INFO)
 tracker = WandbTracker()
 tracker._finish_s = 4
@@ -390,3 +393,34 @@ def test_every_tracker_has_the_verbs(tmp_path: Path) -> None:
         tracker.log({"reward": 1.0}, 1)
         tracker.images("test", [], 1)
         tracker.finish(0)
+
+
+def test_names_that_wandb_refuses_are_mended_and_said(tmp_path: Path) -> None:
+    long = "x" * 65
+    tracker = WandbTracker(project="my/lab: a#b", mode="offline", tags=["ok", long, "", "ok"], group="g" * 200)
+    assert tracker.project == "my-lab- a-b"
+    assert tracker.tags[0] == "ok"
+    assert [len(tag) for tag in tracker.tags] == [2, 64]
+    assert tracker.group is not None
+    assert len(tracker.group) == 128
+    assert [note.partition(" the ")[2].partition(" ")[0] for note in tracker.notes] == ["project", "tag", "group"]
+    assert WandbTracker(tags=["y" * 70, "y" * 71]).tags[0] != WandbTracker(tags=["y" * 71]).tags[0]
+    pytest.importorskip("wandb")
+    run_dir = tmp_path / ("run" * 50)
+    tracker.start(run_dir, {"command": "train"}, resume=False)
+    tracker.log({"reward": 1.0}, 1)
+    tracker.finish(0)
+    assert tracker.notes[3:] == [
+        f"wandb: does not take the name {run_dir.name!r}; the run is tracked under "
+        + tracker.notes[3].rpartition("under ")[2]
+    ]
+    assert list(run_dir.glob("wandb/offline-*"))
+
+
+def test_a_tracker_that_gives_up_says_so_on_the_terminal(tmp_path: Path) -> None:
+    log = RunLog(
+        tmp_path, WandbTracker(project="a/b", mode="disabled"), steps=2, first_step=0, resumed=False, is_main=True
+    )
+    log.start({})
+    notes = json.loads((tmp_path / "progress.json").read_text())["notes"]
+    assert notes == ["wandb: does not take the project 'a/b'; the run is tracked under 'a-b'"]

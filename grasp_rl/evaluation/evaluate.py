@@ -170,6 +170,8 @@ def run(config: RunConfig, components: Components) -> Record:
         components.tracker.log({f"test/{name}": value for name, value in metrics.items()}, 0)
         components.tracker.images("test", sorted((folder / predictions.OVERLAYS).glob("*.png")), 0)
         components.tracker.finish(0)
+        for text in getattr(components.tracker, "notes", ()):
+            progress.note(text)
     result = {"split": settings.test_split, "samples": count, "protocol": components.protocol.name}
     return result | {"predictions": str(folder / predictions.PREDICTIONS), "metrics": metrics}
 

@@ -39,6 +39,8 @@ class Mirror(ABC):
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(queue_size)
         self._thread: threading.Thread | None = None
         self._quiet = False
+        self.notes: list[str] = []
+        """What a person at the terminal is to be told; the run's loop passes it on."""
         self.dropped = 0
         """Calls that were not carried out because the queue was full."""
 
@@ -104,8 +106,10 @@ class Mirror(ABC):
         self._quiet = True
 
     def _warn(self, text: str) -> None:
-        """One line in the log, without anything that looks like a secret."""
-        log.warning("%s: %s", self.name, " ".join(masked(text.split()))[:400])
+        """One line in the log and among the notes, without anything that looks like a secret."""
+        line = f"{self.name}: {' '.join(masked(text.split()))[:400]}"
+        log.warning("%s", line)
+        self.notes.append(line)
 
     def _failures(self) -> tuple[type[BaseException], ...]:
         """What the work may raise that says nothing about this program; asked for when it happened.

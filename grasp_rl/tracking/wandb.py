@@ -15,6 +15,7 @@ import re
 import signal
 import uuid
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from grasp_rl.utils.files import Record, read_json, to_json, write_text
 _ID_FILE = "wandb_id.txt"
 _COLUMNS = ("sample_id", "query", "completion", "status", "iou", "reward", "image")
 _FINISH_S = 8.0
+_PROJECT_CHARACTERS = r"[/\\#?%:]"
+_LONGEST, _LONGEST_TAG = 128, 64
+"""Characters of a project, group or name, and of a tag (wandb 0.31)."""
 
 
 class WandbTracker(Mirror):
@@ -55,11 +59,22 @@ class WandbTracker(Mirror):
         if mode not in ("online", "offline", "disabled"):
             raise ConfigError(f"tracker.mode={mode!r}: must be one of online, offline, disabled")
         super().__init__(finish_s=_FINISH_S)
-        self.project, self.entity, self.mode = project, entity, mode
-        self.tags, self.group = list(tags), group
+        self.entity, self.mode = entity, mode
+        self.project = self._accepted("project", project, _PROJECT_CHARACTERS, _LONGEST) or "grasp_rl"
+        self.tags = [self._accepted("tag", tag, None, _LONGEST_TAG) for tag in dict.fromkeys(tags) if tag.strip()]
+        self.group = None if group is None else self._accepted("group", group, None, _LONGEST)
         self._quiet = mode == "disabled"
         self._wandb: Any = None
         self._run: Any = None
+
+    def _accepted(self, kind: str, name: str, characters: str | None, longest: int) -> str:
+        """``name`` as W&B takes it: without ``characters``, cut to ``longest``, the end of a cut one being its hash."""
+        mended = re.sub(characters, "-", name) if characters else name
+        if len(mended) > longest:
+            mended = f"{mended[: longest - 9]}-{sha256(name.encode()).hexdigest()[:8]}"
+        if mended != name:
+            self._warn(f"does not take the {kind} {name!r}; the run is tracked under {mended!r}")
+        return mended
 
     def _failures(self) -> tuple[type[BaseException], ...]:
         """RuntimeError, ValueError and TypeError are what wandb raises for a service that died or refused a value.
@@ -98,9 +113,9 @@ class WandbTracker(Mirror):
             entity=self.entity,
             mode=mode,
             tags=self.tags,
-            group=self.group or run_dir.absolute().parent.name,
+            group=self.group or self._accepted("group", run_dir.absolute().parent.name, None, _LONGEST),
             job_type=config.get("command"),
-            name=run_dir.name,
+            name=self._accepted("name", run_dir.name, None, _LONGEST),
             id=_run_id(run_dir, joined),
             resume="allow" if joined else None,
             dir=str(run_dir),

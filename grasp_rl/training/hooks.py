@@ -56,6 +56,7 @@ class RunLog:
         """The run begins with this resolved config."""
         if self.is_main:
             self.tracker.start(self.run_dir, config, resume=self.first_step > 0)
+            self._pass_on()
 
     def step(self, step: int, row: Mapping[str, float], seconds: Mapping[str, float]) -> None:
         """An optimizer step is done."""
@@ -65,9 +66,15 @@ class RunLog:
             self.tracker.log(row, step)
             trouble = lost_answers(row)
             self.progress.update("train", step, reward=row.get("reward"), message=trouble.short if trouble else "")
+            self._pass_on()
             if trouble and trouble.short not in self._said:
                 self._said.add(trouble.short)
                 self.note(f"optimizer step {step}: {trouble.sentence}")
+
+    def _pass_on(self) -> None:
+        """Say on the terminal what the tracker has to say."""
+        for text in getattr(self.tracker, "notes", ()):
+            self.progress.note(text)
 
     def note(self, text: str) -> None:
         """Say ``text`` in the log and on the terminal."""
