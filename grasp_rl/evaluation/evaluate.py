@@ -31,6 +31,8 @@ from grasp_rl.types import Answer, Image, MaskPrediction, RewardBreakdown, Rollo
 from grasp_rl.utils.files import Record
 
 log = logging.getLogger(__name__)
+_MOST = 0.5
+"""Share of answers lost from which on that is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +168,16 @@ def run(config: RunConfig, components: Components) -> Record:
         )
     metrics = scored.metrics
     if progress is not None:
+        if metrics.get("truncated", 0) > _MOST:
+            progress.note(
+                f"{metrics['truncated']:.0%} of the answers were cut off; raise evaluation.max_new_tokens="
+                f"{settings.max_new_tokens}"
+            )
+        elif metrics.get("parsed", 1) < 1 - _MOST:
+            progress.note(
+                f"{1 - metrics['parsed']:.0%} of the answers could not be read; parsing.repair=true reads near misses, "
+                "policy.prompt_template asks otherwise"
+            )
         progress.update("evaluate", count, reward=metrics.get("reward"), giou=metrics.get("giou"))
         components.tracker.log({f"test/{name}": value for name, value in metrics.items()}, 0)
         components.tracker.images("test", sorted((folder / predictions.OVERLAYS).glob("*.png")), 0)
