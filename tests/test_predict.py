@@ -17,7 +17,8 @@ from PIL import Image as Pillow
 from grasp_rl.cli import predict
 from grasp_rl.cli.predict import Predictor, check_query, main, read_config
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.data.image_io import read_image, read_mask, write_image
+from grasp_rl.data.image_io import read_image, write_image
+from grasp_rl.data.masks import read_mask
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.prompts.render import format_answer

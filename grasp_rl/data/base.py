@@ -16,7 +16,8 @@ import numpy as np
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.annotations import AnnotationError, Row
-from grasp_rl.data.image_io import MAX_PIXELS, ImageError, read_image, read_mask
+from grasp_rl.data.image_io import MAX_PIXELS, ImageError, read_image
+from grasp_rl.data.masks import read_mask
 from grasp_rl.data.rasterize import ShapeError, decode_rle, parts, ring_mask
 from grasp_rl.data.weak_labels import weak_labels_from_masks
 from grasp_rl.types import BoolMask, Box, Image, Sample, SpatialPrompt

@@ -1,0 +1,207 @@
+"""TIFF, JPEG 2000 and images of 16 bits by rasterio: bands as stored, block by block, from the named file alone.
+
+A file is opened by one driver, told by its first bytes, so that nothing is read that refers to other files or to the
+network (VRT and its like). GDAL is told that the folder is empty: what lies beside the file (.aux.xml, .msk, .ovr,
+world files) changes nothing. Overviews are never read. What GDAL has to say goes into the :class:`ImageError`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import struct
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import TiffImagePlugin
+
+from grasp_rl.data.pixels import REMEDY, ImageError, Layout, Rows, blocks, check_size
+
+if TYPE_CHECKING:
+    from rasterio import DatasetReader
+
+ORIENTATION = 0x0112
+"""The tag in TIFF and EXIF that says how an image is to be turned."""
+MAX_BLOCK_BYTES = 192 << 20
+"""Largest strip or tile that is decoded at once; it is held about three times."""
+_CACHE_BYTES = 64 << 20
+_SETTINGS: dict[str, Any] = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": False,
+    "GDAL_CACHEMAX": _CACHE_BYTES,
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": True,
+    "GDAL_GEOREF_SOURCES": "NONE",
+    "GDAL_NUM_THREADS": 1,
+}
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_JPEG2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+_PNM = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*(\d+)\s")
+_LAB = ("CIELAB", "ICCLAB", "ITULAB", "LOGL", "LOGLUV")
+
+
+def driver_of(head: bytes) -> str | None:
+    """The GDAL driver for a file that begins with ``head``, None where it is not for rasterio."""
+    if head.startswith(_TIFF):
+        return "GTiff"
+    if head.startswith(_JPEG2000):
+        return "JP2OpenJPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n") and head[12:16] == b"IHDR" and head[24:25] == b"\x10":
+        return "PNG"
+    depth = _PNM.match(head)
+    return "PNM" if depth and int(depth[1]) > 255 else None
+
+
+class Raster:
+    """An open raster file, a :class:`~grasp_rl.data.pixels.Source`."""
+
+    def __init__(self, dataset: DatasetReader, layout: Layout) -> None:
+        self.dataset, self.layout = dataset, layout
+
+    def rows(self, bands: Sequence[int]) -> Iterator[Rows]:
+        from rasterio.windows import Window
+
+        layout, indexes = self.layout, [band + 1 for band in bands]
+        block = max(self.dataset.block_shapes[band][0] for band in bands)
+        step = max(block, block * (_CACHE_BYTES // 4 // (layout.width * len(bands) * layout.dtype.itemsize * block)))
+        declared = [_declares_no_data(self.dataset, band) for band in bands]
+        for top in range(0, layout.height, step):
+            window = Window(0, top, layout.width, min(step, layout.height - top))
+            values = np.moveaxis(self.dataset.read(indexes, window=window), 0, -1)
+            masks = [
+                self.dataset.read_masks(i, window=window) if d else None for i, d in zip(indexes, declared, strict=True)
+            ]
+            for part in blocks(values.shape[0], layout.width * len(bands)):
+                yield _rows(top, part, values[part], [None if mask is None else mask[part] for mask in masks])
+
+
+def _rows(top: int, part: slice, values: NDArray[Any], masks: Sequence[NDArray[np.uint8] | None]) -> Rows:
+    valid = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, dtype=np.bool_)
+    for number, mask in enumerate(masks):
+        if mask is not None:
+            valid[..., number] &= mask != 0
+    return Rows(rows=slice(top + part.start, top + part.stop), values=values, valid=valid)
+
+
+@contextmanager
+def open_raster(path: Path, driver: str, max_pixels: int) -> Iterator[Raster]:
+    """The raster in ``path``, opened by ``driver`` alone. What the body raises on it is the file's fault, too.
+
+    Raises:
+        ImageError: it is damaged, too large, or of a kind that has no image in 8-bit RGB.
+    """
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # it is said in the ImageError
+    try:
+        with warnings.catch_warnings(), rasterio.Env(**_SETTINGS):
+            warnings.simplefilter("ignore")  # of rasterio about files without a place on the earth
+            with rasterio.open(path.resolve(), driver=driver) as dataset:
+                check_size(path, (dataset.width, dataset.height), max_pixels)
+                layout = _layout(path, dataset, driver)
+                _check_blocks(path, dataset, layout)
+                yield Raster(dataset, layout)
+    except (RasterioError, struct.error, OverflowError) as error:
+        cause = error.__cause__ or error
+        said = " ".join(str(cause).replace(str(path.resolve()), "it").split())[:200]
+        raise ImageError(f"{path}: damaged, truncated or not supported ({said}); get it again, or {REMEDY}") from error
+
+
+def _layout(path: Path, dataset: DatasetReader, driver: str) -> Layout:
+    """What ``dataset`` says about its pixels.
+
+    Raises:
+        ImageError: it holds what is no image.
+    """
+    structure = dataset.tags(ns="IMAGE_STRUCTURE")
+    space = structure.get("SOURCE_COLOR_SPACE", "")
+    if space.upper() in _LAB:
+        raise ImageError(f"{path}: colours in {space}, not RGB; {REMEDY}")
+    roles = [role.name for role in dataset.colorinterp]
+    tagged = roles.index("alpha") if "alpha" in roles else None
+    colour = _colour(roles)
+    dtypes = {dataset.dtypes[band] for band in colour}
+    dtype = np.dtype(dataset.dtypes[colour[0]].replace("complex_int16", "complex64"))
+    if dtype.kind == "c" or len(dtypes) > 1:
+        found = ", ".join(sorted(dtypes))
+        raise ImageError(f"{path}: values of {found}, which are no brightness of one depth; {REMEDY}")
+    band = dataset.tags(colour[0] + 1, ns="IMAGE_STRUCTURE")
+    bits = int(band.get("NBITS", 8 * dtype.itemsize)) if dtype.kind == "u" else 8 * dtype.itemsize
+    scales = {(dataset.scales[b], dataset.offsets[b]) for b in colour}
+    orientation = _orientation(path, driver)
+    if space and space != "YCbCr" and orientation != 1:
+        raise ImageError(f"{path}: colours in {space} and rows to be turned (orientation {orientation}); {REMEDY}")
+    return Layout(
+        height=dataset.height,
+        width=dataset.width,
+        dtype=dtype,
+        bits=bits,
+        colour=colour,
+        count=dataset.count,
+        alpha=tagged,
+        surely_transparent=driver == "PNG",
+        palette=_palette(dataset) if roles[colour[0]] == "palette" and len(colour) == 1 else None,
+        inverted=structure.get("MINISWHITE") == "YES",
+        lossy="JPEG" in structure.get("COMPRESSION", "")
+        or structure.get("COMPRESSION_REVERSIBILITY", "").startswith("LOSSY"),
+        no_data=any(_declares_no_data(dataset, b) for b in range(dataset.count)),
+        uneven_scales=len(scales) > 1 or any(scale < 0 for scale, _ in scales),
+        orientation=orientation,
+    )
+
+
+def _colour(roles: Sequence[str]) -> tuple[int, ...]:
+    """The bands that make the picture: those tagged red, green and blue, else the first three, else the first."""
+    if {"red", "green", "blue"} <= set(roles):
+        return roles.index("red"), roles.index("green"), roles.index("blue")
+    plain = [band for band, role in enumerate(roles) if role != "alpha"] or [0]
+    return tuple(plain[:3]) if len(plain) >= 3 and "palette" not in roles else (plain[0],)
+
+
+def _declares_no_data(dataset: DatasetReader, band: int) -> bool:
+    names = {flag.name for flag in dataset.mask_flag_enums[band]}
+    return "alpha" not in names and "all_valid" not in names
+
+
+def _palette(dataset: DatasetReader) -> NDArray[np.uint8]:
+    entries = dataset.colormap(1)
+    table = np.zeros((max(entries) + 1, 4), dtype=np.uint8)
+    for value, colour in entries.items():
+        table[value] = colour
+    return table
+
+
+def _orientation(path: Path, driver: str) -> int:
+    """EXIF's code of how the rows are to be turned, which GDAL leaves aside."""
+    if driver == "PNG":
+        with Pillow.open(path, formats=["PNG"]) as image:
+            found = image.getexif().get(ORIENTATION, 1)
+    elif driver == "GTiff":
+        with path.open("rb") as file:
+            head = file.read(8)
+            head += file.read(8) if head[2:3] in b"+" or head[3:4] == b"+" else b""
+            tags = TiffImagePlugin.ImageFileDirectory_v2(head)
+            file.seek(tags.next)
+            tags.load(file)
+            found = tags.get(ORIENTATION, 1)
+    else:
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _check_blocks(path: Path, dataset: DatasetReader, layout: Layout) -> None:
+    """Demand strips or tiles that fit the memory."""
+    height, width = dataset.block_shapes[0]
+    together = layout.count if dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL" else 1
+    size = height * width * together * layout.dtype.itemsize
+    if size > MAX_BLOCK_BYTES:
+        raise ImageError(
+            f"{path}: stored in blocks of {width} x {height} pixels = {size >> 20} MiB, more than "
+            f"{MAX_BLOCK_BYTES >> 20}; store it in small tiles (gdal_translate -co TILED=YES IN OUT)"
+        )
