@@ -53,15 +53,20 @@ class ImageReading:
 
     def __post_init__(self) -> None:
         bands, bounds = self.bands, self.stretch
-        whole = bands is None or (len(bands) == 3 and all(isinstance(b, int) and b >= 1 for b in bands))
+        whole = bands is None or (_numbers(bands, 3) and all(isinstance(b, int) and b >= 1 for b in bands))
         require(whole, "data.bands", bands, "three numbers of bands, from 1, for red, green and blue, or null")
-        ordered = bounds in ("auto", "none") if isinstance(bounds, str) else _is_range(bounds)
-        require(ordered, "data.stretch", bounds, "auto, none, or [low, high]: the values that become 0 and 255")
+        named = isinstance(bounds, str) and bounds in ("auto", "none")
+        ordered = not isinstance(bounds, str) and _numbers(bounds, 2) and bounds[0] < bounds[1]
+        require(
+            named or ordered, "data.stretch", bounds, "auto, none, or [low, high]: the values that become 0 and 255"
+        )
 
 
-def _is_range(bounds: Sequence[float]) -> bool:
-    numbers = len(bounds) == 2 and all(isinstance(b, int | float) and math.isfinite(b) for b in bounds)
-    return numbers and bounds[0] < bounds[1]
+def _numbers(value: Any, count: int) -> bool:
+    """Whether ``value`` is a list of ``count`` finite numbers."""
+    if not isinstance(value, Sequence) or len(value) != count:
+        return False
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in value)
 
 
 AS_STORED = ImageReading()
