@@ -24,7 +24,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import COMPONENTS, check, instantiate, load_raw, to_config
-from grasp_rl.data.image_io import read_image, write_image
+from grasp_rl.data.image_io import ImageReading, read_image, write_image
 from grasp_rl.distributed.engine import pick_device
 from grasp_rl.interfaces import Policy, Segmenter
 from grasp_rl.launch import compose
@@ -123,11 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_intermixed_args(argv)
     try:
         check_query(arguments.query)
-        image = read_image(arguments.image)
         trusted = compose.trusted_on(arguments.overrides)
         if trusted and os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
         config = read_config(arguments.run, arguments.prompt, arguments.segmenter, arguments.overrides)
+        image = read_image(arguments.image, reading=_reading(config, arguments.bands, arguments.stretch))
         parsing = replace(config.parsing, repair=arguments.repair)
         if arguments.repair:
             parsing = replace(parsing, require_fence=False)
@@ -157,11 +157,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prompt", metavar="SCHEME", help="a prompt scheme of conf/prompt")
     parser.add_argument("--segmenter", metavar="NAME", help="a segmenter of conf/segmenter")
+    parser.add_argument("--bands", metavar="R,G,B", help="bands to show, from 1 (default: the run's, else the file's)")
+    parser.add_argument("--stretch", metavar="HOW", help="auto, none or LOW,HIGH (default: the run's, else auto)")
     parser.add_argument(
         "--repair", action=argparse.BooleanOptionalAction, default=True, help="mend broken JSON (default: yes)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser
+
+
+def _reading(config: RunConfig, bands: str | None, stretch: str | None) -> ImageReading:
+    """How the image becomes 8-bit RGB: as the flags say, else as the run's data.
+
+    Raises:
+        ConfigError: there is no such way.
+    """
+    options = {key: config.data[key] for key in ("bands", "stretch") if config.data.get(key) is not None}
+    try:
+        options |= {"bands": [int(band) for band in bands.split(",")]} if bands else {}
+        options |= {"stretch": [float(v) for v in stretch.split(",")] if "," in stretch else stretch} if stretch else {}
+    except ValueError as error:
+        raise ConfigError(
+            f"--bands={bands}, --stretch={stretch}: must be numbers with commas between ({error})"
+        ) from error
+    return ImageReading(**options)
 
 
 def read_config(run: Path | None, scheme: str | None, segmenter: str | None, overrides: Sequence[str]) -> RunConfig:

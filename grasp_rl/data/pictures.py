@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import struct
+import re
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from grasp_rl.data.pixels import REMEDY, ImageError, Layout, Rows, blocks, check_size
+from grasp_rl.data.pixels import DAMAGED, REMEDY, ImageError, Layout, Rows, blocks, check_size
 from grasp_rl.data.rasters import ORIENTATION
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, OverflowError, EOFError, struct.error, zlib.error)
-"""What Pillow's decoders raise on files that are damaged; they have no common class of their own."""
 _DEEP = {"I": np.int32, "F": np.float32}
 _KINDS = {
     b"\x89HDF": "HDF5 or netCDF",
@@ -93,6 +90,10 @@ def _palette(image: Pillow.Image) -> NDArray[np.uint8]:
     return table
 
 
+_JPEG_DEPTH = re.compile(rb"\xff[\xc0-\xc3]\0[\x0b\x11\x14]([\x0c\x10])")
+"""A JPEG's frame header of 12 or 16 bits."""
+
+
 @contextmanager
 def open_picture(path: Path, max_pixels: int) -> Iterator[Picture]:
     """The first frame of ``path``, decoded. What the body raises on it is the file's fault, too.
@@ -116,7 +117,7 @@ def open_picture(path: Path, max_pixels: int) -> Iterator[Picture]:
         raise ImageError(f"{path}: {_content(path)}, not an image that can be read ({known}); {REMEDY}") from error
     except PermissionError as error:
         raise ImageError(f"{path}: may not be read; change its permissions") from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise ImageError(f"{path}: damaged or truncated ({said}); get it again, or {REMEDY}") from error
 
@@ -130,9 +131,12 @@ def _is_lossy(path: Path, kind: str | None) -> bool:
 
 def _content(path: Path) -> str:
     with path.open("rb") as file:
-        head = file.read(64)
+        head = file.read(1 << 16)
     if not head:
         return "an empty file"
+    depth = _JPEG_DEPTH.search(head) if head.startswith(b"\xff\xd8") else None
+    if depth:
+        return f"a JPEG of {depth[1][0]} bits"
     kind = next((name for magic, name in _KINDS.items() if head.startswith(magic)), None)
     if head[4:12] in (b"ftypavif", b"ftypheic", b"ftypmif1"):
         kind = "AVIF or HEIF"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,10 @@ MAX_PIXELS = 100_000_000
 BLOCK_VALUES = 4_000_000
 """Values that are converted at a time; a block of rows has no more, but at least one row."""
 REMEDY = "convert it to an 8-bit RGB PNG or JPEG (gdal_translate -ot Byte -scale -b 1 -b 2 -b 3 IN OUT)"
+
+
+DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, OverflowError, EOFError, struct.error, zlib.error)
+"""What Pillow's decoders raise on files that are damaged; they have no common class of their own."""
 
 
 class ImageError(ConfigError):

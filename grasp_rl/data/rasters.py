@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import TiffImagePlugin
 
-from grasp_rl.data.pixels import REMEDY, ImageError, Layout, Rows, blocks, check_size
+from grasp_rl.data.pixels import DAMAGED, REMEDY, ImageError, Layout, Rows, blocks, check_size
 
 if TYPE_CHECKING:
     from rasterio import DatasetReader
@@ -30,6 +29,8 @@ ORIENTATION = 0x0112
 """The tag in TIFF and EXIF that says how an image is to be turned."""
 MAX_BLOCK_BYTES = 192 << 20
 """Largest strip or tile that is decoded at once; it is held about three times."""
+HEAD_BYTES = 512
+"""Of a file, what its kind is told by."""
 _CACHE_BYTES = 64 << 20
 _SETTINGS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -41,7 +42,7 @@ _SETTINGS: dict[str, Any] = {
 }
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
-_PNM = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*(\d+)\s")
+_PNM = re.compile(rb"P[356]\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*(\d+)\s")
 _LAB = ("CIELAB", "ICCLAB", "ITULAB", "LOGL", "LOGLUV")
 
 
@@ -105,9 +106,11 @@ def open_raster(path: Path, driver: str, max_pixels: int) -> Iterator[Raster]:
             with rasterio.open(path.resolve(), driver=driver) as dataset:
                 check_size(path, (dataset.width, dataset.height), max_pixels)
                 layout = _layout(path, dataset, driver)
-                _check_blocks(path, dataset, layout)
+                _check_blocks(path, dataset, layout, driver)
                 yield Raster(dataset, layout)
-    except (RasterioError, struct.error, OverflowError) as error:
+    except ImageError:
+        raise
+    except (RasterioError, *DAMAGED) as error:
         cause = error.__cause__ or error
         said = " ".join(str(cause).replace(str(path.resolve()), "it").split())[:200]
         raise ImageError(f"{path}: damaged, truncated or not supported ({said}); get it again, or {REMEDY}") from error
@@ -123,6 +126,8 @@ def _layout(path: Path, dataset: DatasetReader, driver: str) -> Layout:
     space = structure.get("SOURCE_COLOR_SPACE", "")
     if space.upper() in _LAB:
         raise ImageError(f"{path}: colours in {space}, not RGB; {REMEDY}")
+    if "LERC" in structure.get("COMPRESSION", "") and _is_big_endian(path):  # GDAL 3.10 gives such values turned round
+        raise ImageError(f"{path}: LERC in big-endian order, which is not read rightly; {REMEDY}")
     roles = [role.name for role in dataset.colorinterp]
     tagged = roles.index("alpha") if "alpha" in roles else None
     colour = _colour(roles)
@@ -182,21 +187,34 @@ def _orientation(path: Path, driver: str) -> int:
     if driver == "PNG":
         with Pillow.open(path, formats=["PNG"]) as image:
             found = image.getexif().get(ORIENTATION, 1)
-    elif driver == "GTiff":
-        with path.open("rb") as file:
-            head = file.read(8)
-            head += file.read(8) if head[2:3] in b"+" or head[3:4] == b"+" else b""
-            tags = TiffImagePlugin.ImageFileDirectory_v2(head)
-            file.seek(tags.next)
-            tags.load(file)
-            found = tags.get(ORIENTATION, 1)
     else:
-        return 1
+        found = _tiff_orientation(path) if driver == "GTiff" else 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-def _check_blocks(path: Path, dataset: DatasetReader, layout: Layout) -> None:
-    """Demand strips or tiles that fit the memory."""
+def _tiff_orientation(path: Path) -> int:
+    """The orientation in the first directory of a TIFF or BigTIFF; 1 where there is none."""
+    with path.open("rb") as file:
+        head = file.read(16)
+        order, big = "<" if head[:2] == b"II" else ">", b"+" in head[2:4]
+        (start,) = struct.unpack(f"{order}{'Q' if big else 'I'}", head[8:16] if big else head[4:8])
+        file.seek(min(start, path.stat().st_size))
+        (count,) = struct.unpack(f"{order}{'Q' if big else 'H'}", file.read(8 if big else 2))
+        size, value = (20, 12) if big else (12, 8)
+        entries = file.read(size * min(count, 1 << 16))
+    for place in range(0, len(entries) - size + 1, size):
+        if struct.unpack_from(f"{order}H", entries, place)[0] == ORIENTATION:
+            return int(struct.unpack_from(f"{order}H", entries, place + value)[0])
+    return 1
+
+
+def _is_big_endian(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"MM"
+
+
+def _check_blocks(path: Path, dataset: DatasetReader, layout: Layout, driver: str) -> None:
+    """Demand strips or tiles that fit the memory and are all there: GDAL reads those that are not as 0."""
     height, width = dataset.block_shapes[0]
     together = layout.count if dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL" else 1
     size = height * width * together * layout.dtype.itemsize
@@ -205,3 +223,26 @@ def _check_blocks(path: Path, dataset: DatasetReader, layout: Layout) -> None:
             f"{path}: stored in blocks of {width} x {height} pixels = {size >> 20} MiB, more than "
             f"{MAX_BLOCK_BYTES >> 20}; store it in small tiles (gdal_translate -co TILED=YES IN OUT)"
         )
+    if driver == "PNM":
+        needed, there = layout.height * layout.width * layout.count * layout.dtype.itemsize, _pnm_bytes(path)
+        if there < needed:
+            raise ImageError(f"{path}: truncated: {there:,} bytes of pixels for {needed:,}; get it again")
+    if driver == "GTiff" and not layout.no_data and any(_missing(dataset, band) for band in layout.colour):
+        raise ImageError(
+            f"{path}: has strips or tiles that were never written, and declares no value as no data; write it anew, or "
+            "declare one (gdal_translate -a_nodata 0 IN OUT)"
+        )
+
+
+def _pnm_bytes(path: Path) -> int:
+    """Bytes of a PNM behind its header."""
+    with path.open("rb") as file:
+        header = _PNM.match(file.read(HEAD_BYTES))
+    return path.stat().st_size - (header.end() if header else 0)
+
+
+def _missing(dataset: DatasetReader, band: int) -> bool:
+    """Whether a strip or tile of a TIFF's ``band`` is not in the file."""
+    height, width = dataset.block_shapes[band]
+    places = ((x, y) for y in range(-(-dataset.height // height)) for x in range(-(-dataset.width // width)))
+    return any(dataset.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=band + 1) is None for x, y in places)
