@@ -27,7 +27,11 @@ OPTIONS = ("bands", "stretch", "mask_foreground", "ignore_value")
 
 def main(argv: Sequence[str]) -> int:
     """Run ``grasp-rl data <argv>``: 0 done, 1 bad rows or a file that cannot be written, 2 nothing there to work on."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, more = parser.parse_known_args(argv)  # options may stand behind flags, too
+    arguments.options += more
+    if any(word.startswith("-") for word in more):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
         return _validate(arguments) if arguments.command == "validate" else _show(arguments)
     except ConfigError as error:

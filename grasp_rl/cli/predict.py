@@ -24,7 +24,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import COMPONENTS, check, instantiate, load_raw, to_config
-from grasp_rl.data.image_io import ImageReading, read_image, write_image
+from grasp_rl.data.image_io import ImageReading, read_described, write_image
 from grasp_rl.distributed.engine import pick_device
 from grasp_rl.interfaces import Policy, Segmenter
 from grasp_rl.launch import compose
@@ -127,7 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if trusted and os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
         config = read_config(arguments.run, arguments.prompt, arguments.segmenter, arguments.overrides)
-        image = read_image(arguments.image, reading=_reading(config, arguments.bands, arguments.stretch))
+        image, told = read_described(arguments.image, reading=_reading(config, arguments.bands, arguments.stretch))
+        if told:
+            sys.stderr.write(f"{arguments.image}: {told}\n")
         parsing = replace(config.parsing, repair=arguments.repair)
         if arguments.repair:
             parsing = replace(parsing, require_fence=False)

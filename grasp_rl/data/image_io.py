@@ -146,7 +146,9 @@ def _read(path: Path, max_pixels: int, reading: ImageReading) -> tuple[Image, in
         for rows in source.rows(used):
             image[rows.rows] = _coloured(rows, layout, scale, alpha, table=reading.bands is None)
         more = layout.count - len(used) > 0 or (reading.bands is not None and list(bands) != [0, 1, 2])
-        chosen = f"bands {', '.join(str(band + 1) for band in bands)} of {layout.count}" if more else ""
+        chosen = (
+            f"band{'s' * (len(bands) > 1)} {', '.join(str(b + 1) for b in bands)} of {layout.count}" if more else ""
+        )
         parts = (chosen, told, scale.told, "no data black" if layout.no_data else "")
         return image, layout.orientation, "; ".join(part for part in parts if part)
 
