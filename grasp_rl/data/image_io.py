@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ from PIL import Image as Pillow
 from grasp_rl.config.errors import require
 from grasp_rl.data.pictures import open_picture
 from grasp_rl.data.pixels import MAX_PIXELS, REMEDY, ImageError, Layout, Rows, Source, upright
-from grasp_rl.data.rasters import HEAD_BYTES, driver_of, open_raster
+from grasp_rl.data.pnm import is_deep, open_deep
+from grasp_rl.data.rasters import driver_of, open_raster
 from grasp_rl.data.stretch import Scale, choose_scale
 from grasp_rl.types import BoolMask, Image
 
@@ -115,13 +116,15 @@ def open_source(path: Path, max_pixels: int) -> Iterator[Source]:
         raise ImageError(f"{path}: {'not a file' if path.exists() else 'no such file'}; name an image")
     try:
         with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
+            head = file.read(1024)
     except PermissionError as error:
         raise ImageError(f"{path}: may not be read; change its permissions") from error
     driver = driver_of(head)
-    if driver == "PNM" and head.startswith(b"P3"):
-        raise ImageError(f"{path}: a PPM of 16 bits written as text; write it in binary (P6), or {REMEDY}")
-    with open_raster(path, driver, max_pixels) if driver else open_picture(path, max_pixels) as source:
+    if driver is not None:
+        opened: AbstractContextManager[Source] = open_raster(path, driver, max_pixels)
+    else:
+        opened = open_deep(path, max_pixels) if is_deep(head) else open_picture(path, max_pixels)
+    with opened as source:
         yield source
 
 

@@ -115,8 +115,6 @@ def open_picture(path: Path, max_pixels: int) -> Iterator[Picture]:
     except UnidentifiedImageError as error:
         known = ", ".join((*FORMATS, "TIFF", "JPEG 2000"))
         raise ImageError(f"{path}: {_content(path)}, not an image that can be read ({known}); {REMEDY}") from error
-    except PermissionError as error:
-        raise ImageError(f"{path}: may not be read; change its permissions") from error
     except DAMAGED as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise ImageError(f"{path}: damaged or truncated ({said}); get it again, or {REMEDY}") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import struct
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,20 +30,15 @@ ORIENTATION = 0x0112
 """The tag in TIFF and EXIF that says how an image is to be turned."""
 MAX_BLOCK_BYTES = 192 << 20
 """Largest strip or tile that is decoded at once; it is held about three times."""
-HEAD_BYTES = 512
-"""Of a file, what its kind is told by."""
 _CACHE_BYTES = 64 << 20
 _SETTINGS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_PAM_ENABLED": False,
     "GDAL_CACHEMAX": _CACHE_BYTES,
-    "GDAL_ERROR_ON_LIBJPEG_WARNING": True,
-    "GDAL_GEOREF_SOURCES": "NONE",
-    "GDAL_NUM_THREADS": 1,
+    "GDAL_NUM_THREADS": 1,  # other threads of GDAL write to the terminal
 }
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _JPEG2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
-_PNM = re.compile(rb"P[356]\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*(\d+)\s")
+_DAMAGE = re.compile(r"corrupt|premature|truncat|bogus", re.IGNORECASE)
 _LAB = ("CIELAB", "ICCLAB", "ITULAB", "LOGL", "LOGLUV")
 
 
@@ -54,8 +50,7 @@ def driver_of(head: bytes) -> str | None:
         return "JP2OpenJPEG"
     if head.startswith(b"\x89PNG\r\n\x1a\n") and head[12:16] == b"IHDR" and head[24:25] == b"\x10":
         return "PNG"
-    depth = _PNM.match(head)
-    return "PNM" if depth and int(depth[1]) > 255 else None
+    return None
 
 
 class Raster:
@@ -89,6 +84,32 @@ def _rows(top: int, part: slice, values: NDArray[Any], masks: Sequence[NDArray[n
     return Rows(rows=slice(top + part.start, top + part.stop), values=values, valid=valid)
 
 
+class _Heard(logging.Handler):
+    """What GDAL says while a file is open, kept off terminal and log; above all damage that it reads over.
+
+    A JPEG strip that breaks off is a warning to libtiff, and grey to whoever looks.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.damage: list[str] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        said = record.getMessage()
+        if record.thread == self._thread and _DAMAGE.search(said):
+            self.damage.append(" ".join(said.split()))
+
+    def __enter__(self) -> None:
+        log = logging.getLogger("rasterio")
+        log.setLevel(logging.WARNING)
+        log.propagate = False
+        log.addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("rasterio").removeHandler(self)
+
+
 @contextmanager
 def open_raster(path: Path, driver: str, max_pixels: int) -> Iterator[Raster]:
     """The raster in ``path``, opened by ``driver`` alone. What the body raises on it is the file's fault, too.
@@ -99,15 +120,17 @@ def open_raster(path: Path, driver: str, max_pixels: int) -> Iterator[Raster]:
     import rasterio
     from rasterio.errors import RasterioError
 
-    logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # it is said in the ImageError
+    heard = _Heard()
     try:
-        with warnings.catch_warnings(), rasterio.Env(**_SETTINGS):
+        with warnings.catch_warnings(), heard, rasterio.Env(**_SETTINGS):
             warnings.simplefilter("ignore")  # of rasterio about files without a place on the earth
             with rasterio.open(path.resolve(), driver=driver) as dataset:
                 check_size(path, (dataset.width, dataset.height), max_pixels)
                 layout = _layout(path, dataset, driver)
                 _check_blocks(path, dataset, layout, driver)
                 yield Raster(dataset, layout)
+        if heard.damage:
+            raise ImageError(f"{path}: damaged ({heard.damage[0][:200]}); get it again, or {REMEDY}")
     except ImageError:
         raise
     except (RasterioError, *DAMAGED) as error:
@@ -223,22 +246,11 @@ def _check_blocks(path: Path, dataset: DatasetReader, layout: Layout, driver: st
             f"{path}: stored in blocks of {width} x {height} pixels = {size >> 20} MiB, more than "
             f"{MAX_BLOCK_BYTES >> 20}; store it in small tiles (gdal_translate -co TILED=YES IN OUT)"
         )
-    if driver == "PNM":
-        needed, there = layout.height * layout.width * layout.count * layout.dtype.itemsize, _pnm_bytes(path)
-        if there < needed:
-            raise ImageError(f"{path}: truncated: {there:,} bytes of pixels for {needed:,}; get it again")
     if driver == "GTiff" and not layout.no_data and any(_missing(dataset, band) for band in layout.colour):
         raise ImageError(
             f"{path}: has strips or tiles that were never written, and declares no value as no data; write it anew, or "
             "declare one (gdal_translate -a_nodata 0 IN OUT)"
         )
-
-
-def _pnm_bytes(path: Path) -> int:
-    """Bytes of a PNM behind its header."""
-    with path.open("rb") as file:
-        header = _PNM.match(file.read(HEAD_BYTES))
-    return path.stat().st_size - (header.end() if header else 0)
 
 
 def _missing(dataset: DatasetReader, band: int) -> bool:
