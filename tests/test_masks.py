@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from grasp_rl.data.masks import MaskReading, inspect_mask, read_mask
 from grasp_rl.data.readers.jsonl import JsonlSource
 from grasp_rl.data.weak_labels import weak_labels_from_masks
 from grasp_rl.evaluation.metrics import score_of
-from grasp_rl.evaluation.predictions import record_of, remeasured
+from grasp_rl.evaluation.predictions import decode_mask, record_of, remeasured
 from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.geometry import outside
 from grasp_rl.interfaces import CoordinateFrame, Labels, WeakLabels
@@ -363,3 +365,23 @@ def test_a_dataset_hands_on_what_it_ignores(tmp_path: Path) -> None:
     np.testing.assert_array_equal(split[0].ignore_mask, BORDER)
     np.testing.assert_array_equal(split[0].target_mask, MEANT)
     assert split[0].weak_labels == weak_labels_from_masks([MEANT], BORDER)
+
+
+def test_a_run_refuses_what_is_in_doubt_and_writes_down_what_it_did(tmp_path: Path) -> None:
+    """Through the launcher: conf/data/jsonl.yaml raises, environment.json counts images."""
+    save(tmp_path / "m.png", classes())
+    write_dataset(tmp_path, 2, split="test")
+    run = [sys.executable, "-m", "grasp_rl.cli.main", "evaluate", "data=jsonl", f"data.root={tmp_path}"]
+    run += ["policy.weights=random", "evaluation.max_new_tokens=4", "evaluation.bootstrap_samples=10"]
+    refused = subprocess.run([*run, f"run_dir={tmp_path}/r"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "255 beside 0, 1, as if it were to be ignored" in refused.stderr
+    done = [*run, f"run_dir={tmp_path}/s", "data.ignore_value=255", "data.bands=[1,2,3]"]
+    subprocess.run(done, capture_output=True, text=True, check=True)
+    told = "bands 1, 2, 3 of 4; uint16 stretched from its 2nd..98th percentile to 0..255"
+    about = json.loads((tmp_path / "s/environment.json").read_text())
+    assert about["image_conversions"] == {told: 1}
+    assert about["python"]
+    assert (tmp_path / "s/log.txt").read_text().count(told) == 1
+    record = json.loads((tmp_path / "s/eval/predictions.jsonl").read_text().splitlines()[0])
+    np.testing.assert_array_equal(decode_mask(record["ignored"]), BORDER)

@@ -509,3 +509,37 @@ def test_many_blocks_give_what_one_gives(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(stretch, "SAMPLED", 2000)
     sampled = read_image(paths[0])
     assert 0 < np.abs(sampled.astype(int) - whole).max() < 12
+
+
+def test_transparency_that_a_lossy_file_has_blurred(tmp_path: Path) -> None:
+    clear = np.arange(64)[:, None] < 24
+    smooth = np.full((3, 64, 64), 120, np.uint8)
+    alpha = np.broadcast_to(np.where(clear, 0, 255), (1, 64, 64)).astype(np.uint8)
+    options = {"compress": "jpeg", "jpeg_quality": 40, "photometric": "RGB", "alpha": "yes"}
+    path = write(tmp_path / "a.tif", np.concatenate([smooth, alpha]), **options)
+    with rasterio.open(path) as file:
+        assert len(np.unique(file.read(4))) >= 2
+    read = read_image(path)
+    assert (read[:23] == 0).all()
+    assert (read[25:] > 100).all()
+
+
+def test_percentiles_are_taken_from_all_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that divides the width would see the same columns in every row."""
+    values = np.zeros((40, 40), np.float32)
+    values[:, 1::2] = 1
+    monkeypatch.setattr(stretch, "SAMPLED", 400)
+    read = read_image(write(tmp_path / "a.tif", values))
+    assert (read[:, ::2] == 0).all()
+    assert (read[:, 1::2] == 255).all()
+
+
+@pytest.mark.parametrize(("ending", "driver"), [("tif", "GTiff"), ("png", "PNG")])
+def test_what_is_transparent_takes_no_part_in_the_stretch(tmp_path: Path, ending: str, driver: str) -> None:
+    bands = np.concatenate([RGB.astype(np.uint16) * 8, np.full((1, HEIGHT, WIDTH), 65535, np.uint16)])
+    options = {"driver": driver} | ({"photometric": "RGB", "alpha": "yes"} if driver == "GTiff" else {})
+    whole = read_image(write(tmp_path / f"a.{ending}", bands[:, 6:], **options))
+    bands[:3, :6], bands[3, :6] = 60000, 0
+    read = read_image(write(tmp_path / f"b.{ending}", bands, **options))
+    np.testing.assert_array_equal(read[6:], whole)
+    assert (read[:6] == 0).all()
