@@ -197,15 +197,16 @@ def _without_transparent(rows: Rows, layout: Layout, alpha: int | None) -> Rows:
     """``rows`` with what is wholly transparent as no data."""
     if alpha is None:
         return rows
-    valid = rows.valid & (_opacity(rows.values[..., -1], layout) > 0)[..., None]
+    seen = (_opacity(rows.values[..., -1], layout) > 0)[..., None]
+    valid = np.broadcast_to(seen, rows.values.shape) if rows.valid is None else rows.valid & seen
     return Rows(rows=rows.rows, values=rows.values, valid=valid)
 
 
 def _coloured(rows: Rows, layout: Layout, scale: Scale, alpha: int | None, *, table: bool) -> Image:
-    """[h, w, 3] uint8 RGB of a block, no data and what is transparent black."""
+    """[h, w, 1 or 3] uint8 of a block, no data and what is transparent black."""
     values, valid = rows.values, rows.valid
     if alpha is not None:
-        values, valid = values[..., :-1], valid[..., :-1]
+        values, valid = values[..., :-1], None if valid is None else valid[..., :-1]
     if layout.palette is not None and table:
         entries = layout.palette[np.minimum(values[..., 0], len(layout.palette) - 1)]
         colours, opacity = entries[..., :3], entries[..., 3] / 255
@@ -215,5 +216,7 @@ def _coloured(rows: Rows, layout: Layout, scale: Scale, alpha: int | None, *, ta
         opacity = None if alpha is None else _opacity(rows.values[..., -1], layout)
     if opacity is not None:
         colours = np.rint(colours * opacity[..., None]).astype(np.uint8)
+    if valid is None:
+        return np.asarray(colours, dtype=np.uint8)
     seen = valid.any(axis=2, keepdims=True) if scale.bounds is None else valid
     return np.asarray(np.where(seen, colours, np.uint8(0)), dtype=np.uint8)

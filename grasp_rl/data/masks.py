@@ -155,7 +155,10 @@ class _Codes:
 
     def add(self, rows: Rows) -> None:
         """Tell a block apart."""
-        values, counts = rows.values[..., : self.bands], np.asarray(rows.valid[..., : self.bands].all(axis=2))
+        values = rows.values[..., : self.bands]
+        counts = np.ones(values.shape[:2], dtype=np.bool_)
+        if rows.valid is not None:
+            counts = np.asarray(rows.valid[..., : self.bands].all(axis=2))
         codes = self._coded(values, counts)
         if self.opaque is not None:
             self.opaque[rows.rows] = self._is_opaque(rows.values[..., self.bands])

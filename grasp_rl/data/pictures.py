@@ -61,10 +61,12 @@ class Picture:
     def rows(self, bands: Sequence[int]) -> Iterator[Rows]:
         image, chosen = self.image, list(bands)
         for part in blocks(image.height, image.width * self.layout.count):
-            cut = image.crop((0, part.start, image.width, part.stop))
+            whole = part.stop - part.start == image.height
+            cut = image if whole else image.crop((0, part.start, image.width, part.stop))
             values = np.asarray(cut if cut.mode == self.mode else cut.convert(self.mode), dtype=self.layout.dtype)
-            values = values.reshape(part.stop - part.start, image.width, self.layout.count)[..., chosen]
-            yield Rows(rows=part, values=values, valid=np.isfinite(values))
+            values = values.reshape(part.stop - part.start, image.width, self.layout.count)
+            values = values if chosen == list(range(self.layout.count)) else values[..., chosen]
+            yield Rows(rows=part, values=values, valid=np.isfinite(values) if self.mode == "F" else None)
 
 
 def _plain_mode(image: Pillow.Image) -> str:

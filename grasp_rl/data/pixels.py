@@ -38,8 +38,8 @@ class Rows:
     """Which rows of the stored image, before any rotation."""
     values: NDArray[Any]
     """[h, W, C] as stored."""
-    valid: BoolMask
-    """[h, W, C] False where the file declares no data, or holds a number that is not finite."""
+    valid: BoolMask | None = None
+    """[h, W, C] False where the file declares no data, or holds a number that is not finite; None where all is data."""
 
 
 @dataclass(frozen=True, kw_only=True)

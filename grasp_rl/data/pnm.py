@@ -26,7 +26,7 @@ class DeepMap:
     def rows(self, bands: Sequence[int]) -> Iterator[Rows]:
         for part in blocks(self.layout.height, self.layout.width * self.layout.count):
             values = self._values[part][..., list(bands)].astype(np.uint16)
-            yield Rows(rows=part, values=values, valid=np.ones(values.shape, dtype=np.bool_))
+            yield Rows(rows=part, values=values)
 
 
 def is_deep(head: bytes) -> bool:

@@ -77,11 +77,14 @@ class Raster:
 
 
 def _rows(top: int, part: slice, values: NDArray[Any], masks: Sequence[NDArray[np.uint8] | None]) -> Rows:
-    valid = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, dtype=np.bool_)
+    rows = slice(top + part.start, top + part.stop)
+    if values.dtype.kind != "f" and all(mask is None for mask in masks):
+        return Rows(rows=rows, values=values)
+    valid = np.isfinite(values)
     for number, mask in enumerate(masks):
         if mask is not None:
             valid[..., number] &= mask != 0
-    return Rows(rows=slice(top + part.start, top + part.stop), values=values, valid=valid)
+    return Rows(rows=rows, values=values, valid=valid)
 
 
 class _Heard(logging.Handler):

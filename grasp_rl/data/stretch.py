@@ -78,9 +78,11 @@ def _percentiles(rows: Iterable[Rows], bands: int, layout: Layout) -> tuple[floa
         step += 1
     samples, offset = [], 0
     for block in rows:
-        pixels, valid = (array[..., :bands].reshape(-1, bands)[offset::step] for array in (block.values, block.valid))
-        offset = -(block.valid[..., 0].size - offset) % step
-        samples.append(pixels[valid].astype(np.float64))
+        pixels = block.values[..., :bands].reshape(-1, bands)[offset::step]
+        if block.valid is not None:
+            pixels = pixels[block.valid[..., :bands].reshape(-1, bands)[offset::step]]
+        offset = -(block.values[..., 0].size - offset) % step
+        samples.append(pixels.ravel().astype(np.float64))
     sample = np.concatenate(samples) if samples else np.zeros(0)
     if not sample.size:
         return 0.0, 0.0
@@ -92,6 +94,8 @@ def _percentiles(rows: Iterable[Rows], bands: int, layout: Layout) -> tuple[floa
 
 def _highest_bits(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Unsigned ``values`` of ``bits`` bits as 8: white stays white."""
+    if bits == 8:
+        return values
     if bits < 8:
         return np.asarray(np.minimum(values.astype(np.uint16) * 255 // (2**bits - 1), 255), dtype=np.uint8)
     return np.asarray(np.minimum(values >> (bits - 8), 255), dtype=np.uint8)
