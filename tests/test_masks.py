@@ -165,6 +165,10 @@ def test_what_is_not_in_doubt(tmp_path: Path) -> None:
         (lambda p: write(p / "m.png", classes().astype(np.int16) - 256 * BORDER.astype(np.int16)), {"ignore": -1}),
         (lambda p: write(p / "m.png", classes(), nodata=255), {"ignore": 255}),
         (lambda p: save(p / "m.png", np.full(SIZE, 255, np.uint8)), {"foreground": 255}),
+        (
+            lambda p: write(p / "m.png", np.where(MEANT, 2, np.where(BORDER, 0, np.nan)).astype(np.float32)),
+            {"foreground": 2, "ignore": 0},
+        ),
     ],
 )
 def test_the_config_says_what_is_meant(tmp_path: Path, make: Any, reading: dict[str, Any]) -> None:

@@ -244,6 +244,27 @@ def test_a_band_of_none_and_full_is_transparency(tmp_path: Path, dtype: str, cou
     assert "bands" not in told
 
 
+def test_a_soft_edge_is_transparency_too(tmp_path: Path) -> None:
+    """As a warped image has it."""
+    opacity = np.clip((np.arange(HEIGHT) - 4) * 170, 0, 255).astype(np.uint8)
+    assert opacity[:6].tolist() == [0, 0, 0, 0, 0, 170]
+    four = np.concatenate([RGB, np.repeat(opacity[:, None], WIDTH, 1)[None]])
+    read, told = read_described(write(tmp_path / "a.tif", four, photometric="RGB", alpha="yes"))
+    assert told == ""
+    assert np.abs(read - image_of(RGB) * (opacity / 255)[:, None, None]).max() <= 1
+    four[3] = np.maximum(four[3], 1)  # nothing is clear
+    assert "but graded" in read_described(write(tmp_path / "a.tif", four, photometric="RGB", alpha="yes"))[1]
+
+
+def test_a_large_strip_is_there_though_gdal_reads_it_in_lines(tmp_path: Path) -> None:
+    tall = np.tile(GREY[:, :20], (100, 1))
+    assert len(tall) > 2000  # from there on GDAL splits one strip into lines
+    path = write(tmp_path / "a.tif", tall, compress="deflate", blockysize=len(tall))
+    with rasterio.open(path) as file:
+        assert file.block_shapes == [(1, 20)]
+    np.testing.assert_array_equal(read_image(path), image_of(tall))
+
+
 def test_an_image_of_sixteen_bits_with_true_transparency(tmp_path: Path) -> None:
     deep = RGB.astype(np.uint16) * 257
     opacity = np.broadcast_to(np.linspace(0, 65535, WIDTH).astype(np.uint16), (1, HEIGHT, WIDTH))

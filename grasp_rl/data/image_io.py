@@ -8,8 +8,8 @@ Reading gives 8-bit RGB, whatever the file holds, or an :class:`ImageError` that
 - integers with sign, of more than 8 bits, and floats are stretched from the 2nd..98th percentile of their valid values,
   over all bands together, to 0..255; integers without sign that use their range keep their highest 8 bits;
 - what the file declares as no data, and NaN, takes no part in that and is black; so is what is transparent;
-- in TIFF and JPEG 2000 a band tagged as transparency is that where it holds none and full alone; else it is near
-  infrared or the like, and the colours stay.
+- in TIFF and JPEG 2000 a band tagged as transparency is that where it holds none and full, and at most a soft edge
+  between; else it is near infrared or the like, and the colours stay.
 
 The size in the file's header is checked before a pixel is decoded, and values are converted block by block, so that a
 small file cannot fill the memory. Masks are read by :mod:`grasp_rl.data.masks`.
@@ -30,7 +30,7 @@ from PIL import Image as Pillow
 
 from grasp_rl.config.errors import require
 from grasp_rl.data.pictures import open_picture
-from grasp_rl.data.pixels import MAX_PIXELS, REMEDY, ImageError, Layout, Rows, Source, upright
+from grasp_rl.data.pixels import MAX_PIXELS, REMEDY, Block, ImageError, Layout, Source, upright
 from grasp_rl.data.pnm import is_deep, open_deep
 from grasp_rl.data.rasters import driver_of, open_raster
 from grasp_rl.data.stretch import Scale, choose_scale
@@ -71,6 +71,8 @@ def _numbers(value: Any, count: int) -> bool:
 
 
 AS_STORED = ImageReading()
+_SOFT_EDGE = 0.1
+"""Largest share of graded values, of those that are not 0, in a band that is transparency with a soft edge."""
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, reading: ImageReading = AS_STORED) -> Image:
@@ -139,15 +141,15 @@ def _read(path: Path, max_pixels: int, reading: ImageReading) -> tuple[Image, in
             scale = Scale(bounds=None, told="")
         else:
             try:
-                shown = (_without_transparent(rows, layout, alpha) for rows in source.rows(used))
+                shown = (_without_transparent(block, layout, alpha) for block in source.blocks(used))
                 scale = choose_scale(layout, reading.stretch, shown, len(bands))
             except ValueError as error:
                 raise ImageError(f"{path}: {error}") from error
         if scale.bounds is not None and layout.uneven_scales:
             raise ImageError(f"{path}: scale tags that differ between its bands or are negative; {REMEDY}")
         image = np.zeros((layout.height, layout.width, 3), dtype=np.uint8)
-        for rows in source.rows(used):
-            image[rows.rows] = _coloured(rows, layout, scale, alpha, table=reading.bands is None)
+        for block in source.blocks(used):
+            image[block.place] = _coloured(block, layout, scale, alpha, table=reading.bands is None)
         more = layout.count - len(used) > 0 or (reading.bands is not None and list(bands) != [0, 1, 2])
         chosen = (
             f"band{'s' * (len(bands) > 1)} {', '.join(str(b + 1) for b in bands)} of {layout.count}" if more else ""
@@ -175,36 +177,37 @@ def _transparency(source: Source, bands: Sequence[int]) -> tuple[int | None, str
         return (None if alpha in bands else alpha), ""
     full = 2**layout.bits - 1 if layout.dtype.kind == "u" else 1
     slack = full // 32 if layout.lossy else 0
-    opaque = False
-    for rows in source.rows([alpha]):
-        values = rows.values
-        if ((values > slack) & (values < full - slack)).any() or (values > full).any():
-            return None, f"band {alpha + 1} is tagged as transparency but graded: taken for a band like the others"
-        opaque = opaque or bool((values >= full - slack).any())
-    if opaque:
-        return alpha, ""
-    return None, f"band {alpha + 1} is tagged as transparency but 0 throughout: left aside"
+    clear = opaque = graded = 0
+    for block in source.blocks([alpha]):
+        none = int(np.count_nonzero(block.values <= slack))
+        all_of_it = int(np.count_nonzero((block.values >= full - slack) & (block.values <= full)))
+        clear, opaque, graded = clear + none, opaque + all_of_it, graded + block.values.size - none - all_of_it
+    if graded > _SOFT_EDGE * (opaque + graded) or (graded and not clear):
+        return None, f"band {alpha + 1} is tagged as transparency but graded: taken for a band like the others"
+    if not opaque:
+        return None, f"band {alpha + 1} is tagged as transparency but 0 throughout: left aside"
+    return alpha, ""
 
 
 def _opacity(values: NDArray[Any], layout: Layout) -> NDArray[np.float64]:
-    """The opacity 0..1 in ``values`` [h, w] of a band of transparency: graded only where the kind of file says so."""
+    """The opacity 0..1 in ``values`` [h, w] of a band of transparency; of a lossy file 0 or 1."""
     full = 2**layout.bits - 1 if layout.dtype.kind == "u" else 1
     opacity = values.astype(np.float64) / full
-    return opacity if layout.surely_transparent else np.rint(opacity)
+    return np.rint(opacity) if layout.lossy and not layout.surely_transparent else opacity
 
 
-def _without_transparent(rows: Rows, layout: Layout, alpha: int | None) -> Rows:
-    """``rows`` with what is wholly transparent as no data."""
+def _without_transparent(block: Block, layout: Layout, alpha: int | None) -> Block:
+    """``block`` with what is wholly transparent as no data."""
     if alpha is None:
-        return rows
-    seen = (_opacity(rows.values[..., -1], layout) > 0)[..., None]
-    valid = np.broadcast_to(seen, rows.values.shape) if rows.valid is None else rows.valid & seen
-    return Rows(rows=rows.rows, values=rows.values, valid=valid)
+        return block
+    seen = (_opacity(block.values[..., -1], layout) > 0)[..., None]
+    valid = np.broadcast_to(seen, block.values.shape) if block.valid is None else block.valid & seen
+    return Block(place=block.place, values=block.values, valid=valid)
 
 
-def _coloured(rows: Rows, layout: Layout, scale: Scale, alpha: int | None, *, table: bool) -> Image:
+def _coloured(block: Block, layout: Layout, scale: Scale, alpha: int | None, *, table: bool) -> Image:
     """[h, w, 1 or 3] uint8 of a block, no data and what is transparent black."""
-    values, valid = rows.values, rows.valid
+    values, valid = block.values, block.valid
     if alpha is not None:
         values, valid = values[..., :-1], None if valid is None else valid[..., :-1]
     if layout.palette is not None and table:
@@ -213,7 +216,7 @@ def _coloured(rows: Rows, layout: Layout, scale: Scale, alpha: int | None, *, ta
     else:
         colours = scale(values, layout)
         colours = ~colours if layout.inverted else colours
-        opacity = None if alpha is None else _opacity(rows.values[..., -1], layout)
+        opacity = None if alpha is None else _opacity(block.values[..., -1], layout)
     if opacity is not None:
         colours = np.rint(colours * opacity[..., None]).astype(np.uint8)
     if valid is None:

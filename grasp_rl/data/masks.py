@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from grasp_rl.config.errors import require
 from grasp_rl.data.image_io import open_source
-from grasp_rl.data.pixels import MAX_PIXELS, ImageError, Layout, Rows, upright
+from grasp_rl.data.pixels import MAX_PIXELS, Block, ImageError, Layout, upright
 from grasp_rl.types import BoolMask
 
 Values = int | Sequence[int] | Sequence[Sequence[int]]
@@ -116,8 +116,8 @@ def inspect_mask(
             )
         bands = _bands(path, layout)
         codes = _Codes(path, layout, reading, len(bands))
-        for rows in source.rows(bands if layout.alpha is None else (*bands, layout.alpha)):
-            codes.add(rows)
+        for block in source.blocks(bands if layout.alpha is None else (*bands, layout.alpha)):
+            codes.add(block)
     return codes.result()
 
 
@@ -153,26 +153,26 @@ class _Codes:
             )
         self._foreground, self._ignore = self._codes_of(reading.foreground), self._codes_of(reading.ignore)
 
-    def add(self, rows: Rows) -> None:
+    def add(self, block: Block) -> None:
         """Tell a block apart."""
-        values = rows.values[..., : self.bands]
+        values = block.values[..., : self.bands]
         counts = np.ones(values.shape[:2], dtype=np.bool_)
-        if rows.valid is not None:
-            counts = np.asarray(rows.valid[..., : self.bands].all(axis=2))
+        if block.valid is not None:
+            counts = np.asarray(block.valid[..., : self.bands].all(axis=2))
         codes = self._coded(values, counts)
         if self.opaque is not None:
-            self.opaque[rows.rows] = self._is_opaque(rows.values[..., self.bands])
-            counts &= self.opaque[rows.rows]
+            self.opaque[block.place] = self._is_opaque(block.values[..., self.bands])
+            counts &= self.opaque[block.place]
         if self.ignored is not None:
             ignored = np.isin(codes, self._ignore) & np.isfinite(values).all(axis=2)
-            self.ignored[rows.rows] = ignored
+            self.ignored[block.place] = ignored
             counts &= ~ignored
         self.found.update(np.unique(codes[counts]).tolist())
         if self.reading.foreground is not None:
             target = np.isin(codes, self._foreground)
         else:
             target = values.max(axis=2) >= self._half if self.layout.lossy else codes != 0
-        self.target[rows.rows] = target & counts
+        self.target[block.place] = target & counts
 
     def result(self) -> Mask:
         """The target, what is ignored, and why it may not be meant so."""

@@ -1,4 +1,4 @@
-"""PNG, JPEG, WebP, GIF, BMP and PPM by Pillow: the first frame, decoded whole, given out in blocks of rows."""
+"""PNG, JPEG, WebP, GIF, BMP and PPM by Pillow: the first frame, decoded whole, given out block by block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from grasp_rl.data.pixels import DAMAGED, REMEDY, ImageError, Layout, Rows, blocks, check_size
+from grasp_rl.data.pixels import DAMAGED, REMEDY, Block, ImageError, Layout, check_size, row_slices
 from grasp_rl.data.rasters import ORIENTATION
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
@@ -58,15 +58,16 @@ class Picture:
             orientation=found if isinstance(found, int) and 1 <= found <= 8 else 1,
         )
 
-    def rows(self, bands: Sequence[int]) -> Iterator[Rows]:
+    def blocks(self, bands: Sequence[int]) -> Iterator[Block]:
         image, chosen = self.image, list(bands)
-        for part in blocks(image.height, image.width * self.layout.count):
-            whole = part.stop - part.start == image.height
-            cut = image if whole else image.crop((0, part.start, image.width, part.stop))
+        for rows in row_slices(range(image.height), image.width * self.layout.count):
+            whole = rows.stop - rows.start == image.height
+            cut = image if whole else image.crop((0, rows.start, image.width, rows.stop))
             values = np.asarray(cut if cut.mode == self.mode else cut.convert(self.mode), dtype=self.layout.dtype)
-            values = values.reshape(part.stop - part.start, image.width, self.layout.count)
+            values = values.reshape(rows.stop - rows.start, image.width, self.layout.count)
             values = values if chosen == list(range(self.layout.count)) else values[..., chosen]
-            yield Rows(rows=part, values=values, valid=np.isfinite(values) if self.mode == "F" else None)
+            valid = np.isfinite(values) if self.mode == "F" else None
+            yield Block(place=(rows, slice(None)), values=values, valid=valid)
 
 
 def _plain_mode(image: Pillow.Image) -> str:

@@ -1,4 +1,4 @@
-"""What every decoder of images gives: bands as they are stored, in blocks of rows, and what is known about them."""
+"""What every decoder of images gives: bands as they are stored, block by block, and what is known about them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from grasp_rl.types import BoolMask
 MAX_PIXELS = 100_000_000
 """Largest image that is read, 100 megapixels: 300 MB as RGB."""
 BLOCK_VALUES = 4_000_000
-"""Values that are converted at a time; a block of rows has no more, but at least one row."""
+"""Values that are converted at a time; a block has no more, but at least one row."""
 REMEDY = "convert it to an 8-bit RGB PNG or JPEG (gdal_translate -ot Byte -scale -b 1 -b 2 -b 3 IN OUT)"
 
 
@@ -31,11 +31,11 @@ class ImageError(ConfigError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
-    """A block of rows of some bands."""
+class Block:
+    """A rectangle of some bands."""
 
-    rows: slice
-    """Which rows of the stored image, before any rotation."""
+    place: tuple[slice, slice]
+    """Which rows and columns of the stored image, before any rotation."""
     values: NDArray[Any]
     """[h, W, C] as stored."""
     valid: BoolMask | None = None
@@ -85,8 +85,8 @@ class Source(Protocol):
     @property
     def layout(self) -> Layout: ...
 
-    def rows(self, bands: Sequence[int]) -> Iterator[Rows]:
-        """All rows of ``bands`` (from 0) from top to bottom, in blocks; every call begins anew."""
+    def blocks(self, bands: Sequence[int]) -> Iterator[Block]:
+        """All pixels of ``bands`` (from 0), block by block; every call begins anew."""
         ...
 
 
@@ -106,11 +106,11 @@ def check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def blocks(height: int, values_a_row: int) -> Iterator[slice]:
-    """The rows 0..height in turn, as many at a time as :data:`BLOCK_VALUES` allows."""
+def row_slices(rows: range, values_a_row: int) -> Iterator[slice]:
+    """``rows`` in turn, as many at a time as :data:`BLOCK_VALUES` allows."""
     step = max(1, BLOCK_VALUES // max(1, values_a_row))
-    for start in range(0, height, step):
-        yield slice(start, min(start + step, height))
+    for start in rows[::step]:
+        yield slice(start, min(start + step, rows.stop))
 
 
 def upright(stored: NDArray[Any], orientation: int) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grasp_rl.data.pixels import ImageError, Layout, Rows, blocks, check_size
+from grasp_rl.data.pixels import Block, ImageError, Layout, check_size, row_slices
 
 _GAP = rb"\s+(?:#[^\n]*\n\s*)*"
 _HEADER = re.compile(rb"P([356])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})\s")
@@ -23,10 +23,10 @@ class DeepMap:
         shape = (layout.height, layout.width, layout.count)
         self.layout, self._values = layout, np.memmap(path, ">u2", "r", offset=start, shape=shape)
 
-    def rows(self, bands: Sequence[int]) -> Iterator[Rows]:
-        for part in blocks(self.layout.height, self.layout.width * self.layout.count):
-            values = self._values[part][..., list(bands)].astype(np.uint16)
-            yield Rows(rows=part, values=values)
+    def blocks(self, bands: Sequence[int]) -> Iterator[Block]:
+        for rows in row_slices(range(self.layout.height), self.layout.width * self.layout.count):
+            values = self._values[rows][..., list(bands)].astype(np.uint16)
+            yield Block(place=(rows, slice(None)), values=values)
 
 
 def is_deep(head: bytes) -> bool:

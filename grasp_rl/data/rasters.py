@@ -21,15 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from grasp_rl.data.pixels import DAMAGED, REMEDY, ImageError, Layout, Rows, blocks, check_size
+from grasp_rl.data.pixels import BLOCK_VALUES, DAMAGED, REMEDY, Block, ImageError, Layout, check_size, row_slices
 
 if TYPE_CHECKING:
     from rasterio import DatasetReader
 
 ORIENTATION = 0x0112
 """The tag in TIFF and EXIF that says how an image is to be turned."""
-MAX_BLOCK_BYTES = 192 << 20
-"""Largest strip or tile that is decoded at once; it is held about three times."""
+_ROWS_PER_STRIP = 0x0116
+MAX_BLOCK_BYTES = 288 << 20
+"""Largest strip or tile that is decoded at once, 100 megapixels of 8-bit RGB; it is held twice."""
 _CACHE_BYTES = 64 << 20
 _SETTINGS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -59,32 +60,32 @@ class Raster:
     def __init__(self, dataset: DatasetReader, layout: Layout) -> None:
         self.dataset, self.layout = dataset, layout
 
-    def rows(self, bands: Sequence[int]) -> Iterator[Rows]:
+    def blocks(self, bands: Sequence[int]) -> Iterator[Block]:
         from rasterio.windows import Window
 
         layout, indexes = self.layout, [band + 1 for band in bands]
-        block = max(self.dataset.block_shapes[band][0] for band in bands)
-        step = max(block, block * (_CACHE_BYTES // 4 // (layout.width * len(bands) * layout.dtype.itemsize * block)))
         declared = [_declares_no_data(self.dataset, band) for band in bands]
-        for top in range(0, layout.height, step):
-            window = Window(0, top, layout.width, min(step, layout.height - top))
+        for rows, columns in self._places(len(bands)):
+            window = Window.from_slices(rows, columns)
             values = np.moveaxis(self.dataset.read(indexes, window=window), 0, -1)
-            masks = [
-                self.dataset.read_masks(i, window=window) if d else None for i, d in zip(indexes, declared, strict=True)
-            ]
-            for part in blocks(values.shape[0], layout.width * len(bands)):
-                yield _rows(top, part, values[part], [None if mask is None else mask[part] for mask in masks])
+            valid = np.isfinite(values) if layout.dtype.kind == "f" or any(declared) else None
+            for number, index in enumerate(indexes):
+                if valid is not None and declared[number]:
+                    valid[..., number] &= self.dataset.read_masks(index, window=window) != 0
+            yield Block(place=(rows, columns), values=values, valid=valid)
 
-
-def _rows(top: int, part: slice, values: NDArray[Any], masks: Sequence[NDArray[np.uint8] | None]) -> Rows:
-    rows = slice(top + part.start, top + part.stop)
-    if values.dtype.kind != "f" and all(mask is None for mask in masks):
-        return Rows(rows=rows, values=values)
-    valid = np.isfinite(values)
-    for number, mask in enumerate(masks):
-        if mask is not None:
-            valid[..., number] &= mask != 0
-    return Rows(rows=rows, values=values, valid=valid)
+    def _places(self, bands: int) -> Iterator[tuple[slice, slice]]:
+        """Rows and columns to read at a time: whole strips or tiles where they are small, parts of one in turn else."""
+        layout, (height, width) = self.layout, self.dataset.block_shapes[0]
+        height, width = min(height, layout.height), min(width, layout.width)
+        width *= max(1, BLOCK_VALUES // (height * width * bands))
+        height *= max(1, BLOCK_VALUES // (height * min(width, layout.width) * bands))
+        for top in range(0, layout.height, height):
+            for left in range(0, layout.width, width):
+                columns = slice(left, min(left + width, layout.width))
+                inside = range(top, min(top + height, layout.height))
+                for rows in row_slices(inside, (columns.stop - columns.start) * bands):
+                    yield rows, columns
 
 
 class _Heard(logging.Handler):
@@ -130,7 +131,8 @@ def open_raster(path: Path, driver: str, max_pixels: int) -> Iterator[Raster]:
             with rasterio.open(path.resolve(), driver=driver) as dataset:
                 check_size(path, (dataset.width, dataset.height), max_pixels)
                 layout = _layout(path, dataset, driver)
-                _check_blocks(path, dataset, layout, driver)
+                size = _check_blocks(path, dataset, layout, driver)
+                rasterio.env.setenv(GDAL_CACHEMAX=_CACHE_BYTES + size)  # so that none is decoded twice
                 yield Raster(dataset, layout)
         if heard.damage:
             raise ImageError(f"{path}: damaged ({heard.damage[0][:200]}); get it again, or {REMEDY}")
@@ -214,12 +216,12 @@ def _orientation(path: Path, driver: str) -> int:
         with Pillow.open(path, formats=["PNG"]) as image:
             found = image.getexif().get(ORIENTATION, 1)
     else:
-        found = _tiff_orientation(path) if driver == "GTiff" else 1
+        found = _tiff_tag(path, ORIENTATION, 1) if driver == "GTiff" else 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-def _tiff_orientation(path: Path) -> int:
-    """The orientation in the first directory of a TIFF or BigTIFF; 1 where there is none."""
+def _tiff_tag(path: Path, tag: int, default: int) -> int:
+    """The whole number of ``tag`` in the first directory of a TIFF or BigTIFF; ``default`` where there is none."""
     with path.open("rb") as file:
         head = file.read(16)
         order, big = "<" if head[:2] == b"II" else ">", b"+" in head[2:4]
@@ -229,9 +231,10 @@ def _tiff_orientation(path: Path) -> int:
         size, value = (20, 12) if big else (12, 8)
         entries = file.read(size * min(count, 1 << 16))
     for place in range(0, len(entries) - size + 1, size):
-        if struct.unpack_from(f"{order}H", entries, place)[0] == ORIENTATION:
-            return int(struct.unpack_from(f"{order}H", entries, place + value)[0])
-    return 1
+        found, kind = struct.unpack_from(f"{order}HH", entries, place)
+        if found == tag and kind in (3, 4):
+            return int(struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", entries, place + value)[0])
+    return default
 
 
 def _is_big_endian(path: Path) -> bool:
@@ -239,8 +242,15 @@ def _is_big_endian(path: Path) -> bool:
         return file.read(2) == b"MM"
 
 
-def _check_blocks(path: Path, dataset: DatasetReader, layout: Layout, driver: str) -> None:
-    """Demand strips or tiles that fit the memory and are all there: GDAL reads those that are not as 0."""
+def _check_blocks(path: Path, dataset: DatasetReader, layout: Layout, driver: str) -> int:
+    """Demand strips or tiles that fit the memory and are all there: GDAL reads those that are not as 0.
+
+    Returns:
+        The bytes of one.
+
+    Raises:
+        ImageError: they do not, or are not.
+    """
     height, width = dataset.block_shapes[0]
     together = layout.count if dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL" else 1
     size = height * width * together * layout.dtype.itemsize
@@ -249,15 +259,18 @@ def _check_blocks(path: Path, dataset: DatasetReader, layout: Layout, driver: st
             f"{path}: stored in blocks of {width} x {height} pixels = {size >> 20} MiB, more than "
             f"{MAX_BLOCK_BYTES >> 20}; store it in small tiles (gdal_translate -co TILED=YES IN OUT)"
         )
-    if driver == "GTiff" and not layout.no_data and any(_missing(dataset, band) for band in layout.colour):
+    if driver == "GTiff" and not layout.no_data and any(_missing(path, dataset, band) for band in layout.colour):
         raise ImageError(
             f"{path}: has strips or tiles that were never written, and declares no value as no data; write it anew, or "
             "declare one (gdal_translate -a_nodata 0 IN OUT)"
         )
+    return int(size)
 
 
-def _missing(dataset: DatasetReader, band: int) -> bool:
+def _missing(path: Path, dataset: DatasetReader, band: int) -> bool:
     """Whether a strip or tile of a TIFF's ``band`` is not in the file."""
     height, width = dataset.block_shapes[band]
+    if height == 1:  # GDAL also says so of one large strip that it reads line by line
+        height = max(1, min(dataset.height, _tiff_tag(path, _ROWS_PER_STRIP, dataset.height)))
     places = ((x, y) for y in range(-(-dataset.height // height)) for x in range(-(-dataset.width // width)))
     return any(dataset.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=band + 1) is None for x, y in places)

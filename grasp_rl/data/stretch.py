@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grasp_rl.data.pixels import Layout, Rows
+from grasp_rl.data.pixels import Block, Layout
 
 PERCENTILES = (2, 98)
 """Which of the valid values become 0 and 255."""
@@ -38,7 +38,7 @@ class Scale:
         return np.asarray(np.clip(np.rint(np.nan_to_num(scaled, nan=0.0)), 0, 255), dtype=np.uint8)
 
 
-def choose_scale(layout: Layout, wanted: str | Sequence[float], rows: Iterable[Rows], bands: int) -> Scale:
+def choose_scale(layout: Layout, wanted: str | Sequence[float], blocks: Iterable[Block], bands: int) -> Scale:
     """How the picture of ``layout`` becomes 8 bits.
 
     Integers without sign stay as they are where they have 8 bits or fewer, or use their range: a 98th percentile in its
@@ -47,8 +47,8 @@ def choose_scale(layout: Layout, wanted: str | Sequence[float], rows: Iterable[R
     Args:
         layout: of the file.
         wanted: ``auto``, ``none``, or the values that become 0 and 255.
-        rows: of the first ``bands`` bands; read where the values decide.
-        bands: how many bands of ``rows`` take part.
+        blocks: of the file; read where the values decide.
+        bands: how many bands of ``blocks``, the first ones, take part.
 
     Raises:
         ValueError: ``none`` is wanted of values with sign or fractions.
@@ -64,20 +64,20 @@ def choose_scale(layout: Layout, wanted: str | Sequence[float], rows: Iterable[R
         if not unsigned:
             raise ValueError(f"values of {kind} have no range of their own; give data.stretch=[low, high]")
         return Scale(bounds=None, told=f"{kind} cut to its highest 8 bits")
-    low, high = _percentiles(rows, bands, layout)
+    low, high = _percentiles(blocks, bands, layout)
     if unsigned and high >= 2 ** (layout.bits - 1):
         return Scale(bounds=None, told=f"{kind} that uses its range cut to its highest 8 bits")
     first, last = PERCENTILES
     return Scale(bounds=(low, high), told=f"{kind} stretched from its {first}nd..{last}th percentile to 0..255")
 
 
-def _percentiles(rows: Iterable[Rows], bands: int, layout: Layout) -> tuple[float, float]:
+def _percentiles(blocks: Iterable[Block], bands: int, layout: Layout) -> tuple[float, float]:
     """The two percentiles of the valid values, or the smallest and largest where those are one; (0, 0) of none."""
     step = math.ceil(layout.height * layout.width / SAMPLED)
     while math.gcd(step, layout.width) > 1:  # a step that divides the width would see some columns only
         step += 1
     samples, offset = [], 0
-    for block in rows:
+    for block in blocks:
         pixels = block.values[..., :bands].reshape(-1, bands)[offset::step]
         if block.valid is not None:
             pixels = pixels[block.valid[..., :bands].reshape(-1, bands)[offset::step]]
