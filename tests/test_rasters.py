@@ -349,7 +349,7 @@ def test_bands_and_stretch_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"b\.tif: has 3 bands, and data\.bands=\[4, 1, 2\] asks for band 4"):
         read_image(tmp_path / "b.tif", reading=ImageReading(bands=[4, 1, 2]))
     for dtype in ("float32", "int16"):
-        with pytest.raises(ImageError, match=r"no range of their own; give data\.stretch=\[low, high\]"):
+        with pytest.raises(ImageError, match=r"no range of their own .*; give data\.stretch=\[low, high\]"):
             read_image(write(tmp_path / "d.tif", GREY.astype(dtype)), reading=ImageReading(stretch="none"))
     for wrong in (
         {"bands": [1, 2]},

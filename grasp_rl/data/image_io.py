@@ -140,11 +140,13 @@ def _read(path: Path, max_pixels: int, reading: ImageReading) -> tuple[Image, in
         if layout.palette is not None and reading.bands is None:
             scale = Scale(bounds=None, told="")
         else:
-            try:
-                shown = (_without_transparent(block, layout, alpha) for block in source.blocks(used))
-                scale = choose_scale(layout, reading.stretch, shown, len(bands))
-            except ValueError as error:
-                raise ImageError(f"{path}: {error}") from error
+            if reading.stretch == "none" and layout.dtype.kind != "u":
+                raise ImageError(
+                    f"{path}: values of {layout.dtype.name} have no range of their own for data.stretch=none; give "
+                    "data.stretch=[low, high]"
+                )
+            shown = (_without_transparent(block, layout, alpha) for block in source.blocks(used))
+            scale = choose_scale(layout, reading.stretch, shown, len(bands))
         if scale.bounds is not None and layout.uneven_scales:
             raise ImageError(f"{path}: scale tags that differ between its bands or are negative; {REMEDY}")
         image = np.zeros((layout.height, layout.width, 3), dtype=np.uint8)

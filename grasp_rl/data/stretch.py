@@ -46,12 +46,9 @@ def choose_scale(layout: Layout, wanted: str | Sequence[float], blocks: Iterable
 
     Args:
         layout: of the file.
-        wanted: ``auto``, ``none``, or the values that become 0 and 255.
+        wanted: ``auto``, ``none`` (of integers without sign), or the values that become 0 and 255.
         blocks: of the file; read where the values decide.
         bands: how many bands of ``blocks``, the first ones, take part.
-
-    Raises:
-        ValueError: ``none`` is wanted of values with sign or fractions.
     """
     kind = f"{layout.dtype.name}" + (f" of {layout.bits} bits" if layout.bits < 8 * layout.dtype.itemsize else "")
     if not isinstance(wanted, str):
@@ -61,8 +58,6 @@ def choose_scale(layout: Layout, wanted: str | Sequence[float], blocks: Iterable
     if unsigned and layout.bits <= 8:
         return Scale(bounds=None, told="")
     if wanted == "none":
-        if not unsigned:
-            raise ValueError(f"values of {kind} have no range of their own; give data.stretch=[low, high]")
         return Scale(bounds=None, told=f"{kind} cut to its highest 8 bits")
     low, high = _percentiles(blocks, bands, layout)
     if unsigned and high >= 2 ** (layout.bits - 1):
