@@ -5,6 +5,7 @@ All functions take original-image pixels (see :mod:`grasp_rl.types` for the fram
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from grasp_rl.types import BoolMask, Box, Point
+from grasp_rl.types import BoolMask, Box, Point, SpatialPrompt
 
 FloatArray = NDArray[np.float64]
 
@@ -93,6 +94,28 @@ def exterior_points(mask: BoolMask, box: Box, count: int) -> tuple[Point, ...]:
     x0, y0 = max(0, int(box[0] - margin_x)), max(0, int(box[1] - margin_y))
     x1, y1 = min(width, int(box[2] + margin_x) + 1), min(height, int(box[3] + margin_y) + 1)
     return tuple((x + x0, y + y0) for x, y in interior_points(~mask[y0:y1, x0:x1], count))
+
+
+def outside(prompts: Sequence[SpatialPrompt], ignored: BoolMask | None) -> tuple[SpatialPrompt, ...]:
+    """The ``prompts`` that do not lie in ``ignored`` [H, W] alone: their box, or without one all positive points, does.
+
+    What reaches beyond the image does not lie in it.
+    """
+    return tuple(prompt for prompt in prompts if ignored is None or not _inside(prompt, ignored))
+
+
+def _inside(prompt: SpatialPrompt, region: BoolMask) -> bool:
+    """Whether every pixel that the box touches, or without a box that a positive point is in, is True in ``region``."""
+    height, width = region.shape
+    pixels = (
+        [prompt.box] if prompt.box else [(int(x), int(y), int(x) + 1, int(y) + 1) for x, y in prompt.positive_points]
+    )
+    for x0, y0, x1, y1 in pixels:
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            return False
+        if not region[int(y0) : math.ceil(y1), int(x0) : math.ceil(x1)].all():
+            return False
+    return bool(pixels)
 
 
 def nms(boxes: Sequence[Box], threshold: float) -> list[int]:

@@ -123,7 +123,10 @@ class Dataset(Protocol):
 
 
 class DataSource(Protocol):
-    """What conf/data instantiates: a family of splits."""
+    """What conf/data instantiates: a family of splits.
+
+    Where it has ``conversions``, images by what was done to their stored values, these come into environment.json.
+    """
 
     def split(self, name: str) -> Dataset:
         """The split called ``name``.
@@ -170,6 +173,8 @@ class Labels:
     """[H, W] bool; all False for a question without a target."""
     instances: tuple[SpatialPrompt, ...] | None = None
     """As in :class:`WeakLabels`; None where the dataset has none."""
+    ignore_mask: BoolMask | None = None
+    """[H, W] bool, True where a pixel does not count; None where all do."""
 
     @property
     def image_size(self) -> tuple[int, int]:

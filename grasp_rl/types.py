@@ -67,6 +67,9 @@ class Sample:
     """train | val | test | test_ood, or what the dataset calls it."""
     reasoning: str | None = None
     """A reference thought for supervised fine-tuning, where the dataset has one."""
+    ignore_mask: BoolMask | None = None
+    """[H, W] bool, True where a pixel counts in no metric and no reward; None where all count. The target has none of
+    them, and a rubric without mask terms does not see it."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -139,8 +142,10 @@ class MaskPrediction:
         union = self.masks.any(0)
         return np.asarray(union if isinstance(union, np.ndarray) else union.cpu().numpy(), dtype=np.bool_)
 
-    def iou(self, target: BoolMask) -> float:
+    def iou(self, target: BoolMask, ignored: BoolMask | None = None) -> float:
         """IoU of the union with ``target`` [H, W] bool, counted where the masks are; 1 if both are empty.
+
+        Pixels that are True in ``ignored`` [H, W] are left out.
 
         Raises:
             ValueError: ``target`` has another size.
@@ -150,6 +155,9 @@ class MaskPrediction:
         union = self.masks.any(0)
         if not isinstance(union, np.ndarray):
             target = union.new_tensor(target)
+            ignored = None if ignored is None else union.new_tensor(ignored)
+        if ignored is not None:
+            union, target = union & ~ignored, target & ~ignored
         both, either = int((union & target).sum()), int((union | target).sum())
         return both / either if either else 1.0
 

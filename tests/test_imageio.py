@@ -13,7 +13,8 @@ import pytest
 from PIL import Image as Pillow
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.data.image_io import ImageError, read_image, read_mask, write_image
+from grasp_rl.data.image_io import ImageError, read_image, write_image
+from grasp_rl.data.masks import read_mask
 
 
 @pytest.fixture

@@ -16,10 +16,12 @@ import yaml
 from PIL import Image as Pillow
 
 from grasp_rl.cli import predict
-from grasp_rl.cli.predict import Predictor, check_query, main, read_config
+from grasp_rl.cli.predict import Predictor, check_query, main, read_config, reading_of
 from grasp_rl.cli.predict_tasks import split_words, tasks_of
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.data.image_io import read_image, read_mask, write_image
+from grasp_rl.config.schema import RunConfig
+from grasp_rl.data.image_io import ImageReading, read_image, write_image
+from grasp_rl.data.masks import read_mask
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.prompts.render import format_answer
@@ -323,3 +325,24 @@ def test_a_file_called_like_an_override_is_an_image(tmp_path: Path, monkeypatch:
         [Path("epoch=3.png")],
         ["policy=tiny", "+data.x=1"],
     )
+
+
+def test_bands_and_stretch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    speak(monkeypatch)
+    Pillow.fromarray(SCENE.image).save(tmp_path / "a.png")
+    words = [str(tmp_path / "a.png"), "--query", SCENE.query, "--out", str(tmp_path / "out"), *RANDOM]
+    assert main([*words, "--bands", "3,2,1", "--stretch", "0,510"]) == 0
+    said = f"{tmp_path}/a.png: bands 3, 2, 1 of 3; uint8 stretched from 0..510 to 0..255\n"
+    assert capsys.readouterr().err.startswith(said)
+    assert main(words) == 0
+    assert str(tmp_path) not in capsys.readouterr().err
+    for flags, said in (
+        (["--bands", "3,x"], "--bands=3,x"),
+        (["--bands", "3,4,1"], "asks for band 4"),
+        (["--stretch", "full"], "data.stretch='full'"),
+    ):
+        assert main([*words, *flags]) == 2
+        assert said in capsys.readouterr().err
+    config = RunConfig(data={"bands": [4, 1, 2], "stretch": "none"})
+    assert reading_of(config, None, None) == ImageReading(bands=[4, 1, 2], stretch="none")
+    assert reading_of(config, "1,2,3", "auto") == ImageReading(bands=[1, 2, 3])

@@ -265,6 +265,7 @@ def test_the_report_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
         "kinds": {"polygons": 6, "boxes": 1, "mask": 1},
         "no_target_share": 0.125,
         "images_in_several_splits": 1,
+        "conversions": {},
         "findings": [],
     }
     put(query="")(folder)

@@ -8,19 +8,30 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.annotations import annotations_path
 from grasp_rl.data.base import RecordDataset, Split
-from grasp_rl.data.image_io import MAX_PIXELS, write_image
+from grasp_rl.data.image_io import MAX_PIXELS, ImageReading, write_image
+from grasp_rl.data.masks import MaskReading
 from grasp_rl.data.readers.jsonl import JsonlSource
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.data.validate import Report, validate
 
+OPTIONS = ("bands", "stretch", "mask_foreground", "ignore_value")
+"""Keys of ``data`` that change how files are read."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Run ``grasp-rl data <argv>``: 0 done, 1 bad rows or a file that cannot be written, 2 nothing there to work on."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, more = parser.parse_known_args(argv)  # options may stand behind flags, too
+    arguments.options += more
+    if any(word.startswith("-") for word in more):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
         return _validate(arguments) if arguments.command == "validate" else _show(arguments)
     except ConfigError as error:
@@ -43,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--split", help="train where there is one, else the first")
     show.add_argument("--count", type=_positive, default=8, metavar="N", help="samples to draw (8)")
     show.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the images")
+    for command in (check, show):
+        command.add_argument("options", nargs="*", metavar="data.KEY=VALUE", help=f"as in a run: {', '.join(OPTIONS)}")
     return parser
 
 
@@ -53,10 +66,32 @@ def _positive(text: str) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    report = validate(annotations_path(arguments.root), arguments.max_pixels)
+    options = _options(arguments.options)
+    images = ImageReading(bands=options.get("bands"), stretch=options.get("stretch", "auto"))
+    masks = MaskReading(foreground=options.get("mask_foreground"), ignore=options.get("ignore_value"))
+    report = validate(annotations_path(arguments.root), arguments.max_pixels, images, masks)
     text = json.dumps(report.as_record()) + "\n" if arguments.json else _as_text(report)
     sys.stdout.write(text)
     return 1 if report.findings else 0
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """The values of ``data.KEY=VALUE``, read as YAML.
+
+    Raises:
+        ConfigError: a word is none of :data:`OPTIONS`, or its value is not YAML.
+    """
+    options = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        name = key.removeprefix("data.")
+        if not equals or key == name or name not in OPTIONS:
+            raise ConfigError(f"{word}: must be data.KEY=VALUE, with KEY one of {', '.join(OPTIONS)}")
+        try:
+            options[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{word}: the value is not YAML; write a number, a word or [a, list]") from error
+    return options
 
 
 def _as_text(report: Report) -> str:
@@ -66,6 +101,7 @@ def _as_text(report: Report) -> str:
         lines.append(f"{name:<12}{count:>8}{report.no_target[name] / count:>12.0%}")
     if report.kinds:
         lines.append("given as " + ", ".join(f"{kind} ({count})" for kind, count in report.kinds.items()))
+    lines += [f"{count} image{'s' * (count > 1)}: {told}" for told, count in report.conversions.items()]
     if report.shared:
         lines.append(f"{report.shared} images are in more than one split; scores on such splits flatter")
     lines.append(f"{report.rows} rows, {report.bad} bad, {report.no_target_share:.0%} of the good ones without target")
@@ -73,7 +109,7 @@ def _as_text(report: Report) -> str:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    dataset = _split_of(arguments.root, arguments.split)
+    dataset = _split_of(arguments.root, arguments.split, _options(arguments.options))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for index in range(min(arguments.count, len(dataset))):
         sample = dataset[index]
@@ -84,6 +120,8 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _split_of(root: str, split: str | None) -> Split:
-    dataset: RecordDataset = SyntheticSource() if root == "synthetic" else JsonlSource(root)
+def _split_of(root: str, split: str | None, options: dict[str, Any]) -> Split:
+    if root == "synthetic" and options:
+        raise ConfigError(f"data.{min(options)}: goes with files; drawn scenes are 8-bit RGB")
+    dataset: RecordDataset = SyntheticSource() if root == "synthetic" else JsonlSource(root, **options)
     return dataset.split(split or ("train" if "train" in dataset.splits() else dataset.splits()[0]))

@@ -26,7 +26,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import COMPONENTS, check, instantiate, load_raw, to_config
-from grasp_rl.data.image_io import read_image, write_image
+from grasp_rl.data.image_io import ImageReading, read_described, write_image
 from grasp_rl.distributed.engine import pick_device
 from grasp_rl.interfaces import Policy, Segmenter
 from grasp_rl.launch import compose
@@ -127,34 +127,12 @@ def check_query(query: str, reserved: Sequence[str] = ()) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``grasp-rl predict <argv>`` and return its exit code."""
     arguments = _parser().parse_intermixed_args(argv)
-    written: list[Record] = []
-    failed: list[Record] = []
-    code = 0
     try:
         inputs, overrides = split_words(arguments.words)
         for query in arguments.query:
             check_query(query)
         tasks = tasks_of(inputs, arguments.query, arguments.queries, arguments.out)
-        read = lru_cache(maxsize=1)(read_image)
-        if len(tasks) == 1:
-            read(tasks[0].image)  # refused before a model is loaded
-        predictor = _predictor(arguments, overrides)
-        for task in tasks:
-            check_query(task.query, predictor.policy.tokenizer.all_special_tokens)
-        for task in tasks:
-            try:
-                image = read(task.image)
-                record = write(arguments.out, task, image, predictor.predict(image, task.query), predictor)
-            except (ConfigError, OSError) as error:
-                if len(tasks) == 1:
-                    raise
-                failed.append({"image": str(task.image), "query": task.query, "error": of_system(error)})
-                code = max(code, 2 if isinstance(error, ConfigError) else 1)
-                sys.stderr.write(f"grasp-rl predict: {of_system(error)}\n")
-                continue
-            written.append(record)
-            if not arguments.json:
-                sys.stdout.write(_told(record))
+        written, failed, code = _answered(tasks, arguments, overrides)
     except (ConfigError, OSError) as error:
         message = of_system(error)
         sys.stderr.write(f"grasp-rl predict: {message}\n")
@@ -167,13 +145,53 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(json.dumps(to_json(result)) + "\n")
     elif failed:
         sys.stderr.write(f"grasp-rl predict: {len(failed)} of {len(tasks)} could not be answered\n")
-    if written and str(predictor.config.policy.get("_target_")).endswith(".TinyPolicy"):
-        sys.stderr.write(f"grasp-rl predict: {_TOY}\n")
     return code
 
 
-def _predictor(arguments: argparse.Namespace, overrides: Sequence[str]) -> Predictor:
-    """The policy and segmenter that the command line asks for."""
+def _answered(
+    tasks: Sequence[Task], arguments: argparse.Namespace, overrides: Sequence[str]
+) -> tuple[list[Record], list[Record], int]:
+    """What was written for each task, what failed, and the exit code; the failure of a task alone is raised."""
+    config, trusted = _config(arguments, overrides)
+    reading = reading_of(config, arguments.bands, arguments.stretch)
+
+    @lru_cache(maxsize=1)
+    def read(path: Path) -> Image:
+        image, told = read_described(path, reading=reading)
+        if told:
+            sys.stderr.write(f"{path}: {told}\n")
+        return image
+
+    if len(tasks) == 1:
+        read(tasks[0].image)  # refused before a model is loaded
+    source = arguments.run or (Path(config.init_from) if config.init_from else None)
+    predictor = Predictor(config, source, trusted)
+    for task in tasks:
+        check_query(task.query, predictor.policy.tokenizer.all_special_tokens)
+    written: list[Record] = []
+    failed: list[Record] = []
+    code = 0
+    for task in tasks:
+        try:
+            image = read(task.image)
+            record = write(arguments.out, task, image, predictor.predict(image, task.query), predictor)
+        except (ConfigError, OSError) as error:
+            if len(tasks) == 1:
+                raise
+            failed.append({"image": str(task.image), "query": task.query, "error": of_system(error)})
+            code = max(code, 2 if isinstance(error, ConfigError) else 1)
+            sys.stderr.write(f"grasp-rl predict: {of_system(error)}\n")
+            continue
+        written.append(record)
+        if not arguments.json:
+            sys.stdout.write(_told(record))
+    if written and str(config.policy.get("_target_")).endswith(".TinyPolicy"):
+        sys.stderr.write(f"grasp-rl predict: {_TOY}\n")
+    return written, failed, code
+
+
+def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[RunConfig, tuple[str, ...]]:
+    """The config that the command line asks for, and the modules that it trusts."""
     trusted = compose.trusted_on(overrides)
     if trusted and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -181,8 +199,7 @@ def _predictor(arguments: argparse.Namespace, overrides: Sequence[str]) -> Predi
     parsing = replace(config.parsing, repair=arguments.repair)
     if arguments.repair:
         parsing = replace(parsing, require_fence=False)
-    source = arguments.run or (Path(config.init_from) if config.init_from else None)
-    return Predictor(replace(config, parsing=parsing), source, trusted)
+    return replace(config, parsing=parsing), trusted
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -201,11 +218,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prompt", metavar="SCHEME", help="a prompt scheme of conf/prompt")
     parser.add_argument("--segmenter", metavar="NAME", help="a segmenter of conf/segmenter")
+    parser.add_argument("--bands", metavar="R,G,B", help="bands to show, from 1 (default: the run's, else the file's)")
+    parser.add_argument("--stretch", metavar="HOW", help="auto, none or LOW,HIGH (default: the run's, else auto)")
     parser.add_argument(
         "--repair", action=argparse.BooleanOptionalAction, default=True, help="mend broken JSON (default: yes)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser
+
+
+def reading_of(config: RunConfig, bands: str | None, stretch: str | None) -> ImageReading:
+    """How the image becomes 8-bit RGB: as the flags say, else as the run's data.
+
+    Raises:
+        ConfigError: there is no such way.
+    """
+    options = {key: config.data[key] for key in ("bands", "stretch") if config.data.get(key) is not None}
+    try:
+        options |= {"bands": [int(band) for band in bands.split(",")]} if bands else {}
+        options |= {"stretch": [float(v) for v in stretch.split(",")] if "," in stretch else stretch} if stretch else {}
+    except ValueError as error:
+        raise ConfigError(
+            f"--bands={bands}, --stretch={stretch}: must be numbers with commas between ({error})"
+        ) from error
+    return ImageReading(**options)
 
 
 def read_config(run: Path | None, scheme: str | None, segmenter: str | None, overrides: Sequence[str]) -> RunConfig:

@@ -9,15 +9,17 @@ otherwise overrides :meth:`RecordDataset.decode`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.errors import ConfigError, require
 from grasp_rl.data.annotations import AnnotationError, Row
-from grasp_rl.data.image_io import MAX_PIXELS, ImageError, read_image, read_mask
+from grasp_rl.data.image_io import AS_STORED, MAX_PIXELS, ImageError, ImageReading, read_described
+from grasp_rl.data.masks import ALL_BUT_ZERO, MaskReading, inspect_mask
 from grasp_rl.data.rasterize import ShapeError, decode_rle, parts, ring_mask
 from grasp_rl.data.weak_labels import weak_labels_from_masks
 from grasp_rl.types import BoolMask, Box, Image, Sample, SpatialPrompt
@@ -26,6 +28,7 @@ from grasp_rl.utils.visualization import draw_sample
 log = logging.getLogger(__name__)
 
 OnBad = Literal["raise", "skip"]
+OnDoubt = Literal["raise", "warn"]
 
 
 class RecordDataset:
@@ -36,17 +39,36 @@ class RecordDataset:
         on_bad: what to do about a record that cannot be used: ``raise``, or ``skip`` it with a warning; the next one
             stands in for it. More than 1 % of a split's records (but one is always forgiven) is an error either way.
         max_pixels: largest image, width times height, that is decoded.
+        bands: the bands, from 1, shown as red, green and blue; None for what a file says, else the first three.
+        stretch: how values become 8 bits: ``auto``, ``none``, or [low, high], the stored values that become 0 and 255.
+        mask_foreground: value, values or colours of a mask file that mean the target; None for all that is not 0.
+        ignore_value: value, values or colours of a mask file whose pixels count in no metric and no reward.
+        on_doubt: what to do about a mask whose values speak against how it is read: ``raise`` or ``warn``.
 
     Raises:
         ConfigError: an argument is out of range.
     """
 
-    def __init__(self, *, name: str, on_bad: OnBad = "raise", max_pixels: int = MAX_PIXELS) -> None:
-        if on_bad not in ("raise", "skip"):
-            raise ConfigError(f"data.on_bad={on_bad!r}: must be raise or skip")
-        if max_pixels < 1:
-            raise ConfigError(f"data.max_pixels={max_pixels!r}: must be >= 1")
-        self.name, self.on_bad, self.max_pixels = name, on_bad, max_pixels
+    def __init__(
+        self,
+        *,
+        name: str,
+        on_bad: OnBad = "raise",
+        max_pixels: int = MAX_PIXELS,
+        bands: list[int] | None = None,
+        stretch: Literal["auto", "none"] | list[float] = "auto",
+        mask_foreground: int | list[int] | list[list[int]] | None = None,
+        ignore_value: int | list[int] | list[list[int]] | None = None,
+        on_doubt: OnDoubt = "warn",
+    ) -> None:
+        require(on_bad in ("raise", "skip"), "data.on_bad", on_bad, "raise or skip")
+        require(on_doubt in ("raise", "warn"), "data.on_doubt", on_doubt, "raise or warn")
+        require(max_pixels >= 1, "data.max_pixels", max_pixels, ">= 1")
+        self.name, self.on_bad, self.max_pixels, self.on_doubt = name, on_bad, max_pixels, on_doubt
+        self.images = ImageReading(bands=bands, stretch=stretch)
+        self.masks = MaskReading(foreground=mask_foreground, ignore=ignore_value)
+        self._converted: dict[str, set[Hashable]] = {}
+        self._doubts: set[str] = set()
 
     def records(self, split: str) -> Iterable[Any]:
         """The records of ``split`` in a fixed order, the same on every machine.
@@ -80,14 +102,17 @@ class RecordDataset:
         Raises:
             AnnotationError: its image or target cannot be used.
         """
-        image = load_image(record, self.max_pixels) if image is None else image
-        mask, weak_labels = target_of(record, (image.shape[0], image.shape[1]), self.max_pixels)
+        image = self._image(record) if image is None else image
+        target = target_of(record, (image.shape[0], image.shape[1]), self.max_pixels, self.masks)
+        if target.doubt is not None:
+            self._question(target.doubt)
         return Sample(
             sample_id=record.sample_id,
             image=image,
             query=record.query,
-            target_mask=mask,
-            weak_labels=weak_labels,
+            target_mask=target.mask,
+            ignore_mask=target.ignored,
+            weak_labels=target.weak_labels,
             dataset=self.name,
             split=record.split,
             reasoning=record.reasoning,
@@ -97,6 +122,32 @@ class RecordDataset:
         """The files that ``records`` are read from, so that a run can tell whether its data are still the same."""
         rows = [record for record in records if isinstance(record, Row)]
         return [row.image for row in rows] + [row.target for row in rows if row.kind == "mask"]
+
+    @property
+    def conversions(self) -> Mapping[str, int]:
+        """What was done to stored values to show them, in words, and to how many of the images read so far."""
+        return {told: len(images) for told, images in self._converted.items()}
+
+    def _image(self, record: Any) -> Image:
+        """The image of ``record``; what was done to its values is noted, and said when it is first met."""
+        image, told = load_image(record, self.max_pixels, self.images)
+        if told and told not in self._converted:
+            log.info("%s: %s (said of the first such image only)", record.image, told)
+        if told:
+            self._converted.setdefault(told, set()).add(self.image_of(record))
+        return image
+
+    def _question(self, doubt: str) -> None:
+        """Refuse a mask in doubt, or warn of it once.
+
+        Raises:
+            AnnotationError: it is to be refused.
+        """
+        if self.on_doubt == "raise":
+            raise AnnotationError(f"mask: {doubt}; data.on_doubt=warn takes it as it is")
+        if doubt not in self._doubts:
+            self._doubts.add(doubt)
+            log.warning("data.on_doubt=warn: %s", doubt)
 
     def image_of(self, record: Any) -> Hashable:
         """What is equal for records about one image."""
@@ -194,20 +245,34 @@ def forgive(error: AnnotationError, skipped: int, rows: int) -> None:
     log.warning("data.on_bad=skip: %s", error)
 
 
-def load_image(row: Row, max_pixels: int) -> Image:
-    """The image of ``row``, [H, W, 3] uint8 RGB.
+def load_image(row: Row, max_pixels: int, reading: ImageReading = AS_STORED) -> tuple[Image, str]:
+    """The image of ``row``, [H, W, 3] uint8 RGB, and what was done to its values in words.
 
     Raises:
         AnnotationError: it cannot be read.
     """
     try:
-        return read_image(row.image, max_pixels)
+        return read_described(row.image, max_pixels, reading)
     except ImageError as error:
         raise AnnotationError(f"image: {error}") from error
 
 
-def target_of(row: Row, size: tuple[int, int], max_pixels: int) -> tuple[BoolMask | None, tuple[SpatialPrompt, ...]]:
-    """The mask [H, W] and the weak labels of ``row`` in an image of ``size`` (height, width).
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a row says of its image."""
+
+    mask: BoolMask | None
+    """[H, W] True for the target; None where only boxes are given."""
+    weak_labels: tuple[SpatialPrompt, ...]
+    """Of the instances, left to right; () where nothing answers."""
+    ignored: BoolMask | None = None
+    """[H, W] True where a pixel does not count; None where all do."""
+    doubt: str | None = None
+    """Why the mask may not be what is meant: file, what was found, remedy."""
+
+
+def target_of(row: Row, size: tuple[int, int], max_pixels: int, reading: MaskReading = ALL_BUT_ZERO) -> Target:
+    """What ``row`` asks for in an image of ``size`` (height, width).
 
     A ring of ``polygons`` is an instance; in a ``mask`` or ``rle`` every connected part is one. ``boxes`` are weak
     labels without points, and there is no mask.
@@ -217,15 +282,18 @@ def target_of(row: Row, size: tuple[int, int], max_pixels: int) -> tuple[BoolMas
     """
     try:
         if row.kind == "boxes":
-            return None, tuple(
-                sorted((_box_label(box, size) for box in row.target), key=lambda weak_label: weak_label.box or ())
-            )
+            boxes = [_box_label(box, size) for box in row.target]
+            return Target(mask=None, weak_labels=tuple(sorted(boxes, key=lambda weak_label: weak_label.box or ())))
         if row.kind == "polygons":
             mask = np.zeros(size, dtype=np.bool_)
             weak_labels = weak_labels_from_masks(_rings_into(mask, row))
-            return mask, weak_labels
-        mask = read_mask(row.target, size, max_pixels) if row.kind == "mask" else decode_rle(row.target, size)
-        return mask, weak_labels_from_masks(parts(mask))
+            return Target(mask=mask, weak_labels=weak_labels)
+        if row.kind == "rle":
+            mask = decode_rle(row.target, size)
+            return Target(mask=mask, weak_labels=weak_labels_from_masks(parts(mask)))
+        read = inspect_mask(row.target, size, max_pixels, reading)
+        weak_labels = weak_labels_from_masks(parts(read.target), read.ignored)
+        return Target(mask=read.target, weak_labels=weak_labels, ignored=read.ignored, doubt=read.doubt)
     except (ShapeError, ImageError) as error:
         raise AnnotationError(f"{row.kind}: {error}") from error
 

@@ -1,85 +1,104 @@
-"""Images and masks from files, by one careful reader; Pillow only.
+"""Images from files, by one careful reader: rasterio for TIFF, JPEG 2000 and 16 bits, Pillow for the rest.
 
 Reading gives 8-bit RGB, whatever the file holds, or an :class:`ImageError` that says what was found and what to do:
 
-- the orientation that a camera wrote into EXIF is applied, and of several frames or pages the first one is read;
-- grey, palette, CMYK and YCbCr are converted; transparent parts become black;
-- one band of 16 or 32 bits is stretched from its 2nd..98th percentile to 0..255; colour of 16 bits keeps its high byte.
+- the orientation that a camera wrote down is applied, and of several frames or pages the first one is read;
+- grey, palette, CMYK and YCbCr are converted; of more bands than three the red, green and blue one are taken, else the
+  first three, unless ``bands`` says which;
+- integers with sign, of more than 8 bits, and floats are stretched from the 2nd..98th percentile of their valid values,
+  over all bands together, to 0..255; integers without sign that use their range keep their highest 8 bits;
+- what the file declares as no data, and NaN, takes no part in that and is black; so is what is transparent;
+- in TIFF and JPEG 2000 a band tagged as transparency is that where it holds none and full, and at most a soft edge
+  between; else it is near infrared or the like, and the colours stay.
 
-The size in the file's header is checked before a pixel is decoded, so that a small file cannot fill the memory.
+The size in the file's header is checked before a pixel is decoded, and values are converted block by block, so that a
+small file cannot fill the memory. Masks are read by :mod:`grasp_rl.data.masks`.
 """
 
 from __future__ import annotations
 
-import struct
-import warnings
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageOps, UnidentifiedImageError
 
-from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.errors import require
+from grasp_rl.data.pictures import open_picture
+from grasp_rl.data.pixels import MAX_PIXELS, REMEDY, Block, ImageError, Layout, Source, upright
+from grasp_rl.data.pnm import is_deep, open_deep
+from grasp_rl.data.rasters import driver_of, open_raster
+from grasp_rl.data.stretch import Scale, choose_scale
 from grasp_rl.types import BoolMask, Image
 
-MAX_PIXELS = 100_000_000
-"""Largest image that is read, 100 megapixels: 300 MB as RGB."""
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-_REMEDY = "convert it to an 8-bit RGB PNG or JPEG (gdal_translate -ot Byte -scale -b 1 -b 2 -b 3 IN OUT)"
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, OverflowError, EOFError, struct.error, zlib.error)
-"""What Pillow's decoders raise on files that are damaged; they have no common class of their own."""
+__all__ = ["MAX_PIXELS", "ImageError", "ImageReading", "open_source", "read_described", "read_image", "write_image"]
 
 
-class ImageError(ConfigError):
-    """An image that cannot be used. The message names the file, what was found and the remedy."""
+@dataclass(frozen=True, kw_only=True)
+class ImageReading:
+    """How files become 8-bit RGB.
+
+    Raises:
+        ConfigError: a value that no file can be read by.
+    """
+
+    bands: Sequence[int] | None = None
+    """The bands, from 1, that are shown as red, green and blue; None for what the file says, else the first three."""
+    stretch: str | Sequence[float] = "auto"
+    """``auto``; ``none``: the highest 8 bits of integers; or the two stored values that become 0 and 255."""
+
+    def __post_init__(self) -> None:
+        bands, bounds = self.bands, self.stretch
+        whole = bands is None or (_numbers(bands, 3) and all(isinstance(b, int) and b >= 1 for b in bands))
+        require(whole, "data.bands", bands, "three numbers of bands, from 1, for red, green and blue, or null")
+        named = isinstance(bounds, str) and bounds in ("auto", "none")
+        ordered = not isinstance(bounds, str) and _numbers(bounds, 2) and bounds[0] < bounds[1]
+        require(
+            named or ordered, "data.stretch", bounds, "auto, none, or [low, high]: the values that become 0 and 255"
+        )
 
 
-def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image:
+def _numbers(value: Any, count: int) -> bool:
+    """Whether ``value`` is a list of ``count`` finite numbers."""
+    if not isinstance(value, Sequence) or len(value) != count:
+        return False
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in value)
+
+
+AS_STORED = ImageReading()
+_SOFT_EDGE = 0.1
+"""Largest share of graded values, of those that are not 0, in a band that is transparency with a soft edge."""
+
+
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, reading: ImageReading = AS_STORED) -> Image:
     """The image in ``path`` as [H, W, 3] uint8 RGB; see the module docstring for the conversions.
 
     Args:
-        path: A file in one of :data:`FORMATS`, told by its content and not by its name.
+        path: A file, its kind told by its content and not by its name.
         max_pixels: Largest width times height that is decoded.
+        reading: Which bands, and how they become 8 bits.
 
     Raises:
         ImageError: there is no such file, it is damaged, too large, or of a kind that has no image in 8-bit RGB.
     """
-    with _decoded(Path(path), max_pixels) as image:
-        if image.mode in ("I", "F") or image.mode.startswith("I;"):
-            grey = _stretch(np.asarray(image, dtype=np.float64))
-            return np.repeat(grey[..., None], 3, axis=2)
-        return _on_black(image)
+    return read_described(path, max_pixels, reading)[0]
 
 
-def read_mask(path: str | Path, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> BoolMask:
-    """The mask in ``path`` as [H, W] bool: True where a value is not 0.
-
-    Of a palette the index counts, of colour any channel, of a lossy JPEG a value of at least 128; transparent parts
-    are False.
-
-    Args:
-        path: A file in one of :data:`FORMATS`.
-        size: (height, width) of the image it belongs to.
-        max_pixels: Largest width times height that is decoded.
+def read_described(
+    path: str | Path, max_pixels: int = MAX_PIXELS, reading: ImageReading = AS_STORED
+) -> tuple[Image, str]:
+    """:func:`read_image`, and what was done to the stored values in words; "" where they are shown as they are.
 
     Raises:
-        ImageError: the file cannot be read, or has another size.
+        ImageError: as for :func:`read_image`.
     """
-    path = Path(path)
-    with _decoded(path, max_pixels) as image:
-        if (image.height, image.width) != size:
-            result, expected = f"{image.width} x {image.height}", f"{size[1]} x {size[0]}"
-            raise ImageError(
-                f"{path}: a mask of {result} pixels (width x height) for an image of {expected}; make one of its size"
-            )
-        indexed = image.mode in ("1", "L", "P", "I", "F") or image.mode.startswith("I;")
-        values = np.asarray(image) if indexed else _on_black(image).max(axis=2)
-        least = 128 if image.format in ("JPEG", "MPO") else 1
-        return np.asarray(values >= least if least > 1 else values != 0, dtype=np.bool_)
+    stored, orientation, told = _read(Path(path), max_pixels, reading)
+    return upright(stored, orientation), told
 
 
 def write_image(path: str | Path, image: Image | BoolMask) -> None:
@@ -89,66 +108,120 @@ def write_image(path: str | Path, image: Image | BoolMask) -> None:
 
 
 @contextmanager
-def _decoded(path: Path, max_pixels: int) -> Iterator[Pillow.Image]:
-    """The decoded, upright first frame of ``path``. What the body raises on it is the file's fault, too."""
+def open_source(path: Path, max_pixels: int) -> Iterator[Source]:
+    """The image file ``path``, opened by the library for its content.
+
+    Raises:
+        ImageError: as for :func:`read_image`; what the body raises about damage is turned into one, too.
+    """
     if not path.is_file():
         raise ImageError(f"{path}: {'not a file' if path.exists() else 'no such file'}; name an image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow about size and EXIF: the size is checked here
-            with Pillow.open(path, formats=FORMATS) as image:
-                _check_size(path, image.size, max_pixels)
-                image.load()
-                kind = image.format
-                upright = ImageOps.exif_transpose(image)
-                upright.format = kind
-                yield upright
-    except ImageError:
-        raise
-    except Pillow.DecompressionBombError as error:
-        raise ImageError(f"{path}: {error}; at most {max_pixels:,} pixels are read; cut it into tiles") from error
-    except UnidentifiedImageError as error:
-        known = ", ".join(FORMATS)
-        raise ImageError(f"{path}: {_content(path)}, not an image that can be read ({known}); {_REMEDY}") from error
+        with path.open("rb") as file:
+            head = file.read(1024)
     except PermissionError as error:
         raise ImageError(f"{path}: may not be read; change its permissions") from error
-    except _DAMAGED as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ImageError(f"{path}: damaged or truncated ({said}); get it again, or {_REMEDY}") from error
+    driver = driver_of(head)
+    if driver is not None:
+        opened: AbstractContextManager[Source] = open_raster(path, driver, max_pixels)
+    else:
+        opened = open_deep(path, max_pixels) if is_deep(head) else open_picture(path, max_pixels)
+    with opened as source:
+        yield source
 
 
-def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width < 1 or height < 1:
-        raise ImageError(f"{path}: {width} x {height} pixels, nothing to look at")
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{path}: {width} x {height} pixels = {width * height:,}, more than {max_pixels:,}; cut it into tiles or "
-            "make it smaller"
+def _read(path: Path, max_pixels: int, reading: ImageReading) -> tuple[Image, int, str]:
+    """The image as its rows are stored, EXIF's code for turning it, and what was done in words."""
+    with open_source(path, max_pixels) as source:
+        layout = source.layout
+        bands = _bands(path, layout, reading)
+        alpha, told = _transparency(source, bands)
+        used = bands if alpha is None else (*bands, alpha)
+        if layout.palette is not None and reading.bands is None:
+            scale = Scale(bounds=None, told="")
+        else:
+            if reading.stretch == "none" and layout.dtype.kind != "u":
+                raise ImageError(
+                    f"{path}: values of {layout.dtype.name} have no range of their own for data.stretch=none; give "
+                    "data.stretch=[low, high]"
+                )
+            shown = (_without_transparent(block, layout, alpha) for block in source.blocks(used))
+            scale = choose_scale(layout, reading.stretch, shown, len(bands))
+        if scale.bounds is not None and layout.uneven_scales:
+            raise ImageError(f"{path}: scale tags that differ between its bands or are negative; {REMEDY}")
+        image = np.zeros((layout.height, layout.width, 3), dtype=np.uint8)
+        for block in source.blocks(used):
+            image[block.place] = _coloured(block, layout, scale, alpha, table=reading.bands is None)
+        more = layout.count - len(used) > 0 or (reading.bands is not None and list(bands) != [0, 1, 2])
+        chosen = (
+            f"band{'s' * (len(bands) > 1)} {', '.join(str(b + 1) for b in bands)} of {layout.count}" if more else ""
         )
+        parts = (chosen, told, scale.told, "no data black" if layout.no_data else "")
+        return image, layout.orientation, "; ".join(part for part in parts if part)
 
 
-def _content(path: Path) -> str:
-    head = path.read_bytes()[:12] if path.stat().st_size < 1 << 20 else b"?"
-    return "an empty file" if not head else f"{path.stat().st_size:,} bytes that begin with {head!r}"
+def _bands(path: Path, layout: Layout, reading: ImageReading) -> tuple[int, ...]:
+    """The bands, from 0, that are shown."""
+    if reading.bands is None:
+        return layout.colour
+    if max(reading.bands) > layout.count:
+        raise ImageError(
+            f"{path}: has {layout.count} band{'s' * (layout.count > 1)}, and data.bands={list(reading.bands)} asks for "
+            f"band {max(reading.bands)}; name bands that it has"
+        )
+    return tuple(band - 1 for band in reading.bands)
 
 
-def _stretch(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """[H, W] of any range to 0..255, the 2nd percentile of the finite values to 0 and the 98th to 255."""
-    finite = np.isfinite(values)
-    if not finite.any():
-        return np.zeros(values.shape, dtype=np.uint8)
-    low, high = np.percentile(values[finite], (2, 98))
-    if high <= low:
-        low, high = values[finite].min(), values[finite].max()
-    scaled = (np.where(finite, values, low) - low) / max(high - low, np.finfo(np.float64).tiny) * 255
-    return np.asarray(np.clip(np.rint(scaled), 0, 255), dtype=np.uint8)
+def _transparency(source: Source, bands: Sequence[int]) -> tuple[int | None, str]:
+    """The band, from 0, that says what is transparent, None for none; and a remark on one that is not believed."""
+    layout, alpha = source.layout, source.layout.alpha
+    if alpha is None or alpha in bands or layout.surely_transparent:
+        return (None if alpha in bands else alpha), ""
+    full = 2**layout.bits - 1 if layout.dtype.kind == "u" else 1
+    slack = full // 32 if layout.lossy else 0
+    clear = opaque = graded = 0
+    for block in source.blocks([alpha]):
+        none = int(np.count_nonzero(block.values <= slack))
+        all_of_it = int(np.count_nonzero((block.values >= full - slack) & (block.values <= full)))
+        clear, opaque, graded = clear + none, opaque + all_of_it, graded + block.values.size - none - all_of_it
+    if graded > _SOFT_EDGE * (opaque + graded) or (graded and not clear):
+        return None, f"band {alpha + 1} is tagged as transparency but graded: taken for a band like the others"
+    if not opaque:
+        return None, f"band {alpha + 1} is tagged as transparency but 0 throughout: left aside"
+    return alpha, ""
 
 
-def _on_black(image: Pillow.Image) -> Image:
-    """[H, W, 3] uint8 RGB with transparent parts over black."""
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        black = Pillow.new("RGBA", rgba.size, (0, 0, 0, 255))
-        image = Pillow.alpha_composite(black, rgba)
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+def _opacity(values: NDArray[Any], layout: Layout) -> NDArray[np.float64]:
+    """The opacity 0..1 in ``values`` [h, w] of a band of transparency; of a lossy file 0 or 1."""
+    full = 2**layout.bits - 1 if layout.dtype.kind == "u" else 1
+    opacity = values.astype(np.float64) / full
+    return np.rint(opacity) if layout.lossy and not layout.surely_transparent else opacity
+
+
+def _without_transparent(block: Block, layout: Layout, alpha: int | None) -> Block:
+    """``block`` with what is wholly transparent as no data."""
+    if alpha is None:
+        return block
+    seen = (_opacity(block.values[..., -1], layout) > 0)[..., None]
+    valid = np.broadcast_to(seen, block.values.shape) if block.valid is None else block.valid & seen
+    return Block(place=block.place, values=block.values, valid=valid)
+
+
+def _coloured(block: Block, layout: Layout, scale: Scale, alpha: int | None, *, table: bool) -> Image:
+    """[h, w, 1 or 3] uint8 of a block, no data and what is transparent black."""
+    values, valid = block.values, block.valid
+    if alpha is not None:
+        values, valid = values[..., :-1], None if valid is None else valid[..., :-1]
+    if layout.palette is not None and table:
+        entries = layout.palette[np.minimum(values[..., 0], len(layout.palette) - 1)]
+        colours, opacity = entries[..., :3], entries[..., 3] / 255
+    else:
+        colours = scale(values, layout)
+        colours = ~colours if layout.inverted else colours
+        opacity = None if alpha is None else _opacity(block.values[..., -1], layout)
+    if opacity is not None:
+        colours = np.rint(colours * opacity[..., None]).astype(np.uint8)
+    if valid is None:
+        return np.asarray(colours, dtype=np.uint8)
+    seen = valid.any(axis=2, keepdims=True) if scale.bounds is None else valid
+    return np.asarray(np.where(seen, colours, np.uint8(0)), dtype=np.uint8)

@@ -14,6 +14,8 @@ import numpy as np
 
 from grasp_rl.data.annotations import AnnotationError, Row, read_lines
 from grasp_rl.data.base import load_image, target_of
+from grasp_rl.data.image_io import AS_STORED, ImageReading
+from grasp_rl.data.masks import ALL_BUT_ZERO, MaskReading
 from grasp_rl.utils.files import Record
 
 USUAL_SPLITS = ("train", "val", "test", "test_ood")
@@ -46,6 +48,8 @@ class Report:
     """Good rows by what they give: mask, rle, polygons or boxes."""
     shared: int = 0
     """Images that are in more than one split."""
+    conversions: Counter[str] = field(default_factory=Counter)
+    """Images by what was done to their values to show them."""
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -70,29 +74,35 @@ class Report:
             "kinds": dict(self.kinds),
             "no_target_share": self.no_target_share,
             "images_in_several_splits": self.shared,
+            "conversions": dict(self.conversions),
             "findings": [{"line": f.line, "problem": f.problem} for f in self.findings],
         }
 
 
-def validate(path: Path, max_pixels: int) -> Report:
+def validate(
+    path: Path, max_pixels: int, images: ImageReading = AS_STORED, masks: MaskReading = ALL_BUT_ZERO
+) -> Report:
     """Check every row of the annotations file ``path`` and everything that it names.
 
     Args:
         path: see :func:`grasp_rl.data.annotations.annotations_path`.
         max_pixels: largest image, width times height, that is decoded.
+        images: how images become 8-bit RGB.
+        masks: which values of a mask file mean what.
     """
-    report, images = Report(path=path), _ImageCache(max_pixels)
+    report = Report(path=path)
+    cache = _ImageCache(max_pixels, images, report.conversions)
     for line in read_lines(path):
         report.rows += 1
-        problems = list(line.problems) if line.row is None else _check(line.row, images, report)
+        problems = list(line.problems) if line.row is None else _check(line.row, cache, masks, report)
         report.findings += [Finding(line=line.number, problem=problem) for problem in problems]
     if not report.rows:
         report.findings.append(Finding(line=0, problem="no rows; write one JSON object a line"))
-    report.shared = images.shared()
+    report.shared = cache.shared()
     return report
 
 
-def _check(row: Row, images: _ImageCache, report: Report) -> list[str]:
+def _check(row: Row, images: _ImageCache, masks: MaskReading, report: Report) -> list[str]:
     """What is wrong with a row beside its keys; a row with nothing wrong is counted."""
     problems = [_odd_split(row.split)]
     size = images.size(row)
@@ -101,11 +111,12 @@ def _check(row: Row, images: _ImageCache, report: Report) -> list[str]:
     else:
         problems.append(_beyond(row, size))
         try:
-            mask, weak_labels = target_of(row, size, images.max_pixels)
+            target = target_of(row, size, images.max_pixels, masks)
         except AnnotationError as error:
             problems.append(str(error))
         else:
-            empty = not (weak_labels if mask is None else mask.any())
+            problems.append(target.doubt and f"mask: {target.doubt}")
+            empty = not (target.weak_labels if target.mask is None else target.mask.any())
             report.no_target[row.split] += empty and not any(problems)
     result = [problem for problem in problems if problem]
     if not result:
@@ -117,8 +128,8 @@ def _check(row: Row, images: _ImageCache, report: Report) -> list[str]:
 class _ImageCache:
     """The images met so far, each decoded once."""
 
-    def __init__(self, max_pixels: int) -> None:
-        self.max_pixels = max_pixels
+    def __init__(self, max_pixels: int, reading: ImageReading, conversions: Counter[str]) -> None:
+        self.max_pixels, self.reading, self.conversions = max_pixels, reading, conversions
         self._known: dict[Path, tuple[int, int] | str] = {}
         self._splits: dict[Path, set[str]] = {}
 
@@ -127,8 +138,10 @@ class _ImageCache:
         self._splits.setdefault(row.image, set()).add(row.split)
         if row.image not in self._known:
             try:
-                height, width = load_image(row, self.max_pixels).shape[:2]
-                self._known[row.image] = (height, width)
+                image, told = load_image(row, self.max_pixels, self.reading)
+                self._known[row.image] = (image.shape[0], image.shape[1])
+                if told:
+                    self.conversions[told] += 1
             except AnnotationError as error:
                 self._known[row.image] = str(error)
         return self._known[row.image]

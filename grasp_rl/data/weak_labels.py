@@ -10,12 +10,12 @@ from grasp_rl.types import BoolMask, SpatialPrompt
 POSITIVE_POINTS, NEGATIVE_POINTS = 4, 2
 
 
-def weak_labels_from_masks(masks: Iterable[BoolMask]) -> tuple[SpatialPrompt, ...]:
+def weak_labels_from_masks(masks: Iterable[BoolMask], ignored: BoolMask | None = None) -> tuple[SpatialPrompt, ...]:
     """One weak label per non-empty instance mask [H, W], left to right.
 
     A weak label has the tight box, four interior points (peaks of the distance transform, deepest first) and two
     background points next to the instance, in original-image pixels. Prompt schemes with fewer points take the first
-    ones.
+    ones. No point lies in what is ``ignored`` [H, W], where that is given.
     """
     weak_labels = []
     for mask in masks:
@@ -25,7 +25,7 @@ def weak_labels_from_masks(masks: Iterable[BoolMask]) -> tuple[SpatialPrompt, ..
         x0, y0, x1, y1 = map(int, box)  # a small thing in a large image costs what the thing costs
         inside = interior_points(mask[y0:y1, x0:x1], POSITIVE_POINTS)
         positive = tuple((x + x0, y + y0) for x, y in inside)
-        negative = exterior_points(mask, box, NEGATIVE_POINTS)
+        negative = exterior_points(mask if ignored is None else mask | ignored, box, NEGATIVE_POINTS)
         weak_labels.append(
             SpatialPrompt(
                 box=box,

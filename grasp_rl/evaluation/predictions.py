@@ -20,6 +20,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.image_io import write_image
 from grasp_rl.data.rasterize import decode_rle
 from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, score_of
+from grasp_rl.geometry import outside
 from grasp_rl.interfaces import EvaluationProtocol
 from grasp_rl.types import BoolMask, FinishReason, Image, Sample, SegmentedRollout
 from grasp_rl.utils.files import Record, to_json, write_json, write_text
@@ -38,6 +39,7 @@ def record_of(sample: Sample, rollout: SegmentedRollout, *, boxes: bool, protoco
         protocol: whose IoU of the sample is recorded.
     """
     answer, completion, true = rollout.answer, rollout.completion, sample.target_mask
+    ignored, counted = sample.ignore_mask, outside(rollout.answer.prompts, sample.ignore_mask)
     has_target = bool(sample.weak_labels) if true is None else bool(true.any())
     predicted, reward = predicted_mask(sample, rollout), rollout.reward.reward
     record: Record = {
@@ -47,15 +49,16 @@ def record_of(sample: Sample, rollout: SegmentedRollout, *, boxes: bool, protoco
         "query": sample.query,
         "text": completion.text,
         "status": str(answer.status),
-        "empty": answer.ok and not answer.prompts,
+        "empty": answer.ok and not counted,
         "prompts": [asdict(prompt) for prompt in answer.prompts],
         "size": list(sample.size),
         "predicted": encode_mask(predicted),
         "target": None if true is None else encode_mask(true),
+        "ignored": None if ignored is None else encode_mask(ignored),
         "has_target": has_target,
         "instances": None if sample.weak_labels is None else len(sample.weak_labels),
-        **_overlap(predicted, true),
-        "box_iou": matched_box_iou(answer.prompts, sample.weak_labels or ()) if has_target and boxes else None,
+        **_overlap(predicted, true, ignored),
+        "box_iou": matched_box_iou(counted, sample.weak_labels or ()) if has_target and boxes else None,
         "reward": reward if math.isfinite(reward) else None,
         "terms": dict(rollout.reward.terms),
         "tokens": len(completion.token_ids),
@@ -74,14 +77,16 @@ def predicted_mask(sample: Sample, rollout: SegmentedRollout) -> BoolMask:
 
 def remeasured(record: Record) -> SampleScore:
     """The score of a record, intersection and union counted anew from its masks."""
-    true = None if record["target"] is None else decode_mask(record["target"])
-    return score_of(record | _overlap(decode_mask(record["predicted"]), true))
+    true, ignored = (decode_mask(m) if (m := record.get(key)) is not None else None for key in ("target", "ignored"))
+    return score_of(record | _overlap(decode_mask(record["predicted"]), true, ignored))
 
 
-def _overlap(predicted: BoolMask, true: BoolMask | None) -> Record:
-    """Pixels in both masks and in either."""
+def _overlap(predicted: BoolMask, true: BoolMask | None, ignored: BoolMask | None) -> Record:
+    """Pixels in both masks and in either, but for those ignored."""
     if true is None:
         return {"intersection": None, "union": None}
+    if ignored is not None:
+        predicted, true = predicted & ~ignored, true & ~ignored
     return {
         "intersection": int(np.count_nonzero(predicted & true)),
         "union": int(np.count_nonzero(predicted | true)),

@@ -22,8 +22,9 @@ from grasp_rl.config.messages import of_system
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import check_components, check_trusted, instantiate, load_config
 from grasp_rl.interfaces import Components
-from grasp_rl.runs import heartbeat, signals
+from grasp_rl.runs import environment, heartbeat, signals
 from grasp_rl.runs.run_dir import (
+    ENVIRONMENT,
     ERROR,
     LAUNCHER_LOCK,
     RESULT,
@@ -158,7 +159,12 @@ def _dispatch(config: RunConfig, trusted: Sequence[str]) -> Record:
     torch.set_num_threads(config.engine.threads)
     run: Callable[[RunConfig, Components], Record] = importlib.import_module(_RUNNERS[config.command]).run
     signals.ready()
-    return run(config, components)
+    try:
+        return run(config, components)
+    finally:
+        if int(os.environ.get("RANK", "0")) == 0:
+            conversions = getattr(components.data, "conversions", {})
+            environment.add_conversions(Path(config.run_dir) / ENVIRONMENT, conversions)
 
 
 if __name__ == "__main__":

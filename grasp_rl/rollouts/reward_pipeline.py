@@ -18,6 +18,7 @@ import torch
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
+from grasp_rl.geometry import outside
 from grasp_rl.interfaces import Labels, Rubric, Segmenter, WeakLabels
 from grasp_rl.prompts.parse import parse
 from grasp_rl.types import Answer, Completion, Image, MaskPrediction, Rollout, Sample, SegmentedRollout, SpatialPrompt
@@ -42,6 +43,8 @@ class RewardPipeline:
     def run(self, sample: Sample, frame: Any, completions: Sequence[Completion]) -> list[SegmentedRollout]:
         """One rollout per completion; the image is encoded at most once, and only if some answer needs it.
 
+        An instance that lies in ignored pixels alone is neither rewarded nor punished.
+
         Args:
             sample: with a mask, boxes and points, as the reward's ``needs`` say.
             frame: the policy's coordinate frame for this image.
@@ -55,9 +58,10 @@ class RewardPipeline:
         predictions: list[MaskPrediction | None] = [None] * len(answers)
         if self.always_segment or "mask" in self.reward.needs:
             predictions = list(segment(self.segmenter, sample.image, answers, name=sample.sample_id))
+        counted = [replace(a, prompts=outside(a.prompts, sample.ignore_mask)) for a in answers]
         return [
-            SegmentedRollout(completion=c, answer=a, masks=p, reward=self.reward(a, labels, p))
-            for c, a, p in zip(completions, answers, predictions, strict=True)
+            SegmentedRollout(completion=c, answer=a, masks=p, reward=self.reward(rewarded, labels, p))
+            for c, a, rewarded, p in zip(completions, answers, counted, predictions, strict=True)
         ]
 
     def labels(self, sample: Sample) -> WeakLabels | Labels:
@@ -74,7 +78,7 @@ class RewardPipeline:
                 f"reward: sample {sample.sample_id} has no mask and this reward needs one; take a mask-free one, such "
                 "as reward=grasp, or data with masks"
             )
-        return Labels(target_mask=sample.target_mask, instances=sample.weak_labels)
+        return Labels(target_mask=sample.target_mask, instances=sample.weak_labels, ignore_mask=sample.ignore_mask)
 
 
 def segment(segmenter: Segmenter, image: Image, answers: Sequence[Answer], *, name: str) -> list[MaskPrediction]:

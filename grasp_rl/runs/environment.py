@@ -7,12 +7,12 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from grasp_rl.utils.files import Record
+from grasp_rl.utils.files import Record, read_json, write_json
 
 _PACKAGE = "grasp-rl"
 _SECRET_NAME = re.compile(
@@ -81,6 +81,12 @@ def git(folder: Path) -> Record | None:
         "branch": head.get("branch.head"),
         "dirty": any(not line.startswith("#") for line in lines),
     }
+
+
+def add_conversions(path: Path, conversions: Mapping[str, int]) -> None:
+    """Add to the environment.json in ``path`` what was done to the stored values of images, and to how many of them."""
+    if conversions:
+        write_json(path, (read_json(path) or {}) | {"image_conversions": dict(conversions)})
 
 
 def environment(command: Sequence[str]) -> Record:

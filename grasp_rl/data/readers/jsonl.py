@@ -24,7 +24,12 @@ class JsonlSource(RecordDataset):
         annotations: name of the file in ``root``; its images' paths are relative to where it is.
         name: see :class:`~grasp_rl.data.base.RecordDataset`.
         on_bad: see :class:`~grasp_rl.data.base.RecordDataset`; a line that cannot be read is left out.
-        max_pixels: see :class:`~grasp_rl.data.base.RecordDataset`.
+        max_pixels: see :class:`~grasp_rl.data.base.RecordDataset`; as for the next five.
+        bands: which bands are shown.
+        stretch: how values become 8 bits.
+        mask_foreground: which values of a mask mean the target.
+        ignore_value: which values of a mask do not count.
+        on_doubt: what to do about a mask whose values speak against how it is read.
         val_from: the split to validate on where the file has no ``val``. None for none: asking for it is an error.
 
     Raises:
@@ -38,9 +43,23 @@ class JsonlSource(RecordDataset):
         name: str = "jsonl",
         on_bad: Literal["raise", "skip"] = "raise",
         max_pixels: int = MAX_PIXELS,
+        bands: list[int] | None = None,
+        stretch: Literal["auto", "none"] | list[float] = "auto",
+        mask_foreground: int | list[int] | list[list[int]] | None = None,
+        ignore_value: int | list[int] | list[list[int]] | None = None,
+        on_doubt: Literal["raise", "warn"] = "warn",
         val_from: str | None = None,
     ) -> None:
-        super().__init__(name=name, on_bad=on_bad, max_pixels=max_pixels)
+        super().__init__(
+            name=name,
+            on_bad=on_bad,
+            max_pixels=max_pixels,
+            bands=bands,
+            stretch=stretch,
+            mask_foreground=mask_foreground,
+            ignore_value=ignore_value,
+            on_doubt=on_doubt,
+        )
         self.path, self.val_from = annotations_path(root, annotations), val_from
         self.rows: dict[str, list[Row]] = {}
         """The rows of each split, in the file's order."""

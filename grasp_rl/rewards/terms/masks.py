@@ -14,6 +14,8 @@ from grasp_rl.types import Answer, MaskPrediction
 class MaskIou(AnswerTerm):
     """IoU of the union of all predicted instances with the true mask; 0 where the segmenter failed.
 
+    Pixels that the dataset ignores are left out of both.
+
     Think2Seg-RS (arXiv 2512.19302) pays it with weight 2.
     """
 
@@ -29,4 +31,4 @@ class MaskIou(AnswerTerm):
             raise TypeError(f"MaskIou compares with a mask, it was handed {type(labels).__name__}")
         if prediction is None:
             raise ValueError("MaskIou: an answer with instances needs the segmenter's prediction")
-        return 0.0 if prediction.error is not None else prediction.iou(labels.target_mask)
+        return 0.0 if prediction.error is not None else prediction.iou(labels.target_mask, labels.ignore_mask)
