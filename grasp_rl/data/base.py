@@ -17,7 +17,7 @@ import numpy as np
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.annotations import AnnotationError, Row
 from grasp_rl.data.image_io import MAX_PIXELS, ImageError, read_image, read_mask
-from grasp_rl.data.rasterize import ShapeError, decode_rle, parts, ring_mask
+from grasp_rl.data.rasterize import ShapeError, decode_rle, parts, ring_masks
 from grasp_rl.data.weak_labels import weak_labels_from_masks
 from grasp_rl.types import BoolMask, Box, Image, Sample, SpatialPrompt
 from grasp_rl.utils.visualization import draw_sample
@@ -199,8 +199,8 @@ def load_image(row: Row, max_pixels: int) -> Image:
 def target_of(row: Row, size: tuple[int, int], max_pixels: int) -> tuple[BoolMask | None, tuple[SpatialPrompt, ...]]:
     """The mask [H, W] and the weak labels of ``row`` in an image of ``size`` (height, width).
 
-    A ring of ``polygons`` is an instance; in a ``mask`` or ``rle`` every connected part is one. ``boxes`` are weak
-    labels without points, and there is no mask.
+    A ring of ``polygons`` is an instance, or a hole of one where the row has ``holes``; in a ``mask`` or ``rle`` every
+    connected part is one. ``boxes`` are weak labels without points, and there is no mask.
 
     Raises:
         AnnotationError: the target does not fit the image.
@@ -221,9 +221,8 @@ def target_of(row: Row, size: tuple[int, int], max_pixels: int) -> tuple[BoolMas
 
 
 def _rings_into(mask: BoolMask, row: Row) -> Iterator[BoolMask]:
-    """The mask of every ring, each added to ``mask`` in passing."""
-    for ring in row.target:
-        instance = ring_mask(ring, (mask.shape[0], mask.shape[1]))
+    """The mask of every instance, each added to ``mask`` in passing."""
+    for instance in ring_masks(row.target, (mask.shape[0], mask.shape[1]), holes=row.holes):
         mask |= instance
         yield instance
 
