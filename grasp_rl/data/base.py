@@ -9,7 +9,8 @@ otherwise overrides :meth:`RecordDataset.decode`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -138,6 +139,29 @@ class Split:
         """The sample drawn with its question, mask and weak labels: [h, w, 3] uint8 RGB."""
         return draw_sample(sample)
 
+    def check_questions(self, refusal: Callable[[str, Callable[[], Image]], str | None]) -> None:
+        """Find every record whose question cannot be asked, before the first sample is wanted.
+
+        Args:
+            refusal: why a question cannot be asked, or None; of its text and a function that reads its image.
+
+        Raises:
+            AnnotationError: there is one, and it is not to be skipped.
+        """
+        for index, record in enumerate(self.records):
+            query = getattr(record, "query", None)
+            if query is None or index in self.skipped:
+                continue
+            try:
+                reason = refusal(query, partial(self._image, record))
+            except AnnotationError as error:
+                reason = str(error)
+            if reason is not None:
+                self._leave_out(index, AnnotationError(f"{self.dataset.place_of(record)}: {reason}"))
+
+    def _image(self, record: Any) -> Image:
+        return self.dataset.decode(record, self.split).image
+
     def _about(self, image: Hashable) -> list[int]:
         if self._siblings is None:
             self._siblings = {}
@@ -164,12 +188,14 @@ class Split:
         try:
             return self.dataset.decode(record, self.split, image)
         except AnnotationError as error:
-            located = AnnotationError(f"{self.dataset.place_of(record)}: {error}")
-            if self.dataset.on_bad == "raise":
-                raise located from error
-            self.skipped.add(index)
-            forgive(located, len(self.skipped), len(self.records))
+            self._leave_out(index, AnnotationError(f"{self.dataset.place_of(record)}: {error}"))
             return None
+
+    def _leave_out(self, index: int, error: AnnotationError) -> None:
+        if self.dataset.on_bad == "raise":
+            raise error
+        self.skipped.add(index)
+        forgive(error, len(self.skipped), len(self.records))
 
 
 def forgive(error: AnnotationError, skipped: int, rows: int) -> None:
