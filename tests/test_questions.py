@@ -91,6 +91,13 @@ def test_a_control_token_of_the_policy_is_named(policy: TinyPolicy) -> None:
     check_questions(policy, Questions(["where?", innocent]).split("train"), [PROMPT])
 
 
+def test_a_token_that_only_this_policy_has_is_named(policy: TinyPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_questions(policy, Questions(["where~is~it"]).split("train"), [PROMPT])
+    monkeypatch.setattr(type(policy.tokenizer), "all_special_tokens", ["~is~"], raising=False)
+    with pytest.raises(ConfigError, match=r"questions\.txt:0: query: holds '~is~', a control token"):
+        check_questions(policy, Questions(["where~is~it"]).split("train"), [PROMPT])
+
+
 def test_the_room_beside_the_image_is_exact(policy: TinyPolicy) -> None:
     room = policy.context - 64  # 8 x 8 image tokens
     split = Questions([of_tokens(policy, room - 1)]).split("train")
