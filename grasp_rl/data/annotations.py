@@ -206,7 +206,7 @@ def _path(value: Any) -> str | None:
     if complaint is not None or "\0" in value:
         return complaint if complaint and "surrogate" in complaint else "must be the path of a file"
     name = value.replace("\\", "/")
-    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute():
+    if name.startswith("/") or PureWindowsPath(name).is_absolute():
         return "must be relative to the annotations file"
     if max(len(part.encode()) for part in name.split("/")) > MAX_NAME or len(name.encode()) > 4000:
         return f"must be the path of a file; a name has at most {MAX_NAME} bytes"
@@ -248,7 +248,7 @@ def _rle(value: Any) -> str | None:
     if not isinstance(value, dict) or set(value) != {"size", "counts"}:
         return 'must be {"size": [height, width], "counts": ...}'
     size, counts = value["size"], value["counts"]
-    if not (isinstance(size, list) and len(size) == 2 and all(_count(n) and 0 < n <= MAX_ABS for n in size)):
+    if not (isinstance(size, list) and len(size) == 2 and all(_count(n) and n > 0 for n in size)):
         return "size must be [height, width]"
     if not (isinstance(counts, str) or (isinstance(counts, list) and all(map(_count, counts)))):
         return f"counts must be COCO's compressed text or a list of whole numbers, at most {MAX_ABS**2:.0e} each"
