@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 from collections.abc import Callable
@@ -275,6 +277,43 @@ def test_labelme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert abs(int(mask.sum()) - math.pi * 100) < 8
     assert (mask ^ disc).sum() <= 8
     assert imported("labelme", source / "a.json", tmp_path / "one")[0]["id"] == "a-ship"
+
+
+def test_labelme_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture(tmp_path / "src/a.png")
+    buffer = io.BytesIO()
+    Pillow.fromarray(hollow()[5:30, 10:50]).save(buffer, format="PNG")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    shape = {"label": "quay", "points": [[10.0, 5.0], [49.0, 29.0]], "shape_type": "mask", "mask": text}
+    labelme(tmp_path / "src/a.json", shape)
+    imported("labelme", tmp_path / "src", tmp_path / "out")
+    np.testing.assert_array_equal(samples(tmp_path / "out")["a-quay"].target_mask, hollow())
+    labelme(tmp_path / "src/a.json", shape | {"points": [[40.0, 35.0], [79.0, 59.0]]})
+    imported("labelme", tmp_path / "src", tmp_path / "cut")
+    moved = np.zeros((HEIGHT, WIDTH), dtype=np.bool_)
+    moved[35:, 40:] = True
+    np.testing.assert_array_equal(samples(tmp_path / "cut")["a-quay"].target_mask, moved)
+    labelme(tmp_path / "src/a.json", shape | {"mask": text[:40]})
+    assert data_cli.main(["import", "labelme", str(tmp_path / "src"), "--out", str(tmp_path / "x")]) == 2
+    assert "a.json: shape 0: mask is no PNG in base64" in capsys.readouterr().err
+    for corner in ([-1.0, 5.0], [10.0, 40.0]):
+        labelme(tmp_path / "src/a.json", shape | {"points": [corner, [49.0, 50.0]]})
+        assert data_cli.main(["import", "labelme", str(tmp_path / "src"), "--out", str(tmp_path / "x")]) == 2
+        assert "a mask beyond its image of 60 x 40" in capsys.readouterr().err
+
+
+def test_a_coco_folder_with_one_file_and_a_data_yaml_are_taken(
+    coco_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = imported("coco", coco_file, tmp_path / "file")
+    assert imported("coco", coco_file.parent, tmp_path / "folder") == rows
+    (coco_file.parent / "b.json").write_text("{}")
+    assert data_cli.main(["import", "coco", str(coco_file.parent), "--out", str(tmp_path / "x")]) == 2
+    assert "one .json file of annotations, found b.json, instances.json; name the file" in capsys.readouterr().err
+    picture(tmp_path / "yolo/a.png")
+    (tmp_path / "yolo/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "yolo/data.yaml").write_text("names: [ship]\n")
+    assert len(imported("yolo", tmp_path / "yolo/data.yaml", tmp_path / "yaml")) == 1
 
 
 @pytest.mark.parametrize(

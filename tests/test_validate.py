@@ -190,6 +190,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "box turned": (target(boxes=[[50, 10, 20, 30]]), "x0 < x1"),
     "box outside": (target(boxes=[[500, 10, 520, 30]]), "reaches from"),
     "box in thousandths": (target(boxes=[[200, 100, 600, 930]]), "thousandths of the image"),
+    "box of a turned image": (
+        target(boxes=[[5, 50, 20, 75]]),
+        "training cuts it off: where coordinates are thousandths",
+    ),
     "normalised box": (target(boxes=[[0.2, 0.3, 0.5, 0.6]]), "multiply x by its width (80) and y by its height (60)"),
     "normalised ring": (target(polygons=[[[0.1, 0.2], [0.9, 0.2], [0.9, 0.9]]]), "between 0 and 1"),
     "normalised small ring": (target(polygons=[[[0.1, 0.1], [0.2, 0.1], [0.2, 0.3]]]), "between 0 and 1"),
@@ -355,8 +359,8 @@ def test_what_is_unlikely_is_a_warning(folder: Path, name: str, capsys: pytest.C
 
 
 def test_holes_are_cut_out(folder: Path) -> None:
-    """Three rings in one another: a frame, and an island in its hole."""
-    rings = [[[a, a], [b, a], [b, b], [a, b]] for a, b in ((20, 30), (0, 50), (10, 40))]
+    """Four rings in one another: a frame, and an island with a pond in its hole."""
+    rings = [[[a, a], [b, a], [b, b], [a, b]] for a, b in ((20, 30), (0, 50), (24, 26), (10, 40))]
     target(polygons=rings, holes=True)(folder)
     assert validate(folder / "annotations.jsonl", MAX_PIXELS).findings == []
     sample = JsonlSource(str(folder)).split("train")[VICTIM - 1]
@@ -364,11 +368,12 @@ def test_holes_are_cut_out(folder: Path) -> None:
     wanted[:50, :50] = True
     wanted[10:40, 10:40] = False
     wanted[20:30, 20:30] = True
+    wanted[24:26, 24:26] = False
     assert sample.target_mask is not None
     np.testing.assert_array_equal(sample.target_mask, wanted)
     assert [label.box for label in sample.weak_labels or ()] == [(0, 0, 50, 50), (20, 20, 30, 30)]
     target(polygons=rings, holes=False)(folder)
-    assert "ring 0 lies within ring 1" in validate(folder / "annotations.jsonl", MAX_PIXELS).findings[0].problem
+    assert "ring 2 lies within ring 0" in validate(folder / "annotations.jsonl", MAX_PIXELS).findings[0].problem
 
 
 def test_annotations_of_the_frame_before_exif_rotation(folder: Path) -> None:

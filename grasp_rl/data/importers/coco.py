@@ -28,13 +28,14 @@ def read(path: Path, *, images: Path | None = None, question: str = QUESTION) ->
     """The questions of a COCO file.
 
     Args:
-        path: the JSON file.
+        path: the JSON file, or a folder with one such file in it or in its ``annotations``.
         images: the folder that ``file_name`` counts from; None looks beside the file and in ``images`` there.
         question: asks for ``{category}``.
 
     Raises:
         ConfigError: naming the file, what was found and the remedy.
     """
+    path = _file(path)
     data = _document(path)
     categories = {_key(c, "id", path): str(c.get("name", c["id"])) for c in _list(data, "categories", path)}
     pictures = {_key(picture, "id", path): picture for picture in _list(data, "images", path)}
@@ -63,6 +64,16 @@ def read(path: Path, *, images: Path | None = None, question: str = QUESTION) ->
             item = Item(sample_id=f"{picture_id}-{category_id}", image=file, name=name, query=asked, target=target)
             source.items.append(item)
     return source
+
+
+def _file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = sorted([*path.glob("*.json"), *path.glob("annotations/*.json")])
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise SourceError(f"{path}: must hold one .json file of annotations, found {names}; name the file")
+    return found[0]
 
 
 def _document(path: Path) -> Record:

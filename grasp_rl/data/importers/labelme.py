@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image as Pillow
 
 from grasp_rl.data.importers.base import (
     QUESTION,
@@ -19,6 +24,7 @@ from grasp_rl.data.importers.base import (
     size_of,
     target_of,
 )
+from grasp_rl.types import BoolMask
 from grasp_rl.utils.files import Record
 
 CORNERS = 64
@@ -28,7 +34,7 @@ CORNERS = 64
 def read(path: Path, *, images: Path | None = None, question: str = QUESTION) -> Source:
     """The questions of a folder of LabelMe files, or of one such file.
 
-    Polygons, rectangles and circles are read; points and lines cover nothing and are left out.
+    Polygons, rectangles, circles and masks are read; points and lines cover nothing and are left out.
 
     Args:
         path: the folder, searched with its subfolders, or the file.
@@ -47,7 +53,7 @@ def read(path: Path, *, images: Path | None = None, question: str = QUESTION) ->
         size, groups = size_of(picture), dict[str, list[Shape]]()
         _demand_size(file, data, size)
         for index, item in enumerate(data["shapes"]):
-            shape = _shape(item, f"{file}: shape {index}")
+            shape = _shape(item, size, f"{file}: shape {index}")
             if shape is None:
                 kind = item.get("shape_type")
                 source.left_out.append(f"{file}: shape {index}: a {kind} covers nothing that could be segmented")
@@ -103,7 +109,7 @@ def _demand_size(file: Path, data: Record, size: tuple[int, int]) -> None:
         )
 
 
-def _shape(item: Record, place: str) -> Shape | None:
+def _shape(item: Record, size: tuple[int, int], place: str) -> Shape | None:
     """The shape of an entry; None for points and lines."""
     kind, points = item.get("shape_type", "polygon"), _points(item.get("points"), place)
     if kind in ("polygon", None) and len(points) > 2:
@@ -116,12 +122,31 @@ def _shape(item: Record, place: str) -> Shape | None:
         radius = math.dist((x, y), edge)
         turns = [2 * math.pi * n / CORNERS for n in range(CORNERS)]
         return Shape(rings=([[x + radius * math.cos(t), y + radius * math.sin(t)] for t in turns],))
+    if kind == "mask" and len(points) == 2 and isinstance(item.get("mask"), str):
+        return Shape(mask=_mask(item["mask"], points, size, place))
     if kind in ("point", "points", "line", "linestrip"):
         return None
     raise SourceError(
-        f"{place}: a {kind} of {len(points)} points; must be a polygon of three or more, a rectangle of two or a "
-        "circle of two"
+        f"{place}: a {kind} of {len(points)} points; must be a polygon of three or more, a rectangle or circle of "
+        "two, or a mask with its image"
     )
+
+
+def _mask(text: str, corners: Ring, size: tuple[int, int], place: str) -> BoolMask:
+    """The mask [H, W] of a PNG in base64 whose top-left pixel is at the first corner, cut to an image of ``size``."""
+    try:
+        with Pillow.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",)) as image:
+            fits = image.width <= size[1] + 1 and image.height <= size[0] + 1  # looked at before it is decoded
+            part = np.asarray(image.convert("L")) > 0 if fits else None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise SourceError(f"{place}: mask is no PNG in base64 ({error}); draw it anew") from error
+    left, top = (round(v) for v in corners[0])
+    if part is None or not (0 <= left < size[1] and 0 <= top < size[0]):
+        raise SourceError(f"{place}: a mask beyond its image of {size[1]} x {size[0]} (width x height); draw it anew")
+    mask = np.zeros(size, dtype=np.bool_)
+    part = part[: size[0] - top, : size[1] - left]
+    mask[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return mask
 
 
 def _points(value: Any, place: str) -> Ring:

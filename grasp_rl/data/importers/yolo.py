@@ -22,15 +22,14 @@ def read(path: Path, *, images: Path | None = None, question: str = QUESTION) ->
     ``classes.txt``; paths in data.yaml are not followed.
 
     Args:
-        path: the dataset's folder.
+        path: the dataset's folder, or its data.yaml.
         images: the folder of the images; None for ``path``.
         question: asks for ``{category}``.
 
     Raises:
         ConfigError: naming the file, what was found and the remedy.
     """
-    if not path.is_dir():
-        raise SourceError(f"{path}: no such folder; name the one that holds data.yaml or classes.txt")
+    path = path.parent if path.is_file() else path
     names, root, source, labelled = _names(path), images or path, Source(), 0
     for picture in sorted(file for file in root.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()):
         label_file = _label_file(picture, root)
