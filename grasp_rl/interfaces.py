@@ -68,6 +68,15 @@ class Policy(Protocol):
         """The encoded prompt for ``image`` [H, W, 3] uint8 RGB and ``query`` under a prompt scheme."""
         ...
 
+    @property
+    def context(self) -> int:
+        """How many tokens the model can hold."""
+        ...
+
+    def prompt_text(self, query: str, prompt: PromptConfig) -> str:
+        """The chat text that asks ``query``, one token in the image's place, as the tokenizer reads it."""
+        ...
+
     def embed(self, prompts: Sequence[Any]) -> list[Any]:
         """Embedded prompts, after one pass of the vision encoder over images that need it."""
         ...

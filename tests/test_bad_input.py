@@ -23,6 +23,7 @@ from PIL import Image as Pillow
 from rubrics import rubric
 from torch import Tensor
 
+from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import (
     AlgorithmConfig,
     CheckpointConfig,
@@ -354,6 +355,21 @@ def trainer(folder: Path, data: DataSource, reward: Any, every: int = 0) -> Trai
         protocol=OURS,
     )
     return make_trainer(config, components)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_question_that_is_too_long_is_named_before_the_first_step(tmp_path: Path, split: str) -> None:
+    """Of any split, and left out where bad rows are skipped."""
+    folder = dataset_of(tmp_path, Pillow.new("RGB", (40, 20), (90, 120, 80)))
+    path = folder / "annotations.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows.append(rows[0] | {"id": "long", "split": split, "query": "the roof and " * 600})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    every = 1 if split == "val" else 0
+    with pytest.raises(ConfigError, match=r"annotations\.jsonl:4: query: the question 'the roof"):
+        trainer(tmp_path / "run", JsonlSource(str(folder)), rubric("grasp"), every=every)
+    record = trainer(tmp_path / "run", JsonlSource(str(folder), on_bad="skip"), rubric("grasp"), every=every).run()
+    assert record["steps"] == 3
 
 
 def test_mask_free_training_cannot_see_masks(tmp_path: Path) -> None:

@@ -293,6 +293,15 @@ def test_a_bad_line_is_named(tmp_path: Path, line: Any, said: str) -> None:
         train(write(tmp_path, row(7), line))
 
 
+def test_what_a_line_quotes_is_not_obeyed_by_a_terminal(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match=r"\\x1b\[2J\\u202ekey: no such key") as refused:
+        train(write(tmp_path, row() | {"\x1b[2J\u202ekey": 1}))
+    assert str(refused.value).isascii()
+    assert "\x1b" not in str(refused.value)
+    with pytest.raises(AnnotationError, match=r"\\x9b.png: no such file"):
+        train(write(tmp_path, row(image="\x9b.png")))[0]
+
+
 def test_ids_are_unique(tmp_path: Path) -> None:
     with pytest.raises(
         AnnotationError, match=r":3: id='a-1': also the id of line 1.*and 1 more: grasp-rl data validate"

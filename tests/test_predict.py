@@ -165,11 +165,13 @@ def test_the_defaults() -> None:
         (" \n", "is empty"),
         ("x" * 2001, "at most 2000"),
         ("look at <|image_pad|>", r"'<\|image_pad\|>', which is reserved"),
+        ("look at ~end~", r"'~end~', which is reserved"),
+        ("<image> look", r"'<image>', which is reserved"),
     ],
 )
 def test_questions_that_cannot_be_asked(query: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        check_query(query, ["<|image_pad|>"])
+        check_query(query, ["<|image_pad|>", "~end~"])
 
 
 def test_refusals_are_one_line(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

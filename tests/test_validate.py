@@ -34,12 +34,20 @@ def folder(tmp_path: Path) -> Path:
     mask = np.zeros((60, 80), dtype=np.bool_)
     mask[10:30, 20:50] = True
     for name in ("a.jpg", "own.jpg", "own.png"):
-        write_image(tmp_path / name, image)
+        write_image(tmp_path / name, image if name == "a.jpg" else image[::-1])
+    for step, name in enumerate(("val", "test", "test_ood"), 1):
+        write_image(tmp_path / f"{name}.jpg", image + np.uint8(step))
     write_image(tmp_path / "m.png", mask)
     ring = [[20, 10], [50, 10], [50, 30], [20, 30]]
     splits = ["train", "train", "train", "train", "val", "val", "test", "test_ood"]
     rows: list[Row] = [
-        {"id": f"q{n}", "image": "a.jpg", "query": "where?", "split": split, "polygons": [ring]}
+        {
+            "id": f"q{n}",
+            "image": "a.jpg" if split == "train" else f"{split}.jpg",
+            "query": "where?",
+            "split": split,
+            "polygons": [ring],
+        }
         for n, split in enumerate(splits, 1)
     ]
     rows[1] |= {"polygons": []}
@@ -173,11 +181,36 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "rle garbage": (target(rle={"size": [60, 80], "counts": "~~~"}), "no run lengths"),
     "ring of two points": (target(polygons=[RING[:2]]), "three or more points"),
     "ring flat": (target(polygons=[[1, 2, 3, 4, 5, 6]]), "ring 0"),
-    "ring of another image": (target(polygons=[RING, [[700, 500], [800, 500], [800, 600]]]), "holds no pixel"),
+    "ring of another image": (
+        target(polygons=[RING, [[700, 500], [800, 500], [800, 600]]]),
+        "reaches from (20, 10) to (800, 600)",
+    ),
     "ring half outside": (target(polygons=[[*RING, [20, 400]]]), "reaches from (20, 10) to (50, 400)"),
     "ring without area": (target(polygons=[[[5, 5], [9, 5], [30, 5]]]), "holds no pixel"),
     "box turned": (target(boxes=[[50, 10, 20, 30]]), "x0 < x1"),
     "box outside": (target(boxes=[[500, 10, 520, 30]]), "reaches from"),
+    "box in thousandths": (target(boxes=[[200, 100, 600, 930]]), "thousandths of the image"),
+    "box of a turned image": (
+        target(boxes=[[5, 50, 20, 75]]),
+        "training cuts it off: where coordinates are thousandths",
+    ),
+    "normalised box": (target(boxes=[[0.2, 0.3, 0.5, 0.6]]), "multiply x by its width (80) and y by its height (60)"),
+    "normalised ring": (target(polygons=[[[0.1, 0.2], [0.9, 0.2], [0.9, 0.9]]]), "between 0 and 1"),
+    "normalised small ring": (target(polygons=[[[0.1, 0.1], [0.2, 0.1], [0.2, 0.3]]]), "between 0 and 1"),
+    "half a character": (put(query="where \ud800?"), "half a character"),
+    "half a character in an id": (put(id="\udc00"), "half a character"),
+    "half a character in a name": (put(image="\udfff.jpg"), "half a character"),
+    "a long name": (put(image="a" * 256), "at most 255 bytes"),
+    "a drive": (put(image="C:\\own.jpg"), "must be relative"),
+    "run lengths of many digits": (target(rle={"size": [60, 80], "counts": [10**4000] * 3}), "counts must be"),
+    "a size of many digits": (target(rle={"size": [10**4000, 80], "counts": [1]}), "size must be"),
+    "a number of many digits": (line(b'{"id": "q4", "boxes": [[' + b"9" * 5000 + b"]]}"), "more than 4300 digits"),
+    "control token": (put(query="what is <|im_end|> here?"), "control token of chat templates; reword it"),
+    "image token": (put(query="<image>\nwhere?"), "control token"),
+    "control token in a thought": (put(reasoning="<|eot_id|>"), "control token"),
+    "holes of a mask": (put(holes=True), "holes: found without polygons"),
+    "holes no truth value": (target(polygons=[RING], holes=1), "must be true or false"),
+    "ring that is all hole": (target(polygons=[RING, RING], holes=True), "cover whole"),
 }
 
 
@@ -256,6 +289,7 @@ def test_the_report_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
         "ok": True,
         "rows": 8,
         "bad": 0,
+        "warnings": 0,
         "splits": {
             "train": {"rows": 4, "no_target": 1},
             "val": {"rows": 2, "no_target": 0},
@@ -264,7 +298,7 @@ def test_the_report_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
         },
         "kinds": {"polygons": 6, "boxes": 1, "mask": 1},
         "no_target_share": 0.125,
-        "images_in_several_splits": 1,
+        "images_in_several_splits": 0,
         "conversions": {},
         "findings": [],
     }
@@ -280,6 +314,195 @@ def test_names_of_ones_own_splits_are_taken(folder: Path) -> None:
     for name in ("test2", "test_a", "trainval", "seasonal", "tests"):
         put(split=name)(folder)
         assert validate(folder / "annotations.jsonl", MAX_PIXELS).findings == []
+
+
+def dot(folder: Path) -> None:
+    image = np.zeros((60, 80, 3), dtype=np.uint8)
+    image[:2, :2] = 255
+    Pillow.fromarray(image).save(folder / "own.jpg", format="PNG")
+
+
+def half_clear(folder: Path) -> None:
+    image = np.random.default_rng(1).integers(0, 255, (60, 80, 4), dtype=np.uint8)
+    image[..., 3] = 255
+    image[30:, :, 3] = 90
+    Pillow.fromarray(image).save(folder / "own.jpg", format="PNG")
+
+
+ODD: dict[str, tuple[Callable[[Path], None], str]] = {
+    "the whole image": (target(boxes=[[0, 0, 80, 60]]), "the target is 100.0% of the image"),
+    "three pixels": (target(polygons=[[[10, 10], [13, 10], [13, 11], [10, 11]]]), "has 3 of 4800 pixels"),
+    "ring in ring": (target(polygons=[[[0, 0], [60, 0], [60, 40], [0, 40]], RING]), "no hole"),
+    "flat": (lambda folder: Pillow.new("RGB", (80, 60), (9, 99, 9)).save(folder / "own.jpg"), "is flat"),
+    "black": (dot, "is black in 99.9%"),
+    "transparent": (half_clear, "is transparent in 50.0%"),
+    "val by another name": (put(split="validation", image="val.jpg"), "did you mean val?"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_unlikely_is_a_warning(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    damage, said = ODD[name]
+    if name == "val by another name":
+        write(folder, read(folder)[:4])
+    damage(folder)
+    report = validate(folder / "annotations.jsonl", MAX_PIXELS)
+    assert [(f.line, f.level) for f in report.findings] == [(VICTIM, "warning")]
+    assert said in report.findings[0].problem
+    assert ";" in report.findings[0].problem or "?" in report.findings[0].problem
+    assert ("own.jpg" in report.findings[0].problem) == (name != "val by another name")
+    assert (report.ok, report.bad, report.splits.total()) == (True, 0, report.rows)
+    assert data_cli.main(["validate", str(folder)]) == 0
+    assert f":{VICTIM}: warning: " in capsys.readouterr().out
+    assert data_cli.main(["validate", str(folder), "--strict", "--json"]) == 1
+    assert [f["level"] for f in json.loads(capsys.readouterr().out)["findings"]] == ["error"]
+
+
+def test_holes_are_cut_out(folder: Path) -> None:
+    """Four rings in one another: a frame, and an island with a pond in its hole."""
+    rings = [[[a, a], [b, a], [b, b], [a, b]] for a, b in ((20, 30), (0, 50), (24, 26), (10, 40))]
+    target(polygons=rings, holes=True)(folder)
+    assert validate(folder / "annotations.jsonl", MAX_PIXELS).findings == []
+    sample = JsonlSource(str(folder)).split("train")[VICTIM - 1]
+    wanted = np.zeros((60, 80), dtype=np.bool_)
+    wanted[:50, :50] = True
+    wanted[10:40, 10:40] = False
+    wanted[20:30, 20:30] = True
+    wanted[24:26, 24:26] = False
+    assert sample.target_mask is not None
+    np.testing.assert_array_equal(sample.target_mask, wanted)
+    assert [label.box for label in sample.weak_labels or ()] == [(0, 0, 50, 50), (20, 20, 30, 30)]
+    target(polygons=rings, holes=False)(folder)
+    assert "ring 2 lies within ring 0" in validate(folder / "annotations.jsonl", MAX_PIXELS).findings[0].problem
+
+
+def test_annotations_of_the_frame_before_exif_rotation(folder: Path) -> None:
+    """The file is 80 x 60 and is seen as 60 x 80."""
+    with Pillow.open(folder / "own.jpg") as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(folder / "own.jpg", exif=exif)
+    mask = np.zeros((60, 80), dtype=np.bool_)
+    mask[5:20, 50:75] = True
+    write_image(folder / "m.png", mask)
+    for form in (
+        {"polygons": [[[50, 5], [75, 5], [75, 20]]]},
+        {"boxes": [[50, 5, 75, 20]]},
+        {"rle": {"size": [60, 80], "counts": [3000, 15, 1785]}},
+        {"mask": "m.png"},
+    ):
+        put(**({"polygons": ..., "boxes": ..., "rle": ..., "mask": ...} | form))(folder)
+        (finding,) = validate(folder / "annotations.jsonl", MAX_PIXELS).findings
+        assert (finding.line, finding.level) == (VICTIM, "error")
+        assert "it fits the 80 x 60 (width x height) that the file holds before its EXIF rotation" in finding.problem
+    target(boxes=[[5, 50, 20, 75]], rle=...)(folder)
+    assert validate(folder / "annotations.jsonl", MAX_PIXELS).findings == []
+
+
+def test_pictures_in_several_splits_are_named(folder: Path) -> None:
+    rows = read(folder)
+    rows[4]["image"] = rows[5]["image"] = "./own.jpg"
+    shutil.copy(folder / "own.jpg", folder / "copy.jpg")
+    rows[6]["image"] = "copy.jpg"
+    write(folder, rows)
+    report = validate(folder / "annotations.jsonl", MAX_PIXELS)
+    assert [(f.line, f.level) for f in report.findings] == [(5, "warning"), (7, "warning")]
+    assert "own.jpg: the same picture is in the split train (line 4) and in val" in report.findings[0].problem
+    assert "copy.jpg: the same picture as" in report.findings[1].problem
+    assert "own.jpg is in the split train (line 4) and in test" in report.findings[1].problem
+    assert report.shared == 1
+    assert report.ok
+
+
+def test_backslashes_and_both_unicode_forms_of_a_name(folder: Path) -> None:
+    (folder / "o\u0308st").mkdir()  # decomposed, as some systems write it
+    for name in ("k\u00fcste.jpg", "x.png"):
+        shutil.copy(folder / ("own.jpg" if name.endswith("jpg") else "m.png"), folder / "o\u0308st" / name)
+    for image in ("\u00f6st\\k\u00fcste.jpg", "\u00f6st/ku\u0308ste.jpg", "o\u0308st\\ku\u0308ste.jpg"):
+        put(image=image, mask="\u00f6st\\x.png")(folder)
+        assert validate(folder / "annotations.jsonl", MAX_PIXELS).findings == []
+        assert JsonlSource(str(folder)).split("train")[VICTIM - 1].target_mask is not None
+    put(image="\u00f6st\\gone.jpg")(folder)
+    assert "no such file" in validate(folder / "annotations.jsonl", MAX_PIXELS).findings[0].problem
+
+
+ROW = {"id": "a", "image": "a.jpg", "query": "where?", "split": "train", "polygons": []}
+COCO = {"info": {}, "images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": []}
+LABELME = {"version": "5", "flags": {}, "shapes": [{"label": "a", "points": [[1, 2]]}], "imagePath": "a.jpg"}
+STUDIO = [{"id": 1, "annotations": [{"result": [{"from_name": "x", "to_name": "i"}]}], "data": {"image": "u"}}]
+LINE = json.dumps(ROW)
+OTHER_FORMATS: dict[str, tuple[str, str]] = {
+    "array": (json.dumps([ROW, ROW]), "one JSON array"),
+    "array of lines": (f"[\n{LINE},\n{LINE}\n]", "jq -c '.[]'"),
+    "array in lines": (f"[{LINE},\n{LINE}]", "one JSON array"),
+    "array indented": (json.dumps([ROW], indent=1), "one JSON array"),
+    "object indented": (json.dumps(ROW, indent=2), "JSON written over several lines"),
+    "COCO": (json.dumps(COCO), "grasp-rl data import coco"),
+    "COCO indented": (json.dumps(COCO, indent=1), "grasp-rl data import coco"),
+    "COCO in lines": ('{"images": [\n{"id": 1}\n],\n"annotations": []}', "grasp-rl data import coco"),
+    "large COCO": (json.dumps({"images": [{"id": n} for n in range(9999)]} | COCO), "grasp-rl data import coco"),
+    "LabelMe": (json.dumps(LABELME, indent=2), "grasp-rl data import labelme"),
+    "Label Studio": (json.dumps(STUDIO), "Label Studio"),
+    "Label Studio indented": (json.dumps(STUDIO, indent=1), "grasp-rl data import coco"),
+    "YOLO": ("0 0.5 0.5 0.2 0.2\n1 .1 .1 .1 .1\n", "grasp-rl data import yolo"),
+    "table": ("image,question\na.jpg,where?\n", "grasp-rl data import folder"),
+    "XML": ("<annotation>", "XML (Pascal VOC, CVAT)"),
+    "GeoJSON": (json.dumps({"type": "FeatureCollection", "features": []}), "map coordinates"),
+    "UTF-16": ("\ufeff" + LINE, "UTF-16"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMATS)
+def test_a_file_that_is_something_else_gets_one_sentence(folder: Path, name: str) -> None:
+    text, said = OTHER_FORMATS[name]
+    (folder / "annotations.jsonl").write_text(text, encoding="utf-16-le" if name == "UTF-16" else "utf-8")
+    (finding,) = validate(folder / "annotations.jsonl", MAX_PIXELS).findings
+    assert (finding.line, finding.level) == (1, "error")
+    assert finding.problem.startswith("the whole file is ")
+    assert said in finding.problem
+    assert "; " in finding.problem
+
+
+def test_json_lines_are_taken_for_nothing_else(folder: Path) -> None:
+    for first in ('{"id": "q4", "image": "own.j', "[1, 2]", "null", "{", f"{LINE},", json.dumps({"id": "x"})):
+        (folder / "annotations.jsonl").write_text(f"{first}\n{LINE}\n")
+        report = validate(folder / "annotations.jsonl", MAX_PIXELS)
+        assert {f.line for f in report.findings if f.level == "error"} == {1}, first
+        assert "whole file" not in report.findings[0].problem
+    long = ROW | {"polygons": [[[n % 70, n % 50] for n in range(20_000)]]}
+    (folder / "annotations.jsonl").write_text(json.dumps(long) + "\n" + LINE.replace('"a"', '"b"') + "\n")
+    assert validate(folder / "annotations.jsonl", MAX_PIXELS).ok
+
+
+def test_a_folder_that_is_something_else_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders: dict[str, dict[str, str]] = {
+        "yolo": {"data.yaml": "names: [a]"},
+        "coco": {"instances.json": json.dumps(COCO)},
+        "labelme": {"a.json": json.dumps(LABELME)},
+        "folder": {"images/a.txt": "", "masks/a.txt": ""},
+    }
+    for name, files in folders.items():
+        for path, text in files.items():
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).write_text(text)
+        assert data_cli.main(["validate", str(tmp_path / name)]) == 2
+        assert f"grasp-rl data import {name} {tmp_path / name}" in capsys.readouterr().err
+
+
+def test_nothing_of_a_dataset_is_obeyed_by_a_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b]0;TITLE\x07\x9b2J\u202e\u2066"
+    rows = read(folder)
+    rows[0]["query"] = f"where {evil}"
+    rows[1] |= {f"{evil}key": 1}
+    rows[2]["image"] = f"{evil}.png"
+    write(folder, rows)
+    assert data_cli.main(["validate", str(folder)]) == 1
+    assert data_cli.main(["show", str(folder), "--out", str(folder / "look"), "--count", "1"]) == 2
+    write(folder, [rows[0], *rows[3:]])
+    assert data_cli.main(["show", str(folder), "--out", str(folder / "look"), "--count", "1"]) == 0
+    told = capsys.readouterr()
+    assert not set("\x1b\x07\x9b\u202e\u2066") & set(told.out + told.err)
+    assert (told.out + told.err).count("\\x1b]0;TITLE\\x07\\x9b2J\\u202e\\u2066") >= 4
 
 
 def test_hand_drawn_outlines_may_leave_the_image_a_little(folder: Path) -> None:
@@ -313,7 +536,8 @@ def test_max_pixels(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["annotations.jsonl", "other_forms.jsonl"])
 def test_the_small_real_dataset_is_good(name: str) -> None:
     report = validate(AERIAL / name, MAX_PIXELS)
-    assert report.findings == []
+    assert report.ok
+    assert all("flatter" in finding.problem for finding in report.findings)  # its splits share its three pictures
     assert report.no_target.total() >= 1
     assert sum(path.stat().st_size for path in AERIAL.rglob("*")) < 400_000
 

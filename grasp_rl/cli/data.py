@@ -1,4 +1,4 @@
-"""`grasp-rl data`: check a dataset, look at it. No torch."""
+"""`grasp-rl data`: check a dataset, look at it, make one of another format. No torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from typing import Any
 import yaml
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.messages import of_system
 from grasp_rl.data.annotations import annotations_path
 from grasp_rl.data.base import RecordDataset, Split
 from grasp_rl.data.image_io import MAX_PIXELS, ImageReading, write_image
+from grasp_rl.data.importers import IMPORTERS
+from grasp_rl.data.importers.base import QUESTION, Splitting, demand_empty, write_dataset
 from grasp_rl.data.masks import MaskReading
 from grasp_rl.data.readers.jsonl import JsonlSource
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.data.validate import Report, validate
+from grasp_rl.utils.text import printable
+
+_SHOWN = 10
+"""Shapes left out that are named, of each import."""
 
 OPTIONS = ("bands", "stretch", "mask_foreground", "ignore_value")
 """Keys of ``data`` that change how files are read."""
@@ -33,20 +40,18 @@ def main(argv: Sequence[str]) -> int:
     if any(word.startswith("-") for word in more):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     try:
-        return _validate(arguments) if arguments.command == "validate" else _show(arguments)
-    except ConfigError as error:
-        sys.stderr.write(f"grasp-rl data {arguments.command}: {error}\n")
-        return 2
-    except OSError as error:
-        sys.stderr.write(f"grasp-rl data {arguments.command}: {error.filename}: {error.strerror}\n")
-        return 1
+        return {"validate": _validate, "show": _show, "import": _import}[arguments.command](arguments)
+    except (ConfigError, OSError) as error:
+        sys.stderr.write(printable(f"grasp-rl data {arguments.command}: {of_system(error)}") + "\n")
+        return 2 if isinstance(error, ConfigError) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="grasp-rl data", description="Check a dataset, or look at it.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{validate,show}")
-    check = commands.add_parser("validate", help="check every row and list every bad one; exit 1 if there is any")
+    parser = argparse.ArgumentParser(prog="grasp-rl data", description="Check a dataset, look at it, or convert one.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{validate,show,import}")
+    check = commands.add_parser("validate", help="check every row; exit 1 if one is bad")
     check.add_argument("root", help="a folder with annotations.jsonl, or such a file")
+    check.add_argument("--strict", action="store_true", help="what is only unlikely is an error, too")
     check.add_argument("--json", action="store_true", help="one JSON object on stdout")
     check.add_argument("--max-pixels", type=_positive, default=MAX_PIXELS, metavar="N", help="largest image to decode")
     show = commands.add_parser("show", help="draw samples with their question, mask and cues")
@@ -56,7 +61,27 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the images")
     for command in (check, show):
         command.add_argument("options", nargs="*", metavar="data.KEY=VALUE", help=f"as in a run: {', '.join(OPTIONS)}")
+    convert = commands.add_parser("import", help="write a dataset of another format as annotations.jsonl")
+    convert.add_argument("format", choices=sorted(IMPORTERS), help="folder: images/, masks/ and one CSV of questions")
+    convert.add_argument("source", type=Path, metavar="SRC", help="the dataset's folder, or its file of annotations")
+    convert.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder; images are copied into it")
+    convert.add_argument("--images", type=Path, metavar="DIR", help="where the images are, if not beside SRC")
+    convert.add_argument("--question", default=QUESTION, metavar="TEXT", help=f"asks for a category ({QUESTION!r})")
+    split = convert.add_mutually_exclusive_group()
+    split.add_argument("--split", metavar="NAME", help="of all rows (what SRC says, else train)")
+    split.add_argument("--fractions", type=_fractions, metavar="train=0.8,val=0.1,test=0.1", help="of the images")
+    convert.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw of images (0)")
     return parser
+
+
+def _fractions(text: str) -> dict[str, float]:
+    try:
+        shares = {name: float(share) for name, share in (part.split("=") for part in text.split(","))}
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be like train=0.8,val=0.1,test=0.1") from error
+    if not (all(0 < share <= 1 for share in shares.values()) and abs(sum(shares.values()) - 1) < 1e-6):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be shares > 0 that sum to 1")
+    return shares
 
 
 def _positive(text: str) -> int:
@@ -69,10 +94,11 @@ def _validate(arguments: argparse.Namespace) -> int:
     options = _options(arguments.options)
     images = ImageReading(bands=options.get("bands"), stretch=options.get("stretch", "auto"))
     masks = MaskReading(foreground=options.get("mask_foreground"), ignore=options.get("ignore_value"))
-    report = validate(annotations_path(arguments.root), arguments.max_pixels, images, masks)
+    path = annotations_path(arguments.root)
+    report = validate(path, arguments.max_pixels, images, masks, strict=arguments.strict)
     text = json.dumps(report.as_record()) + "\n" if arguments.json else _as_text(report)
     sys.stdout.write(text)
-    return 1 if report.findings else 0
+    return 0 if report.ok else 1
 
 
 def _options(words: Sequence[str]) -> dict[str, Any]:
@@ -95,17 +121,35 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _as_text(report: Report) -> str:
-    lines = [f"{report.path}:{finding.line}: {finding.problem}" for finding in report.findings]
+    said = {"error": "", "warning": "warning: "}
+    lines = [f"{report.path}:{finding.line}: {said[finding.level]}{finding.problem}" for finding in report.findings]
     lines += [f"{'split':<12}{'rows':>8}{'no target':>12}"] if report.splits else []
     for name, count in report.splits.items():
         lines.append(f"{name:<12}{count:>8}{report.no_target[name] / count:>12.0%}")
     if report.kinds:
         lines.append("given as " + ", ".join(f"{kind} ({count})" for kind, count in report.kinds.items()))
     lines += [f"{count} image{'s' * (count > 1)}: {told}" for told, count in report.conversions.items()]
-    if report.shared:
-        lines.append(f"{report.shared} images are in more than one split; scores on such splits flatter")
-    lines.append(f"{report.rows} rows, {report.bad} bad, {report.no_target_share:.0%} of the good ones without target")
-    return "\n".join(lines) + "\n"
+    warned = f", {report.warnings} warnings" if report.warnings else ""
+    share = f"{report.no_target_share:.0%} of the good ones without target"
+    lines.append(f"{report.rows} rows, {report.bad} bad{warned}, {share}")
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    demand_empty(arguments.out)
+    if not arguments.source.exists():
+        raise ConfigError(f"{arguments.source}: no such file or folder; name the dataset to convert")
+    source = IMPORTERS[arguments.format](arguments.source, images=arguments.images, question=arguments.question)
+    shown = source.left_out[:_SHOWN] + [f"and {len(source.left_out) - _SHOWN} more"] * (len(source.left_out) > _SHOWN)
+    for line in shown:
+        sys.stderr.write(printable(f"grasp-rl data import: left out: {line}") + "\n")
+    splitting = Splitting(name=arguments.split, fractions=arguments.fractions, seed=arguments.seed)
+    splits = write_dataset(arguments.out, source, splitting)
+    images = len({item.name for item in source.items})
+    rows = ", ".join(f"{name} ({count} rows)" for name, count in splits.items())
+    told = f"{arguments.out}: {images} images, {rows}; check it: grasp-rl data validate {arguments.out}"
+    sys.stdout.write(printable(told) + "\n")
+    return 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -116,7 +160,7 @@ def _show(arguments: argparse.Namespace) -> int:
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", sample.sample_id).strip("._")[:80]
         path = arguments.out / f"{index:03d}_{name}.png"
         write_image(path, dataset.plot(sample))
-        sys.stdout.write(f"{path}  {sample.query}\n")
+        sys.stdout.write(printable(f"{path}  {sample.query}") + "\n")
     return 0
 
 

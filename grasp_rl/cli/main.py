@@ -34,7 +34,7 @@ Usage: grasp-rl COMMAND [arguments]
   predict    answer questions about your images   grasp-rl predict --help
   report     tables and figures of finished runs    grasp-rl report FOLDER
   export     write a policy for others to load      grasp-rl export RUN_FOLDER --out FOLDER --merge
-  data       check and look at a dataset            grasp-rl data --help
+  data       check, look at or convert a dataset    grasp-rl data --help
   bench      what a step costs, here and in TRL     grasp-rl bench step
   doctor     what is installed, what is missing     grasp-rl doctor
 

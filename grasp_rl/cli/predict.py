@@ -36,6 +36,7 @@ from grasp_rl.runs import checkpoints
 from grasp_rl.runs.run_dir import CONFIG
 from grasp_rl.types import Answer, BoolMask, Image
 from grasp_rl.utils.files import Record, to_json, write_json
+from grasp_rl.utils.text import control_token
 from grasp_rl.utils.visualization import PANEL, draw_overlay, with_caption
 
 MAX_QUERY = 2000
@@ -113,15 +114,15 @@ def check_query(query: str, reserved: Sequence[str] = ()) -> None:
     """Demand a question that can be asked.
 
     Raises:
-        ConfigError: it is empty, too long, or holds one of the ``reserved`` tokens of a policy.
+        ConfigError: it is empty, too long, or holds a control token of a chat template or a ``reserved`` one.
     """
     if not query.strip():
         raise ConfigError("--query: is empty; say what to look for, such as --query 'where could a boat land'")
     if len(query) > MAX_QUERY:
         raise ConfigError(f"--query: has {len(query)} characters, must have at most {MAX_QUERY}")
-    for token in reserved:
-        if token in query:
-            raise ConfigError(f"--query: holds {token!r}, which is reserved for the policy's own tokens")
+    token = control_token(query, reserved)
+    if token is not None:
+        raise ConfigError(f"--query: holds {token!r}, which is reserved for the control tokens of chat templates")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,26 +8,36 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import lru_cache
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.data import formats
 from grasp_rl.utils.files import Record
+from grasp_rl.utils.text import control_token, printable
 
 REQUIRED = ("id", "image", "query", "split")
 TARGETS = ("mask", "rle", "polygons", "boxes")
 """Of these a row has exactly one."""
-KEYS = (*REQUIRED, *TARGETS, "reasoning")
+KEYS = (*REQUIRED, *TARGETS, "holes", "reasoning")
 MAX_ABS = 1e6
 """Largest coordinate, in pixels."""
+MAX_NAME = 255
+"""Bytes of a file's or folder's name, the limit of common file systems."""
 
 
 class AnnotationError(ConfigError):
     """A row that cannot be used. The message names the file, the line, the key, what was found and the remedy."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))  # it quotes the file, and ends on a terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +55,8 @@ class Row:
     """Which one of :data:`TARGETS` the row has."""
     target: Any
     """Its value; a path for ``mask``."""
+    holes: bool = False
+    """Whether a ring of ``polygons`` that lies within another one is cut out of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +77,26 @@ def annotations_path(root: str | Path, name: str = "annotations.jsonl") -> Path:
         ConfigError: there is none.
     """
     path = Path(root)
-    path = path / name if path.is_dir() else path
+    folder = path if path.is_dir() else None
+    path = path / name if folder else path
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file; name a folder that holds {name}, or the annotations file itself")
+        other = formats.of_folder(folder) if folder else None
+        raise ConfigError(
+            f"{path}: no such file; name a folder that holds {name}, or the annotations file itself"
+            + (f"; the folder looks like {other}" if other else "")
+        )
     return path
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Every line of an annotations file that is not blank, in order; of several with one id the first counts."""
+    """Every line of an annotations file that is not blank, in order; of several with one id the first counts.
+
+    A file in another format is one line that cannot be used.
+    """
+    other = formats.of_file(path)
+    if other is not None:
+        yield Line(number=1, row=None, problems=(f"the whole file is {other}",))
+        return
     seen: dict[str, int] = {}
     with path.open("rb") as file:
         for number, data in enumerate(file, 1):
@@ -101,6 +125,8 @@ def problems_of(record: Any) -> list[str]:
     if len(targets) != 1:
         kwargs = " and ".join(targets) or "none"
         result.append(f"found {kwargs} of {', '.join(TARGETS)}; give exactly one (polygons: [] where nothing answers)")
+    if "holes" in given and "polygons" not in given:
+        result.append("holes: found without polygons; leave it out")
     for key, check in _CHECKS.items():
         complaint = check(given[key]) if key in given else None
         if complaint:
@@ -115,6 +141,8 @@ def _decoded(data: bytes) -> tuple[Any, list[str]]:
     except UnicodeDecodeError as error:
         return None, [f"not UTF-8 at byte {error.start}; save the file as UTF-8"]
     except (ValueError, RecursionError) as error:
+        if re.search(rb"\d{4301}", data):  # Python's own words would ask the reader to change its settings
+            return None, ["a number of more than 4300 digits; write numbers of pixels"]
         return None, [f"not JSON ({error}); write one JSON object on this line"]
 
 
@@ -131,23 +159,58 @@ def _row(record: Record, number: int, path: Path) -> Row:
     return Row(
         location=f"{path}:{number}",
         sample_id=record["id"],
-        image=folder / record["image"],
+        image=_located(folder, record["image"]),
         query=record["query"],
         split=record["split"],
         reasoning=record.get("reasoning"),
         kind=kind,
-        target=folder / record["mask"] if kind == "mask" else record[kind],
+        target=_located(folder, record["mask"]) if kind == "mask" else record[kind],
+        holes=bool(record.get("holes")),
     )
 
 
+def _located(folder: Path, name: str) -> Path:
+    """The file called ``name`` in ``folder``; backslashes and the other Unicode form of a name are understood."""
+    if name.isascii() and "\\" not in name:
+        return folder / name
+    return _looked_up(folder, name)
+
+
+@lru_cache(maxsize=65536)
+def _looked_up(folder: Path, name: str) -> Path:
+    if os.path.exists(folder / name):
+        return folder / name
+    path = folder
+    for part in PurePosixPath(name.replace("\\", "/")).parts:
+        forms = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
+        path /= next((form for form in forms if os.path.exists(path / form)), part)
+    return path
+
+
 def _text(value: Any) -> str | None:
-    return None if isinstance(value, str) and value.strip() else "must be text that is not empty"
+    if not (isinstance(value, str) and value.strip()):
+        return "must be text that is not empty"
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        return "holds half a character (a lone surrogate); write the whole character, or leave it out"
+    return None
+
+
+def _question(value: Any) -> str | None:
+    complaint = _text(value)
+    token = control_token(value) if complaint is None else None
+    return f"holds {token!r}, a control token of chat templates; reword it" if token else complaint
 
 
 def _path(value: Any) -> str | None:
-    if _text(value) is not None or "\0" in value:
-        return "must be the path of a file"
-    return "must be relative to the annotations file" if PurePosixPath(value).is_absolute() else None
+    complaint = _text(value)
+    if complaint is not None or "\0" in value:
+        return complaint if complaint and "surrogate" in complaint else "must be the path of a file"
+    name = value.replace("\\", "/")
+    if name.startswith("/") or PureWindowsPath(name).is_absolute():
+        return "must be relative to the annotations file"
+    if max(len(part.encode()) for part in name.split("/")) > MAX_NAME or len(name.encode()) > 4000:
+        return f"must be the path of a file; a name has at most {MAX_NAME} bytes"
+    return None
 
 
 def _split(value: Any) -> str | None:
@@ -188,24 +251,25 @@ def _rle(value: Any) -> str | None:
     if not (isinstance(size, list) and len(size) == 2 and all(_count(n) and n > 0 for n in size)):
         return "size must be [height, width]"
     if not (isinstance(counts, str) or (isinstance(counts, list) and all(map(_count, counts)))):
-        return "counts must be COCO's compressed text or a list of whole numbers"
+        return f"counts must be COCO's compressed text or a list of whole numbers, at most {MAX_ABS**2:.0e} each"
     return None
 
 
 def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_ABS**2
 
 
 _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "id": _text,
     "image": _path,
-    "query": _text,
+    "query": _question,
     "split": _split,
     "mask": _path,
     "rle": _rle,
     "polygons": _polygons,
     "boxes": _boxes,
-    "reasoning": _text,
+    "holes": lambda value: None if isinstance(value, bool) else "must be true or false",
+    "reasoning": _question,
 }
 
 

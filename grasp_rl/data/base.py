@@ -9,8 +9,9 @@ otherwise overrides :meth:`RecordDataset.decode`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from grasp_rl.config.errors import ConfigError, require
 from grasp_rl.data.annotations import AnnotationError, Row
 from grasp_rl.data.image_io import AS_STORED, MAX_PIXELS, ImageError, ImageReading, read_described
 from grasp_rl.data.masks import ALL_BUT_ZERO, MaskReading, inspect_mask
-from grasp_rl.data.rasterize import ShapeError, decode_rle, parts, ring_mask
+from grasp_rl.data.rasterize import ShapeError, decode_rle, parts, ring_masks
 from grasp_rl.data.weak_labels import weak_labels_from_masks
 from grasp_rl.types import BoolMask, Box, Image, Sample, SpatialPrompt
 from grasp_rl.utils.visualization import draw_sample
@@ -199,6 +200,29 @@ class Split:
         """The sample drawn with its question, mask and weak labels: [h, w, 3] uint8 RGB."""
         return draw_sample(sample)
 
+    def check_questions(self, refusal: Callable[[str, Callable[[], Image]], str | None]) -> None:
+        """Find every record whose question cannot be asked, before the first sample is wanted.
+
+        Args:
+            refusal: why a question cannot be asked, or None; of its text and a function that reads its image.
+
+        Raises:
+            AnnotationError: there is one, and it is not to be skipped.
+        """
+        for index, record in enumerate(self.records):
+            query = getattr(record, "query", None)
+            if query is None or index in self.skipped:
+                continue
+            try:
+                reason = refusal(query, partial(self._image, record))
+            except AnnotationError as error:
+                reason = str(error)
+            if reason is not None:
+                self._leave_out(index, AnnotationError(f"{self.dataset.place_of(record)}: {reason}"))
+
+    def _image(self, record: Any) -> Image:
+        return self.dataset.decode(record, self.split).image
+
     def _about(self, image: Hashable) -> list[int]:
         if self._siblings is None:
             self._siblings = {}
@@ -225,12 +249,14 @@ class Split:
         try:
             return self.dataset.decode(record, self.split, image)
         except AnnotationError as error:
-            located = AnnotationError(f"{self.dataset.place_of(record)}: {error}")
-            if self.dataset.on_bad == "raise":
-                raise located from error
-            self.skipped.add(index)
-            forgive(located, len(self.skipped), len(self.records))
+            self._leave_out(index, AnnotationError(f"{self.dataset.place_of(record)}: {error}"))
             return None
+
+    def _leave_out(self, index: int, error: AnnotationError) -> None:
+        if self.dataset.on_bad == "raise":
+            raise error
+        self.skipped.add(index)
+        forgive(error, len(self.skipped), len(self.records))
 
 
 def forgive(error: AnnotationError, skipped: int, rows: int) -> None:
@@ -274,8 +300,8 @@ class Target:
 def target_of(row: Row, size: tuple[int, int], max_pixels: int, reading: MaskReading = ALL_BUT_ZERO) -> Target:
     """What ``row`` asks for in an image of ``size`` (height, width).
 
-    A ring of ``polygons`` is an instance; in a ``mask`` or ``rle`` every connected part is one. ``boxes`` are weak
-    labels without points, and there is no mask.
+    A ring of ``polygons`` is an instance, or a hole of one where the row has ``holes``; in a ``mask`` or ``rle`` every
+    connected part is one. ``boxes`` are weak labels without points, and there is no mask.
 
     Raises:
         AnnotationError: the target does not fit the image.
@@ -299,9 +325,8 @@ def target_of(row: Row, size: tuple[int, int], max_pixels: int, reading: MaskRea
 
 
 def _rings_into(mask: BoolMask, row: Row) -> Iterator[BoolMask]:
-    """The mask of every ring, each added to ``mask`` in passing."""
-    for ring in row.target:
-        instance = ring_mask(ring, (mask.shape[0], mask.shape[1]))
+    """The mask of every instance, each added to ``mask`` in passing."""
+    for instance in ring_masks(row.target, (mask.shape[0], mask.shape[1]), holes=row.holes):
         mask |= instance
         yield instance
 

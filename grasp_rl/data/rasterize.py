@@ -59,6 +59,33 @@ def ring_mask(ring: Sequence[Sequence[float]], size: tuple[int, int]) -> BoolMas
     return mask
 
 
+def ring_masks(rings: Sequence[Sequence[Sequence[float]]], size: tuple[int, int], *, holes: bool) -> Iterator[BoolMask]:
+    """The masks [H, W] bool of the instances that ``rings`` outline in an image of ``size`` (height, width).
+
+    Args:
+        rings: [[x, y], ...] each.
+        size: of the image.
+        holes: a ring within an odd number of others is a hole, cut out of the smallest ring around it; else every ring
+            is an instance.
+
+    Raises:
+        ShapeError: a ring holds no pixel, or nothing is left of one around its holes.
+    """
+    if not holes:
+        yield from (ring_mask(ring, size) for ring in rings)
+        return
+    masks = sorted((ring_mask(ring, size) for ring in rings), key=np.count_nonzero, reverse=True)
+    around = [[n for n in range(i) if not (masks[i] & ~masks[n]).any()] for i in range(len(masks))]  # smallest last
+    for index, outer in enumerate(masks):
+        if len(around[index]) % 2:
+            continue
+        inner = [m for m, those in zip(masks, around, strict=True) if len(those) % 2 and those[-1] == index]
+        left = outer & ~np.logical_or.reduce(inner) if inner else outer
+        if not left.any():
+            raise ShapeError("a ring that its holes cover whole; leave both out")
+        yield np.asarray(left, dtype=np.bool_)
+
+
 def decode_rle(rle: dict[str, Any], size: tuple[int, int]) -> BoolMask:
     """The mask [H, W] bool of a COCO run-length encoding, compressed (text) or not (a list of counts).
 

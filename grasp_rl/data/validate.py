@@ -1,26 +1,30 @@
 """Everything that is wrong with a dataset, at once: each row that training would stumble over, and what to do.
 
+What is allowed and yet unlikely to be meant (:mod:`grasp_rl.data.plausibility`) is a warning.
+
 Every image is decoded once, every mask, run length and polygon is laid over it. No model, no torch.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from grasp_rl.data import plausibility
 from grasp_rl.data.annotations import AnnotationError, Row, read_lines
 from grasp_rl.data.base import load_image, target_of
 from grasp_rl.data.image_io import AS_STORED, ImageReading
 from grasp_rl.data.masks import ALL_BUT_ZERO, MaskReading
+from grasp_rl.data.plausibility import USUAL_SPLITS
 from grasp_rl.utils.files import Record
 
-USUAL_SPLITS = ("train", "val", "test", "test_ood")
-_BEYOND = 0.01
-"""How far an annotation may reach beyond the image, as hand-drawn ones do, in shares of its longer side."""
+Level = Literal["error", "warning"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,8 @@ class Finding:
     line: int
     """From 1; 0 for the file as a whole."""
     problem: str
-    """Key, what was found, remedy."""
+    """Key or image, what was found, remedy."""
+    level: Level = "error"
 
 
 @dataclass(kw_only=True)
@@ -54,8 +59,18 @@ class Report:
 
     @property
     def bad(self) -> int:
-        """How many rows are bad."""
-        return len({finding.line for finding in self.findings if finding.line})
+        """How many rows have an error."""
+        return len({finding.line for finding in self.findings if finding.line and finding.level == "error"})
+
+    @property
+    def warnings(self) -> int:
+        """How many findings are warnings."""
+        return sum(finding.level == "warning" for finding in self.findings)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return self.warnings == len(self.findings)
 
     @property
     def no_target_share(self) -> float:
@@ -67,20 +82,26 @@ class Report:
         splits = {name: {"rows": count, "no_target": self.no_target[name]} for name, count in self.splits.items()}
         return {
             "file": str(self.path),
-            "ok": not self.findings,
+            "ok": self.ok,
             "rows": self.rows,
             "bad": self.bad,
+            "warnings": self.warnings,
             "splits": splits,
             "kinds": dict(self.kinds),
             "no_target_share": self.no_target_share,
             "images_in_several_splits": self.shared,
             "conversions": dict(self.conversions),
-            "findings": [{"line": f.line, "problem": f.problem} for f in self.findings],
+            "findings": [{"line": f.line, "level": f.level, "problem": f.problem} for f in self.findings],
         }
 
 
 def validate(
-    path: Path, max_pixels: int, images: ImageReading = AS_STORED, masks: MaskReading = ALL_BUT_ZERO
+    path: Path,
+    max_pixels: int,
+    images: ImageReading = AS_STORED,
+    masks: MaskReading = ALL_BUT_ZERO,
+    *,
+    strict: bool = False,
 ) -> Report:
     """Check every row of the annotations file ``path`` and everything that it names.
 
@@ -89,65 +110,122 @@ def validate(
         max_pixels: largest image, width times height, that is decoded.
         images: how images become 8-bit RGB.
         masks: which values of a mask file mean what.
+        strict: warnings are errors.
     """
-    report = Report(path=path)
-    cache = _ImageCache(max_pixels, images, report.conversions)
+    report, names = Report(path=path), set[str]()
+    pictures = _Pictures(max_pixels, images, report.conversions)
     for line in read_lines(path):
         report.rows += 1
-        problems = list(line.problems) if line.row is None else _check(line.row, cache, masks, report)
-        report.findings += [Finding(line=line.number, problem=problem) for problem in problems]
+        errors, odd = list(line.problems), list[str]()
+        if line.row is not None:
+            errors, odd = _check(line.row, pictures, masks, report)
+            odd += pictures.leaks(line.row, line.number)
+            slip = plausibility.alias(line.row.split) if line.row.split not in names else None
+            odd += [slip] if slip else []
+            names.add(line.row.split)
+        report.findings += [Finding(line=line.number, problem=problem) for problem in errors]
+        level: Level = "error" if strict else "warning"
+        report.findings += [Finding(line=line.number, problem=problem, level=level) for problem in odd]
     if not report.rows:
         report.findings.append(Finding(line=0, problem="no rows; write one JSON object a line"))
-    report.shared = cache.shared()
+    report.shared = pictures.shared()
     return report
 
 
-def _check(row: Row, images: _ImageCache, masks: MaskReading, report: Report) -> list[str]:
-    """What is wrong with a row beside its keys; a row with nothing wrong is counted."""
-    problems = [_odd_split(row.split)]
-    size = images.size(row)
-    if isinstance(size, str):
-        problems.append(size)
+def _check(row: Row, pictures: _Pictures, masks: MaskReading, report: Report) -> tuple[list[str], list[str]]:
+    """What is wrong with a row beside its keys, and what is unlikely; a row with nothing wrong is counted."""
+    split, picture = _odd_split(row.split), pictures.of(row)
+    errors, odd = [split] if split else [], list[str]()
+    if picture.error is not None:
+        errors.append(picture.error)
     else:
-        problems.append(_beyond(row, size))
+        odd += [f"{row.image}: {said}" for said in picture.odd]
+        frame = plausibility.coordinates(row, picture.size, turned=picture.turned)
+        frame = f"{row.image}: {frame}" if frame else None
         try:
-            target = target_of(row, size, images.max_pixels, masks)
+            target = target_of(row, picture.size, pictures.max_pixels, masks)
         except AnnotationError as error:
-            problems.append(str(error))
+            turned = plausibility.mask_before_rotation(row, picture.size) if picture.turned else None
+            errors += [frame or turned or str(error)]
         else:
-            problems.append(target.doubt and f"mask: {target.doubt}")
+            errors += [said for said in (frame, target.doubt and f"mask: {target.doubt}") if said]
+            if not errors:
+                unlikely = plausibility.target(row, target.mask, target.weak_labels, picture.size)
+                odd += [f"{row.image}: {said}" for said in unlikely]
             empty = not (target.weak_labels if target.mask is None else target.mask.any())
-            report.no_target[row.split] += empty and not any(problems)
-    result = [problem for problem in problems if problem]
-    if not result:
+            report.no_target[row.split] += empty and not errors
+    if not errors:
         report.splits[row.split] += 1
         report.kinds[row.kind] += 1
-    return result
+    return errors, odd
 
 
-class _ImageCache:
+@dataclass(frozen=True, kw_only=True)
+class _Picture:
+    """What is kept of a decoded image."""
+
+    size: tuple[int, int] = (0, 0)
+    """(height, width)"""
+    turned: bool = False
+    """Whether its EXIF tag swaps them."""
+    digest: bytes = b""
+    """Of its pixels."""
+    odd: tuple[str, ...] = ()
+    error: str | None = None
+    """Why it cannot be read."""
+
+
+class _Pictures:
     """The images met so far, each decoded once."""
 
     def __init__(self, max_pixels: int, reading: ImageReading, conversions: Counter[str]) -> None:
         self.max_pixels, self.reading, self.conversions = max_pixels, reading, conversions
-        self._known: dict[Path, tuple[int, int] | str] = {}
-        self._splits: dict[Path, set[str]] = {}
+        self._known: dict[Path, _Picture] = {}
+        self._seen: dict[bytes, dict[str, tuple[int, Path]]] = {}
+        """By the digest of a picture: its first row in each split, as (line, path)."""
 
-    def size(self, row: Row) -> tuple[int, int] | str:
-        """(height, width) of the row's image, or why it cannot be read."""
-        self._splits.setdefault(row.image, set()).add(row.split)
+    def of(self, row: Row) -> _Picture:
+        """The row's image."""
         if row.image not in self._known:
-            try:
-                image, told = load_image(row, self.max_pixels, self.reading)
-                self._known[row.image] = (image.shape[0], image.shape[1])
-                if told:
-                    self.conversions[told] += 1
-            except AnnotationError as error:
-                self._known[row.image] = str(error)
+            self._known[row.image] = self._read(row)
         return self._known[row.image]
 
+    def _read(self, row: Row) -> _Picture:
+        try:
+            image, told = load_image(row, self.max_pixels, self.reading)
+        except AnnotationError as error:
+            return _Picture(error=str(error))
+        if told:
+            self.conversions[told] += 1
+        odd = (plausibility.picture(image), plausibility.transparency(row.image))
+        return _Picture(
+            size=(image.shape[0], image.shape[1]),
+            turned=plausibility.is_turned(row.image),
+            digest=hashlib.blake2b(
+                np.ascontiguousarray(image).data, digest_size=16, key=str(image.shape).encode()
+            ).digest(),
+            odd=tuple(said for said in odd if said),
+        )
+
+    def leaks(self, row: Row, line: int) -> list[str]:
+        """The other split that the row's picture, or an equal one, is in; said once for each picture and split."""
+        picture = self.of(row)
+        seen = self._seen.setdefault(picture.digest, {}) if picture.error is None else {}
+        first = next(iter(seen.items()), None)
+        known = row.split in seen
+        seen.setdefault(row.split, (line, row.image))
+        if known or first is None:
+            return []
+        split, (number, path) = first
+        same = "the same picture" if path == row.image else f"the same picture as {path}"
+        return [
+            f"{row.image}: {same} is in the split {split} (line {number}) and in {row.split}, so scores flatter; keep "
+            "every picture in one split"
+        ]
+
     def shared(self) -> int:
-        return sum(len(splits) > 1 for splits in self._splits.values())
+        """How many pictures are in more than one split."""
+        return sum(len(splits) > 1 for splits in self._seen.values())
 
 
 def _odd_split(name: str) -> str | None:
@@ -156,19 +234,3 @@ def _odd_split(name: str) -> str | None:
     if not near or len(near[0]) < len(name):
         return None
     return f"split={name!r}: did you mean {near[0]}? Usual: {', '.join(USUAL_SPLITS)}; rename it if it is meant"
-
-
-def _beyond(row: Row, size: tuple[int, int]) -> str | None:
-    """Coordinates outside the image: most often those of an image of another size."""
-    if row.kind not in ("polygons", "boxes") or not row.target:
-        return None
-    flat = [np.asarray(item, dtype=np.float64).reshape(-1, 2) for item in row.target]
-    points = np.concatenate(flat)
-    low, high = points.min(axis=0), points.max(axis=0)
-    slack = _BEYOND * max(size)
-    if (low >= -slack).all() and (high <= np.array([size[1], size[0]]) + slack).all():
-        return None
-    return (
-        f"{row.kind}: reaches from ({low[0]:g}, {low[1]:g}) to ({high[0]:g}, {high[1]:g}) in an image of {size[1]} x "
-        f"{size[0]} (width x height); training cuts it off: give it in pixels of this image, or clip it yourself"
-    )

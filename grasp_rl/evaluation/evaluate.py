@@ -24,6 +24,7 @@ from grasp_rl.evaluation.metrics import score_of
 from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import Components, Dataset, EvaluationProtocol, Labels, Policy, WeakLabels
 from grasp_rl.planning.plausibility import doubts
+from grasp_rl.policies.questions import check_questions
 from grasp_rl.rollouts.reward_pipeline import FailureLimit, RewardPipeline
 from grasp_rl.runs import checkpoints, data_record
 from grasp_rl.runs.progress import ProgressWriter
@@ -75,9 +76,10 @@ def evaluate(
         on_progress: is called with the samples done and their total after each batch.
 
     Raises:
-        ConfigError: a sample has neither a mask nor weak labels.
+        ConfigError: a sample has neither a mask nor weak labels, or a question cannot be asked.
         SegmenterError: the segmenter failed on more than ``config.max_failed_prompts`` of the prompts.
     """
+    check_questions(policy, dataset, [pipeline.prompt])
     total = len(dataset) if limit is None else min(limit, len(dataset))
     records: dict[int, Record] = {}
     images: dict[str, Image] = {}

@@ -133,6 +133,16 @@ class VlmPolicy(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def context(self) -> int:
+        """How many tokens the language model can hold."""
+        return int(self.core.language_model.config.max_position_embeddings)
+
+    def prompt_text(self, query: str, prompt: PromptConfig) -> str:
+        """The chat text that asks ``query`` about an image of 1000 x 1000, one token in the image's place."""
+        frame = CoordinateFrame(width=1000, height=1000, image_width=1000, image_height=1000)
+        return self._chat_text(build_messages(query, frame, prompt))
+
     def encode(self, image: Image, query: str, prompt: PromptConfig) -> EncodedPrompt:
         """Tokens and patches for ``image`` [H, W, 3] uint8 RGB and ``query`` under a prompt scheme.
 
@@ -165,18 +175,20 @@ class VlmPolicy(nn.Module):
         self, query: str, messages: Sequence[Mapping[str, Any]], image_token: str, tokens: str
     ) -> list[int]:
         """Ids of the chat messages, the image's place widened to its ``tokens``."""
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = self._chat_text(messages)
         if text.count(image_token) != 1:
             raise ConfigError(f"the question {query!r} holds {image_token!r}, which stands for the image; reword it")
         begins = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
         ids = list(self.tokenizer(text.replace(image_token, tokens), add_special_tokens=not begins)["input_ids"])
-        context = self.core.language_model.config.max_position_embeddings
-        if len(ids) >= context:
+        if len(ids) >= self.context:
             raise ConfigError(
                 f"the question {query[:80]!r} and its image take {len(ids)} tokens, the model's context has "
-                f"{context}; lower policy.image.max_pixels or shorten the question"
+                f"{self.context}; lower policy.image.max_pixels or shorten the question"
             )
         return ids
+
+    def _chat_text(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def image_end(self, prompt: EncodedPrompt) -> int:
         """Number of leading tokens of ``prompt`` up to and including the image: what its questions share."""

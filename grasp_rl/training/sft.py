@@ -34,6 +34,7 @@ from grasp_rl.distributed.process_group import ALONE, ProcessGroup
 from grasp_rl.evaluation.evaluate import evaluate
 from grasp_rl.interfaces import Components, CoordinateFrame, Dataset
 from grasp_rl.policies.describe import describe
+from grasp_rl.policies.questions import check_questions
 from grasp_rl.policies.types import EncodedPrompt
 from grasp_rl.policies.vlm import VlmPolicy
 from grasp_rl.prompts.render import format_answer
@@ -98,6 +99,8 @@ def run(config: RunConfig, components: Components) -> Record:
             policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
     schemes = _schemes(config)
     data = components.data.split("train")
+    for split in (data, components.data.split(config.evaluation.test_split)):
+        check_questions(policy, split, [prompt for prompt, _ in schemes.values()])
     total = sum(phase.steps for phase in config.sft.phases)
     policy.train()
     done = 0

@@ -14,6 +14,7 @@ from grasp_rl.evaluation.evaluate import files_of
 from grasp_rl.interfaces import Components, Policy
 from grasp_rl.planning.plausibility import doubts
 from grasp_rl.policies.describe import describe
+from grasp_rl.policies.questions import check_questions
 from grasp_rl.rollouts.collect import RolloutBatch, collect_rollouts
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.rollouts.reward_worker import RewardWorker
@@ -63,9 +64,11 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
     pipeline = RewardPipeline(
         segmenter=components.segmenter, reward=components.reward, prompt=config.prompt, parsing=config.parsing
     )
-    sampler = PromptSampler(components.data.split("train"), config, masks="mask" in components.reward.needs)
-    if config.evaluation.every:
-        components.data.split("val")  # a split that is missing is better missed now than after the first steps
+    training = components.data.split("train")
+    validation = [components.data.split("val")] if config.evaluation.every else []
+    for split in (training, *validation, components.data.split(config.evaluation.test_split)):
+        check_questions(policy, split, [config.prompt])  # what is missing or wrong is better found now than later
+    sampler = PromptSampler(training, config, masks="mask" in components.reward.needs)
     engine, update = _engine_and_update(config, policy, components.generator.mismatch_cap)
     scores: dict[str, dict[str, float]] = {}
 

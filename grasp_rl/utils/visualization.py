@@ -1,4 +1,4 @@
-"""Overlays: an image with masks, boxes, points and a caption. OpenCV only; RGB in, RGB out."""
+"""Overlays: an image with masks, boxes, points and a caption; RGB in, RGB out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from grasp_rl.types import BoolMask, Image, Sample, SpatialPrompt
+from grasp_rl.utils.caption import caption
 
 TRUTH, PREDICTED, FOREGROUND, BACKGROUND = (60, 220, 120), (255, 70, 70), (255, 230, 0), (0, 200, 255)
 PANEL = 336
@@ -48,17 +49,10 @@ def draw_overlay(
 
 
 def with_caption(image: Image, text: str) -> Image:
-    """``image`` with a white strip of wrapped text above it."""
-    columns = max(12, image.shape[1] // 8)
-    words, lines = text.encode("ascii", "replace").decode().split(), [""]
-    for word in words:
-        if len(lines[-1]) + len(word) + 1 > columns:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    strip = np.full((18 * len(lines) + 8, image.shape[1], 3), 255, dtype=np.uint8)
-    for number, line in enumerate(lines):
-        cv2.putText(strip, line, (4, 16 + 18 * number), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (20, 20, 20), 1, cv2.LINE_AA)
-    return np.concatenate([strip, image])
+    """``image`` with a white strip of wrapped text above it; a narrow one is widened with white on the right."""
+    strip = caption(text, image.shape[1])
+    space = strip.shape[1] - image.shape[1]
+    return np.concatenate([strip, np.pad(image, ((0, 0), (0, space), (0, 0)), constant_values=255)])
 
 
 def draw_sample(sample: Sample) -> Image:

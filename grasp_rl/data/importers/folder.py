@@ -1,0 +1,112 @@
+"""A folder with images/, masks/ and a CSV of questions: image, question and, where there are, mask, split, id."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from grasp_rl.data.importers.base import Item, Source, SourceError, inside
+
+_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+_COLUMNS = {
+    "image": ("image", "file_name", "filename", "file"),
+    "query": ("question", "query", "text"),
+    "mask": ("mask",),
+    "split": ("split",),
+    "id": ("id",),
+    "reasoning": ("reasoning",),
+}
+
+
+def read(path: Path, *, images: Path | None = None, question: str = "") -> Source:
+    """The questions of a CSV about the images beside it.
+
+    A mask that the column ``mask`` leaves empty means that nothing answers. Without that column the mask has the name
+    of its image.
+
+    Args:
+        path: the folder with images/, masks/ and one CSV, or that CSV.
+        images: the folder of the images; None for images/.
+        question: goes by the CSV; not used.
+
+    Raises:
+        ConfigError: naming the file, what was found and the remedy.
+    """
+    table = path if path.is_file() else _table(path)
+    root, source = table.parent, Source()
+    rows = _rows(table)
+    for line, row in rows:
+        place = f"{table}:{line}"
+        name = row.get("image", "")
+        picture = inside(images or root / "images", name.removeprefix("images/"), f"{place}: image")
+        if not picture.is_file():
+            raise SourceError(f"{place}: image={name!r}: no such file in {images or root / 'images'}; put it there")
+        mask = _mask(root / "masks", picture, row, place)
+        number = f"{Path(name).stem}-{line}"
+        source.items.append(
+            Item(
+                sample_id=row.get("id") or number,
+                image=picture,
+                name=picture.relative_to(images or root / "images").as_posix(),
+                query=row.get("query", ""),
+                target={"polygons": []} if mask is None else {"mask": mask},
+                mask_name="" if mask is None else mask.relative_to(root / "masks").as_posix(),
+                split=row.get("split") or None,
+                reasoning=row.get("reasoning") or None,
+            )
+        )
+    return source
+
+
+def _table(folder: Path) -> Path:
+    found = sorted(folder.glob("*.csv")) if folder.is_dir() else []
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise SourceError(f"{folder}: must hold images/, masks/ and one CSV of questions, found {names}; name the CSV")
+    return found[0]
+
+
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """(line, values by our names of the columns) of every row."""
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{table}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    head = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
+    result: list[tuple[int, dict[str, str]]] = []
+    try:
+        columns = [column.strip().lower() for column in next(reader, [])]
+        named = {
+            ours: next((columns.index(n) for n in names if n in columns), None) for ours, names in _COLUMNS.items()
+        }
+        for needed in ("image", "query"):
+            if named[needed] is None:
+                found = ", ".join(columns) or "none"
+                raise SourceError(f"{table}: needs the columns image and question, found {found}")
+        for row in reader:
+            values = {ours: row[n].strip() for ours, n in named.items() if n is not None and n < len(row)}
+            if any(values.values()):
+                result.append((reader.line_num, values))
+    except csv.Error as error:
+        raise SourceError(f"{table}:{reader.line_num}: no CSV ({error})") from error
+    return result
+
+
+def _mask(folder: Path, picture: Path, row: dict[str, str], place: str) -> Path | None:
+    """The mask of a row; None where nothing answers."""
+    if "mask" in row:
+        if not row["mask"]:
+            return None
+        mask = inside(folder, row["mask"].removeprefix("masks/"), f"{place}: mask")
+        if not mask.is_file():
+            raise SourceError(
+                f"{place}: mask={row['mask']!r}: no such file in {folder}; put it there, or leave it empty"
+            )
+        return mask
+    candidates = [folder / f"{picture.stem}{ending}" for ending in _ENDINGS]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        raise SourceError(f"{place}: no mask {picture.stem}.png in {folder}; put it there, or name it in a column mask")
+    return found
