@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.schema import OptimizerConfig, PromptConfig, RunConfig, SftPhase
+from grasp_rl.config.schema import OptimizerConfig, PromptConfig, RunConfig, SftConfig, SftPhase
+from grasp_rl.data.image_io import write_image
+from grasp_rl.data.readers.jsonl import JsonlSource
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.interfaces import Components
@@ -93,3 +98,22 @@ def test_a_policy_of_another_kind_is_named(source: SyntheticSource) -> None:
     )  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"policy: Outside cannot be fine-tuned .*VlmPolicy"):
         run(RunConfig(), components)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_question_that_is_too_long_is_named_before_the_first_row(
+    random_policy: TinyPolicy, tmp_path: Path, split: str
+) -> None:
+    write_image(tmp_path / "a.png", np.zeros((20, 30, 3), dtype=np.uint8))
+    rows = [{"id": name, "image": "a.png", "query": "a?", "split": name, "boxes": []} for name in ("train", "test")]
+    rows.append(rows[0] | {"id": "long", "query": "the roof and " * 600, "split": split})
+    (tmp_path / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = JsonlSource(str(tmp_path))
+    components = Components(
+        policy=random_policy, segmenter=None, reward=None, protocol=None, data=data, tracker=None, generator=None
+    )  # type: ignore[arg-type]
+    sft = SftConfig(phases=[SftPhase(steps=1, batch_size=1)])
+    config = RunConfig(run_dir=str(tmp_path), prompt=PromptConfig(template="compact"), sft=sft)
+    with pytest.raises(ConfigError, match=r"annotations\.jsonl:3: query: the question 'the roof"):
+        run(config, components)
+    assert not (tmp_path / "metrics.jsonl").exists()
