@@ -92,9 +92,7 @@ def target(row: Row, mask: BoolMask | None, labels: tuple[SpatialPrompt, ...], s
             mask[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = True
     area = 0 if mask is None else int(np.count_nonzero(mask))
     share = area / (size[0] * size[1])
-    if share == 1 and row.kind == "mask":
-        yield f"mask: {row.target.name} has no background, every pixel belongs to the target; make the background 0"
-    elif share > LARGEST:
+    if share > LARGEST:
         yield f"{row.kind}: the target is {share:.1%} of the image; check it, target and background may be swapped"
     elif 0 < area < SMALLEST:
         yield f"{row.kind}: the target has {area} of {size[0] * size[1]} pixels; check its coordinates, or leave it out"
