@@ -107,3 +107,18 @@ def test_a_report_tells_that_a_runs_data_changed(tmp_path: Path, files: list[Pat
     assert notes == [
         "the data changed since: annotations.jsonl; its scores are of other answers than a run now would have"
     ]
+
+
+def test_a_report_shows_a_run_once(tmp_path: Path) -> None:
+    for name, state, digest in (("a", "failed", "x"), ("b", "done", "x"), ("c", "done", "y"), ("d", "done", "x")):
+        mark_started(tmp_path / name, os.getpid(), digest)
+        mark_ended(tmp_path / name, state, 0)  # type: ignore[arg-type]
+        (tmp_path / name / "config.yaml").write_text("command: evaluate\n")
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e/config.yaml").write_text("command: evaluate\n")  # without a status: nobody knows what it is
+    runs = read_study(tmp_path)
+    assert [run.folder.name for run in runs] == ["b", "c", "e"]
+    assert [note for note in runs[0].notes if "same run" in note] == [
+        "a is the same run, left out",
+        "d is the same run, left out",
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,28 @@ def read_study(folder: Path) -> list[StudiedRun]:
     if not folders:
         result = "no such folder" if not folder.is_dir() else "neither a run nor a folder of runs"
         raise ConfigError(f"{folder}: {result}; must be what a train, sft or evaluate command wrote")
+    folders, twins = _distinct(folders)
     overrides = {path: _overrides(_read_json(path / ENVIRONMENT) or {}) for path in folders}
     keys = [key for key in dict.fromkeys(k for o in overrides.values() for k in o) if key not in _NOT_AXES]
     differing = [key for key in keys if len({o.get(key) for o in overrides.values()}) > 1]
-    return [_read_run(path, {key: overrides[path].get(key, "default") for key in differing}) for path in folders]
+    runs = [_read_run(path, {key: overrides[path].get(key, "default") for key in differing}) for path in folders]
+    return [replace(run, notes=(*run.notes, *twins.get(run.folder, ()))) for run in runs]
+
+
+def _distinct(folders: Sequence[Path]) -> tuple[list[Path], dict[Path, list[str]]]:
+    """The folders without those that hold the same run as another, and a note of each of these at the one that stays.
+
+    Of several the first that is done stays, else the first.
+    """
+    statuses = {path: _read_json(path / STATUS) or {} for path in folders}
+    kept: dict[object, Path] = {}
+    for path in sorted(folders, key=lambda path: statuses[path].get("state") != "done"):
+        kept.setdefault(statuses[path].get("config_hash") or path, path)
+    twins: dict[Path, list[str]] = {}
+    for path in folders:
+        if path not in kept.values():
+            twins.setdefault(kept[statuses[path]["config_hash"]], []).append(f"{path.name} is the same run, left out")
+    return [path for path in folders if path in kept.values()], twins
 
 
 def _is_run(folder: Path) -> bool:
