@@ -34,7 +34,6 @@ MAX_BLOCK_BYTES = 288 << 20
 _CACHE_BYTES = 64 << 20
 _SETTINGS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_CACHEMAX": _CACHE_BYTES,
     "GDAL_NUM_THREADS": 1,  # other threads of GDAL write to the terminal
 }
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
