@@ -266,6 +266,7 @@ RUN = [
 ]
 
 
+@pytest.mark.long
 def test_ctrl_c_and_going_on_is_the_same_run(door: Door, tmp_path: Path) -> None:
     assert door(*RUN, "run_dir=whole").returncode == 0
     whole = (tmp_path / "whole" / METRICS).read_bytes()

@@ -318,7 +318,9 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize("layout", ["zero1 x 2", "zero3 x 2", "zero3 x 2, layer by layer"])
+@pytest.mark.parametrize(
+    "layout", [pytest.param("zero1 x 2", marks=pytest.mark.long), "zero3 x 2", "zero3 x 2, layer by layer"]
+)
 def test_evaluate_shares_samples_out_and_scores_the_same(tmp_path: Path, layout: str) -> None:
     """predictions.jsonl equal to the byte, the same metrics and overlays; 7 samples in batches of 2 over 2 ranks."""
     one = other("evaluate", tmp_path / "one", *SMALL) / "eval"
@@ -345,7 +347,7 @@ def test_training_scores_its_splits_over_ranks_alike(tmp_path: Path) -> None:
         assert ours.pop("val/reward") == pytest.approx(theirs.pop("val/reward"), abs=1e-6)
 
 
-@pytest.mark.parametrize("layout", ["zero2 x 2", "zero3 x 2"])
+@pytest.mark.parametrize("layout", [pytest.param("zero2 x 2", marks=pytest.mark.long), "zero3 x 2"])
 def test_sft_over_ranks_ends_at_the_same_weights(tmp_path: Path, layout: str) -> None:
     """Five rows a step over two ranks: losses to 1e-6, weights to 1e-5 of one process."""
     words = [*SMALL, "sft.phases=[{steps: 3, batch_size: 5, warmup_steps: 0, lr: 1e-4}]", "sft.log_every=1"]

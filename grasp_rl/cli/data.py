@@ -36,9 +36,9 @@ def main(argv: Sequence[str]) -> int:
     """Run ``grasp-rl data <argv>``: 0 done, 1 bad rows or a file that cannot be written, 2 nothing there to work on."""
     parser = _parser()
     arguments, more = parser.parse_known_args(argv)  # options may stand behind flags, too
-    arguments.options += more
-    if any(word.startswith("-") for word in more):
+    if any(word.startswith("-") for word in more) or (more and arguments.command == "import"):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
+    arguments.options = [*getattr(arguments, "options", ()), *more]
     try:
         return {"validate": _validate, "show": _show, "import": _import}[arguments.command](arguments)
     except (ConfigError, OSError) as error:

@@ -64,6 +64,9 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder, words
 
 
+@pytest.mark.parametrize(
+    "whole", ["local", pytest.param("zero3x2", marks=pytest.mark.long)], indirect=True, scope="module"
+)
 def test_kill_nine_and_going_on_is_the_same_run(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
     """Killed in a rollout, gone on, killed where a checkpoint is written, gone on: the run that nobody killed."""
     expected, words = whole
@@ -484,8 +487,10 @@ def test_two_drivers_do_not_share_a_sweep(tmp_path: Path) -> None:
 
 
 def test_a_sweep_can_stop_at_the_first_failure(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()  # holds no weights, which a worker finds out
     command = [
-        sys.executable, "-m", "grasp_rl.cli.main", "train", "-m", "debug=fast", "init_from=nowhere", "seed=1,2,3",
+        sys.executable, "-m", "grasp_rl.cli.main", "train", "-m", "debug=fast", f"init_from={tmp_path / 'empty'}",
+        "seed=1,2,3",
         "sweep.on_error=stop", f"hydra.sweep.dir={tmp_path / 'sweep'}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

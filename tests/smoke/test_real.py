@@ -32,8 +32,15 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize("segmenter", ["grabcut", "sam2"])
-@pytest.mark.parametrize("reward", ["grasp", "think2seg"])
+@pytest.mark.parametrize(
+    ("reward", "segmenter"),
+    [
+        ("grasp", "sam2"),
+        ("think2seg", "grabcut"),
+        pytest.param("grasp", "grabcut", marks=pytest.mark.long),
+        pytest.param("think2seg", "sam2", marks=pytest.mark.long),
+    ],
+)
 def test_five_steps_on_real_images(tmp_path: Path, tiny_sam2: Path, segmenter: str, reward: str) -> None:
     words = ["train", *WORDS, f"reward={reward}", f"segmenter={segmenter}", "run_dir=r", "--json"]
     words += [f"segmenter.path={tiny_sam2}"] if segmenter == "sam2" else []
