@@ -14,6 +14,7 @@ done
 "$python" tests/fault/wandb_faults.py --out "$out" || failed+=("W&B")
 "$python" -m pytest -p no:xdist -q -m "not parity" --durations=10 tests/fault tests/test_engines.py tests/test_step_faults.py \
   tests/test_bad_input.py tests/test_parsing.py tests/test_validate.py tests/test_imageio.py tests/test_hf_vlm.py tests/test_pickles.py \
-  tests/test_tracking.py tests/test_segmenters.py tests/test_sam.py tests/test_plan.py tests/smoke/test_real.py tests/conf | tee "$out/tests.txt" || failed+=("tests")
+  tests/test_tracking.py tests/test_segmenters.py tests/test_sam.py tests/test_plan.py \
+  tests/smoke/test_real.py tests/conf | tee "$out/tests.txt" || failed+=("tests")
 echo "faults: $((SECONDS - began)) s, $out; ${failed[*]:-all held}"
 [ ${#failed[@]} -eq 0 ]
