@@ -339,6 +339,11 @@ def test_what_untrained_models_write_is_read_under_repair_alone(text: str, count
         ("There is no boat.", ParseStatus.NO_ANSWER),
         (f"<think>[{ONE}]", ParseStatus.NO_ANSWER),  # an unfinished thought
         (f"<think>[{ONE}]</think>", ParseStatus.NO_ANSWER),
+        ("<think>draft <answer>[[1,2,3,4]]</answer> no, better", ParseStatus.NO_ANSWER),
+        (f"<think>a</think><think>b <answer>[{ONE}", ParseStatus.NO_ANSWER),
+        ('<answer>{"bbox_2d":[10,20,30,40],{"bbox_2d":[50,10,70,30]}</answer>', ParseStatus.BAD_JSON),  # one is lost
+        ("<answer>[{'bbox_2d':[10%,20%,30%,40%]}]</answer>", ParseStatus.BAD_NUMBER),
+        ("<answer>[[]]</answer>", ParseStatus.BAD_SCHEMA),
         ("```json\n```", ParseStatus.NO_ANSWER),
         ('<answer>[{"label":"boat"}]</answer>', ParseStatus.BAD_SCHEMA),
         ('<answer>[{"bbox_2d":["10px","20","30","40"]}]</answer>', ParseStatus.BAD_SCHEMA),
@@ -468,13 +473,25 @@ def test_a_hundred_thousand_mutations_in_ten_seconds() -> None:
     assert seen == set(ParseStatus) - {ParseStatus.REPAIRED}
 
 
-def test_mutations_with_repair() -> None:
+@pytest.mark.parametrize("reader", ["think2seg", "visionreasoner"])
+@pytest.mark.parametrize("number", ["9" * 401, "-" + "9" * 401, "9" * 5000, "1e999", "NaN", "Infinity"])
+def test_no_number_makes_a_released_reading_fail(reader: str, number: str) -> None:
+    text = f'<think>a</think><answer>```json\n[{{"bbox_2d":[{number},2,3,4]}}]\n```</answer>'
+    for said in (text, text.replace("```json\n", "").replace("\n```", "")):
+        for config in (ParsingConfig(reader=reader), ParsingConfig(reader=reader, repair=True)):
+            assert parse(said, BOX, FRAME, config).prompts == ()
+
+
+@pytest.mark.parametrize("reader", ["scheme", "think2seg", "visionreasoner"])
+def test_mutations_with_repair(reader: str) -> None:
     draw = random.Random(21)
     statuses = set()
-    for text, prompt in draw.choices(SEEDS, k=5000):
-        answer = parse(mutate(draw, text), prompt, FRAME, REPAIR)
-        check(answer)
+    config = replace(REPAIR, reader=reader)
+    for text, prompt in draw.choices(SEEDS, k=3000):
+        answer = parse(mutate(draw, text), prompt, FRAME, config)
         statuses.add(answer.status)
+        if reader != "visionreasoner":  # which leaves boxes and points as they are said
+            check(answer)
     assert statuses == set(ParseStatus)
 
 

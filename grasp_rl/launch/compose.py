@@ -7,6 +7,7 @@ environment, name the modules that are trusted.
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import sys
 import warnings
@@ -37,7 +38,7 @@ from omegaconf.errors import OmegaConfBaseException
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import one_line
 from grasp_rl.config.renamed import current_key
-from grasp_rl.config.schema import RunConfig
+from grasp_rl.config.schema import PromptConfig, RunConfig
 from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, to_config
 from grasp_rl.launch.process import Job, folder_of
 from grasp_rl.launch.usage import HELP
@@ -46,8 +47,7 @@ from grasp_rl.runs.run_dir import config_hash
 from grasp_rl.utils.files import Record
 
 CONFIG_NAME = "config"
-_DEFAULT_PROMPT = "box_2points"
-"""As conf/config.yaml has it."""
+_CONF = Path(str(importlib.import_module("grasp_rl.conf").__file__)).parent
 _QUIET = {"version": 1, "root": {"level": "ERROR"}, "disable_existing_loggers": True}
 _UNNAMED = ("command", "experiment", "debug", "launcher", "trusted_modules")
 """Keys that never name a job's folder."""
@@ -62,7 +62,7 @@ def _job_folder(overrides: str, number: int, *, _root_: DictConfig | None = None
     if _root_ is None:
         return name
     raw: dict[str, Any] = OmegaConf.to_container(_without_hydra(_root_), resolve=True)  # type: ignore[assignment]
-    config = to_config(adopt(raw, _named(_root_.hydra)) | {"run_dir": ""})
+    config = to_config(adopt(raw, _named(_root_.hydra, raw))[0] | {"run_dir": ""})
     return f"{name}-{config_hash(asdict(config))[:8]}"
 
 
@@ -259,17 +259,30 @@ def resolve(config: DictConfig, run_dir: Path, trusted: tuple[str, ...]) -> Job:
     """
     with explained():
         raw: dict[str, Any] = OmegaConf.to_container(_without_hydra(config), resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-        checked = to_config(adopt(raw, _named(HydraConfig.get())) | {"run_dir": str(run_dir)})
+        adopted, told = adopt(raw, _named(HydraConfig.get(), raw))
+        checked = to_config(adopted | {"run_dir": str(run_dir)})
     if tuple(checked.trusted_modules) != trusted:
         raise ConfigError(f"trusted_modules={checked.trusted_modules}: only the command line can trust a module")
     check_components(checked, trusted)
-    return Job(run_dir=run_dir, config=asdict(checked), trusted=trusted)
+    return Job(run_dir=run_dir, config=asdict(checked), trusted=trusted, adopted=tuple(told))
 
 
-def _named(hydra: Any) -> list[str]:
-    """Keys and groups that this composition was given, on the command line or, for the prompt, by an experiment."""
+def _named(hydra: Any, raw: Record) -> list[str]:
+    """Keys and groups that this composition was given: on the command line, or by a file beside the option's own."""
     keys = [re.split(r"[=@]", word.lstrip("+~"), maxsplit=1)[0] for word in hydra.overrides.task]
-    return keys + (["prompt"] if hydra.runtime.choices.get("prompt") != _DEFAULT_PROMPT else [])
+    plain = asdict(PromptConfig()) | {"template": raw["prompt"]["template"]}
+    keys += ["prompt"] if raw["prompt"] != plain else []
+    option = _CONF / "policy" / f"{hydra.runtime.choices.get('policy')}.yaml"
+    policy = raw.get("policy") or {}
+    if option.is_file():
+        own = OmegaConf.merge(*(OmegaConf.load(path) for path in (option.with_name("_base.yaml"), option)))
+        usual: dict[str, Any] = OmegaConf.to_container(own, resolve=False)  # type: ignore[assignment]
+        keys += [
+            f"policy.{key}" for key in ("coordinates", "dtype", "prompt_template") if policy.get(key) != usual.get(key)
+        ]
+        sizes, usual_sizes = policy.get("image") or {}, usual.get("image") or {}
+        keys += [f"policy.image.{key}" for key, value in sizes.items() if value != usual_sizes.get(key)]
+    return keys
 
 
 def _compose(engine: Hydra, overrides: list[str], mode: RunMode) -> DictConfig:

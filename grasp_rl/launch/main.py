@@ -1,4 +1,4 @@
-"""The near side of the command_line: compose, check everything, start the worker, watch it, say how it ended.
+"""The launcher: compose, check everything, start the worker, watch it, say how it ended.
 
 No torch here. What is wrong with a command line is one line on stderr and exit code 2 before any model loads. The
 worker reads the run folder and nothing else; `python -m grasp_rl.launch.worker <run>/config.yaml` is the same run by
@@ -35,6 +35,7 @@ from grasp_rl.launch import compose, process
 from grasp_rl.launch.paths import check_paths
 from grasp_rl.launch.process import Job, StopFile
 from grasp_rl.runs import data_record
+from grasp_rl.runs.asked import FILE
 from grasp_rl.runs.progress import ProgressWatcher, duration
 from grasp_rl.runs.run_dir import (
     CONFIG,
@@ -156,6 +157,9 @@ def _show(command_line: CommandLine, engine: Hydra, flags: argparse.Namespace) -
             engine.hydra_help(name, flags.parser, flags)
         elif flags.cfg:
             engine.show_cfg(name, overrides, flags.cfg, flags.package, flags.resolve)
+            with contextlib.suppress(ConfigError):  # a run that misses a value has its config shown all the same
+                told = compose.single(engine, overrides, compose.trusted_on(overrides)).adopted
+                sys.stderr.write(f"# in a run, {FILE} beside the weights adds: {' '.join(told)}\n" if told else "")
         elif flags.info:
             engine.show_info(flags.info, name, overrides)
         else:
@@ -178,6 +182,12 @@ def _single(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *,
         return _start(command_line, wanted, overrides, resume=resume)
 
 
+def _tell_adopted(command_line: CommandLine, jobs: Sequence[Job]) -> None:
+    """Say what the folder of the weights decided about how its policy is asked."""
+    for adopted in dict.fromkeys(wanted.adopted for wanted in jobs if wanted.adopted):
+        command_line.console.print(f"asked as {FILE} beside the weights says: {' '.join(adopted)}")
+
+
 def _refuse_other_data(run_dir: Path) -> None:
     if told := data_record.sentence(run_dir):
         raise ConfigError(
@@ -190,6 +200,7 @@ def _start(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *, 
     """Prepare a run directory that is held, start its worker, watch it and say how it ended."""
     process.prepare(wanted, command_line.argv, overrides, resume=resume)
     command_line.console.print(f"{command_line.command}: {wanted.run_dir}")
+    _tell_adopted(command_line, [wanted])
     stop = StopFile(wanted.run_dir)
     with stop.listening(), ProgressWatcher(command_line.console, lambda: [wanted.run_dir]):
         code = process.run_worker(wanted, stop)
@@ -266,6 +277,7 @@ def _drive(
         command_line.console.print(f"warning: {changed}")
     kept = f", {len(jobs) - len(waiting)} of them done before" if len(waiting) < len(jobs) else ""
     command_line.console.print(f"{command_line.command}: {len(jobs) or 'jobs'} jobs in {folder}{kept}")
+    _tell_adopted(command_line, jobs)
     run_dirs = [wanted.run_dir for wanted in jobs]
 
     def folders() -> list[Path]:

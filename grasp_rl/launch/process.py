@@ -57,6 +57,8 @@ class Job:
     config: Record
     """The resolved config, as config.yaml will hold it."""
     trusted: tuple[str, ...] = ()
+    adopted: tuple[str, ...] = ()
+    """What the folder of the weights says about their policy, where the config said otherwise; as overrides."""
 
 
 class StopFile:

@@ -1,4 +1,4 @@
-"""The far side of the door: one run folder in, one run done. Hydra is never started here.
+"""The worker: one run folder in, one run done. Hydra is never started here.
 
     python -m grasp_rl.launch.worker <run>/config.yaml [--trust MODULE ...] [--resume]
 

@@ -45,6 +45,5 @@ def describe(
             turns=tuple((role, text.strip()) for role, text in turns),
             canvas=f"{prompt.frame.width:g} x {prompt.frame.height:g}",
             coordinates=policy.coordinates,
-            asked=asked,
         )
     write_card(folder, config, step=step, scores=scores, commit=getattr(policy, "commit", None), asking=asking)

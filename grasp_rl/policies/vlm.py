@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ from grasp_rl.policies.transfer import to_device, together
 from grasp_rl.policies.types import WHOLE, EmbeddedPrompt, EncodedPrompt, Sampling, Scores
 from grasp_rl.prompts.render import build_messages
 from grasp_rl.types import Box, Completion, Image
+from grasp_rl.utils.files import read_json
 
 disable_progress_bar()  # a run's log is a file
 
@@ -389,7 +390,7 @@ class VlmPolicy(nn.Module):
             raise ConfigError(f"policy.lora_rank: {folder} holds {kind}, which this policy cannot take")
         try:
             if adapter.is_file():
-                set_peft_model_state_dict(self.model, load_file(adapter))
+                self._load_adapter(adapter)
                 return
             loaded, report = type(self.stock).from_pretrained(
                 folder, config=self.stock.config, dtype=self.stock.dtype, use_safetensors=True, output_loading_info=True
@@ -398,3 +399,27 @@ class VlmPolicy(nn.Module):
             raise ConfigError(f"policy weights in {folder} do not fit this policy: {error}") from error
         check_keys(f"policy weights in {folder}", report)
         self.stock.load_state_dict(loaded.state_dict())
+
+    def _load_adapter(self, file: Path) -> None:
+        """Take an adapter that fits this policy's own: same rank, scale and layers."""
+        said = read_json(file.with_name("adapter_config.json")) or {}
+        own = self.model.peft_config["default"]
+        for key, found, here in (("rank", said.get("r"), own.r), ("alpha", said.get("lora_alpha"), own.lora_alpha)):
+            if found is not None and found != here:
+                raise ConfigError(f"policy.lora_{key}={here}: the adapter in {file.parent} has {found}")
+        tensors = load_file(file)
+        check_keys(
+            f"the adapter in {file.parent}",
+            adapter_difference(get_peft_model_state_dict(self.model, save_embedding_layers=False), tensors),
+        )
+        set_peft_model_state_dict(self.model, tensors)
+
+
+def adapter_difference(own: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Keys that an adapter lacks, has too many, or has in another shape."""
+    common = own.keys() & loaded.keys()
+    return {
+        "missing_keys": sorted(own.keys() - loaded.keys()),
+        "unexpected_keys": sorted(loaded.keys() - own.keys()),
+        "mismatched_keys": sorted(key for key in common if own[key].shape != loaded[key].shape),
+    }

@@ -20,6 +20,7 @@ from grasp_rl.types import ParseStatus
 
 _FENCE = "```"
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3001: ",", 0x201C: '"', 0x201D: '"'}
+_PERCENT = re.compile(r"\d\s*%")
 _NUMBER = re.compile(r"\s*[-+]?\d{1,16}(?:\.\d{1,16})?\s*")
 
 
@@ -56,15 +57,14 @@ def read(text: str, prompt: PromptConfig, config: ParsingConfig) -> tuple[list[d
 
 def _answer(text: str) -> tuple[str, bool, bool]:
     """The text of the answer, whether the end of the completion may have cut it off, whether it had a tag."""
-    end = text.rfind(ANSWER_CLOSE)
-    start = text.rfind(ANSWER_OPEN, 0, end if end >= 0 else len(text))
-    if start >= 0:
-        return text[start + len(ANSWER_OPEN) : end if end >= 0 else len(text)], end < 0, True
     thought = text.rfind(THINK_CLOSE)
-    if thought < 0 and THINK_OPEN in text:
-        raise ReadError(ParseStatus.NO_ANSWER)
+    if thought < text.rfind(THINK_OPEN):
+        raise ReadError(ParseStatus.NO_ANSWER)  # the last thought never ended
     begin = thought + len(THINK_CLOSE) if thought >= 0 else 0
-    return text[begin : end if end >= begin else len(text)], end < begin, end >= begin
+    end = text.rfind(ANSWER_CLOSE, begin)
+    start = text.rfind(ANSWER_OPEN, begin, end if end >= 0 else len(text))
+    first = start + len(ANSWER_OPEN) if start >= 0 else begin
+    return text[first : end if end >= 0 else len(text)], end < 0, start >= 0 or end >= 0
 
 
 def _fenced(text: str) -> list[tuple[str, bool]]:
@@ -88,10 +88,27 @@ def _values(body: str, config: ParsingConfig, is_open: bool) -> list[Any]:
         try:
             values.append(decode(piece))
         except json.JSONDecodeError:
-            values.append(mend(piece))
+            values.append(_mended(piece))
     if not values:
         raise ReadError(ParseStatus.BAD_JSON)
     return values
+
+
+def _mended(piece: str) -> Any:
+    """What json-repair makes of ``piece``, where it loses no list on the way and reads no share as a coordinate."""
+    value = mend(piece)
+    if _PERCENT.search(piece):
+        raise ReadError(ParseStatus.BAD_NUMBER)
+    if _lists(value) < piece.count("["):
+        raise ReadError(ParseStatus.BAD_JSON)
+    return value
+
+
+def _lists(value: Any) -> int:
+    """How many lists there are in ``value``."""
+    if isinstance(value, dict):
+        return sum(map(_lists, value.values()))
+    return 1 + sum(map(_lists, value)) if isinstance(value, list) else 0
 
 
 def _pieces(body: str, is_open: bool) -> Iterator[str]:
@@ -120,6 +137,8 @@ def _instances(value: Any, prompt: PromptConfig) -> list[dict[str, Any]]:
     if isinstance(value, list):
         if only_boxes and len(value) == 4 and all(_is_number(number) for number in value):
             return [{prompt.box_key: _numbers(value)}]
+        if any(item == [] for item in value):
+            raise ReadError(ParseStatus.BAD_SCHEMA)  # "nothing" is the empty list itself
         return [instance for item in value for instance in _instances(item, prompt)]
     if not isinstance(value, dict):
         raise ReadError(ParseStatus.BAD_SCHEMA)

@@ -15,8 +15,8 @@ character. Two thoughts in a row are one to them.
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -164,6 +164,7 @@ def _numbers(value: Any, count: int, config: ParsingConfig) -> list[float]:
         raise ReadError(ParseStatus.BAD_SCHEMA)
     if any(isinstance(number, bool) or not isinstance(number, int | float) for number in value):
         raise ReadError(ParseStatus.BAD_SCHEMA)
-    if not all(math.isfinite(number) and abs(number) <= config.max_abs_coordinate for number in value):
+    limit = min(config.max_abs_coordinate, sys.float_info.max)
+    if not all(-limit <= number <= limit for number in value):  # False for NaN, too
         raise ReadError(ParseStatus.BAD_NUMBER)
     return [float(number) for number in value]

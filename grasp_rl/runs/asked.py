@@ -13,6 +13,7 @@ from typing import Any
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import PromptConfig
+from grasp_rl.runs.checkpoints import find_policy
 from grasp_rl.utils.files import Record, read_json, write_json, write_text
 
 FILE = "grasp_rl.json"
@@ -47,21 +48,26 @@ class Asked:
         write_json(folder / FILE, record | {"dtype": self.dtype})
 
 
-def adopt(config: Record, named: Sequence[str]) -> Record:
-    """A composed config with what the folder in ``policy.path`` says about its policy; what is ``named`` stays.
+def adopt(config: Record, named: Sequence[str]) -> tuple[Record, list[str]]:
+    """A composed config with what the folder of its weights says about their policy; what is ``named`` stays.
+
+    The folder is ``init_from`` (a run, a checkpoint, a policy folder), else ``policy.path`` or ``policy.weights``.
 
     Args:
         config: resolved, as config.yaml will hold it.
         named: keys and groups that the user gave.
 
+    Returns:
+        The config, and what of it changed, as overrides.
+
     Raises:
-        ConfigError: the folder is one that a run wrote and does not say how its policy is asked, or cannot be read.
+        ConfigError: ``policy.path`` is a folder that a run wrote and does not say how its policy is asked, or what it
+            says cannot be read.
     """
     policy = config.get("policy") or {}
-    folder = Path(str(policy.get("path") or "\0"))
-    record = _read(folder, named) if "\0" not in str(folder) else None
-    if record is None:
-        return config
+    folder, record = _source(config.get("init_from"), policy, named)
+    if folder is None or record is None:
+        return config, []
     prompt, template = dict(config["prompt"]), record["prompt"]["template"]
     if "prompt" not in named:
         prompt |= {key: value for key, value in record["prompt"].items() if f"prompt.{key}" not in named}
@@ -69,11 +75,41 @@ def adopt(config: Record, named: Sequence[str]) -> Record:
         template = str(folder / TEMPLATE)
     asked_by_name = {"prompt.template", "policy.prompt_template"} & set(named)
     prompt["template"] = config["prompt"]["template"] if asked_by_name else template
-    policy = policy | {key: record[key] for key in _POLICY_KEYS if f"policy.{key}" not in named}
-    if "policy.image" not in named:
+    keys = [key for key in _POLICY_KEYS if key in policy and f"policy.{key}" not in named]
+    changed = {key: record[key] for key in keys if key != "dtype" or not config.get("init_from")}
+    if isinstance(policy.get("image"), dict) and "policy.image" not in named:
         kept = {key: value for key, value in record["image"].items() if f"policy.image.{key}" not in named}
-        policy["image"] = policy["image"] | kept
-    return config | {"prompt": prompt, "policy": policy | {"prompt_template": prompt["template"]}}
+        changed["image"] = policy["image"] | kept
+    adopted = policy | changed | {"prompt_template": prompt["template"]}
+    told = _differences("prompt", config["prompt"], prompt) + _differences("policy", policy, adopted)
+    return config | {"prompt": prompt, "policy": adopted}, told
+
+
+def _differences(key: str, before: Record, after: Record) -> list[str]:
+    """Overrides that turn ``before`` into ``after``."""
+    told = []
+    for name, value in after.items():
+        if isinstance(value, dict) and isinstance(before.get(name), dict):
+            told += _differences(f"{key}.{name}", before[name], value)
+        elif before.get(name) != value:
+            told.append(f"{key}.{name}={value}")
+    return told
+
+
+def _source(init_from: Any, policy: Record, named: Sequence[str]) -> tuple[Path | None, Record | None]:
+    """The folder that the weights come from, where it says how they are asked, and what it says."""
+    if init_from:
+        try:
+            folder = find_policy(Path(str(init_from)))
+        except ConfigError:  # said where the weights are wanted
+            return None, None
+        return folder, _read(folder, named) if (folder / FILE).exists() else None
+    if policy.get("path"):
+        return Path(str(policy["path"])), _read(Path(str(policy["path"])), named)
+    folder = Path(str(policy.get("weights") or "\0"))
+    if "\0" in str(folder) or not (folder / FILE).exists():
+        return None, None
+    return folder, _read(folder, named)
 
 
 def _read(folder: Path, named: Sequence[str]) -> Record | None:

@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from grasp_rl.config.schema import RunConfig
-from grasp_rl.runs.asked import Asked
 from grasp_rl.runs.run_dir import ENVIRONMENT
 from grasp_rl.utils.files import Record, read_json, write_text
 
@@ -29,7 +28,6 @@ class Asking:
     canvas: str
     """Width x height that the coordinates of the answer mean, for an image of 512 x 512 pixels."""
     coordinates: str
-    asked: Asked
 
 
 def write_card(
@@ -89,22 +87,26 @@ def write_card(
 
 
 def _ask(asking: Asking, policy: Record, *, adapter: bool) -> str:
-    words = _words(asking.asked, policy) if adapter else "policy=hf_vlm policy.path=THIS_FOLDER"
+    words = _words(policy) if adapter else "policy=hf_vlm policy.path=THIS_FOLDER"
     turns = "\n\n".join(f"[{role}]\n{text}" for role, text in asking.turns)
     unit = "pixels of the resized image" if asking.coordinates == "absolute" else "thousandths of its width and height"
     return _ASK.format(words=words, turns=turns, unit=unit, canvas=asking.canvas)
 
 
-def _words(asked: Asked, policy: Record) -> str:
-    """Overrides that put an adapter on its base and ask it as it was trained."""
-    lora = f"policy.lora_rank={policy.get('lora_rank')} policy.lora_alpha={policy.get('lora_alpha')}"
+def _words(policy: Record) -> str:
+    """Overrides that put an adapter on its base; how it is asked stands beside it."""
+    keys = ("lora_rank", "lora_alpha", "lora_targets", "train_vision_encoder")
+    lora = " ".join(f"policy.{key}={_word(policy[key])}" for key in keys if policy.get(key) is not None)
     if "path" not in policy:
         return f"policy=tiny {lora} init_from=THIS_FOLDER"
     path = policy["path"] if not Path(policy["path"]).is_dir() else "BASE_MODEL"
-    image = " ".join(f"policy.image.{key}={'null' if value is None else value}" for key, value in asked.image.items())
-    prompt = f"prompt={asked.prompt.scheme} policy.prompt_template={Path(asked.prompt.template).name}"
-    keys = f"policy.coordinates={asked.coordinates} policy.dtype={asked.dtype} {image} {prompt}"
-    return f"policy=hf_vlm policy.path={path} {lora} {keys} init_from=THIS_FOLDER"
+    return f"policy=hf_vlm policy.path={path} {lora} init_from=THIS_FOLDER"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return f"'[{','.join(map(str, value))}]'"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def without_local_paths(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Progress across the door: the worker writes one small file, whoever started it shows it.
+"""Progress of a run: the worker writes one small file, the launcher shows it.
 
 progress = ProgressWriter(run_dir, total_steps=200)
 progress.update("train", step, reward=0.4)
@@ -71,7 +71,7 @@ class ProgressWriter:
 
 
 class ProgressWatcher:
-    """The door's side: a context in which a thread shows the progress of some run folders.
+    """The launcher's side: a context in which a thread shows the progress of some run folders.
 
     On a terminal one live row a run; elsewhere a plain line every ``plain_every_s`` for each run that moved.
 

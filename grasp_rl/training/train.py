@@ -38,8 +38,10 @@ def run(config: RunConfig, components: Components) -> Record:
     trainer = make_trainer(config, components)
     trainer.log.start(asdict(config))
     if trainer.log.is_main:
-        test = components.data.split(config.evaluation.test_split)
-        data_record.write(Path(config.run_dir), files_of(test, config.evaluation.test_limit))
+        scored = {config.evaluation.test_split: config.evaluation.test_limit}
+        scored |= {"val": config.evaluation.val_limit} if config.evaluation.every else {}
+        files = [path for name, limit in scored.items() for path in files_of(components.data.split(name), limit)]
+        data_record.write(Path(config.run_dir), files)
     for doubt in doubts(config):
         trainer.log.note(doubt)
     exit_code = 1
