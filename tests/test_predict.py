@@ -314,6 +314,32 @@ def test_a_file_of_questions_that_cannot_be_used_is_refused(tmp_path: Path, name
         tasks_of([tmp_path / "pond.png"], [], tmp_path / name, tmp_path)
 
 
+def test_a_folder_that_holds_earlier_results_gives_its_images_alone(tmp_path: Path) -> None:
+    paths, out = _many(tmp_path), tmp_path / "a/out"
+    words = [str(tmp_path / "a"), "--query", "Where is water?", "--out", str(out), *RANDOM]
+    assert main(words) == 0
+    assert main(words) == 0
+    assert len(list(out.iterdir())) == 3 * len(paths)
+
+
+def test_a_quoted_field_keeps_its_line_breaks(tmp_path: Path) -> None:
+    _many(tmp_path)
+    listed = tmp_path / "a/q.csv"
+    listed.write_bytes(b'\xef\xbb\xbfquery,image\r\n"Line\r\none",pond.png\r\n')
+    assert [task.query for task in tasks_of([], [], listed, tmp_path)] == ["Line\none"]
+    (tmp_path / "q.txt").write_bytes("  # no\r\nWhere\u2028now?\r\n".encode())
+    assert [task.query for task in tasks_of([tmp_path / "a/pond.png"], [], tmp_path / "q.txt", tmp_path)] == [
+        "Where\u2028now?"
+    ]
+
+
+def test_the_users_parsing_wins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = _many(tmp_path)[0], tmp_path / "out"
+    for words, repair in (([], True), (["parsing.repair=false"], False), (["--no-repair"], False)):
+        assert main([str(path), "--query", "Where?", "--out", str(out), "--json", *RANDOM, *words]) == 0
+        assert json.loads(capsys.readouterr().out)["parsing"]["repair"] is repair
+
+
 def test_a_toy_says_that_it_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = _many(tmp_path)[0]
     assert main([str(path), "--query", "Where is water?", "--out", str(tmp_path / "out"), *RANDOM]) == 0

@@ -575,3 +575,16 @@ def test_what_is_transparent_takes_no_part_in_the_stretch(tmp_path: Path, ending
     read = read_image(write(tmp_path / f"b.{ending}", bands, **options))
     np.testing.assert_array_equal(read[6:], whole)
     assert (read[:6] == 0).all()
+
+
+@pytest.mark.parametrize(("dtype", "fill"), [("float32", -9999), ("uint16", 65535)])
+def test_what_looks_like_undeclared_no_data_is_said(tmp_path: Path, dtype: str, fill: int) -> None:
+    values = np.linspace(100, 3000, 40 * 50).reshape(40, 50).astype(dtype)
+    values[:6] = fill
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", width=50, height=40, count=1, dtype=dtype) as file:
+        file.write(values, 1)
+    assert f"at least 2% of its values are {fill:g}: if that means no data" in read_described(tmp_path / "a.tif")[1]
+    values[:6] = values[6]
+    with rasterio.open(tmp_path / "b.tif", "w", driver="GTiff", width=50, height=40, count=1, dtype=dtype) as file:
+        file.write(values, 1)
+    assert "no data" not in read_described(tmp_path / "b.tif")[1]

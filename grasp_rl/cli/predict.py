@@ -193,12 +193,16 @@ def _answered(
 
 def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[RunConfig, tuple[str, ...]]:
     """The config that the command line asks for, and the modules that it trusts."""
+    overrides = [compose.as_it_stands(override) for override in overrides]
     trusted = compose.trusted_on(overrides)
     if trusted and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     config = read_config(arguments.run, arguments.prompt, arguments.segmenter, overrides)
-    parsing = replace(config.parsing, repair=arguments.repair)
-    if arguments.repair:
+    named = {override.key_or_group for override in compose.parse_overrides(overrides)}
+    parsing = config.parsing
+    if arguments.repair is not None or "parsing.repair" not in named:
+        parsing = replace(parsing, repair=arguments.repair is not False)
+    if parsing.repair and "parsing.require_fence" not in named:
         parsing = replace(parsing, require_fence=False)
     return replace(config, parsing=parsing), trusted
 
@@ -222,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bands", metavar="R,G,B", help="bands to show, from 1 (default: the run's, else the file's)")
     parser.add_argument("--stretch", metavar="HOW", help="auto, none or LOW,HIGH (default: the run's, else auto)")
     parser.add_argument(
-        "--repair", action=argparse.BooleanOptionalAction, default=True, help="mend broken JSON (default: yes)"
+        "--repair", action=argparse.BooleanOptionalAction, help="read near misses of the scheme (default: yes)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser
@@ -295,6 +299,7 @@ def write(out: Path, task: Task, image: Image, prediction: Prediction, predictor
         "policy": config.policy | {"loaded_from": None if predictor.weights is None else str(predictor.weights)},
         "segmenter": config.segmenter,
         "prompt": asdict(config.prompt),
+        "parsing": asdict(config.parsing),
         "files": {name: str(file) for name, file in files.items()},
     }
     write_json(out / f"{task.name}.json", record)

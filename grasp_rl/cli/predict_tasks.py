@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections import Counter
@@ -50,7 +51,7 @@ def tasks_of(inputs: Sequence[Path], queries: Sequence[str], listed: Path | None
     Raises:
         ConfigError: there is no image, no question, or a file is not as it has to be.
     """
-    images = [image for path in inputs for image in _images(path)]
+    images = [image for path in inputs for image in _images(path, out)]
     queries, pairs = [*queries], list[tuple[Path, str]]()
     if listed is not None:
         more, pairs = _listed(listed)
@@ -63,13 +64,15 @@ def tasks_of(inputs: Sequence[Path], queries: Sequence[str], listed: Path | None
     return _named(asked, out)
 
 
-def _images(path: Path) -> list[Path]:
-    """The image in ``path``, or all in that folder and below it, in the order of their names."""
+def _images(path: Path, out: Path) -> list[Path]:
+    """The image in ``path``, or all in that folder and below it but for ``out``, in the order of their names."""
     if not path.is_dir():
         if not path.is_file():
             raise ConfigError(f"{path}: no such file or folder; name an image or a folder of images")
         return [path]
     found = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    if out.resolve() != path.resolve():
+        found = [p for p in found if out.resolve() not in p.resolve().parents]
     if not found:
         raise ConfigError(f"{path}: no image in this folder; endings that are taken: {' '.join(ENDINGS)}")
     return found
@@ -84,11 +87,12 @@ def _listed(path: Path) -> tuple[list[str], list[tuple[Path, str]]]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"--queries {path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     if path.suffix.lower() != ".csv":
-        queries = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        lines = [line.strip() for line in text.split("\n")]
+        queries = [line for line in lines if line and not line.startswith("#")]
         if not queries:
             raise ConfigError(f"--queries {path}: no question in it; write one a line")
         return queries, []
-    rows = csv.DictReader(text.splitlines())
+    rows = csv.DictReader(io.StringIO(text, newline=""))
     columns = rows.fieldnames or []
     if "query" not in columns or not set(columns) <= {"query", "image"}:
         raise ConfigError(f"--queries {path}: the columns {', '.join(columns)}; must be query and, perhaps, image")

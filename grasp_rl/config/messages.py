@@ -84,9 +84,14 @@ def _unreadable(override: str, why: str) -> str:
 
 def quoted_override(key: str, value: str) -> str:
     """``key=value`` for a shell, the value as one text of Hydra's grammar."""
+    return shlex.quote(f"{key}={quoted(value)}")
+
+
+def quoted(value: str) -> str:
+    """``value`` as one text of Hydra's grammar, where a backslash counts only in front of a quotation mark."""
     escaped = re.sub(r'(\\*)"', r"\1\1\"", value)
     trailing = len(escaped) - len(escaped.rstrip("\\"))
-    return shlex.quote(f'{key}="{escaped}{chr(92) * trailing}"')
+    return f'"{escaped}{chr(92) * trailing}"'
 
 
 def _unknown_key(error: OmegaConfBaseException, overridden: str) -> str:

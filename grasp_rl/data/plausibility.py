@@ -136,12 +136,16 @@ def is_turned(path: Path) -> bool:
     return _header(path)[1]
 
 
+SURELY_TRANSPARENT = ("PNG", "WEBP", "GIF")
+"""Formats whose fourth band is transparency and nothing else."""
+
+
 def transparency(path: Path) -> str | None:
     """What is odd about the transparency of the image in ``path``."""
     try:
         with _opened(path) as image:
-            if not image.has_transparency_data:
-                return None
+            if image.format not in SURELY_TRANSPARENT or not image.has_transparency_data:
+                return None  # of a TIFF the reader tells what it takes the band for
             alpha: NDArray[np.uint8] = np.asarray(image.convert("RGBA").getchannel("A"))
     except _UNREADABLE:
         return None

@@ -14,6 +14,8 @@ from grasp_rl.data.pixels import Block, Layout
 
 PERCENTILES = (2, 98)
 """Which of the valid values become 0 and 255."""
+_MOST = 0.5
+"""Of pixels that are without data; a value that more share is a background."""
 SAMPLED = 4_000_000
 """Pixels whose values the percentiles are taken from, evenly spread; all of them in an image of no more."""
 
@@ -59,15 +61,18 @@ def choose_scale(layout: Layout, wanted: str | Sequence[float], blocks: Iterable
         return Scale(bounds=None, told="")
     if wanted == "none":
         return Scale(bounds=None, told=f"{kind} cut to its highest 8 bits")
-    low, high = _percentiles(blocks, bands, layout)
+    low, high, odd = _percentiles(blocks, bands, layout)
     if unsigned and high >= 2 ** (layout.bits - 1):
-        return Scale(bounds=None, told=f"{kind} that uses its range cut to its highest 8 bits")
+        return Scale(bounds=None, told=f"{kind} that uses its range cut to its highest 8 bits{odd}")
     first, last = PERCENTILES
-    return Scale(bounds=(low, high), told=f"{kind} stretched from its {first}nd..{last}th percentile to 0..255")
+    return Scale(bounds=(low, high), told=f"{kind} stretched from its {first}nd..{last}th percentile to 0..255{odd}")
 
 
-def _percentiles(blocks: Iterable[Block], bands: int, layout: Layout) -> tuple[float, float]:
-    """The two percentiles of the valid values, or the smallest and largest where those are one; (0, 0) of none."""
+def _percentiles(blocks: Iterable[Block], bands: int, layout: Layout) -> tuple[float, float, str]:
+    """The two percentiles of the valid values, or the smallest and largest where those are one; (0, 0) of none.
+
+    And a word on an extreme value that so many pixels share as if it meant that there are no data.
+    """
     step = math.ceil(layout.height * layout.width / SAMPLED)
     while math.gcd(step, layout.width) > 1:  # a step that divides the width would see some columns only
         step += 1
@@ -80,11 +85,19 @@ def _percentiles(blocks: Iterable[Block], bands: int, layout: Layout) -> tuple[f
         samples.append(pixels.ravel().astype(np.float64))
     sample = np.concatenate(samples) if samples else np.zeros(0)
     if not sample.size:
-        return 0.0, 0.0
+        return 0.0, 0.0, ""
     low, high = np.percentile(sample, PERCENTILES, overwrite_input=True)
+    smallest, largest = sample.min(), sample.max()
+    odd = ""
+    for bound, extreme in ((low, smallest), (high, largest)):
+        share = float(np.mean(sample == extreme))
+        if bound == extreme != 0 and smallest < largest and share < _MOST:
+            odd = (
+                f"; at least 2% of its values are {extreme:g}: if that means no data, declare it (gdal_edit -a_nodata)"
+            )
     if high <= low:
-        low, high = sample.min(), sample.max()
-    return float(low), float(high)
+        low, high = smallest, largest
+    return float(low), float(high), odd
 
 
 def _highest_bits(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:

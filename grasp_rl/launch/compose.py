@@ -36,7 +36,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.messages import one_line
+from grasp_rl.config.messages import one_line, quoted
 from grasp_rl.config.renamed import current_key
 from grasp_rl.config.schema import PromptConfig, RunConfig
 from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, to_config
@@ -140,8 +140,8 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     if flags.config_dir and any(word.startswith("hydra.searchpath=") for word in flags.overrides):
         raise ConfigError("--config-dir: is hydra.searchpath=[FOLDER] in other words; give one of them")
     if flags.config_dir:
-        flags.overrides.append(f"hydra.searchpath=[{_quoted(f'file://{Path(flags.config_dir).absolute()}')}]")
-    flags.overrides = [_as_it_stands(_by_current_name(override)) for override in flags.overrides]
+        flags.overrides.append(f"hydra.searchpath=[{quoted(f'file://{Path(flags.config_dir).absolute()}')}]")
+    flags.overrides = [as_it_stands(_by_current_name(override)) for override in flags.overrides]
     if any(word.lstrip("+~").startswith("hydra.sweeper.params") for word in flags.overrides):
         raise ConfigError(
             "hydra.sweeper.params: is for experiment files; on the command line the sweep is -m KEY=A,B KEY2=C,D"
@@ -159,14 +159,43 @@ def _by_current_name(override: str) -> str:
     return f"{sign}{renamed}{rest}"
 
 
-def _as_it_stands(override: str) -> str:
-    """``override`` with its value in quotes where that is a path on disk with characters that Hydra reads otherwise.
+PATHS = (
+    "init_from",
+    "resume",
+    "run_dir",
+    "hydra.sweep.dir",
+    "data.root",
+    "policy.path",
+    "policy.weights",
+    "segmenter.path",
+    "prompt.template",
+    "policy.prompt_template",
+    "engine.hostfile",
+    "engine.deepspeed_config",
+)
+"""Keys whose values are paths."""
 
-    The folders of a sweep have ``=`` and ``,`` in their names.
+
+def as_it_stands(override: str) -> str:
+    """``override`` with its value in quotes where that is a path on disk that Hydra would read otherwise.
+
+    The folders of a sweep have ``=`` and ``,`` in their names; a folder may be called 2024. ``~`` is the home folder.
     """
     key, _, value = override.partition("=")
-    plain = re.fullmatch(r"[\w./:-]*", value, re.ASCII) or value[:1] in ("'", '"', "[", "{")
-    return override if plain or not _exists(value) else f"{key}={_quoted(value)}"
+    is_path = key.lstrip("+~") in PATHS
+    if is_path and value.startswith("~"):
+        value = str(Path(value).expanduser())
+        override = f"{key}={value}"
+    if not is_path and (value[:1] in ("'", '"', "[", "{") or re.fullmatch(r"[\w./:-]*", value, re.ASCII)):
+        return override
+    if not _exists(value):
+        return override
+    try:
+        (read,) = OverridesParser.create().parse_overrides([override])
+        as_read = None if read.is_sweep_override() else read.value()
+    except HydraException:
+        as_read = None
+    return override if as_read == value else f"{key}={quoted(value)}"
 
 
 def _exists(path: str) -> bool:
@@ -240,7 +269,7 @@ def sweep(engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> tupl
         params = config.hydra.sweeper.get("params") or {}
         lines = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
         parsed = OverridesParser.create(engine.config_loader).parse_overrides(lines)
-        fixed = [f"hydra.sweep.dir={_quoted(str(folder))}", _naming(parsed)]
+        fixed = [f"hydra.sweep.dir={quoted(str(folder))}", _naming(parsed)]
         if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
             return folder, [], fixed
         config = _compose(engine, [*overrides, *fixed], RunMode.MULTIRUN)
@@ -317,14 +346,8 @@ def _naming(overrides: Sequence[Override]) -> str:
     """The override that leaves out of the folders' names whatever is the same for all jobs."""
     last = {override.key_or_group: override for override in overrides}
     constant = {key for key, override in last.items() if not override.is_sweep_override()}
-    keys = ",".join(_quoted(key) for key in sorted({*constant, *_UNNAMED}))
+    keys = ",".join(quoted(key) for key in sorted({*constant, *_UNNAMED}))
     return f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"
-
-
-def _quoted(text: str) -> str:
-    """``text`` as one value of Hydra's grammar."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

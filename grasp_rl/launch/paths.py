@@ -9,9 +9,13 @@ from pathlib import Path
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import closest
 from grasp_rl.config.schema import RunConfig
+from grasp_rl.runs.checkpoints import find_policy
+from grasp_rl.runs.run_dir import CONFIG
 from grasp_rl.utils.files import Record
 
 _TEMPLATES = Path(__file__).parents[1] / "prompts/templates"
+_FILES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
+"""Endings of weights that are one file."""
 _HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?", re.ASCII)
 
 
@@ -36,23 +40,51 @@ def _problems(config: RunConfig) -> Iterator[tuple[str, str]]:
         value = getattr(config.engine, key)
         if value is not None and not Path(value).is_file():
             yield f"engine.{key}={value!r}", "no such file"
-    if config.init_from is not None and not Path(config.init_from).is_dir():
-        yield f"init_from={config.init_from!r}", "no such folder; name a run, a checkpoint or a policy folder"
+    if config.init_from is not None:
+        yield from _of_weights(config.init_from)
     yield from _of_components(config)
+
+
+def _of_weights(source: str) -> Iterator[tuple[str, str]]:
+    if not source or not Path(source).is_dir():
+        yield f"init_from={source!r}", "no such folder; name a run, a checkpoint or a policy folder"
+        return
+    try:
+        find_policy(Path(source))
+    except ConfigError as error:
+        yield f"init_from={source!r}", str(error).partition(": ")[2]
 
 
 def _of_components(config: RunConfig) -> Iterator[tuple[str, str]]:
     data, policy, segmenter = (_own(getattr(config, name)) for name in ("data", "policy", "segmenter"))
-    root = data.get("root")
-    if isinstance(root, str) and not Path(root).exists():
+    root, annotations = data.get("root"), data.get("annotations")
+    if isinstance(root, str) and not (root and Path(root).exists()):
         yield f"data.root={root!r}", "no such folder or file"
-    weights = policy.get("weights")
-    if isinstance(weights, str) and weights not in ("warm_start", "random") and not Path(weights).is_dir():
-        yield f"policy.weights={weights!r}", "must be warm_start, random or a folder that a run wrote; there is none"
+    elif annotations and Path(str(root)).is_dir() and not (Path(str(root)) / annotations).is_file():
+        yield f"data.root={root!r}", f"holds no {annotations}; name that folder, the file, or data.annotations"
+    weights = str(policy.get("weights", "random"))
+    if weights not in ("warm_start", "random") and not (Path(weights) / "config.json").is_file():
+        said = f"must be warm_start, random or a folder that a run wrote, with config.json{_hint(weights)}"
+        yield f"policy.weights={weights!r}", said
     for name, component in (("policy", policy), ("segmenter", segmenter)):
         path = component.get("path")
-        if isinstance(path, str) and not Path(path).exists() and not _HUB_ID.fullmatch(path):
+        if isinstance(path, str) and not (path and Path(path).exists()) and not _is_hub_id(path):
             yield f"{name}.path={path!r}", "no such folder or file, and not a hub id (ORGANISATION/NAME)"
+    path = policy.get("path")
+    if isinstance(path, str) and (Path(path) / CONFIG).is_file():
+        yield f"policy.path={path!r}", f"is a run folder, not a model{_hint(path)}"
+
+
+def _is_hub_id(path: str) -> bool:
+    return bool(_HUB_ID.fullmatch(path)) and not path.endswith(_FILES)
+
+
+def _hint(folder: str) -> str:
+    """Where in a run folder the policy lies."""
+    try:
+        return f"; its policy is {find_policy(Path(folder))}"
+    except ConfigError:
+        return ""
 
 
 def _own(component: Record | None) -> Record:

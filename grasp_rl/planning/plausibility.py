@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from grasp_rl.config.schema import PromptConfig, RunConfig
 from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.prompts.render import worked_example
+from grasp_rl.runs.asked import FILE
 
 MAX_FULL_LR = 1e-5
 """Above it, full fine-tuning of a pretrained model by GRPO is unheard of: the papers take 1e-6."""
@@ -31,7 +33,8 @@ def doubts(config: RunConfig) -> Iterator[str]:
         )
     if not toy:
         yield from _short_caps(config)
-    if pretrained and (config.data or {}).get("_target_") == _TOY_DATA:
+    taught_here = pretrained and (Path(policy["path"]) / FILE).is_file()
+    if pretrained and not taught_here and (config.data or {}).get("_target_") == _TOY_DATA:
         yield (
             "data=synthetic are drawn scenes for policy=tiny; a pretrained policy learns nothing of use from them: "
             "data=jsonl data.root=FOLDER reads your own images"

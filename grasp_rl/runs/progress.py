@@ -91,6 +91,8 @@ class ProgressWatcher:
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
     def __enter__(self) -> ProgressWatcher:
+        for run_dir in self._find():  # what earlier runs noted was said then
+            self._noted[run_dir] = len((read_json(run_dir / PROGRESS) or {}).get("notes") or [])
         self._thread.start()
         return self
 

@@ -31,7 +31,7 @@ from grasp_rl.config.schema import OptimizerConfig, PromptConfig, RunConfig, Sft
 from grasp_rl.distributed.build import make_engine, whole
 from grasp_rl.distributed.engine import Engine, pick_device
 from grasp_rl.distributed.process_group import ALONE, ProcessGroup
-from grasp_rl.evaluation.evaluate import evaluate
+from grasp_rl.evaluation.evaluate import evaluate, files_of
 from grasp_rl.interfaces import Components, CoordinateFrame, Dataset
 from grasp_rl.policies.describe import describe
 from grasp_rl.policies.questions import check_questions
@@ -39,7 +39,7 @@ from grasp_rl.policies.types import EncodedPrompt
 from grasp_rl.policies.vlm import VlmPolicy
 from grasp_rl.prompts.render import format_answer
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
-from grasp_rl.runs import checkpoints
+from grasp_rl.runs import checkpoints, data_record
 from grasp_rl.runs.progress import ProgressWriter
 from grasp_rl.tracking.metrics_log import MetricsLog
 from grasp_rl.training.demonstrations import distort
@@ -117,6 +117,9 @@ def run(config: RunConfig, components: Components) -> Record:
         group = engine.process_group
         metrics = MetricsLog(run_dir, resume_step=done or None) if group.is_main else None
         progress = ProgressWriter(run_dir, total) if group.is_main else None
+        if group.is_main:
+            scored = components.data.split(config.evaluation.test_split)
+            data_record.write(run_dir, files_of(scored, config.evaluation.test_limit))
         rows = _RowStream(policy, data, schemes, phase, seed=config.seed, phase_number=number, process_group=group)
         losses: list[dict[str, float]] = []
         try:

@@ -57,6 +57,14 @@ def test_a_folder_on_disk_is_taken_as_it_stands(tmp_path: Path, monkeypatch: pyt
             flags = compose.parse_flags([f"{key}={name}"])
             (override,) = compose.parse_overrides(flags.overrides)
             assert override.value() == name
+    for name in ("2024", "1e5", "[brackets]", "back\\slash", "true", "a\\"):
+        Path(name).mkdir()
+        (override,) = compose.parse_overrides(compose.parse_flags([f"data.root={name}"]).overrides)
+        assert override.value() == name
+    assert compose.parse_flags(["seed=2024"]).overrides == ["seed=2024"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (override,) = compose.parse_overrides(compose.parse_flags(["policy.path=~/2024"]).overrides)
+    assert override.value() == str(tmp_path / "2024")
     (tmp_path / "1,2").mkdir()
     assert compose.parse_flags(["seed=3,4", "a=[1,2]", "b='1,2'"]).overrides == ["seed=3,4", "a=[1,2]", "b='1,2'"]
 
@@ -88,6 +96,12 @@ def test_the_sweepers_parameters_are_for_files(word: str, capsys: pytest.Capture
             "prompt.template='think2se': must be one of compact, think2seg or a template file",
         ),
         (["init_from=nowhere"], "init_from='nowhere': no such folder"),
+        (["init_from="], "init_from='': no such folder"),
+        (["init_from=/"], "init_from='/': no policy there"),
+        (["data=jsonl", "data.root="], "data.root='': no such folder or file"),
+        (["data=jsonl", "data.root=/"], "data.root='/': holds no annotations.jsonl"),
+        (["policy.weights=/"], "policy.weights='/': must be warm_start, random or a folder that a run wrote"),
+        (["segmenter=sam2", "segmenter.path=weights.pt"], "segmenter.path='weights.pt': no such folder or file"),
         (["engine=zero2", "engine.deepspeed_config=x.json"], "engine.deepspeed_config='x.json': no such file"),
         (["-m", "data=jsonl", "data.root=nowhere", "seed=1,2"], "data.root='nowhere': no such folder or file"),
         (["run_dir=r", "resume=auto", "init_from=nowhere"], "init_from='nowhere': no such folder"),

@@ -134,7 +134,8 @@ def _shape(annotation: Record, size: tuple[int, int], place: str) -> Shape:
         except ShapeError as error:
             raise SourceError(f"{place}: {error}") from error
     if isinstance(segmentation, list) and segmentation:
-        return Shape(rings=tuple(_ring(part, place) for part in segmentation))
+        rings = tuple(_ring(part, place) for part in segmentation)
+        return Shape(rings=tuple(ring for ring in rings if len(ring) > 2))  # a point or a line holds no pixel
     box = annotation.get("bbox")
     if not isinstance(box, list) or len(box) != 4:
         raise SourceError(
@@ -145,10 +146,8 @@ def _shape(annotation: Record, size: tuple[int, int], place: str) -> Shape:
 
 
 def _ring(part: Any, place: str) -> Ring:
-    if not isinstance(part, list) or len(part) % 2 or len(part) < 6:
-        raise SourceError(
-            f"{place}: a ring must be [x, y, x, y, ...] with three points or more, found {str(part)[:40]}"
-        )
+    if not isinstance(part, list) or len(part) % 2:
+        raise SourceError(f"{place}: a ring must be [x, y, x, y, ...], found {str(part)[:40]}")
     values: Sequence[float] = [number(value, f"{place}: segmentation") for value in part]
     return [[x, y] for x, y in zip(values[::2], values[1::2], strict=True)]
 
