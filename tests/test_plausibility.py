@@ -13,9 +13,11 @@ from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import to_config
 from grasp_rl.launch import compose
 from grasp_rl.planning.plausibility import doubts, example_tokens
+from grasp_rl.rollouts.metrics import lost_answers
 from grasp_rl.runs.progress import ProgressWatcher, ProgressWriter
 from grasp_rl.tracking.null import NullTracker
-from grasp_rl.training.hooks import RunLog, lost_answers
+from grasp_rl.training.hooks import RunLog
+from grasp_rl.types import ParseStatus
 
 REAL = ("policy=qwen2_5_vl_3b", "data=jsonl", "data.root=x")
 QWEN_TOKENS = {
@@ -99,14 +101,14 @@ def test_usual_configs_are_not_doubted(words: tuple[str, ...]) -> None:
 
 
 def test_most_answers_lost_names_the_key() -> None:
-    assert lost_answers({"truncated": 0.5, "parse/no_answer": 0.3, "parse/bad_json": 0.2}) is None
-    cut_off = lost_answers({"truncated": 0.51, "parse/no_answer": 0.9})
+    none, schema = ParseStatus.NO_ANSWER, ParseStatus.BAD_SCHEMA
+    assert lost_answers(0.5, {none: 0.3, schema: 0.2}, "cap") is None
+    cut_off = lost_answers(0.51, {none: 0.9}, "cap")
     assert cut_off is not None
-    assert "51% of the completions were cut off; raise rollout.max_new_tokens" in cut_off.sentence
-    unread = lost_answers({"truncated": 0.1, "parse/no_answer": 0.4, "parse/bad_json": 0.2, "parse/ok": 0.4})
+    assert (cut_off.short, cut_off.sentence) == ("cut off: cap", "51% of the answers were cut off; raise cap")
+    unread = lost_answers(0.1, {none: 0.4, schema: 0.2}, "cap")
     assert unread is not None
     assert "60% of the answers could not be read (most: no_answer)" in unread.sentence
-    assert lost_answers({"parse/repaired": 0.9}) is None
 
 
 def test_a_run_says_it_once_and_its_progress_line_as_long_as_it_lasts(tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_a_run_says_it_once_and_its_progress_line_as_long_as_it_lasts(tmp_path: 
         shown.append(json.loads((tmp_path / "progress.json").read_text()))
     assert [bool(row["message"]) for row in shown] == [True, True, False, True]
     assert shown[0]["message"] == "cut off: rollout.max_new_tokens"
-    assert shown[-1]["notes"] == ["optimizer step 1: 90% of the completions were cut off; raise rollout.max_new_tokens"]
+    assert shown[-1]["notes"] == ["optimizer step 1: 90% of the answers were cut off; raise rollout.max_new_tokens"]
 
 
 def test_notes_are_printed_once_even_when_the_run_is_already_over(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -25,15 +26,23 @@ from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import Components, Dataset, EvaluationProtocol, Labels, Policy, WeakLabels
 from grasp_rl.planning.plausibility import doubts
 from grasp_rl.policies.questions import check_questions
+from grasp_rl.rollouts.metrics import READ, lost_answers
 from grasp_rl.rollouts.reward_pipeline import FailureLimit, RewardPipeline
 from grasp_rl.runs import checkpoints, data_record
 from grasp_rl.runs.progress import ProgressWriter
-from grasp_rl.types import Answer, Image, MaskPrediction, RewardBreakdown, Rollout, Sample, SegmentedRollout
+from grasp_rl.types import (
+    Answer,
+    Image,
+    MaskPrediction,
+    ParseStatus,
+    RewardBreakdown,
+    Rollout,
+    Sample,
+    SegmentedRollout,
+)
 from grasp_rl.utils.files import Record
 
 log = logging.getLogger(__name__)
-_MOST = 0.5
-"""Share of answers lost from which on that is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,16 +179,10 @@ def run(config: RunConfig, components: Components) -> Record:
         )
     metrics = scored.metrics
     if progress is not None:
-        if metrics.get("truncated", 0) > _MOST:
-            progress.note(
-                f"{metrics['truncated']:.0%} of the answers were cut off; raise evaluation.max_new_tokens="
-                f"{settings.max_new_tokens}"
-            )
-        elif metrics.get("parsed", 1) < 1 - _MOST:
-            progress.note(
-                f"{1 - metrics['parsed']:.0%} of the answers could not be read; parsing.repair=true reads near misses, "
-                "policy.prompt_template asks otherwise"
-            )
+        statuses = Counter(ParseStatus(record["status"]) for record in scored.records)
+        unread = {status: statuses[status] / max(1, count) for status in ParseStatus if status not in READ}
+        if lost := lost_answers(metrics.get("truncated", 0.0), unread, "evaluation.max_new_tokens"):
+            progress.note(lost.sentence)
         progress.update("evaluate", count, reward=metrics.get("reward"), giou=metrics.get("giou"))
         components.tracker.log({f"test/{name}": value for name, value in metrics.items()}, 0)
         components.tracker.images("test", sorted((folder / predictions.OVERLAYS).glob("*.png")), 0)

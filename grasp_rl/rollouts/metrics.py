@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,3 +41,41 @@ def rollout_statistics(groups: Sequence[RolloutGroup | GroupOutcome], rewards: T
         row[f"term/{name}/mean"] = float(values.mean())
         row[f"term/{name}/group_std"] = float(values.std(dim=1).mean())
     return row
+
+
+READ = (ParseStatus.OK, ParseStatus.REPAIRED)
+_MOST = 0.5
+"""Share of answers lost from which on that is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LostAnswers:
+    """Why most answers earn nothing."""
+
+    short: str
+    """The key to turn, for a progress line."""
+    sentence: str
+
+
+def lost_answers(truncated: float, unread: Mapping[ParseStatus, float], cap: str) -> LostAnswers | None:
+    """What loses more than half of the answers; None where nothing does.
+
+    Args:
+        truncated: share of the answers that were cut off.
+        unread: share of the answers of each status that is a failure.
+        cap: config key of the limit on tokens.
+    """
+    if truncated > _MOST:
+        return LostAnswers(
+            short=f"cut off: {cap}", sentence=f"{truncated:.0%} of the answers were cut off; raise {cap}"
+        )
+    if sum(unread.values()) <= _MOST:
+        return None
+    worst = max(unread, key=lambda status: unread[status])
+    return LostAnswers(
+        short="unread: parsing.repair",
+        sentence=(
+            f"{sum(unread.values()):.0%} of the answers could not be read (most: {worst}); parsing.repair=true reads "
+            "near misses, policy.prompt_template another question, grasp-rl sft teaches the form"
+        ),
+    )

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from grasp_rl.distributed.engine import Engine
 from grasp_rl.distributed.process_group import ALONE
 from grasp_rl.evaluation.evaluate import evaluate
 from grasp_rl.interfaces import DataSource, EvaluationProtocol, Policy, Tracker
+from grasp_rl.rollouts.metrics import READ, LostAnswers, lost_answers
 from grasp_rl.rollouts.reward_pipeline import FailureLimit, RewardPipeline
 from grasp_rl.runs import checkpoints, signals
 from grasp_rl.runs.progress import ProgressWriter
@@ -26,7 +26,6 @@ from grasp_rl.utils.files import read_json
 
 log = logging.getLogger(__name__)
 
-_MOST = 0.5
 MAX_LOST = 3
 """Optimizer steps in a row that were lost for one and the same reason, after which a run stops."""
 
@@ -64,7 +63,7 @@ class RunLog:
             self.metrics.log(step, row)
             self.metrics.time(step, seconds)
             self.tracker.log(row, step)
-            trouble = lost_answers(row)
+            trouble = _lost(row)
             self.progress.update("train", step, reward=row.get("reward"), message=trouble.short if trouble else "")
             self._pass_on()
             if trouble and trouble.short not in self._said:
@@ -103,38 +102,10 @@ class RunLog:
             self.progress.update(name, step, message="/".join(map(str, counts)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trouble:
-    """Why most of a step's completions earn nothing."""
-
-    short: str
-    """The key to turn, for a progress line."""
-    sentence: str
-
-
-def lost_answers(row: Mapping[str, float]) -> Trouble | None:
-    """What loses more than half of the completions of a step, of the metrics ``row``; None where nothing does."""
-    cut_off = row.get("truncated", 0.0)
-    if cut_off > _MOST:
-        return Trouble(
-            short="cut off: rollout.max_new_tokens",
-            sentence=f"{cut_off:.0%} of the completions were cut off; raise rollout.max_new_tokens",
-        )
-    unread = {
-        status: share
-        for status in ParseStatus
-        if status not in (ParseStatus.OK, ParseStatus.REPAIRED) and (share := row.get(f"parse/{status}", 0.0))
-    }
-    if sum(unread.values()) <= _MOST:
-        return None
-    worst = max(unread, key=lambda status: unread[status])
-    return Trouble(
-        short="unread: parsing.repair",
-        sentence=(
-            f"{sum(unread.values()):.0%} of the answers could not be read (most: {worst}); parsing.repair=true reads "
-            "near misses, policy.prompt_template another question, grasp-rl sft teaches the form"
-        ),
-    )
+def _lost(row: Mapping[str, float]) -> LostAnswers | None:
+    """What loses most completions of the step with the metrics ``row``."""
+    unread = {status: row.get(f"parse/{status}", 0.0) for status in ParseStatus if status not in READ}
+    return lost_answers(row.get("truncated", 0.0), unread, "rollout.max_new_tokens")
 
 
 class Evaluator:
