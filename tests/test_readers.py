@@ -192,6 +192,7 @@ BROKEN: dict[str, tuple[str, str, Callable[[Any], Any], list[str]]] = {
     "two corners": ("rrsis_d", INSTANCES, lambda v: v["annotations"][0].update(segmentation=[[1, 2, 3, 4]]), ["segmentation: polygons", "ring 0"]),
     "odd values": ("rrsis_d", INSTANCES, lambda v: v["annotations"][0]["segmentation"][0].append(3), ["segmentation: polygons", "ring 0 must be a list of three or more points [x, y]"]),
     "odd counts": ("rrsis_d", INSTANCES, lambda v: v["annotations"][1].update(segmentation=[{"size": [2, 3]}]), ["segmentation: rle", "counts"]),
+    "no image": ("rrsis_d", INSTANCES, lambda v: v["images"].pop(0), ["reference 0", "1 is not in images of"]),
     "no images": ("rrsis_d", INSTANCES, lambda v: v.pop("images"), ["instances.json: images must be a list"]),
     "no answer": ("earthreason", "train/QAs/2.json", lambda v: v.pop("answer"), ["2.json: answer: must be a list"]),
     "no questions": ("earthreason", "train/QAs/2.json", lambda v: v.update(questions=[]), ["2.json: no question"]),
@@ -208,6 +209,14 @@ def test_what_is_broken_is_named(kind: str, tmp_path: Path) -> None:
     assert str(tmp_path) in said
     assert all(word in said for word in words), said
     assert "; " in said or " must be " in said
+
+
+def test_a_category_that_is_none_is_left_out(tmp_path: Path) -> None:
+    layouts.refer(tmp_path, folder="rrsisd")
+    for number, odd in enumerate(([1], 77, None)):
+        _edited(tmp_path / INSTANCES, lambda v, n=number, odd=odd: v["annotations"][n].update(category_id=odd))
+    read = samples(reader("rrsis_d", tmp_path))["train"]
+    assert [sample.attributes for sample in read] == [{}, {}, {}, {"category": "ship"}]
 
 
 def test_the_ids_of_other_sets_may_differ(tmp_path: Path) -> None:
@@ -285,6 +294,31 @@ def test_nothing_in_a_pickle_is_run(way: str, protocol: int, tmp_path: Path) -> 
     assert said.startswith(f"{path}: not a pickle of plain values (it names ")
     assert "data.refs=FILE.json" in said
     assert not canary.exists()
+
+
+def test_splits_of_references_are_sorted(tmp_path: Path) -> None:
+    layouts.refer(tmp_path, folder="rrsisd")
+    _edited(tmp_path / REFS, lambda refs: [ref.update(split=f"part{9 - i}") for i, ref in enumerate(refs)])
+    assert reader("rrsis_d", tmp_path).splits() == [f"part{n}" for n in range(2, 10)]
+
+
+def test_a_document_that_is_cut_short(tmp_path: Path) -> None:
+    layouts.refer(tmp_path, folder="rrsisd")
+    path = tmp_path / INSTANCES
+    path.write_bytes(path.read_bytes()[:100])
+    said = refusal(lambda: reader("rrsis_d", tmp_path).split("train"))
+    assert said.startswith(f"{path}: not JSON (")
+    assert said.endswith("it may be cut short, download it again")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("refsegrs", "output_phrase_train.txt"), ("earthreason", "train/QAs/1.json")]
+)
+def test_a_byte_order_mark_is_no_text(name: str, file: str, tmp_path: Path) -> None:
+    written = WRITERS[name](tmp_path)
+    path = tmp_path / file
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    same(samples(reader(name, tmp_path))["train"], written["train"], name, "train")
 
 
 def test_references_as_json(tmp_path: Path) -> None:

@@ -71,13 +71,14 @@ class ReferDataset(FolderDataset):
         return sorted({split for ref in self.refs if isinstance(split := ref.get("split"), str)})
 
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
+        tables = self._tables
         for index, ref in enumerate(self.refs):
             if ref.get("split") != split:
                 continue
             number = ref.get("ref_id")
             place = f"{self.refs_file}: reference {index}" + (f" (ref_id {number})" if isinstance(number, int) else "")
             try:
-                row = self._row(ref, place, split)
+                row = self._row(ref, place, split, tables)
             except AnnotationError as error:
                 yield AnnotationError(f"{place}: {error}")
                 continue
@@ -96,15 +97,14 @@ class ReferDataset(FolderDataset):
 
     @cached_property
     def _tables(self) -> _Tables:
-        path = self.instances_file
+        path, lists = self.instances_file, {}
         found = read_document(path)
-        parts = {}
         for key in ("images", "annotations", "categories"):
             records = _records(path, key, found.get(key) if isinstance(found, dict) else None)
-            parts[key] = {record["id"]: record for record in records if isinstance(record.get("id"), int)}
-        return _Tables(**parts)
+            lists[key] = {number: record for record in records if isinstance(number := record.get("id"), int)}
+        return _Tables(path=path, lists=lists)
 
-    def _row(self, ref: Record, place: str, split: str) -> Row:
+    def _row(self, ref: Record, place: str, split: str, tables: _Tables) -> Row:
         """The row of a reference, still without its question.
 
         Raises:
@@ -121,14 +121,15 @@ class ReferDataset(FolderDataset):
                 f"image_id {ref['image_id']}: must be ref_id in {self.name}, whose readers take one for the other; "
                 "download the annotations anew, or say data.same_ids=false to go by image_id"
             )
-        image, annotation = self._of(ref["image_id"], "images"), self._of(ref["ann_id"], "annotations")
+        image, annotation = tables.find("images", ref["image_id"]), tables.find("annotations", ref["ann_id"])
         if annotation.get("image_id") != ref["image_id"]:
             raise AnnotationError(
                 f"ann_id {ref['ann_id']} is of image {annotation.get('image_id')!r} in {self.instances_file}, not of "
                 f"image_id {ref['image_id']}; download both files anew"
             )
         kind, target = _target(annotation.get("segmentation"))
-        category = self._tables.categories.get(annotation.get("category_id"), {}).get("name")
+        number = annotation.get("category_id")
+        category = tables.lists["categories"].get(number, {}).get("name") if isinstance(number, int) else None
         return Row(
             location=place,
             sample_id=str(ref["ref_id"]),
@@ -142,20 +143,24 @@ class ReferDataset(FolderDataset):
             sources=(self.refs_file, self.instances_file),
         )
 
-    def _of(self, number: int, key: str) -> Record:
-        found: Record | None = getattr(self._tables, key).get(number)
-        if found is None:
-            raise AnnotationError(f"{number} is not in {key} of {self.instances_file}; download both files anew")
-        return found
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Tables:
-    """The lists of a COCO file by id."""
+    """A COCO file."""
 
-    images: Mapping[int, Record]
-    annotations: Mapping[int, Record]
-    categories: Mapping[Any, Record]
+    path: Path
+    lists: Mapping[str, Mapping[int, Record]]
+    """Images, annotations and categories by id."""
+
+    def find(self, key: str, number: int) -> Record:
+        """The entry ``number`` of a list.
+
+        Raises:
+            AnnotationError: there is none.
+        """
+        if number not in self.lists[key]:
+            raise AnnotationError(f"{number} is not in {key} of {self.path}; download both files anew")
+        return self.lists[key][number]
 
 
 def _records(path: Path, key: str, found: Any) -> list[Record]:
