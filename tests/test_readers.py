@@ -347,7 +347,7 @@ def test_an_unmatched_stem_is_named_and_can_be_left_out(
     (tmp_path / "train/images/notes.md").touch()
     said = refusal(lambda: reader("earthreason", tmp_path).split("train"))
     assert f"/2{'.png' if kind == 'QAs' else '.json'}" in said
-    assert said.endswith(f"no file of this stem in {tmp_path}/train/{kind}; add it, or take this one out")
+    assert said.endswith(f"no file of this stem in {tmp_path}/train/{kind}; add it, or remove what there is of it")
     split = reader("earthreason", tmp_path, on_bad="skip").split("train")
     assert [record.sample_id for record in split.records] == ["1", "3", "4"]
     assert [said in message for message in caplog.messages] == [True]

@@ -30,7 +30,7 @@ class EarthReason(FolderDataset):
             if missing:
                 there = ", ".join(str(files[stem]) for files in found.values() if stem in files)
                 yield AnnotationError(
-                    f"{there}: no file of this stem in {', '.join(missing)}; add it, or take this one out"
+                    f"{there}: no file of this stem in {', '.join(missing)}; add it, or remove what there is of it"
                 )
                 continue
             try:
