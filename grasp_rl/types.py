@@ -8,7 +8,7 @@ outer edge of the last pixel, so its area is (x1 - x0) * (y1 - y0) and a mask of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -19,6 +19,7 @@ Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 BoolMask = NDArray[np.bool_]
 Image = NDArray[np.uint8]
+Attribute = str | int | float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,9 @@ class Sample:
     ignore_mask: BoolMask | None = None
     """[H, W] bool, True where a pixel counts in no metric and no reward; None where all count. The target has none of
     them, and a rubric without mask terms does not see it."""
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    """What the dataset says of the question beside its target, such as ``category`` or ``no_target``; for breakdowns of
+    scores, seen by no model and no reward."""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -181,6 +181,13 @@ def test_the_policy_is_left_as_it_was(policy: TinyPolicy) -> None:
     assert gradients == [parameter.requires_grad for parameter in policy.parameters()]
 
 
+def test_attributes_are_recorded_where_there_are_any() -> None:
+    scene = SOURCE.split("val")[0]
+    assert "attributes" not in follow(None, scene)
+    attributes = {"category": "ship", "no_target": 0}
+    assert follow(None, replace(scene, attributes=attributes)) == follow(None, scene) | {"attributes": attributes}
+
+
 def test_a_failed_segmenter_is_an_empty_mask() -> None:
     class Failing(GrabCutSegmenter):
         def decode(self, embedding: Any, prompts: Any) -> Any:

@@ -12,14 +12,15 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data import formats
+from grasp_rl.types import Attribute
 from grasp_rl.utils.files import Record
 from grasp_rl.utils.text import control_token, printable
 
@@ -54,9 +55,13 @@ class Row:
     kind: str
     """Which one of :data:`TARGETS` the row has."""
     target: Any
-    """Its value; a path for ``mask``."""
+    """Its value; a path for ``mask``. For ``rle`` perhaps a list of them, the union of which is meant."""
     holes: bool = False
     """Whether a ring of ``polygons`` that lies within another one is cut out of it."""
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    """See :attr:`grasp_rl.types.Sample.attributes`."""
+    sources: tuple[Path, ...] = ()
+    """The annotation files that it was read from, where the dataset does not name them itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +132,14 @@ def problems_of(record: Any) -> list[str]:
         result.append(f"found {kwargs} of {', '.join(TARGETS)}; give exactly one (polygons: [] where nothing answers)")
     if "holes" in given and "polygons" not in given:
         result.append("holes: found without polygons; leave it out")
-    for key, check in _CHECKS.items():
-        complaint = check(given[key]) if key in given else None
-        if complaint:
-            result.append(f"{key}={_short(given[key])}: {complaint}")
-    return result
+    found = [problem_of(key, given[key]) for key in _CHECKS if key in given]
+    return result + [problem for problem in found if problem]
+
+
+def problem_of(key: str, value: Any) -> str | None:
+    """What is wrong with ``value`` as the ``key`` of a row: what was found, what it must be; None where it is sound."""
+    complaint = _CHECKS[key](value)
+    return f"{key}={_short(value)}: {complaint}" if complaint else None
 
 
 def _decoded(data: bytes) -> tuple[Any, list[str]]:

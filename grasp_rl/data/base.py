@@ -8,17 +8,18 @@ otherwise overrides :meth:`RecordDataset.decode`.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from grasp_rl.config.errors import ConfigError, require
-from grasp_rl.data.annotations import AnnotationError, Row
+from grasp_rl.data.annotations import AnnotationError, Row, problem_of
 from grasp_rl.data.image_io import AS_STORED, MAX_PIXELS, ImageError, ImageReading, read_described
 from grasp_rl.data.masks import ALL_BUT_ZERO, MaskReading, inspect_mask
 from grasp_rl.data.rasterize import ShapeError, decode_rle, parts, ring_masks
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 OnBad = Literal["raise", "skip"]
 OnDoubt = Literal["raise", "warn"]
+Question = Literal["first", "all", "seeded"]
+T = TypeVar("T")
 
 
 class RecordDataset:
@@ -45,6 +48,9 @@ class RecordDataset:
         mask_foreground: value, values or colours of a mask file that mean the target; None for all that is not 0.
         ignore_value: value, values or colours of a mask file whose pixels count in no metric and no reward.
         on_doubt: what to do about a mask whose values speak against how it is read: ``raise`` or ``warn``.
+        question: which of several questions about one target is asked: ``first``, ``all``, or a drawn one, ``seeded``.
+        seed: of that draw, which depends on it and on the record's id alone.
+        limit: records of a split that are used, the first ones; None for all.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -61,18 +67,26 @@ class RecordDataset:
         mask_foreground: int | list[int] | list[list[int]] | None = None,
         ignore_value: int | list[int] | list[list[int]] | None = None,
         on_doubt: OnDoubt = "warn",
+        question: Question = "first",
+        seed: int = 0,
+        limit: int | None = None,
     ) -> None:
+        require(question in ("first", "all", "seeded"), "data.question", question, "first, all or seeded")
+        require(limit is None or limit >= 1, "data.limit", limit, ">= 1, or null for all")
         require(on_bad in ("raise", "skip"), "data.on_bad", on_bad, "raise or skip")
         require(on_doubt in ("raise", "warn"), "data.on_doubt", on_doubt, "raise or warn")
         require(max_pixels >= 1, "data.max_pixels", max_pixels, ">= 1")
         self.name, self.on_bad, self.max_pixels, self.on_doubt = name, on_bad, max_pixels, on_doubt
         self.images = ImageReading(bands=bands, stretch=stretch)
         self.masks = MaskReading(foreground=mask_foreground, ignore=ignore_value)
+        self.question, self.seed, self.limit = question, seed, limit
         self._converted: dict[str, set[Hashable]] = {}
         self._doubts: set[str] = set()
 
     def records(self, split: str) -> Iterable[Any]:
         """The records of ``split`` in a fixed order, the same on every machine.
+
+        In place of one that cannot be used stands the AnnotationError that says why.
 
         Raises:
             ConfigError: there is no such split.
@@ -87,10 +101,34 @@ class RecordDataset:
         """The split called ``name``.
 
         Raises:
-            ConfigError: there is no such split.
+            ConfigError: there is no such split, or nothing in it.
+            AnnotationError: a record cannot be used, or has the id of another, and is not to be skipped.
         """
-        records = self.records(name)
-        return Split(self, name, records if isinstance(records, Sequence) else list(records))
+        records = usable(_distinct(self.records(name)), self.on_bad)
+        if not records:
+            raise ConfigError(f"data split {name!r}: {self.name} has no record of it; see that the download is whole")
+        return Split(self, name, records[: self.limit])
+
+    def ask(self, row: Row, questions: Sequence[Any]) -> Iterator[Row | AnnotationError]:
+        """``row`` with each of ``questions`` that ``question`` selects; of one that cannot be asked, why.
+
+        The id with question k > 0 is that of ``row`` followed by ``#k``, so that an id means the same question under
+        every selection.
+        """
+        if not questions:
+            yield AnnotationError(f"{row.location}: no question; write one, or take the image out")
+            return
+        chosen: Sequence[int] = range(len(questions)) if self.question == "all" else [0]
+        if self.question == "seeded":
+            drawn = hashlib.sha256(f"{self.seed}/{row.sample_id}".encode()).digest()
+            chosen = [int.from_bytes(drawn) % len(questions)]
+        for index in chosen:
+            problem = problem_of("query", questions[index])
+            if problem is not None:
+                yield AnnotationError(f"{row.location}: question {index}: {problem}")
+                continue
+            number = f"#{index}" if index else ""
+            yield replace(row, sample_id=f"{row.sample_id}{number}", query=questions[index])
 
     def decode(self, record: Any, split: str, image: Image | None = None) -> Sample:
         """The sample of ``record``.
@@ -117,12 +155,14 @@ class RecordDataset:
             dataset=self.name,
             split=record.split,
             reasoning=record.reasoning,
+            attributes=record.attributes,
         )
 
     def files(self, records: Sequence[Any]) -> list[Path]:
         """The files that ``records`` are read from, so that a run can tell whether its data are still the same."""
         rows = [record for record in records if isinstance(record, Row)]
-        return [row.image for row in rows] + [row.target for row in rows if row.kind == "mask"]
+        sources = dict.fromkeys(source for row in rows for source in row.sources)
+        return [*sources, *(row.image for row in rows), *(row.target for row in rows if row.kind == "mask")]
 
     @property
     def conversions(self) -> Mapping[str, int]:
@@ -259,6 +299,42 @@ class Split:
         forgive(error, len(self.skipped), len(self.records))
 
 
+def usable(records: Iterable[T | AnnotationError], on_bad: OnBad, more: str = "") -> list[T]:
+    """Those of ``records`` that are no errors; to skip an error is to warn of it, within :func:`forgive`'s limit.
+
+    Args:
+        records: each usable, or what is wrong with it.
+        on_bad: see :class:`RecordDataset`.
+        more: command that lists all errors, for the message.
+
+    Raises:
+        AnnotationError: there is an error, and it is not to be skipped.
+    """
+    records = list(records)
+    errors = [record for record in records if isinstance(record, AnnotationError)]
+    for count, error in enumerate(errors, 1):
+        if on_bad == "raise":
+            others = f" (and {len(errors) - 1} more{more})" if len(errors) > 1 else ""
+            raise AnnotationError(f"{error}{others}")
+        forgive(error, count, len(records))
+    return [record for record in records if not isinstance(record, AnnotationError)]
+
+
+def _distinct(records: Iterable[Any]) -> Iterator[Any]:
+    """``records``, and an error in place of a row whose id another one before it has."""
+    places: dict[str, str] = {}
+    for record in records:
+        if isinstance(record, Row) and record.sample_id in places:
+            first = places[record.sample_id]
+            yield AnnotationError(
+                f"{record.location}: the id {record.sample_id!r} is also that of {first}; every record needs its own"
+            )
+            continue
+        if isinstance(record, Row):
+            places[record.sample_id] = record.location
+        yield record
+
+
 def forgive(error: AnnotationError, skipped: int, rows: int) -> None:
     """Warn of a skipped record.
 
@@ -315,7 +391,9 @@ def target_of(row: Row, size: tuple[int, int], max_pixels: int, reading: MaskRea
             weak_labels = weak_labels_from_masks(_rings_into(mask, row))
             return Target(mask=mask, weak_labels=weak_labels)
         if row.kind == "rle":
-            mask = decode_rle(row.target, size)
+            mask = np.zeros(size, dtype=np.bool_)
+            for rle in row.target if isinstance(row.target, list) else [row.target]:
+                mask |= decode_rle(rle, size)
             return Target(mask=mask, weak_labels=weak_labels_from_masks(parts(mask)))
         read = inspect_mask(row.target, size, max_pixels, reading)
         weak_labels = weak_labels_from_masks(parts(read.target), read.ignored)

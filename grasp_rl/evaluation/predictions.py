@@ -65,6 +65,8 @@ def record_of(sample: Sample, rollout: SegmentedRollout, *, boxes: bool, protoco
         "truncated": completion.finish_reason is FinishReason.LENGTH,
         "segmenter_error": rollout.masks.error if rollout.masks is not None else None,
     }
+    if sample.attributes:
+        record["attributes"] = dict(sample.attributes)
     return record | {"iou": protocol.iou(score_of(record))}
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.annotations import AnnotationError, Row, annotations_path, read_lines
-from grasp_rl.data.base import OnBad, RecordDataset, Split, forgive
+from grasp_rl.data.base import OnBad, RecordDataset, Split, usable
 from grasp_rl.data.image_io import MAX_PIXELS
 
 
@@ -97,12 +97,8 @@ def _usable_rows(path: Path, on_bad: OnBad) -> list[Row]:
     Raises:
         AnnotationError: a line cannot be used, and is not to be skipped.
     """
-    lines = list(read_lines(path))
-    bad = [line for line in lines if line.row is None]
-    for count, line in enumerate(bad, 1):
-        error = AnnotationError(f"{path}:{line.number}: {'; '.join(line.problems)}")
-        if on_bad == "raise":
-            more = f" (and {len(bad) - 1} more: grasp-rl data validate {path})" if len(bad) > 1 else ""
-            raise AnnotationError(f"{error}{more}")
-        forgive(error, count, len(lines))
-    return [line.row for line in lines if line.row is not None]
+    rows = [
+        AnnotationError(f"{path}:{line.number}: {'; '.join(line.problems)}") if line.row is None else line.row
+        for line in read_lines(path)
+    ]
+    return usable(rows, on_bad, f": grasp-rl data validate {path}")
