@@ -50,7 +50,7 @@ from grasp_rl.training.train import make_trainer
 from grasp_rl.training.trainer import Trainer
 from grasp_rl.types import Answer, Completion, FinishReason, MaskPrediction, RewardBreakdown, SpatialPrompt
 from grasp_rl.utils import memory
-from grasp_rl.utils.files import read_json
+from grasp_rl.utils.files import read_json, write_text
 
 deepspeed = pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install 'grasp-rl[train]'")
 
@@ -487,7 +487,7 @@ def test_two_drivers_do_not_share_a_sweep(tmp_path: Path) -> None:
 
 
 def test_a_sweep_can_stop_at_the_first_failure(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()  # holds no weights, which a worker finds out
+    write_text(tmp_path / "empty/config.json", "{}")  # without weights, which a worker finds out
     command = [
         sys.executable, "-m", "grasp_rl.cli.main", "train", "-m", "debug=fast", f"init_from={tmp_path / 'empty'}",
         "seed=1,2,3",

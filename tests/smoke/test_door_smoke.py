@@ -73,7 +73,8 @@ def test_no_warning_of_a_library_reaches_the_terminal_or_the_log(door: Door, tmp
 
 
 def test_a_sweep_started_again_does_what_is_missing(door: Door, tmp_path: Path) -> None:
-    (tmp_path / "nowhere").mkdir()  # without weights
+    (tmp_path / "nowhere").mkdir()
+    (tmp_path / "nowhere/config.json").write_text("{}")  # without weights, which a worker finds out
     words = ["train", "-m", "debug=fast", RANDOM, "evaluation.every=0", "init_from=null,nowhere", "hydra.sweep.dir=s"]
     ended = door(*words, "--json")
     assert ended.returncode == 1, ended.stderr
