@@ -267,7 +267,7 @@ def test_weights_of_another_shape_are_refused(qwen: Path, tmp_path: Path) -> Non
     adapter.save(tmp_path / "adapter")
     with pytest.raises(ConfigError, match=r"policy\.lora_rank: .* holds a LoRA adapter"):
         load(qwen).load_weights(tmp_path / "adapter")
-    with pytest.raises(ConfigError, match="do not fit|lora_rank=4: the adapter in .* has 2"):
+    with pytest.raises(ConfigError, match=r"do not fit|lora_rank=4: the adapter in .* has 2"):
         load(qwen, lora_rank=4).load_weights(tmp_path / "adapter")
     load(qwen).save(tmp_path / "full")
     weights = load_file(tmp_path / "full" / "model.safetensors")
