@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import re
 import sys
 import warnings
@@ -184,7 +185,7 @@ def as_it_stands(override: str) -> str:
     key, _, value = override.partition("=")
     is_path = key.lstrip("+~") in PATHS
     if is_path and value.startswith("~"):
-        value = str(Path(value).expanduser())
+        value = os.path.expanduser(value)  # as it stands, where there is no such user
         override = f"{key}={value}"
     if not is_path and (value[:1] in ("'", '"', "[", "{") or re.fullmatch(r"[\w./:-]*", value, re.ASCII)):
         return override

@@ -23,7 +23,7 @@ AWKWARD = ("港口/data", "runs/epoch=3", "tiles (1)", "a[1]", "it's", "week#3",
 @pytest.mark.parametrize("value", AWKWARD)
 def test_the_refusal_shows_the_value_quoted_ready_to_copy(value: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        compose.parse_overrides([f"data.root={value}"])
+        compose.parse_overrides(compose.parse_flags([f"data.root={value}"]).overrides)
     said = str(refusal.value)
     copied = shlex.split(said.partition("quote the value: ")[2])
     assert [override.value() for override in compose.parse_overrides(copied)] == [value]
