@@ -198,11 +198,11 @@ def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Ru
     if trusted and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     config = read_config(arguments.run, arguments.prompt, arguments.segmenter, overrides)
-    overridden = {override.key_or_group for override in compose.parse_overrides(overrides)}
+    named = {override.key_or_group for override in compose.parse_overrides(overrides)}
     parsing = config.parsing
-    if arguments.repair is not None or "parsing.repair" not in overridden:
+    if arguments.repair is not None or "parsing.repair" not in named:
         parsing = replace(parsing, repair=arguments.repair is not False)
-    if parsing.repair and "parsing.require_fence" not in overridden:
+    if parsing.repair and "parsing.require_fence" not in named:
         parsing = replace(parsing, require_fence=False)
     return replace(config, parsing=parsing), trusted
 

@@ -63,7 +63,7 @@ def _job_folder(overrides: str, number: int, *, _root_: DictConfig | None = None
     if _root_ is None:
         return name
     raw: dict[str, Any] = OmegaConf.to_container(_without_hydra(_root_), resolve=True)  # type: ignore[assignment]
-    config = to_config(adopt(raw, _overridden_keys(_root_.hydra, raw))[0] | {"run_dir": ""})
+    config = to_config(adopt(raw, _named(_root_.hydra, raw))[0] | {"run_dir": ""})
     return f"{name}-{config_hash(asdict(config))[:8]}"
 
 
@@ -289,7 +289,7 @@ def resolve(config: DictConfig, run_dir: Path, trusted: tuple[str, ...]) -> Job:
     """
     with explained():
         raw: dict[str, Any] = OmegaConf.to_container(_without_hydra(config), resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-        adopted, told = adopt(raw, _overridden_keys(HydraConfig.get(), raw))
+        adopted, told = adopt(raw, _named(HydraConfig.get(), raw))
         checked = to_config(adopted | {"run_dir": str(run_dir)})
     if tuple(checked.trusted_modules) != trusted:
         raise ConfigError(f"trusted_modules={checked.trusted_modules}: only the command line can trust a module")
@@ -297,7 +297,7 @@ def resolve(config: DictConfig, run_dir: Path, trusted: tuple[str, ...]) -> Job:
     return Job(run_dir=run_dir, config=asdict(checked), trusted=trusted, adopted=tuple(told))
 
 
-def _overridden_keys(hydra: Any, raw: Record) -> list[str]:
+def _named(hydra: Any, raw: Record) -> list[str]:
     """Keys and groups that this composition was given: on the command line, or by a file beside the option's own."""
     keys = [re.split(r"[=@]", word.lstrip("+~"), maxsplit=1)[0] for word in hydra.overrides.task]
     plain = asdict(PromptConfig()) | {"template": raw["prompt"]["template"]}

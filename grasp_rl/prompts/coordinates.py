@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from grasp_rl.interfaces import CoordinateFrame
@@ -35,19 +34,3 @@ def image_point(point: Sequence[float], frame: CoordinateFrame) -> Point:
 def scaled(numbers: Sequence[float], frame: CoordinateFrame) -> tuple[float, ...]:
     """x, y, x, y, ... scaled and nothing else."""
     return tuple(number * frame.scale[index % 2] for index, number in enumerate(numbers))
-
-
-def read_numbers(value: object, count: int, limit: float) -> list[float]:
-    """``count`` numbers, none beyond ``limit`` or what a float holds.
-
-    Raises:
-        ReadError: BAD_SCHEMA where it is no list of so many numbers, BAD_NUMBER where one is not finite or too large.
-    """
-    if not isinstance(value, list) or len(value) != count:
-        raise ReadError(ParseStatus.BAD_SCHEMA)
-    if any(isinstance(number, bool) or not isinstance(number, int | float) for number in value):
-        raise ReadError(ParseStatus.BAD_SCHEMA)
-    largest = min(limit, sys.float_info.max)
-    if not all(-largest <= number <= largest for number in value):  # False for NaN, too; an int may be of any size
-        raise ReadError(ParseStatus.BAD_NUMBER)
-    return [float(number) for number in value]

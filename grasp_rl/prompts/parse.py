@@ -23,6 +23,7 @@ succeeds.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +31,7 @@ from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.geometry import nms
 from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.prompts import lenient, released
-from grasp_rl.prompts.coordinates import image_box, image_point, read_numbers
+from grasp_rl.prompts.coordinates import image_box, image_point
 from grasp_rl.prompts.json_text import ReadError, check_caps, decode
 from grasp_rl.prompts.render import ANSWER_CLOSE, ANSWER_OPEN, FENCE_CLOSE, FENCE_OPEN, THINK_CLOSE, THINK_OPEN
 from grasp_rl.types import Answer, ParseStatus, SpatialPrompt
@@ -160,13 +161,13 @@ def _read_instances(
         raise ReadError(ParseStatus.BAD_SCHEMA)
     if len(value) > config.max_instances:
         raise ReadError(ParseStatus.TOO_LONG)
-    limit = config.max_abs_coordinate
+    limit = min(config.max_abs_coordinate, sys.float_info.max)
     keys = set(prompt.fields)
     instances = []
     for item in value:
         if not isinstance(item, dict) or item.keys() != keys:
             raise ReadError(ParseStatus.BAD_SCHEMA)
-        box = image_box(read_numbers(item[prompt.box_key], 4, limit), frame) if prompt.box else None
+        box = image_box(_read_numbers(item[prompt.box_key], 4, limit), frame) if prompt.box else None
         positive = _read_points(item, prompt.positive_fields, prompt.positive_points, prompt.flat_points, limit)
         negative = _read_points(item, prompt.negative_fields, prompt.negative_points, prompt.flat_points, limit)
         points = tuple(image_point(point, frame) for point in positive + negative)
@@ -182,7 +183,18 @@ def _read_points(item: dict[str, Any], names: list[str], count: int, flat: bool,
         points = points[0]
     if not isinstance(points, list) or len(points) != count:
         raise ReadError(ParseStatus.BAD_SCHEMA)
-    return [read_numbers(point, 2, limit) for point in points]
+    return [_read_numbers(point, 2, limit) for point in points]
+
+
+def _read_numbers(value: object, count: int, limit: float) -> list[float]:
+    """``count`` numbers within ``limit``."""
+    if not isinstance(value, list) or len(value) != count:
+        raise ReadError(ParseStatus.BAD_SCHEMA)
+    if any(isinstance(number, bool) or not isinstance(number, int | float) for number in value):
+        raise ReadError(ParseStatus.BAD_SCHEMA)
+    if not all(-limit <= number <= limit for number in value):  # False for NaN, too
+        raise ReadError(ParseStatus.BAD_NUMBER)
+    return [float(number) for number in value]
 
 
 def _distinct(instances: list[SpatialPrompt], nms_iou: float) -> tuple[SpatialPrompt, ...]:

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.interfaces import CoordinateFrame
-from grasp_rl.prompts.coordinates import image_box, image_point, read_numbers, scaled
+from grasp_rl.prompts.coordinates import image_box, image_point, scaled
 from grasp_rl.prompts.json_text import MAX_REPAIR_CHARS, ReadError, check_caps, mend
 from grasp_rl.prompts.render import ANSWER_CLOSE, ANSWER_OPEN, FENCE_CLOSE, FENCE_OPEN, THINK_CLOSE, THINK_OPEN
 from grasp_rl.types import ParseStatus, SpatialPrompt
@@ -63,11 +64,7 @@ def _think2seg_instance(
 ) -> SpatialPrompt:
     if not isinstance(item, dict) or not (item.keys() & {prompt.box_key, prompt.positive_key}):
         raise ReadError(ParseStatus.BAD_SCHEMA)
-    box = (
-        image_box(read_numbers(item[prompt.box_key], 4, config.max_abs_coordinate), frame)
-        if prompt.box_key in item
-        else None
-    )
+    box = image_box(_numbers(item[prompt.box_key], 4, config), frame) if prompt.box_key in item else None
     positive = _points(item, prompt.positive_key, prompt.positive_points, config)
     negative = _points(item, prompt.negative_key, prompt.negative_points, config)
     return SpatialPrompt(
@@ -118,7 +115,7 @@ def _fields(item: Any, prompt: PromptConfig, config: ParsingConfig) -> dict[str,
     for name in prompt.fields:
         try:
             value = item[name] if isinstance(item, dict) and name in item else None
-            result[name] = read_numbers(value, 4 if name == prompt.box_key else 2, config.max_abs_coordinate)
+            result[name] = _numbers(value, 4 if name == prompt.box_key else 2, config)
         except ReadError:
             result[name] = None
     return result
@@ -159,4 +156,15 @@ def _points(item: dict[str, Any], key: str, count: int, config: ParsingConfig) -
     points = item[key]
     if not isinstance(points, list) or len(points) != count or not count:
         raise ReadError(ParseStatus.BAD_SCHEMA)
-    return [read_numbers(point, 2, config.max_abs_coordinate) for point in points]
+    return [_numbers(point, 2, config) for point in points]
+
+
+def _numbers(value: Any, count: int, config: ParsingConfig) -> list[float]:
+    if not isinstance(value, list) or len(value) != count:
+        raise ReadError(ParseStatus.BAD_SCHEMA)
+    if any(isinstance(number, bool) or not isinstance(number, int | float) for number in value):
+        raise ReadError(ParseStatus.BAD_SCHEMA)
+    limit = min(config.max_abs_coordinate, sys.float_info.max)
+    if not all(-limit <= number <= limit for number in value):  # False for NaN, too
+        raise ReadError(ParseStatus.BAD_NUMBER)
+    return [float(number) for number in value]

@@ -117,7 +117,4 @@ def test_paths_are_looked_for_before_anything_is_started(
 
 
 def test_the_components_of_others_are_not_judged() -> None:
-    policy = {"_target_": "lab.Policy", "path": "no/such/thing", "weights": "none"}
-    check_paths(RunConfig(policy=policy))
-    with pytest.raises(ConfigError, match=r"policy\.weights='none'"):
-        check_paths(RunConfig(policy=policy | {"_target_": "grasp_rl.policies.pretrained.HfVlmPolicy"}))
+    check_paths(RunConfig(policy={"_target_": "lab.Policy", "path": "no/such/thing", "weights": "none"}))
