@@ -201,9 +201,9 @@ def test_vision_encoder_passes_of_a_step(
 
 def sequence_by_sequence(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, query_ends: torch.Tensor, key_ends: torch.Tensor,
-    most_queries: int, most_keys: int, scale: float | None,
+    most_queries: int, most_keys: int, scale: float | None, causal: bool,
 ) -> torch.Tensor:  # fmt: skip
-    """What torch's varlen_attn does on a GPU: causal, the last query at the last key."""
+    """What torch's varlen_attn does on a GPU; causal is the last query at the last key."""
     assert query_ends.dtype == key_ends.dtype == torch.int32
     found = []
     for n in range(len(query_ends) - 1):
@@ -214,7 +214,8 @@ def sequence_by_sequence(
         count, held = q.shape[1], k.shape[1]
         assert count <= most_queries
         assert held <= most_keys
-        mask = torch.ones(count, held, dtype=torch.bool).tril(held - count)
+        mask = torch.ones(count, held, dtype=torch.bool)
+        mask = mask.tril(held - count) if causal else mask
         shared = q.shape[0] // k.shape[0]
         k, v = k.repeat_interleave(shared, 0), v.repeat_interleave(shared, 0)
         out = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, scale=scale)
@@ -222,13 +223,17 @@ def sequence_by_sequence(
     return torch.cat(found)
 
 
+def visual_rows(prompts: Any) -> torch.Tensor:
+    """[patches, D] of all images: what one call of a vision encoder's layer looks at."""
+    return torch.cat([prompt.inputs["pixel_values"] for prompt in prompts])
+
+
 def varlen_attn_2_10(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor,
     max_q: int, max_k: int, is_causal: bool = False, return_aux: object | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    assert is_causal
     assert query.shape[1] == key.shape[1] == value.shape[1]
-    return sequence_by_sequence(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, None)
+    return sequence_by_sequence(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, None, is_causal)
 
 
 def varlen_attn_2_11(
@@ -236,9 +241,9 @@ def varlen_attn_2_11(
     max_q: int, max_k: int, *, return_aux: object | None = None, scale: float | None = None,
     window_size: tuple[int, int] = (-1, -1),
 ) -> torch.Tensor:  # fmt: skip
-    assert window_size == (-1, 0)
+    assert window_size in ((-1, 0), (-1, -1))
     assert query.shape[1] == key.shape[1] == value.shape[1]
-    return sequence_by_sequence(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale)
+    return sequence_by_sequence(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale, window_size == (-1, 0))
 
 
 def varlen_attn_2_12(
@@ -247,10 +252,10 @@ def varlen_attn_2_12(
     window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False, seqused_k: torch.Tensor | None = None,
     block_table: torch.Tensor | None = None, num_splits: int | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    assert window_size == (-1, 0)
+    assert window_size in ((-1, 0), (-1, -1))
     assert enable_gqa == (query.shape[1] != key.shape[1])
     assert cu_seq_k is not None
-    return sequence_by_sequence(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale)
+    return sequence_by_sequence(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale, window_size == (-1, 0))
 
 
 VERSIONS = (varlen_attn_2_10, varlen_attn_2_11, varlen_attn_2_12)
@@ -269,8 +274,8 @@ def test_one_call_over_sequences_equals_the_mask(
         return version(query, *words, **named)
 
     monkeypatch.setattr(attention, "varlen_attn", counted)
-    monkeypatch.setattr(attention, "takes_sequences", lambda hidden: True)
-    found = []
+    found, packed = [], "two_calls"
+    monkeypatch.setattr(attention, "takes_sequences", lambda hidden: packed == "two_calls")
     for packed in ("two_calls", "mask"):
         policy = load(checkpoint, packed_attention=packed, train_vision_encoder=True).train()
         prompts = [
@@ -281,7 +286,8 @@ def test_one_call_over_sequences_equals_the_mask(
         (logp * torch.arange(1.0, 21.0).view(2, 2, 5)).sum().backward()
         found.append((logp.detach(), {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}))
     tokens = sum(len(p.input_ids) for p in prompts) + sum(len(c) for group in IDS for c in group)
-    assert taken == [tokens, tokens]  # two layers
+    visual = getattr(policy.core, "visual", None)
+    assert taken == [*([len(visual_rows(prompts))] * (0 if visual is None else len(visual.blocks))), tokens, tokens]
     (logp, gradients), (expected, reference) = found
     assert (logp - expected).abs().max() < 1e-5
     for name, gradient in reference.items():
@@ -297,8 +303,11 @@ def test_every_version_scales_alike(version: Callable[..., torch.Tensor], scalin
     plan = attention.sequences(torch.tensor([3]), torch.tensor([[2]]), 5)
     kernel = attention.sequence_kernel(version)
     assert kernel is not None
-    expected = sequence_by_sequence(query, key, value, plan.query_ends, plan.key_ends, 3, 5, scaling)
-    assert (kernel(query, key, value, plan, scaling) - expected).abs().max() < 1e-6
+    ends = (plan.query_ends, plan.key_ends)
+    for causal in (True, False):
+        expected = sequence_by_sequence(query, key, value, *ends, 3, 5, scaling, causal)
+        found = kernel(query, key, value, ends=ends, longest=(3, 5), scaling=scaling, causal=causal)
+        assert (found - expected).abs().max() < 1e-6
 
 
 def test_the_installed_kernel_takes_our_arguments() -> None:

@@ -1,4 +1,7 @@
-"""What a step costs: CPU-seconds, wall seconds, peak memory, work done, seconds by phase."""
+"""What a step costs: CPU-seconds, wall seconds, peak memory, work done, seconds by phase.
+
+Phases are in CPU-seconds on a CPU and by the clock on a GPU, where the host only waits.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,8 @@ class Meter:
 
     def __init__(self, pipe: Pipe, device: str) -> None:
         self.pipe, self.device = pipe, device
+        self.replays = False
+        """Whether tokens are decoded by replays of a CUDA graph: no hook sees them, they are counted elsewhere."""
         self.counts: Counter[str] = Counter()
         self._spent: defaultdict[str, float] = defaultdict(float)
         self._stack: list[str] = ["other"]
@@ -68,15 +73,15 @@ class Meter:
         self._forget_peak()
         self._synchronize()
         self._wall, self._cpu = time.perf_counter(), time.process_time()
-        self._last = self._cpu
+        self._last = self._wall if self.device == "cuda" else self._cpu
 
     def end(self, **facts: Any) -> None:
         """The step is done: send its numbers."""
-        self._synchronize()
         self._lap()
+        cpu = self._last if self.device == "cpu" else time.process_time()
         self.pipe.send(
             {
-                "cpu_s": self._last - self._cpu,
+                "cpu_s": cpu - self._cpu,
                 "wall_s": time.perf_counter() - self._wall,
                 "peak_mib": self._peak() - self._baseline,
                 "counts": dict(self.counts),
@@ -87,7 +92,7 @@ class Meter:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """CPU-seconds inside count for ``name``, those of a phase within it for that one alone."""
+        """Seconds inside count for ``name``, those of a phase within it for that one alone."""
         self.enter(name)
         try:
             yield
@@ -120,21 +125,25 @@ class Meter:
         name = "policy" if torch.is_grad_enabled() else "reference"
         if cache_in(named) is not None:
             name = "prefill" if length > 1 else "decode"
-        self.counts[f"{name}_tokens"] += rows * length
+        if name != "decode" or not self.replays:
+            self.counts[f"{name}_tokens"] += rows * length
         self.enter(name)
 
     def _after(self, *_: Any) -> None:
         self.leave()
 
     def _lap(self) -> None:
-        """Charge the CPU time since the last lap to the phase that is on."""
+        """Charge the time since the last lap to the phase that is on."""
         self._synchronize()
-        now = time.process_time()
+        now = self._now()
         self._spent[self._stack[-1]] += now - self._last
         self._last = now
 
+    def _now(self) -> float:
+        return time.perf_counter() if self.device == "cuda" else time.process_time()
+
     def _synchronize(self) -> None:
-        if self.device == "cuda":
+        if self.device == "cuda" and not torch.cuda.is_current_stream_capturing():
             torch.cuda.synchronize()
 
     def _resident(self) -> float:

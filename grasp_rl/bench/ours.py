@@ -63,6 +63,8 @@ class MeasuredPolicy(HfVlmPolicy):
                 group = next(groups, None)
             if group is None:
                 return
+            if self.meter.replays:
+                self.meter.counts["decode_tokens"] += sum(len(c.token_ids) - 1 for c in group[1])
             yield group
 
     def logprobs(self, *args: Any, **kwargs: Any) -> Scores:
@@ -204,6 +206,7 @@ def run(task: Task, pipe: Pipe) -> None:
     meter = Meter(pipe, task.device)
     policy: Any = make_policy(task, MeasuredPolicy)
     policy.meter, policy.ends = meter, []
+    meter.replays = task.device == "cuda"
     meter.watch(policy.core)
     components = Components(
         policy=policy,
@@ -223,8 +226,9 @@ def run(task: Task, pipe: Pipe) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the steps of the task in ``argv``, each when asked for."""
-    torch.set_num_threads(1)
-    run(Task.loads(argv[0]), Pipe(int(argv[1])))
+    task = Task.loads(argv[0])
+    task.limit_threads()
+    run(task, Pipe(int(argv[1])))
     return 0
 
 

@@ -84,7 +84,7 @@ def peer_rows(prompt: Any, ids: Tensor, image_token: int) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> int:
     """Compare once, when asked."""
     task, pipe = Task.loads(argv[0]), Pipe(int(argv[1]))
-    torch.set_num_threads(1)
+    task.limit_threads()
     pipe.send({})
     pipe.wait()
     pipe.send(compare(task))

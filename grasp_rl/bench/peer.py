@@ -3,7 +3,8 @@
     python -m grasp_rl.bench.peer TASK DESCRIPTOR
 
 It gets the best settings that it offers without another inference engine: its own ``generate`` with a key-value cache,
-all groups generated together and each learned from in one batch, one iteration, no gradient checkpointing, no logging.
+all groups generated together and each learned from in one batch (in smaller ones where it says so), one iteration, no
+gradient checkpointing, no logging.
 The processor reads images only: the stock one wants a video processor, and that torchvision.
 """
 
@@ -15,7 +16,6 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from datasets import Dataset
 from peft import LoraConfig
 from PIL import Image
@@ -108,8 +108,8 @@ def make_trainer(task: Task, folder: str, kind: type[Any] = GRPOTrainer, callbac
     recompute = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if hasattr(GRPOConfig, n))
     arguments = GRPOConfig(
         output_dir=folder,
-        per_device_train_batch_size=task.groups,
-        gradient_accumulation_steps=task.questions,
+        per_device_train_batch_size=task.peer_batch or task.groups,
+        gradient_accumulation_steps=task.questions * task.groups // (task.peer_batch or task.groups),
         num_generations=task.groups,
         max_completion_length=task.length,
         max_steps=task.steps,
@@ -155,7 +155,7 @@ def make_trainer(task: Task, folder: str, kind: type[Any] = GRPOTrainer, callbac
 def main(argv: Sequence[str]) -> int:
     """Run the steps of the task in ``argv``, each when asked for."""
     task, pipe = Task.loads(argv[0]), Pipe(int(argv[1]))
-    torch.set_num_threads(1)
+    task.limit_threads()
     meter = Meter(pipe, task.device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(task, folder, MeasuredTrainer, [MeasuredSteps(meter)])

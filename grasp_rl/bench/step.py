@@ -2,8 +2,9 @@
 
 Both sides train the same saved model (a random Qwen2.5-VL in the proportions of Qwen2.5-VL-3B, see
 grasp_rl.bench.model) in float32 on one question about each of Q images: G completions of exactly C tokens, a drawn
-reward, a KL term. Each has a process of its own with one thread; their steps take turns, so that a busy machine
-troubles both. The first step of each is not counted. TRL's settings stand in grasp_rl/bench/peer.py. Both have the
+reward, a KL term. Each has a process of its own. On a CPU that has one thread, and their steps take turns, so that a
+busy machine troubles both; on a GPU one side is measured after the other, each with the whole card: they would not fit
+together. The first step of each is not counted. TRL's settings stand in grasp_rl/bench/peer.py. Both have the
 allocator's settings of grasp_rl.utils.memory: memory once used stays, so a peak is the highest so far.
 """
 
@@ -68,7 +69,9 @@ class Worker:
     """
 
     def __init__(self, module: str, task: Task) -> None:
-        environment = memory.environment() | ONE_THREAD | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = memory.environment() | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        if task.device == "cpu":
+            environment |= ONE_THREAD
         reads, writes = os.pipe()
         command = [sys.executable, "-P", "-m", module, task.dumps(), str(writes)]
         self._process = subprocess.Popen(
@@ -129,7 +132,9 @@ def compare(plan: Plan) -> Record:
 
 
 def taking_turns(plan: Plan) -> dict[str, tuple[list[Record], Record]]:
-    """The counted steps of every side and what it loaded; the sides take turns."""
+    """The counted steps of every side and what it loaded; on a CPU the sides take turns."""
+    if plan.task.device != "cpu" and len(plan.sides) > 1:
+        return {name: taking_turns(replace(plan, sides=(name,)))[name] for name in plan.sides}
     rows: dict[str, list[Record]] = {name: [] for name in plan.sides}
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(SIDES[name], plan.task)) for name in plan.sides}
@@ -185,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             plan = _plan(arguments, folder)
-            build(Path(folder), SHAPES[arguments.shape])
+            build(Path(folder), SHAPES[arguments.shape], device=arguments.device)
             result = _about(arguments, command) | compare(plan)
             if plan.growth:
                 result["growth"] = growth(plan)
@@ -220,7 +225,15 @@ def _parser() -> argparse.ArgumentParser:
         help="of our packed rows, see policy.packed_attention (default: %(default)s)",
     )
     parser.add_argument("--only", choices=tuple(SIDES), help="measure one side alone, without the comparison of losses")
-    parser.add_argument("--profile", action="store_true", help="add CPU-seconds by phase to the table")
+    parser.add_argument("--no-parity", action="store_true", help="measure both sides without the comparison of losses")
+    parser.add_argument(
+        "--peer-batch",
+        type=int,
+        default=0,
+        metavar="N",
+        help="sequences in one batch of TRL's, where a whole group does not fit the GPU (default: G)",
+    )
+    parser.add_argument("--profile", action="store_true", help="add seconds by phase to the table")
     parser.add_argument("--growth", action="store_true", help="our side with G doubled, and the image doubled, too")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
     parser.add_argument(
@@ -246,6 +259,9 @@ def _plan(arguments: argparse.Namespace, folder: str) -> Plan:
             raise ConfigError(f"--{key} {getattr(arguments, key)}: must be >= {lowest}")
     if arguments.side % 28:
         raise ConfigError(f"--side {arguments.side}: must be a multiple of 28, two patches of Qwen2.5-VL")
+    sequences = arguments.questions * arguments.groups
+    if arguments.peer_batch < 0 or (arguments.peer_batch and sequences % arguments.peer_batch):
+        raise ConfigError(f"--peer-batch {arguments.peer_batch}: must divide the {sequences} sequences of a step")
     if arguments.only != "ours" and version_of("trl") is None:
         raise ConfigError("TRL is not installed: pip install 'grasp-rl[bench]', or measure --only ours")
     task = Task(
@@ -258,11 +274,12 @@ def _plan(arguments: argparse.Namespace, folder: str) -> Plan:
         steps=1 + arguments.repeats,
         device=arguments.device,
         attention=arguments.attention,
+        peer_batch=arguments.peer_batch,
     )
     return Plan(
         task=task,
         sides=(arguments.only,) if arguments.only else tuple(SIDES),
-        parity=arguments.only is None,
+        parity=arguments.only is None and not arguments.no_parity,
         growth=arguments.growth,
     )
 
@@ -326,7 +343,7 @@ def table(result: Record, *, profile: bool) -> str:
             f"log-probabilities by at most {parity['logprob_difference']:.1e}.",
         ]
     if profile:
-        lines += ["", *_profile(sides)]
+        lines += ["", *_profile(sides, task["device"])]
     if "growth" in result:
         lines += ["", *_growth(sides.get("ours"), task, result["growth"])]
     return "\n".join(lines) + "\n"
@@ -340,13 +357,18 @@ def _row(name: str, cells: Sequence[str], values: Sequence[float]) -> str:
     return f"| {name} | {' | '.join(cells)} |{ratio}"
 
 
+def _seconds(device: str) -> str:
+    """What seconds are counted in: a GPU's host mostly waits."""
+    return "CPU-seconds" if device == "cpu" else "seconds"
+
+
 def _spread_cell(found: Record) -> str:
     return f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})"
 
 
-def _profile(sides: Record) -> list[str]:
-    """CPU-seconds by phase; TRL's calls outside the vision encoder and the language model are its `other`."""
-    lines = [f"| CPU-seconds in | {' | '.join(sides)} |", "|---|" + "---|" * len(sides)]
+def _profile(sides: Record, device: str) -> list[str]:
+    """Seconds by phase; TRL's calls outside the vision encoder and the language model are its `other`."""
+    lines = [f"| {_seconds(device)} in | {' | '.join(sides)} |", "|---|" + "---|" * len(sides)]
     for phase in PHASES:
         cells = []
         for side in sides.values():
@@ -358,11 +380,12 @@ def _profile(sides: Record) -> list[str]:
 
 def _growth(ours: Record | None, task: Record, grown: Sequence[Record]) -> list[str]:
     """Our cost against G and against P."""
-    lines = ["| G | P | CPU-seconds | peak above baseline, MiB |", "|---|---|---|---|"]
+    lines = [f"| G | P | {_seconds(task['device'])} | peak above baseline, MiB |", "|---|---|---|---|"]
+    key = "cpu_s" if task["device"] == "cpu" else "wall_s"
     base = [] if ours is None else [{"task": task, **ours}]
     for part in [*base, *grown]:
         told = part["task"]
-        numbers = f"{part['cpu_s']['median']:.2f} | {part['peak_mib']['median']:.0f}"
+        numbers = f"{part[key]['median']:.2f} | {part['peak_mib']['median']:.0f}"
         lines.append(f"| {told['groups']} | {told['prompt_tokens']} | {numbers} |")
     return lines
 

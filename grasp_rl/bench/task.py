@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from grasp_rl.config.schema import PromptConfig
 from grasp_rl.interfaces import CoordinateFrame
@@ -45,6 +46,8 @@ class Task:
     device: str = "cpu"
     attention: str = "two_calls"
     """two_calls | mask, for our packed rows; see grasp_rl.policies.attention."""
+    peer_batch: int = 0
+    """Sequences in one batch of TRL's, a divisor of all; 0 for a whole group."""
     seed: int = 0
 
     @property
@@ -65,6 +68,11 @@ class Task:
         """G drawn rewards: whatever is written, both sides earn the same, and siblings differ."""
         drawn: list[float] = keyed_generator("bench reward", self.seed).random(self.groups).tolist()
         return drawn
+
+    def limit_threads(self) -> None:
+        """One thread where CPU-seconds are counted; on a GPU as many as there are."""
+        if self.device == "cpu":
+            torch.set_num_threads(1)
 
     def dumps(self) -> str:
         """For the command line of the measured process."""

@@ -95,9 +95,9 @@ def _run(words: list[str]) -> int:
     console.print(_assumed(planned, flags))
     if not device.measured:
         console.print(
-            f"Assumed, not measured on a GPU: {device.compute_share:.0%} of the peak arithmetic in forward and "
-            f"backward, {device.bandwidth_share:.0%} of the peak bandwidth in decoding, {device.reserve:.0%} more "
-            "memory than is held."
+            f"Assumed, as measured with a 3B model on one H100: {device.compute_share:.0%} of the peak arithmetic in "
+            f"forward and backward, {device.bandwidth_share:.0%} of the peak bandwidth in decoding; "
+            f"{device.reserve:.0%} more memory than is held."
         )
     _print_json(flags, _as_record(device, planned, told) | ({"calibration": result} if result else {}))
     return DOES_NOT_FIT if told else 0

@@ -10,7 +10,7 @@ from grasp_rl.planning.load import Load
 from grasp_rl.planning.shapes import Shapes
 
 FLOAT = 4
-"""Bytes of a float32: norms compute in it, and an adapter is held in it."""
+"""Bytes of a float32: norms compute in it."""
 
 
 def activation_bytes(shapes: Shapes, load: Load) -> float:
@@ -41,10 +41,7 @@ def _layer(shapes: Shapes, load: Load) -> float:
     )  # fmt: skip
     norm = FLOAT + (0 if shapes.adapter else each)  # its input, and what a trained weight multiplies
     norms = (2 * hidden + (query + key if shapes.qk_norm else 0)) * norm
-    if shapes.adapter and each < FLOAT:  # PEFT casts the input of every projection for itself
-        inputs = (5 * hidden + query + inner) * FLOAT
-    else:
-        inputs = (2 * hidden + query + inner) * each
+    inputs = (2 * hidden + query + inner) * each
     gate = 3 * inner * each
     return load.row_tokens * float(norms + inputs + gate) + _attention(shapes, load) * each
 
@@ -65,21 +62,18 @@ def _attention(shapes: Shapes, load: Load) -> float:
 def _products(shapes: Shapes, load: Load) -> float:
     """Of one layer's matrix products and attention: what selective recomputation keeps."""
     made = shapes.query_width + 2 * shapes.kv_width + 2 * shapes.hidden + 2 * shapes.inner
-    adapted = made * FLOAT if shapes.adapter else 0
-    return float(load.row_tokens * ((made + shapes.query_width) * shapes.bytes_each + adapted))
+    adapted = made if shapes.adapter else 0
+    return float(load.row_tokens * (made + shapes.query_width + adapted) * shapes.bytes_each)
 
 
 def _vision_token(shapes: Shapes) -> tuple[int, int, int]:
     """(whole layer, its entry, its products), bytes of one patch in one layer of the vision encoder."""
     each, hidden, inner = shapes.bytes_each, shapes.vision_hidden, shapes.vision_inner
-    adapted = FLOAT if shapes.adapter else 0
     if shapes.vision_gated:  # RMS norms and a gated MLP
         norms, attention, gate = 2 * hidden * (FLOAT + (0 if shapes.adapter else each)), 6 * hidden, 3 * inner
         inputs, made = 3 * hidden + inner, 5 * hidden + 2 * inner
     else:
         norms, attention, gate = 2 * hidden * each, 5 * hidden, inner
         inputs, made = 3 * hidden + inner, 5 * hidden + inner
-    if adapted > each:  # the input of every projection is cast for itself
-        inputs += hidden if shapes.vision_gated else 2 * hidden
-    whole = norms + inputs * max(each, adapted) + (attention + gate) * each
-    return whole, hidden * each, (made + hidden) * each + made * adapted
+    whole = norms + (inputs + attention + gate) * each
+    return whole, hidden * each, (made + hidden + (made if shapes.adapter else 0)) * each

@@ -22,10 +22,14 @@ class Device:
     """Peak of dense bfloat16 matrix products, 10^12 per second."""
     bandwidth_gbs: float
     """Peak of memory, 10^9 bytes per second."""
-    compute_share: float = 0.4
-    """Share of the peak that a training step reaches. Assumed: not measured on a GPU by this project."""
-    bandwidth_share: float = 0.5
-    """Share of the peak that decoding reaches. Assumed, like ``compute_share``."""
+    compute_share: float = 0.16
+    """Share of the peak that a training step reaches.
+
+    From steps of Qwen2.5-VL-3B's size on one H100 (experiments/2026-11-26_gpu): 0.83 to 1.12 times what these shares
+    say. Assumed for every other GPU.
+    """
+    bandwidth_share: float = 0.2
+    """Share of the peak that decoding reaches, like ``compute_share``."""
     reserve: float = 0.1
     """Share of the memory needed that fragmentation and the device's own libraries take on top. Assumed."""
     measured: bool = False

@@ -7,6 +7,9 @@ the G completions at the prompt and itself, C x (P + C).
 On a GPU in half precision both are one call of torch's kernel for sequences of different lengths, without padding: a
 prompt is a sequence that sees itself, a completion one that sees the prompt and itself, the last query at the last key.
 
+A vision encoder whose patches see those of their image or window alone takes the same kernel there: one call a layer
+instead of one an image and window.
+
 One token at a time (decoding) needs one call that repeats no key for grouped heads. All else (prefill) goes to the
 stock implementation, as if nothing were registered.
 """
@@ -38,6 +41,8 @@ with contextlib.suppress(ImportError):
     from torch.nn.attention.varlen import varlen_attn
 
 PREFIX = "packed_"
+VISION = "varlen_flash"
+"""Name of :func:`attend_patches` in transformers: "flash" in it makes stock vision encoders hand over sequences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +153,13 @@ def takes_sequences(hidden: Tensor) -> bool:
     return hidden.is_cuda and half and sequence_kernel(varlen_attn) is not None
 
 
+def prepare_vision_encoder(visual: Any) -> None:
+    """Let a stock vision encoder with sequences of patches take the kernel where its weights are such as to."""
+    config = visual.config
+    if config._attn_implementation in ("sdpa", VISION):
+        config._attn_implementation = VISION if takes_sequences(next(visual.parameters())) else "sdpa"
+
+
 def plan(layout: PackedLayout, prompt_lengths: Tensor, lengths: Tensor, hidden: Tensor) -> TwoCalls | Sequences:
     """How rows like ``hidden`` [B, L, D] are attended to, on their device; see :func:`two_calls`."""
     if takes_sequences(hidden):
@@ -198,15 +210,35 @@ class SequenceKernel:
 
     function: Callable[..., Any]
     causal: Mapping[str, Any]
-    """The keyword that asks for a causal mask, the last query at the last key."""
+    """The keyword that asks for a causal mask, the last query at the last key; without it all is seen."""
     scales: bool
     """Whether it takes the factor of the scores; else it is 1 / sqrt(D)."""
     shares: bool
     """Whether fewer heads of keys than of queries are taken; else keys are repeated."""
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, plan: Sequences, scaling: float | None) -> Tensor:
-        """[tokens, H, D] results for queries [tokens, H, D] and keys and values [keys, K, D], in the plan's order."""
-        kwargs, default = dict(self.causal), query.shape[-1] ** -0.5
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        ends: tuple[Tensor, Tensor],
+        longest: tuple[int, int],
+        scaling: float | None,
+        causal: bool,
+    ) -> Tensor:
+        """[tokens, H, D] results for queries [tokens, H, D] and keys and values [keys, K, D], sequence after sequence.
+
+        Args:
+            query: of all sequences.
+            key: of all sequences.
+            value: of all sequences.
+            ends: [N + 1] int32 cumulative numbers of queries and of keys.
+            longest: most queries and most keys of a sequence.
+            scaling: of the scores; None for 1 / sqrt(D).
+            causal: whether a query sees no key behind it.
+        """
+        kwargs, default = dict(self.causal) if causal else {}, query.shape[-1] ** -0.5
         if self.scales:
             kwargs["scale"] = scaling
         elif scaling is not None and not math.isclose(scaling, default):
@@ -216,7 +248,7 @@ class SequenceKernel:
             kwargs["enable_gqa"] = shared > 1
         elif shared > 1:
             key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
-        result: Tensor = self.function(query, key, value, plan.query_ends, plan.key_ends, *plan.longest, **kwargs)
+        result: Tensor = self.function(query, key, value, *ends, *longest, **kwargs)
         return result
 
 
@@ -251,9 +283,34 @@ def attend_sequences(query: Tensor, key: Tensor, value: Tensor, plan: Sequences,
         """[tokens, heads, D]"""
         return x.transpose(1, 2).flatten(0, 1).index_select(0, places)
 
-    result = kernel(taken(query, plan.queries), taken(key, plan.keys), taken(value, plan.keys), plan, scaling)
+    result = kernel(
+        taken(query, plan.queries),
+        taken(key, plan.keys),
+        taken(value, plan.keys),
+        ends=(plan.query_ends, plan.key_ends),
+        longest=plan.longest,
+        scaling=scaling,
+        causal=True,
+    )
     results = query.new_zeros(rows * length, heads, size).index_copy(0, plan.queries, result)
     return results.view(rows, length, heads, size)
+
+
+def attend_patches(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
+    cu_seq_lens_q: Tensor, cu_seq_lens_k: Tensor, max_length_q: int, max_length_k: int,
+    scaling: float | None = None, **_: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """[1, L, H, D] of a stock vision encoder's [1, H, L, D]: every patch sees its own sequence, given by its end."""
+    kernel = sequence_kernel(varlen_attn)
+    assert kernel is not None  # see takes_sequences
+    assert attention_mask is None
+    query, key, value = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
+    ends, longest = (cu_seq_lens_q.int(), cu_seq_lens_k.int()), (max_length_q, max_length_k)
+    return kernel(query, key, value, ends=ends, longest=longest, scaling=scaling, causal=False)[None], None
+
+
+AttentionInterface.register(VISION, attend_patches)
 
 
 def attend_one(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:

@@ -33,6 +33,7 @@ from grasp_rl.policies.feature_cache import FeatureCache
 from grasp_rl.policies.generation.decode import stream
 from grasp_rl.policies.hub import check_keys
 from grasp_rl.policies.logprobs import TokenScorer
+from grasp_rl.policies.lora import cast_once
 from grasp_rl.policies.packed_forward import logprobs
 from grasp_rl.policies.transfer import to_device, together
 from grasp_rl.policies.types import WHOLE, EmbeddedPrompt, EncodedPrompt, Sampling, Scores
@@ -345,7 +346,8 @@ class VlmPolicy(nn.Module):
         self, prompts: Sequence[EmbeddedPrompt], uniforms: Tensor | None, **kwargs: Any
     ) -> Iterator[tuple[int, list[Completion]]]:
         """G completions of each prompt after one prefill each; see grasp_rl.policies.generation.decode."""
-        return stream(self, prompts, uniforms, **kwargs)
+        with cast_once(self.model, prompts[0].embeddings.dtype):
+            yield from stream(self, prompts, uniforms, **kwargs)
 
     def make_reference(self) -> VlmPolicy | None:
         """A frozen copy for the KL term, or None where disabling the LoRA adapter gives the reference at no cost.

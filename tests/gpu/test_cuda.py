@@ -10,6 +10,7 @@ import tiny_models
 import torch
 
 from grasp_rl.config.schema import PromptConfig
+from grasp_rl.policies import attention
 from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.tiny.policy import TinyPolicy
@@ -78,6 +79,30 @@ def test_sequences_of_different_lengths_score_like_the_mask(tmp_path: Path) -> N
     for index in (0, 1):
         ours = (found["two_calls", "bfloat16"][index] - exact[index]).norm()
         stock = (found["mask", "bfloat16"][index] - exact[index]).norm()
+        assert ours < 2 * stock + 1e-3
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_the_vision_encoder_sees_sequences_like_chunks(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call a layer over all images and windows in bfloat16, against one SDPA call each, and against float32."""
+    folder = tiny_models.build(family, tmp_path)
+    images = [np.random.default_rng(n).integers(0, 255, (100, 140 + 56 * n, 3), dtype=np.uint8) for n in range(2)]
+    found = {}
+    for name, dtype, kernel in (
+        ("ours", "bfloat16", attention.varlen_attn), ("chunks", "bfloat16", None), ("exact", "float32", None),
+    ):  # fmt: skip
+        monkeypatch.setattr(attention, "varlen_attn", kernel)
+        policy = HfVlmPolicy(str(folder), ImageSize(), dtype=dtype, train_vision_encoder=True).to("cuda").train()
+        prompts = [policy.encode(p, "the roof", PromptConfig()) for p in images]
+        tokens = torch.cat([e.tokens for e in policy.encode_images(prompts)]).float()
+        assert policy.core.visual.config._attn_implementation == (attention.VISION if kernel else "sdpa")
+        tokens.square().sum().backward()
+        grads = torch.cat([p.grad.flatten().float() for p in policy.parameters() if p.grad is not None])
+        found[name] = tokens.detach(), grads
+    for index in (0, 1):
+        ours, stock = ((found[name][index] - found["exact"][index]).norm() for name in ("ours", "chunks"))
         assert ours < 2 * stock + 1e-3
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
+from grasp_rl.policies.attention import prepare_vision_encoder
 from grasp_rl.policies.backbones.base import Backbone, ImageFeatures, ImageInputs, ImageSize, ProcessedImage
 from grasp_rl.policies.transfer import together
 from grasp_rl.types import Image
@@ -40,6 +41,7 @@ class Qwen25VL(Backbone):
         )
 
     def features(self, core: Any, inputs: Sequence[ImageInputs]) -> list[ImageFeatures]:
+        prepare_vision_encoder(core.visual)
         pixels, grids = (torch.cat([i[name] for i in inputs]) for name in ("pixel_values", "image_grid_thw"))
         result = core.get_image_features(pixels, grids, return_dict=True, **self._read_on_host(core.visual, grids))
         layers = getattr(result, "deepstack_features", None) or ()

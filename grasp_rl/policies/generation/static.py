@@ -98,21 +98,25 @@ class StaticState:
             counter.add_(1)
 
     def capture(self) -> Callable[[], None]:
-        """The step as a graph; what the trial runs changed is put back."""
-        moved = (self.step, self.place, self.position, self.logits, self.seen, self.tokens, self.scores)
-        before = [tensor.clone() for tensor in moved]
+        """The step as a graph, captured after the trial runs that the libraries need."""
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(2):
-                self._advance()
+                self.rehearse()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._advance()
+        return graph.replay
+
+    def rehearse(self) -> None:
+        """One step, taken back: the next one writes over its keys and values. The last step can be rehearsed, too."""
+        moved = (self.step, self.place, self.position, self.logits, self.seen, self.tokens, self.scores)
+        before = [tensor.clone() for tensor in moved]
+        self._advance()
         for tensor, value in zip(moved, before, strict=True):
             tensor.copy_(value)
-        return graph.replay
 
     def keep(self, living: Sequence[int]) -> None:
         """Go on with some of the rows only; a graph is captured anew."""
