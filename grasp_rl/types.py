@@ -7,7 +7,7 @@ outer edge of the last pixel, so its area is (x1 - x0) * (y1 - y0) and a mask of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -75,14 +75,18 @@ class Sample:
     """What the dataset says of the question beside its target, such as ``category`` or ``no_target``; for breakdowns of
     scores, seen by no model and no reward."""
 
+    instance_masks: Callable[[], list[BoolMask]] | None = field(default=None, compare=False, repr=False)
+    """Draws [H, W] of each instance in the dataset's order, for an evaluation that compares one by one; None where the
+    dataset names no instances, or no masks of them."""
+
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the image in pixels."""
         return self.image.shape[0], self.image.shape[1]
 
     def without_mask(self) -> Sample:
-        """The same sample with the mask removed: all that a mask-free reward may see."""
-        return replace(self, target_mask=None)
+        """The same sample with all masks removed: all that a mask-free reward may see."""
+        return replace(self, target_mask=None, instance_masks=None)
 
 
 class ParseStatus(StrEnum):

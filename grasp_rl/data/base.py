@@ -156,6 +156,7 @@ class RecordDataset:
             split=record.split,
             reasoning=record.reasoning,
             attributes=record.attributes,
+            instance_masks=_instance_masks(record, (image.shape[0], image.shape[1])),
         )
 
     def files(self, records: Sequence[Any]) -> list[Path]:
@@ -400,6 +401,23 @@ def target_of(row: Row, size: tuple[int, int], max_pixels: int, reading: MaskRea
         return Target(mask=read.target, weak_labels=weak_labels, ignored=read.ignored, doubt=read.doubt)
     except (ShapeError, ImageError) as error:
         raise AnnotationError(f"{row.kind}: {error}") from error
+
+
+def _instance_masks(row: Row, size: tuple[int, int]) -> Callable[[], list[BoolMask]] | None:
+    """Draws the masks of a row's instances in its own order; None where it names none."""
+    if row.kind == "polygons":
+        return partial(_listed, partial(ring_masks, row.target, size, holes=row.holes))
+    if row.kind == "rle" and isinstance(row.target, list):
+        return partial(_listed, partial(_decoded, row.target, size))
+    return None
+
+
+def _listed(masks: Callable[[], Iterator[BoolMask]]) -> list[BoolMask]:
+    return list(masks())
+
+
+def _decoded(encoded: Sequence[Any], size: tuple[int, int]) -> Iterator[BoolMask]:
+    return (decode_rle(rle, size) for rle in encoded)
 
 
 def _rings_into(mask: BoolMask, row: Row) -> Iterator[BoolMask]:

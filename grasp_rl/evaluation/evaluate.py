@@ -23,7 +23,7 @@ from grasp_rl.distributed.process_group import ALONE, ProcessGroup, joined
 from grasp_rl.evaluation import predictions
 from grasp_rl.evaluation.metrics import score_of
 from grasp_rl.evaluation.protocols.masks import OURS
-from grasp_rl.interfaces import Components, Dataset, EvaluationProtocol, Labels, Policy, WeakLabels
+from grasp_rl.interfaces import Components, CoordinateFrame, Dataset, EvaluationProtocol, Labels, Policy, WeakLabels
 from grasp_rl.planning.plausibility import doubts
 from grasp_rl.policies.questions import check_questions
 from grasp_rl.rollouts.metrics import READ, lost_answers
@@ -100,10 +100,12 @@ def evaluate(
             indices = range(start, min(start + config.batch_size, total))
             samples = [dataset[index] for index in indices]
             answers = _answer(policy, pipeline, samples, config.max_new_tokens)
-            for index, (sample, rollout) in zip(indices, answers, strict=True):
+            for index, (sample, frame, rollout) in zip(indices, answers, strict=True):
                 if folder is not None and index < config.overlays:
                     images[predictions.overlay_name(index, sample.sample_id)] = predictions.draw(sample, rollout)
-                records[index] = predictions.record_of(sample, rollout, boxes=pipeline.prompt.box, protocol=protocol)
+                records[index] = predictions.record_of(
+                    sample, rollout, boxes=pipeline.prompt.box, protocol=protocol, frame=frame
+                )
                 rollouts.append(rollout.without_masks())
             if on_progress is not None:
                 on_progress(min(total, len(records) * process_group.world_size), total)
@@ -208,12 +210,12 @@ def _other_data(init_from: str | None) -> list[str]:
 
 def _answer(
     policy: Policy, pipeline: RewardPipeline, samples: Sequence[Sample], max_tokens: int
-) -> Iterator[tuple[Sample, SegmentedRollout]]:
-    """Each sample with its greedy answer followed to mask and reward."""
+) -> Iterator[tuple[Sample, CoordinateFrame, SegmentedRollout]]:
+    """Each sample with its greedy answer followed to mask and reward, and the frame of the answer's coordinates."""
     prompts = [policy.encode(s.image, s.query, pipeline.prompt) for s in samples]
     groups = policy.generate(policy.embed(prompts), None, group_size=1, max_new_tokens=max_tokens)
     for sample, prompt, completions in zip(samples, prompts, groups, strict=True):
-        yield sample, _pipeline_for(sample, pipeline).run(sample, prompt.frame, completions)[0]
+        yield sample, prompt.frame, _pipeline_for(sample, pipeline).run(sample, prompt.frame, completions)[0]
 
 
 @contextmanager

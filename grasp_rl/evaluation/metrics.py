@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from grasp_rl.geometry import match, pairwise_box_iou
 from grasp_rl.types import SpatialPrompt
@@ -36,6 +36,8 @@ class SampleScore:
     """Tokens of the completion."""
     truncated: bool
     """Whether it ran into the limit on tokens."""
+    record: Record | None = field(default=None, compare=False, repr=False)
+    """The line of predictions.jsonl that it is read from, for protocols that count on its masks."""
 
     @property
     def group(self) -> str:
@@ -45,12 +47,12 @@ class SampleScore:
         return "unknown" if not self.instances else "single" if self.instances == 1 else "multi"
 
 
-_FIELDS = tuple(field.name for field in fields(SampleScore))
+_FIELDS = tuple(part.name for part in fields(SampleScore) if part.name != "record")
 
 
 def score_of(record: Record) -> SampleScore:
     """The score in one line of predictions.jsonl."""
-    return SampleScore(**{name: record[name] for name in _FIELDS})
+    return SampleScore(**{name: record[name] for name in _FIELDS}, record=record)
 
 
 def matched_box_iou(predicted: Sequence[SpatialPrompt], weak_labels: Sequence[SpatialPrompt]) -> float | None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco
@@ -21,7 +22,7 @@ from grasp_rl.data.image_io import write_image
 from grasp_rl.data.rasterize import decode_rle
 from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, score_of
 from grasp_rl.geometry import outside
-from grasp_rl.interfaces import EvaluationProtocol
+from grasp_rl.interfaces import CoordinateFrame, EvaluationProtocol
 from grasp_rl.types import BoolMask, FinishReason, Image, Sample, SegmentedRollout
 from grasp_rl.utils.files import Record, to_json, write_json, write_text
 from grasp_rl.utils.visualization import draw_overlay, with_caption
@@ -29,7 +30,14 @@ from grasp_rl.utils.visualization import draw_overlay, with_caption
 PREDICTIONS, METRICS, OVERLAYS = "predictions.jsonl", "metrics.json", "overlays"
 
 
-def record_of(sample: Sample, rollout: SegmentedRollout, *, boxes: bool, protocol: EvaluationProtocol) -> Record:
+def record_of(
+    sample: Sample,
+    rollout: SegmentedRollout,
+    *,
+    boxes: bool,
+    protocol: EvaluationProtocol,
+    frame: CoordinateFrame | None = None,
+) -> Record:
     """The line of predictions.jsonl about one sample.
 
     Args:
@@ -37,6 +45,7 @@ def record_of(sample: Sample, rollout: SegmentedRollout, *, boxes: bool, protoco
         rollout: the answer, its mask and its reward (not finite where there was none to be had).
         boxes: whether the prompt scheme asks for boxes.
         protocol: whose IoU of the sample is recorded.
+        frame: of the coordinates in the answer's text; None for the image's pixels.
     """
     answer, completion, true = rollout.answer, rollout.completion, sample.target_mask
     ignored, counted = sample.ignore_mask, outside(rollout.answer.prompts, sample.ignore_mask)
@@ -54,6 +63,7 @@ def record_of(sample: Sample, rollout: SegmentedRollout, *, boxes: bool, protoco
         "size": list(sample.size),
         "predicted": encode_mask(predicted),
         "target": None if true is None else encode_mask(true),
+        "target_boxes": None if sample.weak_labels is None else [label.box for label in sample.weak_labels],
         "ignored": None if ignored is None else encode_mask(ignored),
         "has_target": has_target,
         "instances": None if sample.weak_labels is None else len(sample.weak_labels),
@@ -65,9 +75,20 @@ def record_of(sample: Sample, rollout: SegmentedRollout, *, boxes: bool, protoco
         "truncated": completion.finish_reason is FinishReason.LENGTH,
         "segmenter_error": rollout.masks.error if rollout.masks is not None else None,
     }
+    if frame is not None:
+        record["frame"] = [frame.width, frame.height]
+    if rollout.masks is not None and rollout.masks.error is None and len(answer.prompts) > 1:
+        record["masks"] = [encode_mask(np.asarray(mask, dtype=np.bool_)) for mask in on_host(rollout.masks.masks)]
+    if sample.instance_masks is not None and true is not None and len(drawn := sample.instance_masks()) > 1:
+        record["target_masks"] = [encode_mask(mask) for mask in drawn]
     if sample.attributes:
         record["attributes"] = dict(sample.attributes)
     return record | {"iou": protocol.iou(score_of(record))}
+
+
+def on_host(masks: Any) -> Any:
+    """``masks`` as an array in host memory."""
+    return masks if isinstance(masks, np.ndarray) else masks.cpu().numpy()
 
 
 def predicted_mask(sample: Sample, rollout: SegmentedRollout) -> BoolMask:
