@@ -35,7 +35,7 @@ def drawn(areas: Iterable[Area]) -> BoolMask:
 
 def row(
     number: int, true: list[Area], predicted: list[Area], *, status: str = "ok", boxes: list[Area] | None = None,
-    **more: Any,
+    named: bool = True, **more: Any,
 ) -> SampleScore:  # fmt: skip
     """A score and its record: the instances of both sides as boxes, the answer's own boxes the same unless given."""
     p, t = drawn(predicted), drawn(true)
@@ -52,7 +52,7 @@ def row(
     }  # fmt: skip
     if len(predicted) > 1:
         record["masks"] = [encode_mask(drawn([area])) for area in predicted]
-    if len(true) > 1:
+    if named:
         record["target_masks"] = [encode_mask(drawn([area])) for area in true]
     return score_of(record | more)
 
@@ -117,6 +117,8 @@ def test_masks_in_order() -> None:
     assert protocol("segearth_r2").summarise([swapped], bootstrap_samples=5)["giou"] == 0
     assert protocol("segearth_r2", matching="hungarian").summarise([swapped], bootstrap_samples=5)["giou"] == 1
     assert protocol("segearth_r2", matching="hungarian").summarise([many], bootstrap_samples=5)["giou"] == 0.5
+    unnamed = row(4, [(0, 0, 10, 1), (0, 4, 10, 6)], [(0, 4, 10, 6), (0, 0, 10, 1)], named=False)
+    assert protocol("lisa").summarise([unnamed], bootstrap_samples=5)["giou"] == pytest.approx(1, abs=1e-6)
     both = [few, row(3, [(0, 0, 5, 5)], [(0, 0, 5, 5)])]
     assert protocol("segearth_r2").summarise(both, bootstrap_samples=5)["giou"] == pytest.approx(2 / 3)  # over masks
     assert protocol("segearth_r2", mean_over="samples").summarise(both, bootstrap_samples=5)["giou"] == 0.75

@@ -222,6 +222,7 @@ class EvaluationConfig:
     """Images with ground truth, prompts and mask drawn, per evaluation."""
 
     def __post_init__(self) -> None:
+        require(isinstance(self.protocol, dict), "evaluation.protocol", self.protocol, "an option of its group")
         require(self.every >= 0, "evaluation.every", self.every, ">= 0")
         for key in ("val_limit", "test_limit"):
             value = getattr(self, key)
@@ -392,6 +393,8 @@ class RunConfig:
     """A run folder to go on with (`train resume=<run>`); `train run_dir=<run> resume=auto` begins there or goes on."""
     init_from: str | None = None
     """A run folder or checkpoint folder whose policy weights are used by evaluate, predict and train."""
+    predictions: str | None = None
+    """What `score` scores (a file or folder of another system's answers); the run whose answers `rescore` segments."""
     trusted_modules: list[str] = field(default_factory=list)
     """Outside modules whose classes `_target_` may name; only taken from the command line."""
     policy: Any = None
@@ -413,5 +416,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(self.version == CONFIG_VERSION, "version", self.version, f"{CONFIG_VERSION}; compose the run anew")
-        one_of("command", self.command, ("train", "evaluate", "sft"))
+        one_of("command", self.command, ("train", "evaluate", "sft", "score", "rescore"))
+        stored = self.command in ("score", "rescore")
+        told = {"score": "a file or folder of answers", "rescore": "a run directory"}.get(self.command, "null here")
+        require(stored == (self.predictions is not None), "predictions", self.predictions, told)
         require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")

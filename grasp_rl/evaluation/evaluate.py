@@ -44,6 +44,9 @@ from grasp_rl.utils.files import Record
 
 log = logging.getLogger(__name__)
 
+Answers = Callable[[Sequence[Sample]], Iterator[tuple[Sample, CoordinateFrame | None, SegmentedRollout]]]
+"""Gives each sample of a batch with the frame of the numbers in its answer's text (None: pixels), and its rollout."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -89,26 +92,64 @@ def evaluate(
         SegmenterError: the segmenter failed on more than ``config.max_failed_prompts`` of the prompts.
     """
     check_questions(policy, dataset, [pipeline.prompt])
+    with _evaluation_mode(policy):
+        return measure(
+            lambda samples: _answer(policy, pipeline, samples, config.max_new_tokens),
+            dataset,
+            boxes=pipeline.prompt.box,
+            config=config,
+            limit=limit,
+            protocol=protocol,
+            process_group=process_group,
+            folder=folder,
+            on_progress=on_progress,
+        )
+
+
+def measure(
+    answers: Answers,
+    dataset: Dataset,
+    *,
+    boxes: bool,
+    config: EvaluationConfig,
+    limit: int | None,
+    protocol: EvaluationProtocol = OURS,
+    process_group: ProcessGroup = ALONE,
+    folder: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Score the answers to the first ``limit`` samples of ``dataset``, wherever they come from.
+
+    Args:
+        answers: see :data:`Answers`; the rollouts have their masks.
+        dataset: see :func:`evaluate`, as for the rest.
+        boxes: whether the answers were asked for boxes.
+        config: batch size and what is drawn.
+        limit: None for all samples.
+        protocol: what counts as what.
+        process_group: whose ranks share the batches.
+        folder: where to write, or None.
+        on_progress: is called with the samples done and their total after each batch.
+
+    Raises:
+        SegmenterError: the segmenter failed on more than ``config.max_failed_prompts`` of the prompts.
+    """
     total = len(dataset) if limit is None else min(limit, len(dataset))
     records: dict[int, Record] = {}
     images: dict[str, Image] = {}
     rollouts: list[Rollout] = []
     began = time.perf_counter()
     starts = range(0, total, config.batch_size)[process_group.rank :: process_group.world_size]
-    with _evaluation_mode(policy):
-        for start in starts:
-            indices = range(start, min(start + config.batch_size, total))
-            samples = [dataset[index] for index in indices]
-            answers = _answer(policy, pipeline, samples, config.max_new_tokens)
-            for index, (sample, frame, rollout) in zip(indices, answers, strict=True):
-                if folder is not None and index < config.overlays:
-                    images[predictions.overlay_name(index, sample.sample_id)] = predictions.draw(sample, rollout)
-                records[index] = predictions.record_of(
-                    sample, rollout, boxes=pipeline.prompt.box, protocol=protocol, frame=frame
-                )
-                rollouts.append(rollout.without_masks())
-            if on_progress is not None:
-                on_progress(min(total, len(records) * process_group.world_size), total)
+    for start in starts:
+        indices = range(start, min(start + config.batch_size, total))
+        samples = [dataset[index] for index in indices]
+        for index, (sample, frame, rollout) in zip(indices, answers(samples), strict=True):
+            if folder is not None and index < config.overlays:
+                images[predictions.overlay_name(index, sample.sample_id)] = predictions.draw(sample, rollout)
+            records[index] = predictions.record_of(sample, rollout, boxes=boxes, protocol=protocol, frame=frame)
+            rollouts.append(rollout.without_masks())
+        if on_progress is not None:
+            on_progress(min(total, len(records) * process_group.world_size), total)
     shares = process_group.all_gather((records, images, rollouts))
     seconds = time.perf_counter() - began
     records = {index: record for share in shares for index, record in share[0].items()}
@@ -179,7 +220,14 @@ def run(config: RunConfig, components: Components) -> Record:
             folder=folder,
             on_progress=None if progress is None else lambda done, _: progress.update("evaluate", done),
         )
-    metrics = scored.metrics
+    return concluded(config, components, scored, count, progress)
+
+
+def concluded(
+    config: RunConfig, components: Components, scored: Evaluation, count: int, progress: ProgressWriter | None
+) -> Record:
+    """Report what was scored to progress and tracker, of the first rank; returns what result.json holds."""
+    metrics, folder, settings = scored.metrics, Path(config.run_dir) / "eval", config.evaluation
     if progress is not None:
         statuses = Counter(ParseStatus(record["status"]) for record in scored.records)
         unread = {status: statuses[status] / max(1, count) for status in ParseStatus if status not in READ}
@@ -215,7 +263,7 @@ def _answer(
     prompts = [policy.encode(s.image, s.query, pipeline.prompt) for s in samples]
     groups = policy.generate(policy.embed(prompts), None, group_size=1, max_new_tokens=max_tokens)
     for sample, prompt, completions in zip(samples, prompts, groups, strict=True):
-        yield sample, prompt.frame, _pipeline_for(sample, pipeline).run(sample, prompt.frame, completions)[0]
+        yield sample, prompt.frame, pipeline_for(sample, pipeline).run(sample, prompt.frame, completions)[0]
 
 
 @contextmanager
@@ -242,7 +290,7 @@ class _Unrewarded:
         return RewardBreakdown(reward=math.nan, terms={})
 
 
-def _pipeline_for(sample: Sample, pipeline: RewardPipeline) -> RewardPipeline:
+def pipeline_for(sample: Sample, pipeline: RewardPipeline) -> RewardPipeline:
     """``pipeline`` with masks predicted, and without its reward where ``sample`` lacks what that compares with."""
     needs = pipeline.reward.needs
     if sample.weak_labels is None and sample.target_mask is None:

@@ -72,6 +72,11 @@ class Pair:
         return [decode_mask(part) for part in encoded]
 
     @property
+    def named(self) -> bool:
+        """Whether the dataset names instances, so that they can be compared one by one."""
+        return "target_masks" in self.record
+
+    @property
     def boxes(self) -> list[Box | None]:
         """Of each predicted instance, None where the answer gives none."""
         return [None if p["box"] is None else _box(p["box"]) for p in self.record.get("prompts", ())]

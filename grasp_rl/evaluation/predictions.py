@@ -79,8 +79,8 @@ def record_of(
         record["frame"] = [frame.width, frame.height]
     if rollout.masks is not None and rollout.masks.error is None and len(answer.prompts) > 1:
         record["masks"] = [encode_mask(np.asarray(mask, dtype=np.bool_)) for mask in on_host(rollout.masks.masks)]
-    if sample.instance_masks is not None and true is not None and len(drawn := sample.instance_masks()) > 1:
-        record["target_masks"] = [encode_mask(mask) for mask in drawn]
+    if sample.instance_masks is not None and true is not None:
+        record["target_masks"] = [encode_mask(mask) for mask in sample.instance_masks()]
     if sample.attributes:
         record["attributes"] = dict(sample.attributes)
     return record | {"iou": protocol.iou(score_of(record))}

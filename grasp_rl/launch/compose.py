@@ -40,11 +40,11 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import one_line, quoted
 from grasp_rl.config.renamed import current_key
 from grasp_rl.config.schema import PromptConfig, RunConfig
-from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, to_config
+from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, load_raw, to_config
 from grasp_rl.launch.process import Job, folder_of
 from grasp_rl.launch.usage import HELP
 from grasp_rl.runs.asked import adopt
-from grasp_rl.runs.run_dir import config_hash
+from grasp_rl.runs.run_dir import CONFIG, config_hash
 from grasp_rl.utils.files import Record
 
 CONFIG_NAME = "config"
@@ -151,17 +151,24 @@ def parse_flags(argv: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
+NESTED = ("evaluation.protocol",)
+"""Keys whose value names an option of a nested group, which Hydra itself writes with a slash."""
+
+
 def _by_current_name(override: str) -> str:
     """``override`` with the present name of its key; one of the version before is read, and reported on stderr."""
     sign, key, rest = re.match(r"([+~]*)([\w./\[\]-]*)(.*)", override, re.S).groups()  # type: ignore[union-attr]
     renamed = current_key(key)
     if renamed != key:
         sys.stderr.write(f"grasp-rl: {key} is now called {renamed}; the old name is read for one more version\n")
+    if renamed in NESTED and not rest.startswith("={"):
+        renamed = renamed.replace(".", "/")
     return f"{sign}{renamed}{rest}"
 
 
 PATHS = (
     "init_from",
+    "predictions",
     "resume",
     "run_dir",
     "hydra.sweep.dir",
@@ -289,12 +296,34 @@ def resolve(config: DictConfig, run_dir: Path, trusted: tuple[str, ...]) -> Job:
     """
     with explained():
         raw: dict[str, Any] = OmegaConf.to_container(_without_hydra(config), resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-        adopted, told = adopt(raw, _named(HydraConfig.get(), raw))
+        named = _named(HydraConfig.get(), raw)
+        if raw["command"] == "rescore" and raw["predictions"] is not None:
+            raw = _as_in_run(raw, named)
+        adopted, told = adopt(raw, named)
         checked = to_config(adopted | {"run_dir": str(run_dir)})
     if tuple(checked.trusted_modules) != trusted:
         raise ConfigError(f"trusted_modules={checked.trusted_modules}: only the command line can trust a module")
     check_components(checked, trusted)
     return Job(run_dir=run_dir, config=asdict(checked), trusted=trusted, adopted=tuple(told))
+
+
+_RUNS_OWN = ("data", "prompt", "parsing", "reward", "policy", "segmenter")
+"""Components that decide a run's answers, their masks and their truth."""
+
+
+def _as_in_run(raw: Record, named: Sequence[str]) -> Record:
+    """``raw`` with what decides the answers of the run ``predictions`` and their truth, but for what was named."""
+    theirs = load_raw(Path(raw["predictions"]) / CONFIG)
+    keys = [key.replace("/", ".") for key in named]
+
+    def free(prefix: str) -> bool:
+        return not any(key == prefix or key.startswith(f"{prefix}.") for key in keys)
+
+    result = raw | {key: theirs[key] for key in _RUNS_OWN if free(key)}
+    ours, evaluation = raw["evaluation"], theirs["evaluation"]
+    return result | {
+        "evaluation": ours | {key: evaluation[key] for key in ours if key in evaluation and free(f"evaluation.{key}")}
+    }
 
 
 def _named(hydra: Any, raw: Record) -> list[str]:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
@@ -70,6 +71,8 @@ def main(command: str, argv: Sequence[str]) -> int:
     """Run ``grasp-rl <command> <argv>`` and return its exit code."""
     as_json, report = "--json" in argv, "--report" in argv
     rest = [word for word in argv if word not in ("--json", "--report")]
+    if command in ("score", "rescore"):
+        rest = [f"predictions={word}" if "=" not in word and not word.startswith("-") else word for word in rest]
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     command_line = CommandLine(command, ("grasp-rl", command, *argv), as_json, report, console)
     try:
@@ -207,7 +210,8 @@ def _start(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *, 
     ended = process.outcome(wanted.run_dir)
     command_line.console.print(f"{ended['state']} after {_took(ended)}")
     if code == 0:
-        command_line.console.print(_numbers(ended["result"] or {}))
+        for table in _numbers(ended["result"] or {}):
+            command_line.console.print(table)
     if ended["state"] == "failed":
         sys.stderr.write(process.failure(wanted.run_dir) + "\n")
     if command_line.report and code == 0:
@@ -350,15 +354,37 @@ def _summary(outcomes: Sequence[Record]) -> Table:
     return table
 
 
-def _numbers(result: Record) -> Table:
-    """The numbers of a result, one row a metric; a column for each part that has metrics of its own."""
+def _numbers(result: Record) -> list[Table]:
+    """The numbers of a result, one row a metric; a column for each part that has metrics of its own.
+
+    Of an evaluation under several protocols the numbers of the others are a table of their own, one row a protocol.
+    """
     parts = {name: part for name, part in result.items() if isinstance(part, dict)} or {"": result}
     table = Table("", *parts, box=None, pad_edge=False)
+    protocols: dict[str, dict[str, Any]] = {}
     for metric in dict.fromkeys(key for part in parts.values() for key in part):
         values = [part.get(metric) for part in parts.values()]
-        if any(isinstance(value, int | float) for value in values):
-            table.add_row(metric, *(f"{value:.4g}" if isinstance(value, int | float) else "-" for value in values))
-    return table
+        name, _, within = metric.partition("/")
+        if any(f"{name}/scored" in part for part in parts.values()):
+            protocols.setdefault(name, {})[within] = values[0]
+        elif any(isinstance(value, int | float) for value in values):
+            table.add_row(metric, *map(_number, values))
+    if not protocols:
+        return [table]
+    shown = [key for key in _SIDE_BY_SIDE if any(key in row for row in protocols.values())]
+    beside = Table("protocol", *shown, box=None, pad_edge=False)
+    own = next(iter(parts.values()))
+    for name, row in {str(result.get("protocol", "")): own, **protocols}.items():
+        beside.add_row(name, *(_number(row.get(key)) for key in shown))
+    return [table, beside]
+
+
+_SIDE_BY_SIDE = ("giou", "ciou", "pr@0.5", "acc@0.5", "ap", "scored")
+"""Metrics of the protocols that stand in one table; the others are in metrics.json."""
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "-"
 
 
 def _took(ended: Record) -> str:

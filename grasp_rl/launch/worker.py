@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
@@ -40,6 +41,8 @@ _RUNNERS = {
     "train": "grasp_rl.training.train",
     "sft": "grasp_rl.training.sft",
     "evaluate": "grasp_rl.evaluation.evaluate",
+    "score": "grasp_rl.evaluation.stored",
+    "rescore": "grasp_rl.evaluation.stored",
 }
 """Modules with ``run(config: RunConfig, components: Components) -> dict``."""
 
@@ -137,8 +140,10 @@ def build(config: RunConfig, trusted: Sequence[str] = ()) -> Components:
     tracker = instantiate(config.tracker, trusted, "tracker")
     generator = instantiate(config.generator, trusted, "generator")
     protocol = instantiate(config.evaluation.protocol, trusted, "evaluation.protocol")
-    with loading(config):
-        policy = instantiate(config.policy, trusted, "policy")
+    policy: Any = None
+    if config.command not in ("score", "rescore"):  # their answers are there already
+        with loading(config):
+            policy = instantiate(config.policy, trusted, "policy")
     return Components(
         policy=policy,
         segmenter=segmenter,

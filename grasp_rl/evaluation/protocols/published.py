@@ -64,13 +64,14 @@ class PublishedProtocol:
     empty_by: Literal["masks", "answer"] = "masks"
     """Whether an empty mask is enough for ``both_empty``, or the answer must have been read and name nothing."""
     unread: Literal["empty", "zero", "no_area"] = "empty"
-    """An answer that was not read is an empty mask like any other (empty); is IoU 0 and its target's area in cIoU's union
-    (zero); is IoU 0 and no pixel of cIoU (no_area)."""
+    """An answer that was not read is an empty mask like any other (empty); or IoU 0, its target's area in cIoU's union
+    (zero) or no pixel there (no_area)."""
     false_positives: bool = True
     """Whether a mask where nothing is asked for adds to the union of cIoU."""
     matching: Literal["union", "order", "order_repeat_last", "hungarian"] = "union"
-    """union: all masks together; order: the k-th true with the k-th predicted, surplus predictions left out, missing
-    ones empty or (order_repeat_last) the last again; hungarian: the best assignment, all of both sides counted."""
+    """How masks meet where the dataset names instances (elsewhere it is union). union: all masks together; order: the
+    k-th true with the k-th predicted, surplus predictions left out, missing ones empty or (order_repeat_last) the last
+    one again; hungarian: the best assignment, all of both sides counted."""
     mean_over: Literal["samples", "masks"] = "samples"
     """Whether every sample weighs the same in gIoU, or every pair of masks."""
     clip_to_box: bool = False
@@ -121,7 +122,7 @@ class PublishedProtocol:
         masks: list[BoolMask] = list(pair.predicted)
         if self.clip_to_box and len(boxes) == len(masks):
             masks = [clipped(mask, box) for mask, box in zip(masks, boxes, strict=True)]
-        if self.matching == "union":
+        if self.matching == "union" or not pair.named:
             masks, target = [union_of(masks, pair.size)], [union_of(target, pair.size)]
         if self.rectangles:
             masks = [rectangle(mask) for mask in masks]

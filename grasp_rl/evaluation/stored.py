@@ -1,0 +1,120 @@
+"""Score answers that are there already: another system's (`score`), or a run's through another segmenter (`rescore`).
+
+No policy is loaded. What is written is an evaluation like any other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import RunConfig
+from grasp_rl.evaluation import foreign, predictions
+from grasp_rl.evaluation.evaluate import Answers, concluded, files_of, measure, pipeline_for
+from grasp_rl.interfaces import Components, CoordinateFrame
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
+from grasp_rl.runs import data_record
+from grasp_rl.runs.progress import ProgressWriter
+from grasp_rl.types import Completion, FinishReason, Sample, SegmentedRollout
+from grasp_rl.utils.files import Record
+
+log = logging.getLogger(__name__)
+
+
+def run(config: RunConfig, components: Components) -> Record:
+    """Score ``config.predictions`` on ``evaluation.test_split``; returns what result.json holds.
+
+    Raises:
+        ConfigError: the answers cannot be read, or are not those of this split.
+    """
+    run_dir, settings = Path(config.run_dir), config.evaluation
+    dataset = components.data.split(settings.test_split)
+    count = len(dataset) if settings.test_limit is None else min(settings.test_limit, len(dataset))
+    pipeline = RewardPipeline(
+        segmenter=components.segmenter,
+        reward=components.reward,
+        prompt=config.prompt,
+        parsing=config.parsing,
+        always_segment=True,
+    )
+    source = Path(str(config.predictions))
+    progress = ProgressWriter(run_dir, count)
+    components.tracker.start(run_dir, asdict(config), resume=False)
+    data_record.write(run_dir, files_of(dataset, count))
+    ids = [dataset[index].sample_id for index in range(count)] if config.command == "rescore" else None
+    answers: Answers
+    if config.command == "score":
+        foreigners = foreign.Foreign(source, pipeline, dataset)
+        answers = foreigners
+    else:
+        answers = Rescored(read_run(source, ids or ()), pipeline)
+    with torch.no_grad():
+        scored = measure(
+            answers,
+            dataset,
+            boxes=config.prompt.box,
+            config=settings,
+            limit=settings.test_limit,
+            protocol=components.protocol,
+            folder=run_dir / "eval",
+            on_progress=lambda done, _: progress.update("evaluate", done),
+        )
+    if config.command == "score":
+        for note in foreigners.notes:
+            log.warning("%s", note)
+            progress.note(note)
+    warnings = [getattr(p, "warning", None) for p in getattr(components.protocol, "protocols", [components.protocol])]
+    for warning in filter(None, warnings):
+        progress.note(warning)
+    return concluded(config, components, scored, count, progress)
+
+
+def read_run(run_dir: Path, ids: Sequence[str]) -> dict[str, Record]:
+    """The records of the evaluation in ``run_dir`` by sample id.
+
+    Raises:
+        ConfigError: there is none, or it lacks an answer to one of ``ids``.
+    """
+    folder = next(
+        (run_dir / n for n in ("eval_after", "eval") if (run_dir / n / predictions.PREDICTIONS).is_file()), None
+    )
+    if folder is None:
+        raise ConfigError(f"{run_dir}: holds no evaluation; name the run directory of a train or evaluate command")
+    records = {
+        str(record["sample_id"]): record for record in predictions.read_predictions(folder / predictions.PREDICTIONS)
+    }
+    missing = [sample_id for sample_id in ids if sample_id not in records]
+    if missing:
+        raise ConfigError(
+            f"{folder}: has no answer to {missing[0]} and {len(missing) - 1} more; rescore with the run's own data, "
+            f"split and evaluation.test_limit<={len(records)}"
+        )
+    without = next((record for record in records.values() if "frame" not in record), None)
+    if without is not None:
+        raise ConfigError(f"{folder}: was written before answers kept their coordinate frame; evaluate again")
+    return records
+
+
+class Rescored:
+    """Stored answers, read and segmented anew."""
+
+    def __init__(self, records: dict[str, Record], pipeline: RewardPipeline) -> None:
+        self.records, self.pipeline = records, pipeline
+
+    def __call__(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, CoordinateFrame, SegmentedRollout]]:
+        for sample in samples:
+            record = self.records[sample.sample_id]
+            width, height = record["frame"]
+            frame = CoordinateFrame(width=width, height=height, image_width=sample.size[1], image_height=sample.size[0])
+            completion = Completion(
+                token_ids=(0,) * record["tokens"],
+                logprobs=(0.0,) * record["tokens"],
+                text=record["text"],
+                finish_reason=FinishReason.LENGTH if record["truncated"] else FinishReason.STOP,
+            )
+            yield sample, frame, pipeline_for(sample, self.pipeline).run(sample, frame, [completion])[0]

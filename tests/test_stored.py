@@ -1,0 +1,216 @@
+"""Answers that are there already: another system's in every format, and a run's through another segmenter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from pycocotools import mask as coco
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import EvaluationConfig, ParsingConfig, PromptConfig
+from grasp_rl.data.readers.jsonl import JsonlSource
+from grasp_rl.evaluation.evaluate import Evaluation, measure
+from grasp_rl.evaluation.foreign import Foreign
+from grasp_rl.evaluation.predictions import encode_mask
+from grasp_rl.rewards.rubric import Rubric
+from grasp_rl.rewards.terms.masks import MaskIou
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
+from grasp_rl.segmenters.box_fill import BoxFillSegmenter
+from grasp_rl.utils import memory
+
+PIPELINE = RewardPipeline(
+    segmenter=BoxFillSegmenter(), reward=Rubric({"mask_iou": MaskIou()}), prompt=PromptConfig(),
+    parsing=ParsingConfig(), always_segment=True,
+)  # fmt: skip
+BOXES = {"a": [2, 2, 12, 8], "b/c": [0, 0, 6, 6], "none": None}
+
+
+def filled(box: list[int] | None) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    mask = np.zeros((16, 20), dtype=np.bool_)
+    if box is not None:
+        mask[box[1] : box[3], box[0] : box[2]] = True
+    return mask
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three questions: two with a rectangle, one with nothing to find."""
+    root = tmp_path / "data"
+    root.mkdir()
+    Pillow.fromarray(np.random.default_rng(0).integers(0, 255, (16, 20, 3), dtype=np.uint8)).save(root / "i.png")
+    rows = []
+    for sample_id, box in BOXES.items():
+        encoded = {"size": [16, 20], "counts": encode_mask(filled(box))["counts"]}
+        rows.append(
+            {"id": sample_id, "image": "i.png", "query": f"where is {sample_id}?", "split": "test", "rle": encoded}
+        )
+    (root / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def scored(path: Path, data: Path) -> Evaluation:
+    split = JsonlSource(root=str(data)).split("test")
+    answers = Foreign(path, PIPELINE, split)
+    return measure(answers, split, boxes=True, config=EvaluationConfig(bootstrap_samples=10), limit=None)
+
+
+def wide(box: list[int] | None) -> list[int] | None:
+    """A box twice as high, so that half of it is right."""
+    return None if box is None else [box[0], box[1], box[2], 2 * box[3] - box[1]]
+
+
+def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def check(found: Evaluation, iou: float) -> None:
+    """All three rows: two at ``iou``, the silence right."""
+    assert [record["iou"] for record in found.records] == pytest.approx([iou, iou, 1.0])
+    assert found.metrics["giou"] == pytest.approx((2 * iou + 1) / 3)
+    assert found.metrics["no_target_accuracy"] == 1
+
+
+def test_masks_as_png(tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "masks"
+    for sample_id, box in BOXES.items():
+        (folder / sample_id).parent.mkdir(parents=True, exist_ok=True)
+        Pillow.fromarray(filled(wide(box)).astype(np.uint8) * 255).save(folder / f"{sample_id}.png")
+    check(scored(folder, data), 0.5)
+    Pillow.fromarray(np.full((16, 20), 255, np.uint8)).save(folder / "a.png")  # all of it may be meant
+    assert scored(folder, data).records[0]["iou"] == pytest.approx(60 / 320)
+    (folder / "a.png").unlink()
+    with pytest.raises(ConfigError, match=r"masks: no answer to sample .*a\.png"):
+        scored(folder, data)
+    Pillow.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "a.png")
+    with pytest.raises(ConfigError, match=r"a\.png.*8"):
+        scored(folder, data)
+
+
+def test_json_lines_of_every_kind(tmp_path: Path, data: Path) -> None:
+    rle = [{"id": name, "rle": encode_mask(filled(wide(box)))} for name, box in BOXES.items()]
+    check(scored(lines(tmp_path / "rle.jsonl", rle), data), 0.5)
+    boxes = [{"id": name, "boxes": [] if box is None else [wide(box)]} for name, box in BOXES.items()]
+    found = scored(lines(tmp_path / "boxes.jsonl", boxes), data)
+    check(found, 0.5)
+    assert found.records[0]["box_iou"] == pytest.approx(0.5)
+    Pillow.fromarray(filled(BOXES["a"]).astype(np.uint8)).save(tmp_path / "m.png")
+    mixed = [
+        {"id": "a", "mask": "m.png"},
+        {"id": "b/c", "status": "unreadable"},
+        {"id": "none", "rle": []},
+    ]
+    found = scored(lines(tmp_path / "mixed.jsonl", mixed), data)
+    assert [record["iou"] for record in found.records] == [1, 0, 1]
+    assert found.records[1]["status"] == "bad_json"
+
+
+def test_instances_keep_their_masks(tmp_path: Path, data: Path) -> None:
+    halves = [encode_mask(filled([2, 2, 7, 8])), encode_mask(filled([7, 2, 12, 8]))]
+    rows = [{"id": "a", "rle": halves}, {"id": "b/c", "rle": []}, {"id": "none", "rle": []}]
+    record = scored(lines(tmp_path / "p.jsonl", rows), data).records[0]
+    assert record["iou"] == 1
+    assert record["masks"] == halves
+    assert [prompt["box"] for prompt in record["prompts"]] == [(2, 2, 7, 8), (7, 2, 12, 8)]
+
+
+def test_texts_are_read_by_the_prompt_scheme(tmp_path: Path, data: Path) -> None:
+    said = '<think>x</think><answer>```json\n[{"bbox_2d": [2, 2, 12, 14], "positive_points": [[5, 5], [6, 6]]}]\n```</answer>'
+    rows = [
+        {"id": "a", "text": said},
+        {"id": "b/c", "text": "no idea"},
+        {"id": "none", "text": "<think>x</think><answer>[]</answer>"},
+    ]
+    split = JsonlSource(root=str(data)).split("test")
+    answers = Foreign(lines(tmp_path / "p.jsonl", rows), PIPELINE, split)
+    found = measure(answers, split, boxes=True, config=EvaluationConfig(bootstrap_samples=10), limit=None)
+    assert found.records[0]["iou"] == pytest.approx(0.5)
+    assert found.records[1]["status"] != "ok"
+    assert answers.notes == ["p.jsonl: 1 answers came without masks, which BoxFillSegmenter made from their boxes"]
+
+
+def test_coco_results(tmp_path: Path, data: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    for name, box in BOXES.items():
+        if box is not None:
+            encoded = coco.encode(np.asfortranarray(filled(wide(box)), dtype=np.uint8))
+            rows.append({"image_id": name, "category_id": 1, "score": 0.3,
+                         "segmentation": {"size": [16, 20], "counts": encoded["counts"].decode()}})  # fmt: skip
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(rows))
+    with pytest.raises(ConfigError, match="no answer to sample none"):
+        scored(path, data)
+    rows.append({"image_id": "none", "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.1})
+    path.write_text(json.dumps(rows))
+    assert [r["iou"] for r in scored(path, data).records] == pytest.approx([0.5, 0.5, 0])
+    polygon = {"image_id": "a", "segmentation": [[2, 2, 12, 2, 12, 8, 2, 8]]}
+    path.write_text(json.dumps([polygon, {"image_id": "b/c", "bbox": [0, 0, 6, 6]}, rows[-1]]))
+    assert [r["iou"] for r in scored(path, data).records][:2] == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"id": "a"}], "p.jsonl:1: has none of rle"),
+        ([{"rle": []}], "p.jsonl:1: must be a JSON object with the sample's id"),
+        ([{"id": "a", "status": "odd"}], "status='odd': must be one of ok, unreadable"),
+        ([{"id": "a", "boxes": [[1, 2, 3]]}], "boxes: must be a list of"),
+        ([{"id": "a", "rle": []}, {"id": "a", "rle": []}], "p.jsonl:2: id='a': stands twice"),
+        ([{"id": "a", "boxes": [[8, 8, 4, 4]]}], "1 of 1 boxes have x1 <= x0"),
+        ([{"id": "a", "mask": "../m.png"}], "must be a path below this folder"),
+        ([{"id": "a", "boxes": [[1, 1, 2, 2]], "rle": [{}, {}]}], "1 of them and 2 masks"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, data: Path, rows: list[dict[str, Any]], said: str) -> None:
+    path = lines(tmp_path / "p.jsonl", rows)
+    with pytest.raises(ConfigError) as caught:
+        scored(path, data)
+    assert said in str(caught.value)
+
+
+def test_no_answers_at_all(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(ConfigError, match="no answers there"):
+        scored(tmp_path / "absent.jsonl", data)
+    (tmp_path / "p.jsonl").write_text("{")
+    with pytest.raises(ConfigError, match="no answers there"):
+        scored(tmp_path / "p.jsonl", data)
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "grasp_rl.cli.main", *words], capture_output=True, text=True, timeout=300, check=False,
+        env=memory.environment() | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_score_and_rescore_are_runs_like_others(tmp_path: Path, data: Path) -> None:
+    """A rescored run's predictions are those of the run to the byte; another segmenter's are not; a report reads both."""
+    words = ["policy.weights=warm_start", "evaluation.test_limit=6", "evaluation.overlays=1", "segmenter=box_fill"]
+    done = command("evaluate", f"run_dir={tmp_path / 'one'}", *words)
+    assert done.returncode == 0, done.stderr
+    done = command("rescore", str(tmp_path / "one"), f"run_dir={tmp_path / 'again'}", "evaluation.protocol=all")
+    assert done.returncode == 0, done.stderr
+    one, again = (tmp_path / name / "eval/predictions.jsonl" for name in ("one", "again"))
+    assert one.read_bytes() == again.read_bytes()
+    assert "segearth_r1" in done.stdout
+    numbers = json.loads((tmp_path / "again/eval/metrics.json").read_text())
+    assert numbers["think2seg/scored"] == 6
+    rows = [{"id": name, "boxes": [] if box is None else [box]} for name, box in BOXES.items()]
+    path = lines(tmp_path / "p.jsonl", rows)
+    done = command("score", str(path), f"run_dir={tmp_path / 'two'}", "data=jsonl", f"data.root={data}",
+                   "segmenter=box_fill", "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["metrics"]["giou"] == 1
+    done = command("report", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    missing = command("rescore", str(tmp_path / "two"), f"run_dir={tmp_path / 'three'}", "evaluation.test_split=val")
+    assert missing.returncode == 2
+    assert "val" in missing.stderr
