@@ -108,7 +108,7 @@ def follow(text: str | None, sample: Sample, reward: Any = None) -> dict[str, An
     frame = CoordinateFrame(width=width, height=height, image_width=width, image_height=height)
     spoken = text if text is not None else format_answer(sample.weak_labels or (), "", frame, PROMPT)
     completion = Completion(token_ids=(1,), logprobs=(0.0,), text=spoken, finish_reason=FinishReason.STOP)
-    asked = evaluation._pipeline_for(sample, pipeline(reward))
+    asked = evaluation.pipeline_for(sample, pipeline(reward))
     return record_of(sample, asked.run(sample, frame, [completion])[0], boxes=True, protocol=OURS)
 
 

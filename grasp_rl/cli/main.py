@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from grasp_rl import __version__
 from grasp_rl.utils import memory
 
-_COMPOSED = ("train", "sft", "evaluate", "score", "rescore")
+_COMPOSED = ("train", "sft", "evaluate", "score", "rescore", "diagnose")
 _MODULES = {
     "plan": "grasp_rl.cli.plan",
     "predict": "grasp_rl.cli.predict",
@@ -32,6 +32,7 @@ Usage: grasp-rl COMMAND [arguments]
   evaluate   score a policy on a split              grasp-rl evaluate init_from=RUN_FOLDER
   score      score another system's answers         grasp-rl score FILE data=jsonl data.root=FOLDER
   rescore    a run's answers, another segmenter     grasp-rl rescore RUN_FOLDER segmenter=sam2_1_hiera_large
+  diagnose   where a run's answers lose their IoU   grasp-rl diagnose RUN_FOLDER
   plan       what a run will take, beforehand       grasp-rl plan policy=qwen2_5_vl_3b --gpu a100_80
   predict    answer questions about your images   grasp-rl predict --help
   report     tables and figures of finished runs    grasp-rl report FOLDER

@@ -394,7 +394,7 @@ class RunConfig:
     init_from: str | None = None
     """A run folder or checkpoint folder whose policy weights are used by evaluate, predict and train."""
     predictions: str | None = None
-    """What `score` scores (a file or folder of another system's answers); the run whose answers `rescore` segments."""
+    """A file or folder of another system's answers for `score`; a run directory for `rescore` and `diagnose`."""
     trusted_modules: list[str] = field(default_factory=list)
     """Outside modules whose classes `_target_` may name; only taken from the command line."""
     policy: Any = None
@@ -416,8 +416,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(self.version == CONFIG_VERSION, "version", self.version, f"{CONFIG_VERSION}; compose the run anew")
-        one_of("command", self.command, ("train", "evaluate", "sft", "score", "rescore"))
-        stored = self.command in ("score", "rescore")
-        told = {"score": "a file or folder of answers", "rescore": "a run directory"}.get(self.command, "null here")
-        require(stored == (self.predictions is not None), "predictions", self.predictions, told)
+        stored = {"score": "a file or folder of answers", "rescore": "a run directory", "diagnose": "a run directory"}
+        one_of("command", self.command, ("train", "evaluate", "sft", *stored))
+        wanted = self.command in stored
+        told = stored.get(self.command, f"null for {self.command}")
+        require(wanted == (self.predictions is not None), "predictions", self.predictions, told)
         require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")

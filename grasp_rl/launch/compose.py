@@ -297,7 +297,7 @@ def resolve(config: DictConfig, run_dir: Path, trusted: tuple[str, ...]) -> Job:
     with explained():
         raw: dict[str, Any] = OmegaConf.to_container(_without_hydra(config), resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         named = _named(HydraConfig.get(), raw)
-        if raw["command"] == "rescore" and raw["predictions"] is not None:
+        if raw["command"] in ("rescore", "diagnose") and raw["predictions"] is not None:
             raw = _as_in_run(raw, named)
         adopted, told = adopt(raw, named)
         checked = to_config(adopted | {"run_dir": str(run_dir)})

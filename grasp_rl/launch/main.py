@@ -71,7 +71,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     """Run ``grasp-rl <command> <argv>`` and return its exit code."""
     as_json, report = "--json" in argv, "--report" in argv
     rest = [word for word in argv if word not in ("--json", "--report")]
-    if command in ("score", "rescore"):
+    if command in ("score", "rescore", "diagnose"):
         rest = [f"predictions={word}" if "=" not in word and not word.startswith("-") else word for word in rest]
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     command_line = CommandLine(command, ("grasp-rl", command, *argv), as_json, report, console)

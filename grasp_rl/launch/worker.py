@@ -43,6 +43,7 @@ _RUNNERS = {
     "evaluate": "grasp_rl.evaluation.evaluate",
     "score": "grasp_rl.evaluation.stored",
     "rescore": "grasp_rl.evaluation.stored",
+    "diagnose": "grasp_rl.evaluation.diagnose",
 }
 """Modules with ``run(config: RunConfig, components: Components) -> dict``."""
 
@@ -141,7 +142,7 @@ def build(config: RunConfig, trusted: Sequence[str] = ()) -> Components:
     generator = instantiate(config.generator, trusted, "generator")
     protocol = instantiate(config.evaluation.protocol, trusted, "evaluation.protocol")
     policy: Any = None
-    if config.command not in ("score", "rescore"):  # their answers are there already
+    if config.predictions is None:  # their answers are there already
         with loading(config):
             policy = instantiate(config.policy, trusted, "policy")
     return Components(

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from grasp_rl.reporting import breakdowns
 from grasp_rl.reporting.load import Scored, StudiedRun, number
 from grasp_rl.reporting.plots import REWARD, VALIDATION, curve, image
 from grasp_rl.runs.progress import duration
@@ -52,6 +53,11 @@ def context(runs: Sequence[StudiedRun], title: str) -> Record:
         "statuses": [{"label": run.label, "bars": _bars(run)} for run in runs if _bars(run)],
         "status_names": [str(status) for status in ParseStatus],
         "terms": [{"label": run.label, "terms": _terms(run)} for run in runs if _terms(run)],
+        "protocols": [{"label": run.label, "rows": rows} for run in runs if (rows := _by_protocol(run))],
+        "protocol_columns": list(breakdowns.BY_PROTOCOL),
+        "attributes": [{"label": run.label, "rows": rows} for run in runs if (rows := _by_attribute(run))],
+        "diagnoses": [{"label": run.label, "rows": rows} for run in runs if (rows := _diagnosis(run))],
+        "stages": list(breakdowns.STAGES.items()),
         "costs": [_cost(run) for run in runs],
         "origins": [_origin(run) for run in runs],
         "notes": notes,
@@ -192,6 +198,40 @@ def _bars(run: StudiedRun) -> list[Record]:
         if any(share for _, share in shares):
             bars.append({"when": when, "shares": [(name, share) for name, share in shares if share > 0]})
     return bars
+
+
+def _by_protocol(run: StudiedRun) -> list[Record]:
+    rows = breakdowns.by_protocol(run)
+    return [
+        {"protocol": row["protocol"], "cells": [_count(row[k]) if k == "scored" else decimals(row[k]) for k in keys]}
+        for row in rows
+        if (keys := breakdowns.BY_PROTOCOL)
+    ]
+
+
+def _count(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.0f}"
+
+
+def _by_attribute(run: StudiedRun) -> list[Record]:
+    return [
+        row | {"giou": decimals(row["giou"]), "interval": f"{row['low']:.3f} to {row['high']:.3f}"}
+        for row in breakdowns.by_attribute(run)
+    ]
+
+
+def _diagnosis(run: StudiedRun) -> list[Record]:
+    """Losses in numbers, and as widths in percent of the bar from 0 to 1; a stage that gains has no width."""
+    return [
+        {
+            "of": row["of"],
+            "samples": str(row["samples"]),
+            "giou": decimals(row["giou"]),
+            "cells": [decimals(value) for _, value in row["shares"]],
+            "widths": [(stage, 100 * max(0.0, value)) for stage, value in row["shares"]],
+        }
+        for row in breakdowns.diagnosis(run)
+    ]
 
 
 def _terms(run: StudiedRun) -> list[Record]:

@@ -18,6 +18,8 @@ from grasp_rl.runs.run_dir import CONFIG, ENVIRONMENT, ERROR, LOG, STATUS, secon
 from grasp_rl.tracking.metrics_log import METRICS, TIMINGS, read_rows
 from grasp_rl.utils.files import Record, read_json
 
+DIAGNOSIS = "diagnosis.json"
+"""What grasp_rl.evaluation.diagnose leaves in a run directory."""
 _NOT_AXES = ("experiment", "debug", "launcher", "command", "name", "run_dir", "trusted_modules")
 _LOG_LINES = 3
 
@@ -65,6 +67,8 @@ class StudiedRun:
     """gIoU after - before, on the samples that both scored."""
     notes: tuple[str, ...] = field(default=())
     """What could not be read."""
+    diagnosis: Record | None = None
+    """What `grasp-rl diagnose` found, where it was asked."""
 
 
 def number(record: Mapping[str, Any], name: str) -> float | None:
@@ -159,6 +163,7 @@ def _read_run(folder: Path, axes: dict[str, str]) -> StudiedRun:
         after=after,
         difference=_difference(before, after, config, notes),
         notes=tuple(notes),
+        diagnosis=_read_json(folder / DIAGNOSIS),
     )
 
 

@@ -1,7 +1,8 @@
 """`grasp-rl report`: tables, curves and images of finished runs on one page that needs nothing else.
 
-From a run folder, or a folder of runs, it writes ``report.html`` (self-contained, no script), ``report.md`` and
-``results.csv``. A run that failed is listed with its error; what is missing is a note.
+From a run folder, or a folder of runs, it writes ``report.html`` (self-contained, no script), ``report.md``,
+``results.csv``, and the scores by attribute as ``breakdowns.csv`` and ``breakdowns.tex``. A run that failed is listed
+with its error; what is missing is a note.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.reporting import breakdowns
 from grasp_rl.reporting.content import NOTHING, context
 from grasp_rl.reporting.load import StudiedRun, read_study
 from grasp_rl.utils.files import Record, to_json, write_text
@@ -53,10 +55,14 @@ def write_report(folder: Path, out: Path) -> Record:
     write_text(out / "report.html", render(content))
     write_text(out / "report.md", markdown(content))
     write_text(out / "results.csv", as_csv(table))
+    parts = [{"run": run.label, **row} for run in study for row in breakdowns.by_attribute(run)]
+    write_text(out / "breakdowns.csv", as_csv(parts))
+    write_text(out / "breakdowns.tex", breakdowns.as_latex(parts))
     return {
         "report": str(out / "report.html"),
         "markdown": str(out / "report.md"),
         "csv": str(out / "results.csv"),
+        "breakdowns": str(out / "breakdowns.csv"),
         "summary": content["summary"],
         "runs": table,
     }
@@ -124,6 +130,18 @@ def markdown(content: Record) -> str:
     if terms:
         lines += ["", "## Reward terms at the first step", ""]
         lines += _md_table(["run", "term", "mean", "within-group std", ""], terms)
+    for block in content["protocols"]:
+        lines += ["", f"## The same answers by other protocols: {_md(block['label'])}", ""]
+        body = [[row["protocol"], *row["cells"]] for row in block["rows"]]
+        lines += _md_table(["protocol", *content["protocol_columns"]], body)
+    for block in content["diagnoses"]:
+        lines += ["", f"## Where the IoU is lost: {_md(block['label'])}", ""]
+        body = [[row["of"], row["samples"], row["giou"], *row["cells"]] for row in block["rows"]]
+        lines += _md_table(["of", "samples", "gIoU", *(words for _, words in content["stages"])], body)
+    for block in content["attributes"]:
+        lines += ["", f"## By attribute: {_md(block['label'])}", ""]
+        body = [[r["attribute"], r["value"], str(r["samples"]), r["giou"], r["interval"]] for r in block["rows"]]
+        lines += _md_table(["attribute", "value", "samples", "gIoU", "95 % interval"], body)
     costs = [[c["label"], str(c["steps"] or NOTHING), c["wall"], c["step"], *c["parts"]] for c in content["costs"]]
     lines += ["", "## Time", ""]
     lines += _md_table(["run", "steps", "wall clock", "s per step", "rollout", "reward", "update"], costs)

@@ -1,0 +1,105 @@
+"""A run's test scores taken apart: by protocol, by attribute of the question, by the stage that loses them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from grasp_rl.evaluation.significance import bounds, resampled_sums
+from grasp_rl.reporting.load import StudiedRun, number
+from grasp_rl.utils.files import Record
+
+STAGES = {
+    "unread": "answer not read",
+    "count": "wrong count",
+    "object": "another object",
+    "box": "box",
+    "points": "points",
+    "ceiling": "segmenter's ceiling",
+}
+"""Stages of grasp_rl.evaluation.diagnose, in words."""
+BY_PROTOCOL = ("giou", "ciou", "pr@0.5", "acc@0.5", "ap", "scored")
+_MOST_VALUES = 40
+"""Values of one attribute that are shown; one with more, such as an angle, says nothing in a table."""
+
+
+def by_protocol(run: StudiedRun) -> list[Record]:
+    """One row a protocol that scored the answers, the run's own first; () where that is the only one."""
+    metrics = run.after.metrics if run.after else {}
+    names = [name.removesuffix("/scored") for name in metrics if name.endswith("/scored")]
+    if not names:
+        return []
+    own = ((run.config.get("evaluation") or {}).get("protocol") or {}).get("leader", "ours")
+    rows: list[Record] = [{"protocol": str(own), **{key: number(metrics, key) for key in BY_PROTOCOL}}]
+    return rows + [
+        {"protocol": name, **{key: number(metrics, f"{name}/{key}") for key in BY_PROTOCOL}} for name in names
+    ]
+
+
+def by_attribute(run: StudiedRun) -> list[Record]:
+    """GIoU with its 95 % interval for every value of every attribute, of instances and of parse statuses."""
+    groups: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for record in run.after.records if run.after else ():
+        iou = number(record, "iou")
+        if iou is None:
+            continue
+        count = record.get("instances")
+        instances = "none" if not record.get("has_target") else "unknown" if not count else str(min(count, 5))
+        told = {"instances": "5 or more" if instances == "5" else instances, "status": record.get("status")}
+        for name, value in {**(record.get("attributes") or {}), **told}.items():
+            groups[str(name)][str(value)].append(iou)
+    rows: list[Record] = []
+    for name, values in sorted(groups.items()):
+        if len(values) > _MOST_VALUES:
+            continue
+        for value, ious in sorted(values.items()):
+            table = np.array(ious)[:, None]
+            low, high = bounds(resampled_sums(table, 1000, 0)[:, 0] / len(ious))
+            rows.append(
+                {"attribute": name, "value": value, "samples": len(ious), "giou": float(table.mean()), "low": low,
+                 "high": high}
+            )  # fmt: skip
+    return rows
+
+
+def diagnosis(run: StudiedRun) -> list[Record]:
+    """Of all samples and of each value of each attribute: gIoU and the loss of every stage; () where none was made."""
+    found = run.diagnosis
+    if not found or not isinstance(found.get("lost"), dict):
+        return []
+    rows = [
+        {"of": "all samples", "samples": found.get("samples"), "giou": number(found, "giou"), "lost": found["lost"]}
+    ]
+    for name, values in (found.get("by") or {}).items():
+        rows += [
+            {"of": f"{name}: {value}", "samples": part.get("samples"), "giou": number(part, "giou"),
+             "lost": part.get("lost") or {}}
+            for value, part in values.items()
+        ]  # fmt: skip
+    for row in rows:
+        row["shares"] = [(stage, number(row["lost"], stage) or 0.0) for stage in STAGES]
+    return rows
+
+
+def as_latex(rows: Sequence[Record]) -> str:
+    """A booktabs table of :func:`by_attribute`'s rows with their runs."""
+    lines = [r"\begin{tabular}{lllrrl}", r"\toprule", r"run & attribute & value & samples & gIoU & 95\,\% interval \\",
+             r"\midrule"]  # fmt: skip
+    for row in rows:
+        cells = [_tex(row["run"]), _tex(row["attribute"]), _tex(row["value"]), str(row["samples"])]
+        cells += [f"{row['giou']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}"]
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+_TEX = str.maketrans({
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+})  # fmt: skip
+
+
+def _tex(text: object) -> str:
+    """``text`` as LaTeX prints it."""
+    return " ".join(str(text).split()).translate(_TEX)
