@@ -109,6 +109,30 @@ def test_a_sample_without_a_mask_is_named() -> None:
         diagnose._row(PIPELINE, replace(sample(A), target_mask=None), Answer(prompts=(), status=ParseStatus.OK))
 
 
+def test_runs_are_set_against_the_best(tmp_path: Path) -> None:
+    """The same answers through another segmenter: the differences by hand, and equal runs are tied."""
+    from grasp_rl.reporting.breakdowns import against
+    from grasp_rl.reporting.load import Scored, StudiedRun
+
+    def studied(label: str, ious: list[float]) -> StudiedRun:
+        records = tuple({"sample_id": str(n), "iou": iou} for n, iou in enumerate(ious))
+        return StudiedRun(
+            folder=tmp_path, label=label, axes={}, state="done", error=None, config={}, environment={}, seconds=1.0,
+            rows=(), validations=(), timings=(), before=None, after=Scored(metrics={}, records=records, overlays={}),
+            difference=None,
+        )  # fmt: skip
+
+    rng = np.random.default_rng(0)
+    best = rng.uniform(0.4, 0.9, 80)
+    runs = [studied("best", list(best)), studied("same", list(best)),
+            studied("worse", list(best - 0.1 + rng.normal(0, 0.02, 80)))]  # fmt: skip
+    same, worse = against(runs[0], runs)
+    assert (same["tied"], same["difference"], same["p"]) == (True, 0.0, 1.0)
+    assert not worse["tied"]
+    assert worse["difference"] == pytest.approx(-0.1, abs=0.01)
+    assert worse["p"] == pytest.approx(2 / 2001)
+
+
 def test_a_run_is_diagnosed_and_its_report_shows_it(tmp_path: Path) -> None:
     from grasp_rl.launch.main import main
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from grasp_rl.evaluation.significance import bounds, resampled_sums
+from grasp_rl.evaluation.significance import bounds, holm, paired_difference, permutation_p, resampled_sums
 from grasp_rl.reporting.load import StudiedRun, number
 from grasp_rl.utils.files import Record
 
@@ -62,6 +62,29 @@ def by_attribute(run: StudiedRun) -> list[Record]:
                  "high": high}
             )  # fmt: skip
     return rows
+
+
+def against(best: StudiedRun, runs: Sequence[StudiedRun]) -> list[Record]:
+    """Every other run's gIoU minus the best one's on the samples that both scored, with p corrected over the table."""
+    reference = _ious(best)
+    compared = []
+    for run in runs:
+        ious = _ious(run)
+        common = sorted(reference.keys() & ious.keys())
+        if run is not best and common:
+            difference = np.array([ious[key] - reference[key] for key in common])
+            compared.append((run, paired_difference(reference, ious), permutation_p(difference)))
+    adjusted = holm([p for _, _, p in compared])
+    return [
+        {"label": run.label, "difference": interval.mean, "low": interval.low, "high": interval.high, "p": p,
+         "samples": interval.samples, "tied": interval.low <= 0 <= interval.high}
+        for (run, interval, _), p in zip(compared, adjusted, strict=True)
+    ]  # fmt: skip
+
+
+def _ious(run: StudiedRun) -> dict[str, float]:
+    records = run.after.records if run.after else ()
+    return {str(record["sample_id"]): iou for record in records if (iou := number(record, "iou")) is not None}
 
 
 def diagnosis(run: StudiedRun) -> list[Record]:

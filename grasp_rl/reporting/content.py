@@ -53,6 +53,7 @@ def context(runs: Sequence[StudiedRun], title: str) -> Record:
         "statuses": [{"label": run.label, "bars": _bars(run)} for run in runs if _bars(run)],
         "status_names": [str(status) for status in ParseStatus],
         "terms": [{"label": run.label, "terms": _terms(run)} for run in runs if _terms(run)],
+        "against": _against(best, runs),
         "protocols": [{"label": run.label, "rows": rows} for run in runs if (rows := _by_protocol(run))],
         "protocol_columns": list(breakdowns.BY_PROTOCOL),
         "attributes": [{"label": run.label, "rows": rows} for run in runs if (rows := _by_attribute(run))],
@@ -198,6 +199,22 @@ def _bars(run: StudiedRun) -> list[Record]:
         if any(share for _, share in shares):
             bars.append({"when": when, "shares": [(name, share) for name, share in shares if share > 0]})
     return bars
+
+
+def _against(best: StudiedRun | None, runs: Sequence[StudiedRun]) -> list[Record]:
+    if best is None:
+        return []
+    return [
+        {
+            "label": row["label"],
+            "verdict": f"tied with {best.label}" if row["tied"] else f"below {best.label}",
+            "difference": decimals(row["difference"], signed=True),
+            "interval": f"{decimals(row['low'], signed=True)} to {decimals(row['high'], signed=True)}",
+            "p": f"{row['p']:.3f}" if row["p"] >= 0.001 else "< 0.001",
+            "samples": str(row["samples"]),
+        }
+        for row in breakdowns.against(best, runs)
+    ]
 
 
 def _by_protocol(run: StudiedRun) -> list[Record]:

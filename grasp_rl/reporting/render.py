@@ -130,6 +130,12 @@ def markdown(content: Record) -> str:
     if terms:
         lines += ["", "## Reward terms at the first step", ""]
         lines += _md_table(["run", "term", "mean", "within-group std", ""], terms)
+    if content["against"]:
+        lines += ["", "## Against the best run", ""]
+        body = [
+            [r["label"], r["verdict"], r["difference"], r["interval"], r["p"], r["samples"]] for r in content["against"]
+        ]
+        lines += _md_table(["run", "", "difference", "95 % interval", "p (Holm)", "samples"], body)
     for block in content["protocols"]:
         lines += ["", f"## The same answers by other protocols: {_md(block['label'])}", ""]
         body = [[row["protocol"], *row["cells"]] for row in block["rows"]]
