@@ -73,6 +73,8 @@ class Line:
     """None where the line cannot be used."""
     problems: tuple[str, ...]
     """What is wrong with it: key, what was found, remedy."""
+    record: Record | None = None
+    """What it says, where it can be used."""
 
 
 def annotations_path(root: str | Path, name: str = "annotations.jsonl") -> Path:
@@ -115,7 +117,7 @@ def read_lines(path: Path) -> Iterator[Line]:
                 yield Line(number=number, row=None, problems=tuple(result))
                 continue
             seen[record["id"]] = number
-            yield Line(number=number, row=_row(record, number, path), problems=())
+            yield Line(number=number, row=row_of(record, number, path), problems=(), record=record)
 
 
 def problems_of(record: Any) -> list[str]:
@@ -161,7 +163,8 @@ def _object(pairs: list[tuple[str, Any]]) -> Record:
     return dict(pairs)
 
 
-def _row(record: Record, number: int, path: Path) -> Row:
+def row_of(record: Record, number: int, path: Path) -> Row:
+    """The row that line ``number`` of ``path`` says, which has no problems."""
     folder = path.parent
     kind = next(key for key in TARGETS if record.get(key) is not None)
     return Row(

@@ -250,19 +250,20 @@ class Split:
         Raises:
             AnnotationError: there is one, and it is not to be skipped.
         """
-        for index, record in enumerate(self.records):
-            query = getattr(record, "query", None)
+        stored = getattr(self.records, "queries", None)
+        queries = stored() if stored else (getattr(record, "query", None) for record in self.records)
+        for index, query in enumerate(queries):
             if query is None or index in self.skipped:
                 continue
             try:
-                reason = refusal(query, partial(self._image, record))
+                reason = refusal(query, partial(self._image, index))
             except AnnotationError as error:
                 reason = str(error)
             if reason is not None:
-                self._leave_out(index, AnnotationError(f"{self.dataset.place_of(record)}: {reason}"))
+                self._leave_out(index, AnnotationError(f"{self.dataset.place_of(self.records[index])}: {reason}"))
 
-    def _image(self, record: Any) -> Image:
-        return self.dataset.decode(record, self.split).image
+    def _image(self, index: int) -> Image:
+        return self.dataset.decode(self.records[index], self.split).image
 
     def _about(self, image: Hashable) -> list[int]:
         if self._siblings is None:
@@ -313,12 +314,17 @@ def usable(records: Iterable[T | AnnotationError], on_bad: OnBad, more: str = ""
     """
     records = list(records)
     errors = [record for record in records if isinstance(record, AnnotationError)]
+    forgive_all(errors, len(records), on_bad, more)
+    return [record for record in records if not isinstance(record, AnnotationError)]
+
+
+def forgive_all(errors: Sequence[AnnotationError], rows: int, on_bad: OnBad, more: str = "") -> None:
+    """:func:`forgive` each of ``errors`` among so many rows, or raise the first; see :func:`usable`."""
     for count, error in enumerate(errors, 1):
         if on_bad == "raise":
             others = f" (and {len(errors) - 1} more{more})" if len(errors) > 1 else ""
             raise AnnotationError(f"{error}{others}")
-        forgive(error, count, len(records))
-    return [record for record in records if not isinstance(record, AnnotationError)]
+        forgive(error, count, rows)
 
 
 def _distinct(records: Iterable[Any]) -> Iterator[Any]:

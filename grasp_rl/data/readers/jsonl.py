@@ -6,14 +6,18 @@ Lines are checked when the dataset is made, images are read when a sample is ask
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.data import annotation_table
 from grasp_rl.data.annotations import AnnotationError, Row, annotations_path, read_lines
-from grasp_rl.data.base import OnBad, RecordDataset, Split, usable
+from grasp_rl.data.base import OnBad, RecordDataset, Split, forgive_all, usable
 from grasp_rl.data.image_io import MAX_PIXELS
+
+log = logging.getLogger(__name__)
 
 
 class JsonlSource(RecordDataset):
@@ -61,10 +65,8 @@ class JsonlSource(RecordDataset):
             on_doubt=on_doubt,
         )
         self.path, self.val_from = annotations_path(root, annotations), val_from
-        self.rows: dict[str, list[Row]] = {}
+        self.rows: Mapping[str, Sequence[Row]] = _rows_by_split(self.path, on_bad)
         """The rows of each split, in the file's order."""
-        for row in _usable_rows(self.path, on_bad):
-            self.rows.setdefault(row.split, []).append(row)
         if not self.rows:
             raise ConfigError(f"{self.path}: no rows; write one JSON object a line (docs/datasets.md has an example)")
         if val_from is not None and val_from not in self.rows:
@@ -76,9 +78,13 @@ class JsonlSource(RecordDataset):
     def split(self, name: str) -> Split:
         """The split called ``name``; for ``val``, where the file has none, the split that ``val_from`` says."""
         borrowed = name == "val" and name not in self.rows and self.val_from is not None
-        return super().split(self.val_from if borrowed and self.val_from else name)
+        name = self.val_from if borrowed and self.val_from else name
+        records = self.records(name)
+        if isinstance(records, annotation_table.Rows):  # checked, ids included, when the table was made
+            return Split(self, name, records[: self.limit])
+        return super().split(name)
 
-    def records(self, split: str) -> list[Row]:
+    def records(self, split: str) -> Sequence[Row]:
         if split not in self.rows:
             more = "data.val_from=SPLIT, evaluation.every=0 (no validation)" if split == "val" else "name another split"
             raise ConfigError(f"data split {split!r}: {self.path} has {self._found()}; add rows with it, or {more}")
@@ -91,14 +97,26 @@ class JsonlSource(RecordDataset):
         return ", ".join(f"{split} ({len(rows)} rows)" for split, rows in self.rows.items())
 
 
-def _usable_rows(path: Path, on_bad: OnBad) -> list[Row]:
-    """The rows of an annotations file.
+def _rows_by_split(path: Path, on_bad: OnBad) -> dict[str, Sequence[Row]]:
+    """The rows of an annotations file by split; those of a large one stay on disk.
 
     Raises:
         AnnotationError: a line cannot be used, and is not to be skipped.
     """
-    rows = [
+    more = f": grasp-rl data validate {path}"
+    if path.stat().st_size >= annotation_table.FROM_BYTES:
+        try:
+            rows, errors = annotation_table.read(path, read_lines(path))
+        except OSError as error:
+            log.warning("%s: no table can be kept of it (%s); it is read anew by every run", path, error)
+        else:
+            forgive_all(errors, sum(map(len, rows.values())) + len(errors), on_bad, more)
+            return rows
+    lines = [
         AnnotationError(f"{path}:{line.number}: {'; '.join(line.problems)}") if line.row is None else line.row
         for line in read_lines(path)
     ]
-    return usable(rows, on_bad, f": grasp-rl data validate {path}")
+    found: dict[str, list[Row]] = {}
+    for row in usable(lines, on_bad, more):
+        found.setdefault(row.split, []).append(row)
+    return dict(found)
