@@ -256,9 +256,9 @@ def test_detection_ranks_nothing() -> None:
     found = DetectionProtocol(name="ovd").summarise(rows)
     assert found["scored"] == 2
     assert found["ap50"] == pytest.approx(51 / 101, abs=1e-6)  # recall 0.5 at precision 1, its first 51 points
-    silent = DetectionProtocol(name="ovd").summarise([row(0, [(0, 0, 5, 5)], [])])
+    silent = DetectionProtocol(name="ovd").numbers([row(0, [(0, 0, 5, 5)], [])])
     assert silent == {"scored": 1, "ap": 0.0, "ap50": 0.0, "ap75": 0.0}
-    assert DetectionProtocol(name="ovd").summarise([row(0, [], [])]) == {"scored": 0}
+    assert DetectionProtocol(name="ovd").numbers([row(0, [], [])]) == {"scored": 0}
 
 
 def test_all_stand_side_by_side() -> None:
@@ -268,7 +268,10 @@ def test_all_stand_side_by_side() -> None:
     found = every.summarise(HAND, bootstrap_samples=10)
     assert found["giou"] == pytest.approx(TABLE["ours"][0])
     assert found["seg_zero/giou"] == pytest.approx(TABLE["seg_zero"][0])
-    names = {name.split("/")[0] for name in found if "/" in name}
+    names = {name.removesuffix("/scored") for name in found if name.endswith("/scored")}
+    assert "think2seg/reward" not in found
+    alone = protocol("think2seg").summarise(HAND, bootstrap_samples=10)  # a run may have it alone
+    assert (alone["samples"], alone["parsed"]) == (8, 6 / 8)
     assert {"think2seg", "think2seg_ref", "segearth_r1", "geo_r1_rec", "rsthinker_box", "geo_r1_ovd"} <= names
     assert every.iou(HAND[1]) == 0.5
 

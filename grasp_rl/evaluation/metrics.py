@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
-from grasp_rl.geometry import match, pairwise_box_iou
-from grasp_rl.types import SpatialPrompt
+import numpy as np
+
+from grasp_rl.geometry import FloatArray, match, pairwise_box_iou
+from grasp_rl.types import ParseStatus, SpatialPrompt
 from grasp_rl.utils.files import Record
 
 
@@ -66,3 +68,25 @@ def matched_box_iou(predicted: Sequence[SpatialPrompt], weak_labels: Sequence[Sp
         return None
     table = pairwise_box_iou(boxes, references)
     return float(sum(table[pair] for pair in match(table))) / max(len(predicted), len(references))
+
+
+def of_answers(scores: Sequence[SampleScore]) -> dict[str, float]:
+    """Means that no protocol decides about: reward and its terms, parse statuses, kinds of question, length."""
+    result: dict[str, float] = {}
+    put_mean(result, "reward", [s.reward for s in scores if s.reward is not None])
+    for name in {name: None for s in scores for name in s.terms}:
+        put_mean(result, f"term/{name}", [s.terms[name] for s in scores if name in s.terms])
+    put_mean(result, "parsed", [s.status in (ParseStatus.OK, ParseStatus.REPAIRED) for s in scores])
+    for status in ParseStatus:
+        put_mean(result, f"parse/{status}", [s.status == status for s in scores])
+    for group in ("single", "multi", "no_target"):
+        put_mean(result, f"share/{group}", [s.group == group for s in scores])
+    put_mean(result, "length", [s.tokens for s in scores])
+    put_mean(result, "truncated", [s.truncated for s in scores])
+    return result
+
+
+def put_mean(result: dict[str, float], name: str, values: Sequence[float | bool] | FloatArray) -> None:
+    """The mean of ``values`` as ``result[name]``; nothing for no values."""
+    if len(values):
+        result[name] = float(np.mean(values))

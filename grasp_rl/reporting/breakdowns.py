@@ -31,11 +31,16 @@ def by_protocol(run: StudiedRun) -> list[Record]:
     names = [name.removesuffix("/scored") for name in metrics if name.endswith("/scored")]
     if not names:
         return []
-    own = ((run.config.get("evaluation") or {}).get("protocol") or {}).get("leader", "ours")
-    rows: list[Record] = [{"protocol": str(own), **{key: number(metrics, key) for key in BY_PROTOCOL}}]
+    rows: list[Record] = [{"protocol": protocol_of(run), **{key: number(metrics, key) for key in BY_PROTOCOL}}]
     return rows + [
         {"protocol": name, **{key: number(metrics, f"{name}/{key}") for key in BY_PROTOCOL}} for name in names
     ]
+
+
+def protocol_of(run: StudiedRun) -> str:
+    """The name of the rules that the run's own numbers are by."""
+    protocol = (run.config.get("evaluation") or {}).get("protocol") or {}
+    return str(protocol.get("name") or protocol.get("leader") or "ours")
 
 
 def by_attribute(run: StudiedRun) -> list[Record]:

@@ -44,7 +44,7 @@ def context(runs: Sequence[StudiedRun], title: str) -> Record:
         notes.append(f"images are shown of {len(shown)} runs, the others' are in their eval_after/overlays")
     return {
         "title": title,
-        "summary": _summary(runs, best),
+        "summary": _summary(runs, best) + ("" if best is None else f" {_rules(runs)}"),
         "axes": list(runs[0].axes),
         "columns": [heading for heading, _ in COLUMNS],
         "rows": [_row(run, run is best) for run in runs],
@@ -80,6 +80,14 @@ def _best(runs: Sequence[StudiedRun]) -> StudiedRun | None:
 
 def _of(scored: Scored | None, name: str) -> float | None:
     return None if scored is None else scored.number(name)
+
+
+def _rules(runs: Sequence[StudiedRun]) -> str:
+    """Whose rules the scores are by."""
+    names = list(dict.fromkeys(breakdowns.protocol_of(run) for run in runs))
+    if len(names) == 1:
+        return f"Scored by the protocol {names[0]}."
+    return f"Scored by different protocols, {', '.join(names)}: not to be compared."
 
 
 def _summary(runs: Sequence[StudiedRun], best: StudiedRun | None) -> str:

@@ -79,6 +79,7 @@ def write_card(
         data=_class_of(config.data),
         code=_code(environment),
         scores=_table(scores),
+        protocol=_protocol(config),
         loading=loading,
         asking="" if asking is None else _ask(asking, policy, adapter=adapter),
         config=yaml.safe_dump(without_local_paths(asdict(config)), sort_keys=False).strip(),
@@ -154,6 +155,11 @@ def _table(scores: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def _protocol(config: RunConfig) -> str:
+    protocol = config.evaluation.protocol
+    return str(protocol.get("name") or protocol.get("leader") or _class_of(protocol))
+
+
 _FULL = """from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 model = AutoModelForImageTextToText.from_pretrained("THIS_FOLDER")
@@ -199,8 +205,9 @@ Code: {code}.
 
 {scores}
 
-IoU between the union of the segmenter's masks and the true mask; gIoU is the mean over samples, cIoU the ratio of
-summed intersections to summed unions. The segmenter and the data are those of the config below.
+By the protocol `{protocol}`. IoU between the union of the segmenter's masks and the true mask; gIoU is the mean over
+samples, cIoU the ratio of summed intersections to summed unions. The segmenter and the data are those of the config
+below.
 
 ## Load
 

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from grasp_rl.config.errors import require
-from grasp_rl.evaluation.metrics import SampleScore
+from grasp_rl.evaluation.metrics import SampleScore, of_answers
 from grasp_rl.evaluation.pairs import Pair
 from grasp_rl.geometry import pairwise_box_iou
 from grasp_rl.types import Box
@@ -110,6 +110,13 @@ class BoxProtocol:
     def summarise(
         self, scores: Sequence[SampleScore], *, bootstrap_samples: int = 2000, seed: int = 0
     ) -> dict[str, float]:
+        """:meth:`numbers`, and what no protocol decides about."""
+        about: dict[str, float] = {"samples": len(scores), **of_answers(scores)}
+        return about | self.numbers(scores, bootstrap_samples=bootstrap_samples, seed=seed)
+
+    def numbers(
+        self, scores: Sequence[SampleScore], *, bootstrap_samples: int = 2000, seed: int = 0
+    ) -> dict[str, float]:
         """``scored``, ``box_iou`` and ``acc@t``, by flat name."""
         ious = np.array([iou for score in scores if (iou := self.iou(score)) is not None])
         result: dict[str, float] = {"scored": len(ious)}
@@ -136,6 +143,13 @@ class DetectionProtocol:
         return score.box_iou
 
     def summarise(
+        self, scores: Sequence[SampleScore], *, bootstrap_samples: int = 2000, seed: int = 0
+    ) -> dict[str, float]:
+        """:meth:`numbers`, and what no protocol decides about."""
+        about: dict[str, float] = {"samples": len(scores), **of_answers(scores)}
+        return about | self.numbers(scores, bootstrap_samples=bootstrap_samples, seed=seed)
+
+    def numbers(
         self, scores: Sequence[SampleScore], *, bootstrap_samples: int = 2000, seed: int = 0
     ) -> dict[str, float]:
         """``scored``, ``ap`` (IoU 0.50 to 0.95), ``ap50`` and ``ap75``, by flat name."""

@@ -28,10 +28,8 @@ from typing import Literal
 import numpy as np
 
 from grasp_rl.config.errors import require
-from grasp_rl.evaluation.metrics import SampleScore
+from grasp_rl.evaluation.metrics import SampleScore, of_answers, put_mean
 from grasp_rl.evaluation.significance import bounds, resampled_sums
-from grasp_rl.geometry import FloatArray
-from grasp_rl.types import ParseStatus
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -84,19 +82,9 @@ class MaskProtocol:
         result: dict[str, float] = {"samples": len(scores)}
         result |= self._overlaps(scores, bootstrap_samples, seed)
         targets = [s for s in scores if s.has_target]
-        _put_mean(result, "no_target_accuracy", [s.empty for s in scores if not s.has_target])
-        _put_mean(result, "box_iou", [s.box_iou for s in targets if s.box_iou is not None])
-        _put_mean(result, "reward", [s.reward for s in scores if s.reward is not None])
-        for name in {name: None for s in scores for name in s.terms}:
-            _put_mean(result, f"term/{name}", [s.terms[name] for s in scores if name in s.terms])
-        _put_mean(result, "parsed", [s.status in (ParseStatus.OK, ParseStatus.REPAIRED) for s in scores])
-        for status in ParseStatus:
-            _put_mean(result, f"parse/{status}", [s.status == status for s in scores])
-        for group in ("single", "multi", "no_target"):
-            _put_mean(result, f"share/{group}", [s.group == group for s in scores])
-        _put_mean(result, "length", [s.tokens for s in scores])
-        _put_mean(result, "truncated", [s.truncated for s in scores])
-        return result
+        put_mean(result, "no_target_accuracy", [s.empty for s in scores if not s.has_target])
+        put_mean(result, "box_iou", [s.box_iou for s in targets if s.box_iou is not None])
+        return result | of_answers(scores)
 
     def _overlaps(self, scores: Sequence[SampleScore], bootstrap_samples: int, seed: int) -> dict[str, float]:
         """What comes from masks."""
@@ -123,13 +111,8 @@ class MaskProtocol:
                     (targets[:, 0] > threshold if self.strict else targets[:, 0] >= threshold).mean()
                 )
         for group in ("single", "multi"):
-            _put_mean(result, f"giou/{group}", table[[s.group == group for s in masked], 0])
+            put_mean(result, f"giou/{group}", table[[s.group == group for s in masked], 0])
         return result
 
 
 OURS = MaskProtocol()
-
-
-def _put_mean(result: dict[str, float], name: str, values: Sequence[float | bool] | FloatArray) -> None:
-    if len(values):
-        result[name] = float(np.mean(values))

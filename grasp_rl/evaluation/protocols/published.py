@@ -21,7 +21,7 @@ import numpy as np
 
 from grasp_rl.config.errors import require
 from grasp_rl.evaluation.canvas import Canvas, clipped, place, rectangle
-from grasp_rl.evaluation.metrics import SampleScore
+from grasp_rl.evaluation.metrics import SampleScore, of_answers
 from grasp_rl.evaluation.pairs import Pair, union_of
 from grasp_rl.evaluation.significance import bounds, resampled_sums
 from grasp_rl.geometry import FloatArray, match
@@ -155,6 +155,13 @@ class PublishedProtocol:
         return Overlap(iou, intersection, union, has_target, has_prediction)
 
     def summarise(
+        self, scores: Sequence[SampleScore], *, bootstrap_samples: int = 2000, seed: int = 0
+    ) -> dict[str, float]:
+        """:meth:`numbers`, and what no protocol decides about."""
+        about: dict[str, float] = {"samples": len(scores), **of_answers(scores)}
+        return about | self.numbers(scores, bootstrap_samples=bootstrap_samples, seed=seed)
+
+    def numbers(
         self, scores: Sequence[SampleScore], *, bootstrap_samples: int = 2000, seed: int = 0
     ) -> dict[str, float]:
         """All numbers of the module's table, by flat name.

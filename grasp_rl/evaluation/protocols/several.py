@@ -45,6 +45,7 @@ class SeveralProtocols:
         """The leader's numbers, and the others' as ``NAME/METRIC``."""
         result = self.leader.summarise(scores, bootstrap_samples=bootstrap_samples, seed=seed)
         for name, protocol in self.others.items():
-            found = protocol.summarise(scores, bootstrap_samples=bootstrap_samples, seed=seed)
+            numbers = getattr(protocol, "numbers", protocol.summarise)
+            found = numbers(scores, bootstrap_samples=bootstrap_samples, seed=seed)
             result |= {f"{name}/{metric}": value for metric, value in found.items()}
         return result
