@@ -253,7 +253,7 @@ def test_an_evaluation_alone(tmp_path: Path) -> None:
     build_evaluation(tmp_path / "run" / "eval", noise=0.1, unread=0.0, samples=2)
     found = render.write_report(tmp_path / "run", tmp_path / "run")
     assert found["summary"].startswith("1 run: 1 done. It reaches a gIoU of")
-    assert found["summary"].endswith("on 2 test samples.")
+    assert found["summary"].endswith("on 2 test samples. Scored by the protocol ours.")
 
 
 def test_failed_without_a_word(tmp_path: Path) -> None:
