@@ -1,0 +1,109 @@
+"""Tables of pyarrow: Arrow files, mapped into memory, and Parquet. pyarrow is imported when the first one is opened.
+
+What a file claims is checked before a value of it is used: the end of an Arrow stream, every offset of its columns, and
+the size that a Parquet file says its columns unpack to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grasp_rl.data.annotations import AnnotationError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+MAX_UNPACKED = 4 << 30
+"""Bytes that the wanted columns of a Parquet file may unpack to."""
+_END = b"\0\0\0\0"
+"""The last bytes of an Arrow stream that was closed: a message of length 0."""
+_FILE = b"ARROW1"
+"""What an Arrow file begins and ends with, where it is none of the stream's form."""
+
+
+def open_arrow(path: Path, columns: Sequence[str]) -> pyarrow.Table:
+    """The named columns of an Arrow file in either form, stream or file; not read yet, but mapped into memory.
+
+    Raises:
+        AnnotationError: it is cut short or damaged, or lacks a column.
+    """
+    import pyarrow as pa
+    import pyarrow.ipc
+
+    with path.open("rb") as file:
+        head = file.read(len(_FILE))
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - len(_END)))
+        whole = head == _FILE or file.read() == _END
+    try:
+        if not whole:
+            raise pa.ArrowInvalid("its end is missing")
+        source = pa.memory_map(str(path))
+        reader = pa.ipc.open_file(source) if head == _FILE else pa.ipc.open_stream(source)
+        _demand(path, reader.schema.names, columns)
+        table = reader.read_all().select(list(columns))
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise _damaged(path, "Arrow file", error) from error
+    return table
+
+
+def read_parquet(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a Parquet file, each with the named columns as plain values.
+
+    Raises:
+        AnnotationError: it is cut short or damaged, lacks a column, or unpacks to more than :data:`MAX_UNPACKED`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        with pa.parquet.ParquetFile(path) as file:
+            _demand(path, file.schema_arrow.names, columns)
+            groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+            chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+            size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in columns)
+            if size > MAX_UNPACKED:
+                raise AnnotationError(
+                    f"{path}: its columns unpack to {size / 2**30:.1f} GiB, more than "
+                    f"{MAX_UNPACKED >> 30}; split the file"
+                )
+            table = file.read(columns=list(columns))
+        table.validate(full=True)
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise _damaged(path, "Parquet file", error) from error
+    return rows
+
+
+def stored_bytes(table: pyarrow.Table, column: str, row: int) -> bytes:
+    """The file that a cell holds: bytes, or an object with ``bytes``, as the ``datasets`` library stores an image.
+
+    Raises:
+        AnnotationError: it holds something else, such as a mere path.
+    """
+    value = table.column(column)[row].as_py()
+    value = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(value, bytes):
+        raise AnnotationError(
+            f"{column}: must hold the bytes of an image file, found {type(value).__name__}; save the set with "
+            "its images"
+        )
+    return value
+
+
+def _demand(path: Path, found: Sequence[str], columns: Sequence[str]) -> None:
+    missing = [column for column in columns if column not in found]
+    if missing:
+        raise AnnotationError(
+            f"{path}: no column {', '.join(missing)}, found {', '.join(found)[:200]}; see that this is the right file"
+        )
+
+
+def _damaged(path: Path, kind: str, error: Exception) -> AnnotationError:
+    if isinstance(error, AnnotationError):
+        return error
+    said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return AnnotationError(f"{path}: a damaged {kind} ({said}); it may be cut short, download it again")
