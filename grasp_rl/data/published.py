@@ -17,6 +17,10 @@ from grasp_rl.types import Attribute
 from grasp_rl.utils.files import Record
 
 T = TypeVar("T")
+SHARES = (1.0, 1.0)
+"""The frame of boxes that are given in shares of the image's sides."""
+PERCENT = (100.0, 100.0)
+"""That of boxes in percent."""
 _LARGE = 1e15
 """No attribute is a number as large, infinite, or none."""
 
@@ -239,6 +243,20 @@ def attributes_of(entry: Record, keys: Mapping[str, str]) -> dict[str, Attribute
     }
 
 
+def thoughts_of(texts: list[Any], count: int) -> list[Record]:
+    """Field ``reasoning`` of the row of each of ``count`` questions: its own text if there are as many, else the first.
+
+    Raises:
+        AnnotationError: a text cannot be a thought.
+    """
+    if not texts:
+        return [{}] * count
+    problem = next((found for text in texts if (found := problem_of("reasoning", text))), None)
+    if problem is not None:
+        raise AnnotationError(f"{problem}; correct the annotation")
+    return [{"reasoning": texts[index] if len(texts) == count else texts[0]} for index in range(count)]
+
+
 def question_in(entry: Record, key: str) -> Any:
     """The question of an entry, without the placeholder of an image that some training files begin it with."""
     found = entry.get(key)
@@ -305,6 +323,18 @@ def inside(folder: Path, name: Any) -> Path:
     if problem is not None:
         raise AnnotationError(f"{folder}: {problem}; correct the annotation")
     return folder / str(name)
+
+
+def lines_of(path: Path) -> Sequence[str]:
+    """The lines of a text file.
+
+    Raises:
+        AnnotationError: it is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
 
 
 def read_document(path: Path) -> Any:

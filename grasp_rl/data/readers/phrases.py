@@ -6,12 +6,11 @@ their suffix, RISBench (Dong et al., CroBIM, arXiv 2410.08613) with it; a mask i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from grasp_rl.data.annotations import AnnotationError, Row
-from grasp_rl.data.published import FolderDataset, inside
+from grasp_rl.data.published import FolderDataset, inside, lines_of
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -32,7 +31,7 @@ class PhraseListDataset(FolderDataset):
 
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
         path = self.file(f"output_phrase_{split}.txt")
-        for number, line in enumerate(_lines(path), 1):
+        for number, line in enumerate(lines_of(path), 1):
             if not line.strip():
                 continue
             name, *phrase = line.split(maxsplit=1)
@@ -55,15 +54,3 @@ class PhraseListDataset(FolderDataset):
                 sources=(path,),
             )
             yield from self.ask(row, ["".join(phrase).strip()])
-
-
-def _lines(path: Path) -> Sequence[str]:
-    """The lines of a text file.
-
-    Raises:
-        AnnotationError: it is not UTF-8.
-    """
-    try:
-        return path.read_bytes().decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
