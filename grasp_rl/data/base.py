@@ -435,14 +435,18 @@ def _box_label(
         ShapeError: the box or a point is outside the image.
     """
     height, width = size
-    across, down = (width / extent[0], height / extent[1]) if extent else (1.0, 1.0)
-    x0, x1 = (float(min(max(v * across, 0), width)) for v in (box[0], box[2]))
-    y0, y1 = (float(min(max(v * down, 0), height)) for v in (box[1], box[3]))
+    corners, coords = [(box[0], box[1]), (box[2], box[3])], [(x, y) for x, y, _ in points]
+    if extent is not None:
+        across, down = extent
+        corners = [(x * width / across, y * height / down) for x, y in corners]
+        coords = [(x * width / across, y * height / down) for x, y in coords]
+    x0, x1 = (float(min(max(x, 0), width)) for x, _ in corners)
+    y0, y1 = (float(min(max(y, 0), height)) for _, y in corners)
     if x0 >= x1 or y0 >= y1:
         raise ShapeError(f"{list(box)} is outside the image of {width} x {height}; give it in pixels of this image")
-    coords = tuple((x * across, y * down) for x, y, _ in points)
     beyond = next(((x, y) for x, y in coords if not (0 <= x <= width and 0 <= y <= height)), None)
     if beyond is not None:
         raise ShapeError(f"point {list(beyond)} is outside the image of {width} x {height}; give it in its pixels")
     clipped: Box = (x0, y0, x1, y1)
-    return SpatialPrompt(box=clipped, point_coords=coords, point_labels=tuple(int(label) for *_, label in points))
+    labels = tuple(int(label) for *_, label in points)
+    return SpatialPrompt(box=clipped, point_coords=tuple(coords), point_labels=labels)

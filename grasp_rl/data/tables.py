@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 MAX_UNPACKED = 4 << 30
 """Bytes that the wanted columns of a Parquet file may unpack to."""
-_END = b"\0\0\0\0"
-"""The last bytes of an Arrow stream that was closed: a message of length 0."""
+_END = b"\xff\xff\xff\xff\0\0\0\0"
+"""The last bytes of an Arrow stream that was closed: a message of length 0. Without it a cut between messages is not
+seen."""
 _FILE = b"ARROW1"
 """What an Arrow file begins and ends with, where it is none of the stream's form."""
 
