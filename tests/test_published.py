@@ -401,6 +401,10 @@ def test_a_set_of_arrow_files_that_is_not_whole(tmp_path: Path) -> None:
     path.unlink()
     said = refusal(lambda: reader("risbench_arrow", tmp_path).split("train"))
     assert said == f"{tmp_path}/train: found 1 files data-*.arrow and not the 2 of them; download the split whole"
+    layouts.arrow(path, {"image": ["a.png"], "mask": ["a.png"], "phrase": [3]})
+    said = refusal(lambda: reader("risbench_arrow", tmp_path).split("train"))
+    assert said == f"{path}: phrase must be a column of text; see that this is the right file"
+    path.unlink()
     layouts.arrow(path, {"image": ["a.png"], "mask": ["a.png"], "phrase": ["x"]})
     split = reader("risbench_arrow", tmp_path).split("train")
     said = refusal(lambda: split[2])
@@ -431,9 +435,7 @@ def test_a_table_that_is_cut_short_or_unpacks_to_too_much(tmp_path: Path, monkey
         assert said.startswith(f"{path}: a damaged Parquet file (")
     path.write_bytes(data)
     monkeypatch.setattr(tables, "MAX_UNPACKED", 100)
-    assert "its columns unpack to 0.0 GiB, more than" in refusal(
-        lambda: reader("geopixinstruct", tmp_path).split("train")
-    )
+    assert "unpacks to 0.0 GiB, more than" in refusal(lambda: reader("geopixinstruct", tmp_path).split("train"))
 
 
 def test_run_lengths_cannot_claim_memory(tmp_path: Path) -> None:

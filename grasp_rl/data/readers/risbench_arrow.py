@@ -19,7 +19,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.annotations import AnnotationError, Row
 from grasp_rl.data.base import Target
 from grasp_rl.data.published import FolderDataset
-from grasp_rl.data.tables import open_arrow, stored_bytes
+from grasp_rl.data.tables import open_arrow, stored_bytes, texts_in
 from grasp_rl.types import Image
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ArrowDataset(FolderDataset):
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
         total = 0
         for path in self._files(split):
-            for number, phrase in enumerate(_table(path).column("phrase").to_pylist()):
+            for number, phrase in enumerate(texts_in(path, _table(path), "phrase")):
                 row = StoredRow(
                     location=f"{path}: row {number}",
                     sample_id=str(total),
@@ -98,8 +98,14 @@ class ArrowDataset(FolderDataset):
         return files
 
 
-@lru_cache(maxsize=64)
 def _table(path: Path) -> pyarrow.Table:
+    """The table in a file, kept as long as the file is the same."""
+    found = path.stat()
+    return _opened(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=256)
+def _opened(path: Path, _changed: int, _size: int) -> pyarrow.Table:
     return open_arrow(path, COLUMNS)
 
 
