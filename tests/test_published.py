@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -436,6 +438,22 @@ def test_a_table_that_is_cut_short_or_unpacks_to_too_much(tmp_path: Path, monkey
     path.write_bytes(data)
     monkeypatch.setattr(tables, "MAX_UNPACKED", 100)
     assert "unpacks to 0.0 GiB, more than" in refusal(lambda: reader("geopixinstruct", tmp_path).split("train"))
+
+
+def test_pyarrow_waits_until_a_table_is_opened() -> None:
+    readers = ["risbench_arrow", "geopixinstruct", "nwpu_fs"]
+    code = "import sys\n" + "".join(f"import grasp_rl.data.readers.{name}\n" for name in readers)
+    subprocess.run([sys.executable, "-c", code + "assert 'pyarrow' not in sys.modules"], check=True)
+
+
+def test_one_file_of_a_split(tmp_path: Path) -> None:
+    layouts.nwpu_fs(tmp_path)
+    shutil.copy(tmp_path / "annotations_train_set_10shot.json", tmp_path / "annotations_train_set_5shot.json")
+    said = refusal(lambda: reader("nwpu_fs", tmp_path).split("train"))
+    assert "one file is wanted, found annotations_train_set_10shot.json, annotations_train_set_5shot.json; data" in said
+    assert "data.template='all': must be with {category}, such as" in refusal(
+        lambda: reader("nwpu_fs", tmp_path, template="all")
+    )
 
 
 def test_run_lengths_cannot_claim_memory(tmp_path: Path) -> None:

@@ -182,9 +182,17 @@ class RecordDataset:
         """What was done to stored values to show them, in words, and to how many of the images read so far."""
         return {told: len(images) for told, images in self._converted.items()}
 
+    def load(self, record: Any) -> tuple[Image, str]:
+        """The image of ``record`` and what was done to its values, as :func:`load_image`.
+
+        Raises:
+            AnnotationError: it cannot be read.
+        """
+        return load_image(record, self.max_pixels, self.image_reading)
+
     def _image(self, record: Any) -> Image:
         """The image of ``record``; what was done to its values is noted, and said when it is first met."""
-        image, told = load_image(record, self.max_pixels, self.image_reading)
+        image, told = self.load(record)
         if told and told not in self._converted:
             log.info("%s: %s (said of the first such image only)", record.image, told)
         if told:

@@ -6,7 +6,7 @@ the size that a Parquet file says unpacks to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_UNPACKED = 4 << 30
 """Bytes that a Parquet file may unpack to."""
+_BATCH = 256
+"""Rows of a Parquet file that are held as plain values at once."""
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 """The last bytes of an Arrow stream that was closed: a message of length 0. Without it a cut between messages is not
 seen."""
@@ -51,8 +53,8 @@ def open_arrow(path: Path, columns: Sequence[str]) -> pyarrow.Table:
     return table
 
 
-def read_parquet(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of a Parquet file, each with the named columns as plain values.
+def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file in turn, each with the named columns as plain values; a part of the file at a time.
 
     Raises:
         AnnotationError: it is cut short or damaged, lacks a column, or unpacks to more than :data:`MAX_UNPACKED`.
@@ -69,12 +71,11 @@ def read_parquet(path: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
                 raise AnnotationError(
                     f"{path}: unpacks to {size / 2**30:.1f} GiB, more than {MAX_UNPACKED >> 30}; split the file"
                 )
-            table = file.read(columns=list(columns))
-        table.validate(full=True)
-        rows: list[dict[str, Any]] = table.to_pylist()
+            for batch in file.iter_batches(_BATCH, columns=list(columns)):
+                batch.validate(full=True)
+                yield from batch.to_pylist()
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise _damaged(path, "Parquet file", error) from error
-    return rows
 
 
 def stored_bytes(table: pyarrow.Table, column: str, row: int) -> bytes:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.errors import ConfigError, require
 from grasp_rl.data.annotations import AnnotationError, Row
 from grasp_rl.data.importers.base import QUESTION, question_of
 from grasp_rl.data.published import CocoTables, FolderDataset, boxes_of, inside, read_document
@@ -33,7 +33,9 @@ class NwpuFewShot(FolderDataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        question_of(self.template, "ship")
+        require(
+            "{category}" in self.template, "data.template", self.template, f"with {{category}}, such as {QUESTION!r}"
+        )
 
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
         pictures, listed = self.subfolder("positive_image_set"), self.file(PRESENT)

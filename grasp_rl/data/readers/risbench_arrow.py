@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -60,13 +61,6 @@ class ArrowDataset(FolderDataset):
                 total += 1
                 yield from self.ask(row, [phrase])
 
-    def target(self, record: Any, size: tuple[int, int]) -> Target:
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                return super().target(replace(record, target=_unpacked(record, "mask", Path(folder))), size)
-            except AnnotationError as error:
-                raise AnnotationError(str(error).replace(f"{folder}/", "")) from error
-
     def files(self, records: Sequence[Any]) -> list[Path]:
         return list(dict.fromkeys(row.image for row in records))
 
@@ -74,12 +68,13 @@ class ArrowDataset(FolderDataset):
         place: str = record.location
         return place
 
-    def _image(self, record: Any) -> Image:
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                return super()._image(replace(record, image=_unpacked(record, "image", Path(folder))))
-            except AnnotationError as error:
-                raise AnnotationError(str(error).replace(f"{folder}/", "")) from error
+    def load(self, record: Any) -> tuple[Image, str]:
+        with _unpacked(record, "image") as path:
+            return super().load(replace(record, image=path))
+
+    def target(self, record: Any, size: tuple[int, int]) -> Target:
+        with _unpacked(record, "mask") as path:
+            return super().target(replace(record, target=path), size)
 
     def _files(self, split: str) -> list[Path]:
         """The Arrow files of a split.
@@ -109,8 +104,18 @@ def _opened(path: Path, _changed: int, _size: int) -> pyarrow.Table:
     return open_arrow(path, COLUMNS)
 
 
-def _unpacked(row: StoredRow, column: str, folder: Path) -> Path:
-    """The file in a cell, written into ``folder``."""
-    path = folder / column
-    path.write_bytes(stored_bytes(_table(row.image), column, row.number))
-    return path
+@contextmanager
+def _unpacked(row: StoredRow, column: str) -> Iterator[Path]:
+    """What a cell holds, as a file for as long as the body runs; errors about it are told without that file's folder.
+
+    Raises:
+        AnnotationError: the cell holds no file, or the body raises one.
+    """
+    data = stored_bytes(_table(row.image), column, row.number)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, column)
+        path.write_bytes(data)
+        try:
+            yield path
+        except AnnotationError as error:
+            raise AnnotationError(str(error).replace(f"{folder}/", "")) from error
