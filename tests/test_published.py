@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -307,8 +307,12 @@ def test_a_line_that_is_no_json_can_be_left_out(tmp_path: Path) -> None:
     assert len(reader("grasp1k", tmp_path, on_bad="skip").split("train")) == layouts.SPLITS["train"]
 
 
-def test_numbers_that_do_not_fit_the_objects(tmp_path: Path) -> None:
+def test_numbers_that_do_not_fit_the_objects(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     layouts.dior_rsvg(tmp_path)
+    shutil.copy(tmp_path / "Annotations/00001.xml", tmp_path / "Annotations/00009.xml")
+    assert len(reader("dior_rsvg", tmp_path).split("train")) == 8
+    assert [m for m in caplog.messages if "18 objects, and the splits count 16; see that no file is added" in m]
+    (tmp_path / "Annotations/00009.xml").unlink()
     gone = tmp_path / "Annotations/00003.xml"
     gone.rename(tmp_path / "00003.xml")
     said = refusal(lambda: reader("dior_rsvg", tmp_path).split("train"))
@@ -462,3 +466,66 @@ def test_run_lengths_cannot_claim_memory(tmp_path: Path) -> None:
     lines(tmp_path / "data/train-SIOR_T.json", lambda v: v[0]["instances"][0].update(mask=huge))
     split = reader("geopixinstruct", tmp_path).split("train")
     assert "size [1000000, 1000000] for an image of [56, 64]" in refusal(lambda: split[0])
+
+
+ODD = [
+    None,
+    3,
+    -1,
+    "x",
+    "",
+    [],
+    {},
+    1e308,
+    True,
+    10**400,
+    [[]],
+    [None],
+    {"a": 1},
+    float("nan"),
+    "../x",
+    "\ud800",
+    [1, 2],
+]
+"""Values that a stranger's file may have anywhere."""
+
+
+def places_in(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The keys and indices that lead to every value within ``value``."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*place, key)
+        yield from places_in(inner, (*place, key))
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("earthreason_fs", "train_10shot.jsonl"), ("vrsbench_rl", "train.jsonl"), ("nwpu_fs", "nwpu_exist_cat.json"),
+        ("nwpu_fs", "annotations_train_set_10shot.json"), ("geopixinstruct", "data/train-SIOR_T.json"), ("vrsbench", VRS),
+        ("lasers", LASERS), ("geoseg_bench_unigeoseg", TRIPLETS), ("geoseg_bench_unigeoseg", "intera/json/1.json"),
+        ("drseg", DRSEG), ("remotesam_270k", RSAM), ("grasp1k", "train.jsonl"),
+    ],
+)  # fmt: skip
+def test_any_odd_value_is_read_or_named(name: str, file: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path, **({"form": "json"} if name == "geopixinstruct" else {}))
+    path, rng = tmp_path / file, np.random.default_rng(0)
+    sound, said = path.read_bytes(), []
+
+    def spoil(value: Any) -> None:
+        *way, last = (places := list(places_in(value)))[rng.integers(len(places))]
+        for key in way:
+            value = value[key]
+        value[last] = ODD[rng.integers(len(ODD))]
+
+    for _ in range(60):
+        lines(path, spoil)
+        try:
+            split = reader(name, tmp_path).split("train")
+            for index in range(len(split)):
+                json.dumps(dict(split[index].attributes), allow_nan=False)
+        except ConfigError as error:
+            said.append(str(error))
+        path.write_bytes(sound)
+    assert len(said) > 10
+    assert all(str(tmp_path) in text and "\n" not in text for text in said), said

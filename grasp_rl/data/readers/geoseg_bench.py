@@ -2,7 +2,7 @@
 
     {split}.json     [{img, mask, json}], paths in the root; the last one's file has question and reason, lists of text
 
-The folder that a path goes through says the task: ``ref`` for referring, ``intera`` for interactive (where the
+A folder that one of the paths goes through says the task: ``ref`` for referring, ``intera`` for interactive (where the
 coordinates of points or boxes stand in the question), else reasoning. Another benchmark of the same name (GeoSeg, with
 810 questions) is not this one.
 """
@@ -47,17 +47,18 @@ class GeoSegTriplets(FolderDataset):
             if not isinstance(found, dict):
                 raise AnnotationError(f"{texts}: must be an object with question and reason; download it again")
             questions, reasons = value_of(found, "question", list), value_of(found, "reason", list)
-            name = PurePosixPath(str(entry["json"]).replace("\\", "/"))
+            paths = [PurePosixPath(str(entry[key]).replace("\\", "/")) for key in ("json", "mask", "img")]
+            folders = [part for path in paths for part in path.parts[:-1]]
             row = Row(
                 location=place,
-                sample_id=str(name.with_suffix("")),
+                sample_id=str(paths[0].with_suffix("")),
                 image=image,
                 query="",
                 split=split,
                 reasoning=None,
                 kind="mask",
                 target=mask,
-                attributes={"task": next((TASKS[part] for part in name.parts if part in TASKS), "reasoning")},
+                attributes={"task": next((TASKS[part] for part in folders if part in TASKS), "reasoning")},
                 sources=(path, texts),
             )
             yield from self.ask(row, questions, thoughts_of(reasons, len(questions)))
