@@ -72,15 +72,10 @@ def signature(module: str, node: Definition) -> Signature:
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             return _of_arguments(item.args, skip=1)
-    bases = [
-        _base(module, base) for base in node.bases if ast.unparse(base).split("[")[0] not in ("Protocol", "object")
-    ]
-    inherited = [signature(*base) if base else Signature((), takes_any=True) for base in bases]
-    if not _is_dataclass(node):
-        return inherited[0] if inherited else Signature(())
-    fields = {parameter.name: parameter for base in reversed(inherited) for parameter in base.parameters}
-    fields |= {parameter.name: parameter for parameter in _fields(node)}
-    return Signature(tuple(fields.values()), takes_any=any(base.takes_any for base in inherited))
+    if _is_dataclass(node):
+        return _of_fields(module, node)
+    inherited = [signature(*base) if base else Signature((), takes_any=True) for base in _bases(module, node)]
+    return inherited[0] if inherited else Signature(())
 
 
 def fits(annotation: ast.expr | None, value: Any) -> bool:
@@ -129,6 +124,22 @@ def _body(module: str) -> list[ast.stmt]:
 @lru_cache(maxsize=256)
 def _parsed(path: Path, _changed: int) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _bases(module: str, node: ast.ClassDef) -> list[tuple[str, Definition] | None]:
+    """Where the bases of a class are defined; None for one that is not known."""
+    named = [base for base in node.bases if ast.unparse(base).split("[")[0] not in ("Protocol", "object")]
+    return [_base(module, base) for base in named]
+
+
+def _of_fields(module: str, node: Definition) -> Signature:
+    """The fields of a dataclass; of its bases those that are dataclasses, or have one as base, add theirs."""
+    if isinstance(node, ast.FunctionDef):
+        return Signature((), takes_any=True)
+    inherited = [_of_fields(*base) if base else Signature((), takes_any=True) for base in _bases(module, node)]
+    fields = {parameter.name: parameter for base in reversed(inherited) for parameter in base.parameters}
+    fields |= {parameter.name: parameter for parameter in (_fields(node) if _is_dataclass(node) else ())}
+    return Signature(tuple(fields.values()), takes_any=any(base.takes_any for base in inherited))
 
 
 def _of_arguments(arguments: ast.arguments, skip: int) -> Signature:

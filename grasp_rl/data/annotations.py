@@ -12,7 +12,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -53,11 +53,16 @@ class Row:
     split: str
     reasoning: str | None
     kind: str
-    """Which one of :data:`TARGETS` the row has."""
+    """Which one of :data:`TARGETS` the row has; ``none`` where a published set keeps its truth to itself."""
     target: Any
     """Its value; a path for ``mask``. For ``rle`` perhaps a list of them, the union of which is meant."""
     holes: bool = False
     """Whether a ring of ``polygons`` that lies within another one is cut out of it."""
+    extent: tuple[float, float] | None = None
+    """(width, height) of the frame that ``boxes`` and :attr:`points` are in, such as (100, 100) for percent of
+    the image; None for pixels of the image."""
+    points: Sequence[Sequence[Sequence[float]]] | None = None
+    """Of ``boxes``: for each the points [x, y, label], label 1 on the instance and 0 beside it."""
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     """See :attr:`grasp_rl.types.Sample.attributes`."""
     sources: tuple[Path, ...] = ()
@@ -109,7 +114,7 @@ def read_lines(path: Path) -> Iterator[Line]:
         for number, data in enumerate(file, 1):
             if not data.strip():
                 continue
-            record, result = _decoded(data)
+            record, result = decode_line(data)
             result = result or problems_of(record)
             if not result and record["id"] in seen:
                 result = [f"id={record['id']!r}: also the id of line {seen[record['id']]}; every row needs its own"]
@@ -144,8 +149,8 @@ def problem_of(key: str, value: Any) -> str | None:
     return f"{key}={_short(value)}: {complaint}" if complaint else None
 
 
-def _decoded(data: bytes) -> tuple[Any, list[str]]:
-    """The JSON value of a line, or what is wrong with it."""
+def decode_line(data: bytes) -> tuple[Any, list[str]]:
+    """The JSON value of a line, or what is wrong with it and the remedy."""
     try:
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_object), []
     except UnicodeDecodeError as error:

@@ -77,8 +77,8 @@ class RecordDataset:
         require(on_doubt in ("raise", "warn"), "data.on_doubt", on_doubt, "raise or warn")
         require(max_pixels >= 1, "data.max_pixels", max_pixels, ">= 1")
         self.name, self.on_bad, self.max_pixels, self.on_doubt = name, on_bad, max_pixels, on_doubt
-        self.images = ImageReading(bands=bands, stretch=stretch)
-        self.masks = MaskReading(foreground=mask_foreground, ignore=ignore_value)
+        self.image_reading = ImageReading(bands=bands, stretch=stretch)
+        self.mask_reading = MaskReading(foreground=mask_foreground, ignore=ignore_value)
         self.question, self.seed, self.limit = question, seed, limit
         self._converted: dict[str, set[Hashable]] = {}
         self._doubts: set[str] = set()
@@ -109,8 +109,12 @@ class RecordDataset:
             raise ConfigError(f"data split {name!r}: {self.name} has no record of it; see that the download is whole")
         return Split(self, name, records[: self.limit])
 
-    def ask(self, row: Row, questions: Sequence[Any]) -> Iterator[Row | AnnotationError]:
+    def ask(
+        self, row: Row, questions: Sequence[Any], details: Sequence[Mapping[str, Any]] = ()
+    ) -> Iterator[Row | AnnotationError]:
         """``row`` with each of ``questions`` that ``question`` selects; of one that cannot be asked, why.
+
+        Of ``details``, as many as there are questions or none, each question's row gets its fields.
 
         The id with question k > 0 is that of ``row`` followed by ``#k``, so that an id means the same question under
         every selection.
@@ -128,7 +132,8 @@ class RecordDataset:
                 yield AnnotationError(f"{row.location}: question {index}: {problem}")
                 continue
             number = f"#{index}" if index else ""
-            yield replace(row, sample_id=f"{row.sample_id}{number}", query=questions[index])
+            more = details[index] if details else {}
+            yield replace(row, sample_id=f"{row.sample_id}{number}", query=questions[index], **more)
 
     def decode(self, record: Any, split: str, image: Image | None = None) -> Sample:
         """The sample of ``record``.
@@ -142,7 +147,7 @@ class RecordDataset:
             AnnotationError: its image or target cannot be used.
         """
         image = self._image(record) if image is None else image
-        target = target_of(record, (image.shape[0], image.shape[1]), self.max_pixels, self.masks)
+        target = self.target(record, (image.shape[0], image.shape[1]))
         if target.doubt is not None:
             self._question(target.doubt)
         return Sample(
@@ -159,6 +164,14 @@ class RecordDataset:
             instance_masks=_instance_masks(record, (image.shape[0], image.shape[1])),
         )
 
+    def target(self, record: Any, size: tuple[int, int]) -> Target:
+        """What ``record`` asks for in its image of ``size`` (height, width), as :func:`target_of`.
+
+        Raises:
+            AnnotationError: the target does not fit the image.
+        """
+        return target_of(record, size, self.max_pixels, self.mask_reading)
+
     def files(self, records: Sequence[Any]) -> list[Path]:
         """The files that ``records`` are read from, so that a run can tell whether its data are still the same."""
         rows = [record for record in records if isinstance(record, Row)]
@@ -170,9 +183,17 @@ class RecordDataset:
         """What was done to stored values to show them, in words, and to how many of the images read so far."""
         return {told: len(images) for told, images in self._converted.items()}
 
+    def load(self, record: Any) -> tuple[Image, str]:
+        """The image of ``record`` and what was done to its values, as :func:`load_image`.
+
+        Raises:
+            AnnotationError: it cannot be read.
+        """
+        return load_image(record, self.max_pixels, self.image_reading)
+
     def _image(self, record: Any) -> Image:
         """The image of ``record``; what was done to its values is noted, and said when it is first met."""
-        image, told = load_image(record, self.max_pixels, self.images)
+        image, told = self.load(record)
         if told and told not in self._converted:
             log.info("%s: %s (said of the first such image only)", record.image, told)
         if told:
@@ -372,8 +393,8 @@ class Target:
 
     mask: BoolMask | None
     """[H, W] True for the target; None where only boxes are given."""
-    weak_labels: tuple[SpatialPrompt, ...]
-    """Of the instances, left to right; () where nothing answers."""
+    weak_labels: tuple[SpatialPrompt, ...] | None
+    """Of the instances, left to right; () where nothing answers, None where that is not known."""
     ignored: BoolMask | None = None
     """[H, W] True where a pixel does not count; None where all do."""
     doubt: str | None = None
@@ -384,14 +405,18 @@ def target_of(row: Row, size: tuple[int, int], max_pixels: int, reading: MaskRea
     """What ``row`` asks for in an image of ``size`` (height, width).
 
     A ring of ``polygons`` is an instance, or a hole of one where the row has ``holes``; in a ``mask`` or ``rle`` every
-    connected part is one. ``boxes`` are weak labels without points, and there is no mask.
+    connected part is one. ``boxes`` are weak labels, with points where the row has them, and there is no mask.
+    ``none``: nothing is known.
 
     Raises:
         AnnotationError: the target does not fit the image.
     """
     try:
+        if row.kind == "none":
+            return Target(mask=None, weak_labels=None)
         if row.kind == "boxes":
-            boxes = [_box_label(box, size) for box in row.target]
+            points = row.points or [()] * len(row.target)
+            boxes = [_box_label(*label, size, row.extent) for label in zip(row.target, points, strict=True)]
             return Target(mask=None, weak_labels=tuple(sorted(boxes, key=lambda weak_label: weak_label.box or ())))
         if row.kind == "polygons":
             mask = np.zeros(size, dtype=np.bool_)
@@ -433,11 +458,27 @@ def _rings_into(mask: BoolMask, row: Row) -> Iterator[BoolMask]:
         yield instance
 
 
-def _box_label(box: Sequence[float], size: tuple[int, int]) -> SpatialPrompt:
+def _box_label(
+    box: Sequence[float], points: Sequence[Sequence[float]], size: tuple[int, int], extent: tuple[float, float] | None
+) -> SpatialPrompt:
+    """The weak label of a box [x0, y0, x1, y1] and of points [x, y, 1 or 0], cut off at the image's border.
+
+    Raises:
+        ShapeError: the box or a point is outside the image.
+    """
     height, width = size
-    x0, x1 = (float(min(max(v, 0), width)) for v in (box[0], box[2]))
-    y0, y1 = (float(min(max(v, 0), height)) for v in (box[1], box[3]))
+    corners, coords = [(box[0], box[1]), (box[2], box[3])], [(x, y) for x, y, _ in points]
+    if extent is not None:
+        across, down = extent
+        corners = [(x * width / across, y * height / down) for x, y in corners]
+        coords = [(x * width / across, y * height / down) for x, y in coords]
+    x0, x1 = (float(min(max(x, 0), width)) for x, _ in corners)
+    y0, y1 = (float(min(max(y, 0), height)) for _, y in corners)
     if x0 >= x1 or y0 >= y1:
         raise ShapeError(f"{list(box)} is outside the image of {width} x {height}; give it in pixels of this image")
+    beyond = next(((x, y) for x, y in coords if not (0 <= x <= width and 0 <= y <= height)), None)
+    if beyond is not None:
+        raise ShapeError(f"point {list(beyond)} is outside the image of {width} x {height}; give it in its pixels")
     clipped: Box = (x0, y0, x1, y1)
-    return SpatialPrompt(box=clipped)
+    labels = tuple(int(label) for *_, label in points)
+    return SpatialPrompt(box=clipped, point_coords=tuple(coords), point_labels=labels)

@@ -150,7 +150,7 @@ def _check(row: Row, pictures: _Pictures, masks: MaskReading, report: Report) ->
         else:
             errors += [said for said in (frame, target.doubt and f"mask: {target.doubt}") if said]
             if not errors:
-                unlikely = plausibility.target(row, target.mask, target.weak_labels, picture.size)
+                unlikely = plausibility.target(row, target.mask, target.weak_labels or (), picture.size)
                 odd += [f"{row.image}: {said}" for said in unlikely]
             empty = not (target.weak_labels if target.mask is None else target.mask.any())
             report.no_target[row.split] += empty and not errors

@@ -5,14 +5,18 @@ Nothing of the readers is used. Every writer returns what it wrote, by split: a 
 
 from __future__ import annotations
 
+import csv
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet
 from PIL import Image as Pillow
 from pycocotools import mask as coco
 
@@ -29,14 +33,25 @@ class Written:
     sample_id: str
     image: np.ndarray
     queries: Sequence[str]
-    mask: np.ndarray
+    mask: np.ndarray | None
     reasoning: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
+    boxes: Sequence[Sequence[float]] | None = None
+    """[x0, y0, x1, y1] in pixels; None where the mask says them."""
 
 
 def picture(number: int) -> np.ndarray:
     """An image [H, W, 3] uint8 that no other number has."""
     return np.random.default_rng(number).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+
+
+def numbered(splits: Sequence[str] = ("train", "val", "test")) -> Iterator[tuple[str, int, int]]:
+    """(split, place in it, number over all from 1) of every image."""
+    number = 0
+    for split in splits:
+        for place in range(SPLITS[split]):
+            number += 1
+            yield split, place, number
 
 
 def boxes_mask(*boxes: tuple[int, int, int, int]) -> np.ndarray:
@@ -50,7 +65,8 @@ def boxes_mask(*boxes: tuple[int, int, int, int]) -> np.ndarray:
 def save(path: Path, values: np.ndarray) -> None:
     """Write an image; a mask as 0 and 255."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Pillow.fromarray(values.astype(np.uint8) * 255 if values.dtype == np.bool_ else values).save(path)
+    file = Pillow.fromarray(values.astype(np.uint8) * 255 if values.dtype == np.bool_ else values)
+    file.save(path, format="PNG" if path.suffix == ".jpg" else None)  # a file's content says what it is, and is exact
 
 
 def rle(mask: np.ndarray) -> dict[str, Any]:
@@ -148,3 +164,406 @@ def earthreason(
                 )
             )
     return written
+
+
+Splits = dict[str, list[Written]]
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def lines(path: Path, entries: Sequence[Any]) -> None:
+    write(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def arrow(path: Path, columns: dict[str, Any], *, stream: bool = True) -> None:
+    """An Arrow file, in the form of a stream as the datasets library writes it, or in that of a file."""
+    table = pa.table(columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        pa.OSFile(str(path), "wb") as sink,
+        (pa.ipc.new_stream if stream else pa.ipc.new_file)(sink, table.schema) as out,
+    ):
+        out.write_table(table, max_chunksize=1)
+
+
+def risbench_arrow(root: Path, *, stream: bool = True, nested: bool = True) -> Splits:
+    """RISBench's Arrow form, two files a split; ``nested``: a cell has bytes and path, else bytes alone."""
+    written: Splits = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for split, place, number in numbered():
+        mask = boxes_mask((number, 5, number + 20, 30))
+        cells = {}
+        for name, values in (("image", picture(number)), ("mask", mask)):
+            save(root / "passing.png", values)
+            data = (root / "passing.png").read_bytes()
+            cells[name] = {"bytes": data, "path": f"{number}.png"} if nested else data
+        rows.setdefault(split, []).append({**cells, "phrase": f"the pier of {number}"})
+        written.setdefault(split, []).append(Written(str(place), picture(number), [f"the pier of {number}"], mask))
+    (root / "passing.png").unlink()
+    for split, found in rows.items():
+        half = len(found) // 2
+        for part, some in enumerate((found[:half], found[half:])):
+            path = root / {"val": "validation"}.get(split, split) / f"data-{part:05d}-of-00002.arrow"
+            arrow(path, {key: [row[key] for row in some] for key in ("image", "mask", "phrase")}, stream=stream)
+    return written
+
+
+def earthreason_fs(root: Path) -> Splits:
+    """Lines as the evaluator of Geo-R1 reads them; the last image of every split has no target."""
+    written: Splits = {}
+    entries: dict[str, list[Any]] = {}
+    for split, place, number in numbered():
+        boxes = [] if place == SPLITS[split] - 1 else [[number, 4, number + 10, 20], [30, 30, 44, 40]]
+        query = f"Where would {number} be safe?"
+        save(root / f"images/{number}.png", picture(number))
+        save(root / f"masks/{number}.png", boxes_mask(*map(tuple, boxes)))
+        entries.setdefault(split, []).append({
+            "id": number, "category": "park", "image": f"images/{number}.png", "mask": f"masks/{number}.png",
+            "problem": f"<image>{query}", "bbox_list": boxes,
+        })  # fmt: skip
+        attributes = {"category": "park", "instances": len(boxes), "no_target": int(not boxes)}
+        written.setdefault(split, []).append(
+            Written(str(number), picture(number), [query], boxes_mask(*map(tuple, boxes)), None, attributes)
+        )
+    for split, found in entries.items():
+        lines(root / f"{'train_10shot' if split == 'train' else split}.jsonl", found)
+    return written
+
+
+def vrsbench_fs(root: Path) -> Splits:
+    """Lines of images, problem, answer, category, is_unique."""
+    written: Splits = {}
+    entries: dict[str, list[Any]] = {}
+    for split, place, number in numbered(("train", "val")):
+        box = [number, 4.5, number + 10, 20]
+        save(root / f"images/{number}.png", picture(number))
+        entries.setdefault(split, []).append({
+            "images": [f"images/{number}.png"], "problem": f"the ship {number}", "answer": box, "category": "ship",
+            "is_unique": number % 2 == 0,
+        })  # fmt: skip
+        attributes = {"category": "ship", "unique": int(number % 2 == 0), "instances": 1}
+        written.setdefault(split, []).append(
+            Written(f"{split}-{place}", picture(number), [f"the ship {number}"], None, None, attributes, [box])
+        )
+    lines(root / "train_10shot.jsonl", entries["train"])
+    lines(root / "val.jsonl", entries["val"])
+    return written
+
+
+def vrsbench_rl(root: Path) -> Splits:
+    """Lines of RS-HyRe-R1: answers of one box, of several, and of words, which ask for something else."""
+    written: Splits = {}
+    entries = []
+    for number, answer in enumerate((
+        {"bbox": [5.12, 4, 20.48, 20], "label": "ship"}, {"text": "Three."}, {"boxes": [[30, 4, 44, 20], [1, 2, 9, 9]]},
+    )):  # fmt: skip
+        save(root / f"images/{number}.png", picture(number))
+        entries.append({
+            "problem": f"the ship {number}", "answer": answer, "images": [f"images/{number}.png"], "obj_cls": "ship",
+            "is_unique": True, "obj_position": "top-left", "obj_size": "small", "img_size": [512, 512],
+        })  # fmt: skip
+        boxes: Any = answer.get("boxes", [answer.get("bbox")])
+        attributes = {"category": "ship", "unique": 1, "position": "top-left", "size": "small", "instances": len(boxes)}
+        if "text" not in answer:
+            written.setdefault("train", []).append(
+                Written(f"train-{number}", picture(number), [f"the ship {number}"], None, None, attributes, boxes)
+            )
+    lines(root / "train.jsonl", entries)
+    return written
+
+
+def nwpu_fs(root: Path) -> Splits:
+    """A COCO file a split, and the classes that are present; a class that is absent from that list is not asked for."""
+    written: Splits = {}
+    present: dict[str, list[str]] = {}
+    documents: dict[str, dict[str, list[Any]]] = {}
+    categories = [{"id": 1, "name": "ship"}, {"id": 2, "name": "storage_tank"}, {"id": 3, "name": "bridge"}]
+    for split, _, number in numbered():
+        document = documents.setdefault(split, {"images": [], "annotations": [], "categories": categories})
+        document["images"].append({"id": number, "file_name": f"{number:03d}.jpg"})
+        save(root / "positive_image_set" / f"{number:03d}.jpg", picture(number))
+        present[str(number)] = ["ship", "storage_tank"]
+        for category, name, boxes in (
+            (1, "ship", [(number, 2, 10, 8), (number + 20, 30, 12, 9.5)]), (2, "storage tank", [(3, 40, 6, 6)]),
+            (3, "bridge", [(1, 1, 5, 5)]),
+        ):  # fmt: skip
+            for box in boxes:
+                index = 10 * number + len(document["annotations"])
+                document["annotations"].append(
+                    {"id": index, "image_id": number, "category_id": category, "bbox": list(box)}
+                )
+            plain = name.replace(" ", "_")
+            if category < 3:
+                attributes = {"category": plain, "instances": len(boxes)}
+                corners = [[x, y, x + w, y + h] for x, y, w, h in boxes]
+                question = f"Segment every {name}."
+                written.setdefault(split, []).append(
+                    Written(f"{number}-{plain}", picture(number), [question], None, None, attributes, corners)
+                )
+    for split, document in documents.items():
+        write(root / f"annotations_{split}_set_10shot.json", json.dumps(document))
+    write(root / "nwpu_exist_cat.json", json.dumps(present))
+    return written
+
+
+def geopixinstruct(root: Path, *, order: str = "xyxy", form: str = "parquet") -> Splits:
+    """Rows of images with two instances each; boxes in an order, as a table or as JSON."""
+    written: Splits = {}
+    rows: dict[str, list[Any]] = {}
+    for split, _, number in numbered():
+        instances = []
+        save(root / f"SIOR/{number}.png", picture(number))
+        for index, (x0, y0, x1, y1) in enumerate(((number, 4, number + 10, 20), (30, 25, 50, 50))):
+            mask = boxes_mask((x0, y0, x1, y1))
+            box = [x0, y0, x1, y1] if order == "xyxy" else [x0, y0, x1 - x0, y1 - y0]
+            instances.append({
+                "instance_id": index, "category": "ship", "category_id": 4, "bbox": box, "mask": rle(mask),
+                "description": f"ship {index} of {number}",
+            })  # fmt: skip
+            written.setdefault(split, []).append(
+                Written(
+                    f"{number}-{index}", picture(number), [f"ship {index} of {number}"], mask, None, {"category": "ship"},
+                )
+            )  # fmt: skip
+        rows.setdefault(split, []).append(
+            {"image_id": number, "image_path": f"SIOR/{number}.png", "instances": instances}
+        )
+    for split, found in rows.items():
+        path = root / "data" / f"{'valid' if split == 'val' else split}-SIOR_T.{form}"
+        path.parent.mkdir(exist_ok=True)
+        if form == "parquet":
+            pa.parquet.write_table(pa.Table.from_pylist(found), path)
+        else:
+            write(path, json.dumps(found))
+    return written
+
+
+def dior_rsvg(root: Path) -> Splits:
+    """XML files of two objects each; the first objects are those of train, and so on."""
+    written: Splits = {}
+    numbers: dict[str, list[int]] = {}
+    for split, _, number in numbered():
+        things = []
+        for index, (x0, y0, x1, y1) in enumerate(((number, 4, number + 10, 20), (30, 25, 50, 50))):
+            count = 2 * (number - 1) + index
+            numbers.setdefault(split, []).append(count)
+            box = f"<xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax>"
+            things.append(
+                f"<object><name>ship</name><pose>Unspecified</pose><bndbox>{box}</bndbox>"
+                f"<description>A ship &amp; its wake {count}</description></object>"
+            )
+            written.setdefault(split, []).append(
+                Written(
+                    str(count), picture(number), [f"A ship & its wake {count}"], None, None, {"category": "ship"},
+                    [[x0, y0, x1, y1]],
+                )
+            )  # fmt: skip
+        save(root / "JPEGImages" / f"{number:05d}.jpg", picture(number))
+        head = f"<?xml version='1.0' encoding='UTF-8'?><annotation><filename>{number:05d}.jpg</filename>"
+        write(root / "Annotations" / f"{number:05d}.xml", f"{head}{''.join(things)}</annotation>")
+    for split, found in numbers.items():
+        write(root / f"{split}.txt", "".join(f"{number}\n" for number in found))
+    return written
+
+
+def vrsbench(root: Path, *, together: bool = False, truth: str = "percent") -> Splits:
+    """VRSBench; ``together``: the annotations of a split are one list, else a file an image."""
+    written: Splits = {}
+    height, width = SIZE
+    entries: dict[str, list[Any]] = {}
+    for split, place, number in numbered():
+        folder = "train" if split == "train" else "val"
+        name = f"P{number:04d}.png"
+        rounded, exact = [0.02 * number, 0.1, 0.02 * number + 0.3, 0.57], [0.02 * number + 0.004, 0.098, 0.48, 0.573]
+        save(root / f"Images_{folder}" / name, picture(number))
+        box = rounded if truth == "percent" else exact
+        pixels = [box[0] * width, box[1] * height, box[2] * width, box[3] * height]
+        corners = [[exact[0], exact[1]], [exact[2], exact[1]], [exact[2], exact[3]], [exact[0], exact[3]]]
+        attributes: dict[str, Any] = {"category": "ship", "unique": number % 2}
+        if split == "test":
+            numbers = "".join(f"<{round(100 * value)}>" for value in rounded)
+            entries.setdefault("test", []).append({
+                "image_id": name, "question": f"the ship {number}", "ground_truth": f"{{{numbers}}}",
+                "question_id": place, "unique": bool(number % 2), "obj_corner": corners, "obj_cls": "ship",
+                "size_group": "small",
+            })  # fmt: skip
+            sample_id, attributes["size_group"] = str(place), "small"
+        else:
+            things = [
+                {"obj_cls": "road"},
+                {
+                    "referring_sentence": f"the ship {number}", "obj_corner": corners, "obj_coord": rounded,
+                    "obj_cls": "ship", "obj_size": "large", "obj_position": "top", "is_unique": bool(number % 2),
+                },
+            ]  # fmt: skip
+            entries.setdefault(split, []).append(
+                {"image": name, "caption": "Ships.", "objects": things, "qa_pairs": []}
+            )
+            sample_id = f"P{number:04d}-1"
+            attributes |= {"size": "large", "position": "top"}
+        written.setdefault(split, []).append(
+            Written(sample_id, picture(number), [f"the ship {number}"], None, None, attributes, [pixels])
+        )
+    for split in ("train", "val"):
+        if together:
+            write(root / f"Annotations_{split}.json", json.dumps(entries[split]))
+        for entry in () if together else entries[split]:
+            write(root / f"Annotations_{split}" / f"{entry['image'][:-4]}.json", json.dumps(entry))
+    write(root / "VRSBench_EVAL_referring.json", json.dumps(entries["test"]))
+    return written
+
+
+def lasers(root: Path, *, deep: bool = False, public: bool = False) -> Splits:
+    """LaSeRS, two files in test; ``public``: those come without answer and mask."""
+    written: Splits = {}
+    top = root / "rs_reason_seg/LaSeRS" if deep else root
+    entries: dict[str, list[Any]] = {}
+    for split, place, number in numbered(("train", "test")):
+        boxes = [(number, 4, number + 10, 20), (30, 25, 50, 50)][: 1 + place % 2]
+        axis = ["short", "instance"][place % 2] if split == "test" else ""
+        path = f"{split}/annotations/{axis or 'train_ann'}.json"
+        save(top / f"{split}/images/{number}.png", picture(number))
+        entry = {"id": number, "image_name": f"{number}.png", "description": f"Where is {number}?"}
+        truth = {
+            "answer": " and ".join(["It is [SEG]"] * len(boxes)), "mask": [rle(boxes_mask(box)) for box in boxes],
+        }  # fmt: skip
+        bare = public and split == "test"
+        entries.setdefault(path, []).append(entry if bare else entry | truth)
+        numbers = {} if bare else {"instances": len(boxes), "no_target": 0}
+        written.setdefault(split, []).append(
+            Written(
+                f"{axis}-{number}" if axis else str(number), picture(number), [f"Where is {number}?"],
+                None if bare else boxes_mask(*boxes), None, {**({"axis": axis} if axis else {}), **numbers},
+            )
+        )  # fmt: skip
+    for path, found in entries.items():
+        write(top / path, json.dumps(found))
+    return written
+
+
+def geoseg(root: Path) -> Splits:
+    """UniGeoSeg's triplets, of three tasks in turn; masks of 0 and 255 with 128 where nothing is meant."""
+    written: Splits = {}
+    triplets: dict[str, list[Any]] = {}
+    for split, _, number in numbered():
+        folder, task = [("ref", "referring"), ("intera", "interactive"), ("reason", "reasoning")][number % 3]
+        mask = boxes_mask((number, 4, number + 10, 20))
+        save(root / f"{folder}/images/{number}.png", picture(number))
+        save(root / f"{folder}/masks/{number}.png", mask * np.uint8(255) + boxes_mask((50, 50, 54, 54)) * np.uint8(128))
+        questions = [f"The thing {number} at [{number}, 5]?", f"What of x0,y0=[{number},4], x1,y1=[20,20]?"]
+        reasons = [] if folder == "ref" else [f"Because of {number}.", f"For {number}."]
+        write(root / f"{folder}/json/{number}.json", json.dumps({"question": questions, "reason": reasons}))
+        triplets.setdefault(split, []).append({
+            "img": f"{folder}/images/{number}.png", "mask": f"{folder}/masks/{number}.png",
+            "json": f"{folder}/json/{number}.json",
+        })  # fmt: skip
+        written.setdefault(split, []).append(
+            Written(
+                f"{folder}/json/{number}", picture(number), questions, mask, next(iter(reasons), None), {"task": task}
+            )
+        )
+    for split, found in triplets.items():
+        write(root / f"{split}.json", json.dumps(found))
+    return written
+
+
+def drseg(root: Path) -> Splits:
+    """DRSeg; the polygons of every entry end with one of two points and one beside the image."""
+    written: Splits = {}
+    entries: dict[str, list[Any]] = {}
+    for split, _, number in numbered():
+        boxes = [(number, 4, number + 10, 20), (30, 25, 50, 50)]
+        flat: list[Any] = [[x0, y0, x1, y0, x1, y1, x0, y1] for x0, y0, x1, y1 in boxes]
+        flat += [[1, 1, 5, 5], [3.1, 3.1, 3.2, 3.1, 3.2, 3.2]]
+        save(root / f"CODrone/DR{split}/{number}.jpg", picture(number))
+        questions = [f"Who waits at {number}?", f"What may cross {number}?"]
+        entries.setdefault(split, []).append({
+            "id": str(number), "height": SIZE[0], "width": SIZE[1], "ann_list": [{"segmentation": f} for f in flat],
+            "questions": questions, "answers": ["The cars wait.", "A car."], "reasoning_types": ["spatial", "attribute"],
+        })  # fmt: skip
+        written.setdefault(split, []).append(
+            Written(
+                str(number), picture(number), questions, boxes_mask(*boxes), "The cars wait.",
+                {"reasoning_type": "spatial"}, boxes,
+            )
+        )  # fmt: skip
+    for split, found in entries.items():
+        write(root / f"labels/DRSeg_{split}.json", json.dumps(found))
+    return written
+
+
+def remotesam(root: Path, *, order: str = "xyxy") -> Splits:
+    """RemoteSAM-270K; its key mask holds boxes."""
+    entries, written = [], []
+    for _, place, number in numbered(("train",)):
+        boxes = [[number, 4, number + 10, 20], [30, 25, 50, 50]]
+        told = boxes if order == "xyxy" else [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in boxes]
+        save(root / f"JPEGImages/{number}.jpg", picture(number))
+        entries.append({"text": f"ships of {number}", "mask": told, "image": f"{number}.jpg"})
+        written.append(
+            Written(str(place), picture(number), [f"ships of {number}"], None, None, {"instances": 2}, boxes)
+        )
+    write(root / "triplets_train.json", json.dumps(entries))
+    return {"train": written}
+
+
+def grasp1k(root: Path) -> Splits:
+    """The layout of weak cues in conf/data/grasp1k.yaml; the last line of a split has no target."""
+    written: Splits = {}
+    entries: dict[str, list[Any]] = {}
+    for split, place, number in numbered():
+        empty = place == SPLITS[split] - 1
+        boxes = [] if empty else [[30, 25, 50, 50], [number, 4, number + 10, 20]]
+        points = [] if empty else [[[40, 30.5, 1], [1, 1, 0]], [[number + 2, 6, 1]]]
+        save(root / f"images/{number}.png", picture(number))
+        entries.setdefault(split, []).append({
+            "id": f"g{number}", "image": f"images/{number}.png", "question": f"Where to land {number}?", "boxes": boxes,
+            "points": points, "category": "field", "reasoning": "It is flat.",
+        })  # fmt: skip
+        attributes = {"category": "field", "instances": len(boxes), "no_target": int(empty)}
+        query = f"Where to land {number}?"
+        written.setdefault(split, []).append(
+            Written(f"g{number}", picture(number), [query], None, "It is flat.", attributes, boxes)
+        )
+    for split, found in entries.items():
+        lines(root / f"{split}.jsonl", found)
+    return written
+
+
+def folder(root: Path) -> Splits:
+    """images/, masks/ by stem, and a CSV with a column split."""
+    written: Splits = {}
+    rows = [["image", "question", "split", "id"]]
+    for split, _, number in numbered():
+        mask = boxes_mask((number, 4, number + 10, 20))
+        save(root / f"images/{number}.jpg", picture(number))
+        save(root / f"masks/{number}.png", mask)
+        rows.append([f"{number}.jpg", f"Where, say, is {number}?", split, f"q{number}"])
+        written.setdefault(split, []).append(
+            Written(f"q{number}", picture(number), [f"Where, say, is {number}?"], mask, None, {"no_target": 0})
+        )
+    with (root / "questions.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return written
+
+
+PUBLISHED: dict[str, Callable[[Path], Splits]] = {
+    "risbench_arrow": risbench_arrow,
+    "earthreason_fs": earthreason_fs,
+    "vrsbench_fs": vrsbench_fs,
+    "vrsbench_rl": vrsbench_rl,
+    "nwpu_fs": nwpu_fs,
+    "geopixinstruct": geopixinstruct,
+    "dior_rsvg": dior_rsvg,
+    "vrsbench": vrsbench,
+    "lasers": lasers,
+    "geoseg_bench_unigeoseg": geoseg,
+    "drseg": drseg,
+    "remotesam_270k": remotesam,
+    "grasp1k": grasp1k,
+    "folder": folder,
+}
+"""What writes the layout that ``data=NAME`` reads."""

@@ -64,6 +64,8 @@ class Item:
     split: str | None = None
     """What the source says."""
     reasoning: str | None = None
+    place: str = ""
+    """File and line, for messages, where the source is read in place."""
 
 
 @dataclass(kw_only=True)

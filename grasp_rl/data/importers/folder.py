@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 from grasp_rl.data.importers.base import Item, Source, SourceError, inside
@@ -33,33 +34,55 @@ def read(path: Path, *, images: Path | None = None, question: str = "") -> Sourc
     Raises:
         ConfigError: naming the file, what was found and the remedy.
     """
-    table = path if path.is_file() else _table(path)
-    root, source = table.parent, Source()
-    rows = _rows(table)
-    for line, row in rows:
-        place = f"{table}:{line}"
-        name = row.get("image", "")
-        picture = inside(images or root / "images", name.removeprefix("images/"), f"{place}: image")
-        if not picture.is_file():
-            raise SourceError(f"{place}: image={name!r}: no such file in {images or root / 'images'}; put it there")
-        mask = _mask(root / "masks", picture, row, place)
-        number = f"{Path(name).stem}-{line}"
-        source.items.append(
-            Item(
-                sample_id=row.get("id") or number,
-                image=picture,
-                name=picture.relative_to(images or root / "images").as_posix(),
-                query=row.get("query", ""),
-                target={"polygons": []} if mask is None else {"mask": mask},
-                mask_name="" if mask is None else mask.relative_to(root / "masks").as_posix(),
-                split=row.get("split") or None,
-                reasoning=row.get("reasoning") or None,
-            )
-        )
+    source = Source()
+    for item in items(path if path.is_file() else table_of(path), images):
+        if isinstance(item, SourceError):
+            raise item
+        source.items.append(item)
     return source
 
 
-def _table(folder: Path) -> Path:
+def items(table: Path, images: Path | None = None) -> Iterator[Item | SourceError]:
+    """The rows of a CSV in turn, or what is wrong with one.
+
+    Args:
+        table: the CSV; its folder holds masks/.
+        images: the folder of the images; None for images/ beside the CSV.
+
+    Raises:
+        SourceError: it is no CSV, or lacks a column.
+    """
+    root = table.parent
+    images = images or root / "images"
+    for line, row in _rows(table):
+        place, name = f"{table}:{line}", row.get("image", "")
+        try:
+            picture = inside(images, name.removeprefix("images/"), f"{place}: image")
+            if not picture.is_file():
+                raise SourceError(f"{place}: image={name!r}: no such file in {images}; put it there")
+            mask = _mask(root / "masks", picture, row, place)
+        except SourceError as error:
+            yield error
+            continue
+        yield Item(
+            sample_id=row.get("id") or f"{Path(name).stem}-{line}",
+            image=picture,
+            name=picture.relative_to(images).as_posix(),
+            query=row.get("query", ""),
+            target={"polygons": []} if mask is None else {"mask": mask},
+            mask_name="" if mask is None else mask.relative_to(root / "masks").as_posix(),
+            split=row.get("split") or None,
+            reasoning=row.get("reasoning") or None,
+            place=place,
+        )
+
+
+def table_of(folder: Path) -> Path:
+    """The only CSV in a folder.
+
+    Raises:
+        SourceError: there is none, or several.
+    """
     found = sorted(folder.glob("*.csv")) if folder.is_dir() else []
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"

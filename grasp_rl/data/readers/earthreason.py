@@ -75,7 +75,7 @@ class EarthReason(FolderDataset):
         Raises:
             ConfigError: there is none, or several.
         """
-        tops = (self.root / split, self.root / "rs_reason_seg/RSReasonSeg" / split)
+        tops = (self.top / split, self.top / "rs_reason_seg/RSReasonSeg" / split)
         found = [folder for top in tops for folder in (top / kind, top / split / kind) if folder.is_dir()]
         if len(found) != 1:
             what = f"several of {kind} ({', '.join(map(str, found))})" if found else f"none of {kind}"

@@ -14,65 +14,48 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from grasp_rl.data.annotations import AnnotationError, Row, problem_of
-from grasp_rl.data.image_io import MAX_PIXELS
-from grasp_rl.data.published import FolderDataset, inside, read_document
+from grasp_rl.data.published import CocoTables, FolderDataset, inside, objects_in, read_document, ring_of
 from grasp_rl.utils.files import Record
 
 _DAMAGE = (EOFError, AttributeError, LookupError, MemoryError, OverflowError, TypeError, ValueError, struct.error)
 """What unpickling a damaged file raises, beside ``UnpicklingError``."""
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ReferDataset(FolderDataset):
     """What ``data=rrsis_d``, ``data=rrsis_hr`` and ``data=ris_lad`` instantiate. A sample's id is its ``ref_id``.
 
-    Args:
-        root: see :class:`~grasp_rl.data.published.FolderDataset`; as for ``name`` and those from ``question`` on.
-        name: of the dataset.
-        folder: folder of the annotations in the root.
-        refs: file of the references in ``folder``; a pickle, or JSON where the name ends in ``.json``.
-        same_ids: demand that every reference has ``image_id == ref_id``. Public readers of RRSIS-D find the image by
-            one or the other, which is the same only then.
-        question: which of the sentences about a reference is asked.
-        seed: of the draw of a sentence.
-        limit: records of a split that are used.
-        on_bad: what to do about a record that cannot be used.
-        max_pixels: largest image that is decoded.
-        on_doubt: has no effect here, masks are run lengths or polygons.
+    ``on_doubt`` and how masks' values are read have no effect: masks are run lengths or polygons.
     """
 
-    def __init__(
-        self,
-        root: str,
-        name: str,
-        folder: str,
-        refs: str = "refs(unc).p",
-        same_ids: bool = False,
-        question: Literal["first", "all", "seeded"] = "first",
-        seed: int = 0,
-        limit: int | None = None,
-        on_bad: Literal["raise", "skip"] = "raise",
-        max_pixels: int = MAX_PIXELS,
-        on_doubt: Literal["raise", "warn"] = "warn",
-    ) -> None:
-        super().__init__(root, name, question, seed, limit, on_bad, max_pixels, on_doubt)
-        self.same_ids = same_ids
-        self.pictures = self.folder(f"images/{folder}/JPEGImages")
-        self.refs_file, self.instances_file = self.file(f"{folder}/{refs}"), self.file(f"{folder}/instances.json")
+    folder: str
+    """Folder of the annotations, in the root."""
+    refs: str = "refs(unc).p"
+    """File of the references in :attr:`folder`: a pickle, or JSON where the name ends in ``.json``."""
+    same_ids: bool = False
+    """Demand that every reference has ``image_id == ref_id``. Public readers of RRSIS-D find the image by one or the
+    other, which is the same only then."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.pictures = self.subfolder(f"images/{self.folder}/JPEGImages")
+        self.refs_file = self.file(f"{self.folder}/{self.refs}")
+        self.instances_file = self.file(f"{self.folder}/instances.json")
 
     def splits(self) -> Sequence[str]:
         """The splits that the references name, sorted."""
-        return sorted({split for ref in self.refs if isinstance(split := ref.get("split"), str)})
+        return sorted({split for ref in self.references if isinstance(split := ref.get("split"), str)})
 
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
         tables = self._tables
-        for index, ref in enumerate(self.refs):
+        for index, ref in enumerate(self.references):
             if ref.get("split") != split:
                 continue
             number = ref.get("ref_id")
@@ -85,7 +68,7 @@ class ReferDataset(FolderDataset):
             yield from self.ask(row, [sentence["raw"] for sentence in ref["sentences"]])
 
     @cached_property
-    def refs(self) -> list[Record]:
+    def references(self) -> list[Record]:
         """The references, in the order of their file.
 
         Raises:
@@ -93,18 +76,13 @@ class ReferDataset(FolderDataset):
         """
         path = self.refs_file
         found = read_document(path) if path.suffix == ".json" else read_plain_pickle(path)
-        return _records(path, "the file", found)
+        return objects_in(path, "the file", found)
 
     @cached_property
-    def _tables(self) -> _Tables:
-        path, lists = self.instances_file, {}
-        found = read_document(path)
-        for key in ("images", "annotations", "categories"):
-            records = _records(path, key, found.get(key) if isinstance(found, dict) else None)
-            lists[key] = {number: record for record in records if isinstance(number := record.get("id"), int)}
-        return _Tables(path=path, lists=lists)
+    def _tables(self) -> CocoTables:
+        return CocoTables.read(self.instances_file)
 
-    def _row(self, ref: Record, place: str, split: str, tables: _Tables) -> Row:
+    def _row(self, ref: Record, place: str, split: str, tables: CocoTables) -> Row:
         """The row of a reference, still without its question.
 
         Raises:
@@ -144,31 +122,6 @@ class ReferDataset(FolderDataset):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Tables:
-    """A COCO file."""
-
-    path: Path
-    lists: Mapping[str, Mapping[int, Record]]
-    """Images, annotations and categories by id."""
-
-    def find(self, key: str, number: int) -> Record:
-        """The entry ``number`` of a list.
-
-        Raises:
-            AnnotationError: there is none.
-        """
-        if number not in self.lists[key]:
-            raise AnnotationError(f"{number} is not in {key} of {self.path}; download both files anew")
-        return self.lists[key][number]
-
-
-def _records(path: Path, key: str, found: Any) -> list[Record]:
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise AnnotationError(f"{path}: {key} must be a list of objects; this is no file of REFER's layout")
-    return found
-
-
 def _target(segmentation: Any) -> tuple[str, Any]:
     """The kind and value of a row's target: run lengths whose union is meant, or rings.
 
@@ -185,8 +138,7 @@ def _target(segmentation: Any) -> tuple[str, Any]:
         problems = [problem_of("rle", shape) for shape in shapes]
         kind, target = "rle", shapes
     else:
-        flat = [shape if isinstance(shape, list) else [] for shape in shapes]
-        target = [[ring[start : start + 2] for start in range(0, len(ring), 2)] for ring in flat]
+        target = [ring_of(shape) for shape in shapes]
         problems, kind = [problem_of("polygons", target)], "polygons"
     problem = next((found for found in problems if found), None)
     if problem is not None:
