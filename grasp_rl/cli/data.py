@@ -8,28 +8,22 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from grasp_rl.cli import data_source
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
 from grasp_rl.data.annotations import annotations_path
-from grasp_rl.data.base import RecordDataset, Split
 from grasp_rl.data.image_io import MAX_PIXELS, ImageReading, write_image
 from grasp_rl.data.importers import IMPORTERS
 from grasp_rl.data.importers.base import QUESTION, Splitting, demand_empty, write_dataset
 from grasp_rl.data.masks import MaskReading
-from grasp_rl.data.readers.jsonl import JsonlSource
 from grasp_rl.data.synthetic.dataset import SyntheticSource
-from grasp_rl.data.validate import Report, validate
+from grasp_rl.data.validate import Finding, Report, validate, validate_dataset
 from grasp_rl.utils.text import printable
 
 _SHOWN = 10
 """Shapes left out that are named, of each import."""
-
-OPTIONS = ("bands", "stretch", "mask_foreground", "ignore_value")
-"""Keys of ``data`` that change how files are read."""
+_KEYS = f"as in a run: any key of the option, or {', '.join(data_source.OPTIONS)} of a folder"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
     arguments, more = parser.parse_known_args(argv)  # options may stand behind flags, too
     if any(word.startswith("-") for word in more) or (more and arguments.command == "import"):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
-    arguments.options = [*getattr(arguments, "options", ()), *more]
+    if hasattr(arguments, "root"):
+        arguments.words = [arguments.root, *arguments.options, *more]
     try:
         return {"validate": _validate, "show": _show, "import": _import}[arguments.command](arguments)
     except (ConfigError, OSError) as error:
@@ -50,17 +45,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grasp-rl data", description="Check a dataset, look at it, or convert one.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{validate,show,import}")
     check = commands.add_parser("validate", help="check every row; exit 1 if one is bad")
-    check.add_argument("root", help="a folder with annotations.jsonl, or such a file")
+    check.add_argument("root", help="a folder with annotations.jsonl, such a file, or data=OPTION as in a run")
     check.add_argument("--strict", action="store_true", help="what is only unlikely is an error, too")
     check.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    check.add_argument("--max-pixels", type=_positive, default=MAX_PIXELS, metavar="N", help="largest image to decode")
+    check.add_argument("--max-pixels", type=_positive, metavar="N", help="largest image to decode")
     show = commands.add_parser("show", help="draw samples with their question, mask and cues")
-    show.add_argument("root", help="a folder with annotations.jsonl, such a file, or the word synthetic")
+    show.add_argument("root", help="as for validate, or the word synthetic")
     show.add_argument("--split", help="train where there is one, else the first")
     show.add_argument("--count", type=_positive, default=8, metavar="N", help="samples to draw (8)")
     show.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the images")
     for command in (check, show):
-        command.add_argument("options", nargs="*", metavar="data.KEY=VALUE", help=f"as in a run: {', '.join(OPTIONS)}")
+        command.add_argument("options", nargs="*", metavar="data.KEY=VALUE", help=_KEYS)
     convert = commands.add_parser("import", help="write a dataset of another format as annotations.jsonl")
     convert.add_argument("format", choices=sorted(IMPORTERS), help="folder: images/, masks/ and one CSV of questions")
     convert.add_argument("source", type=Path, metavar="SRC", help="the dataset's folder, or its file of annotations")
@@ -91,38 +86,34 @@ def _positive(text: str) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    options = _options(arguments.options)
-    images = ImageReading(bands=options.get("bands"), stretch=options.get("stretch", "auto"))
-    masks = MaskReading(foreground=options.get("mask_foreground"), ignore=options.get("ignore_value"))
-    path = annotations_path(arguments.root)
-    report = validate(path, arguments.max_pixels, images, masks, strict=arguments.strict)
-    text = json.dumps(report.as_record()) + "\n" if arguments.json else _as_text(report)
-    sys.stdout.write(text)
+    words, limit = arguments.words, arguments.max_pixels
+    found = data_source.annotations_of(words)
+    if found is None:
+        more = [f"data.max_pixels={limit}"] if limit else []
+        dataset = data_source.dataset_of([*words, *more])
+        if isinstance(dataset, SyntheticSource):
+            raise ConfigError("data=synthetic: drawn scenes have no annotations to check")
+        report = validate_dataset(dataset, Path(getattr(dataset, "root", dataset.name)), strict=arguments.strict)
+    else:
+        root, options = found
+        images = ImageReading(bands=options.get("bands"), stretch=options.get("stretch", "auto"))
+        masks = MaskReading(foreground=options.get("mask_foreground"), ignore=options.get("ignore_value"))
+        limit = limit or options.get("max_pixels", MAX_PIXELS)
+        report = validate(annotations_path(root), limit, images, masks, strict=arguments.strict)
+    sys.stdout.write(json.dumps(report.as_record()) + "\n" if arguments.json else _as_text(report))
     return 0 if report.ok else 1
 
 
-def _options(words: Sequence[str]) -> dict[str, Any]:
-    """The values of ``data.KEY=VALUE``, read as YAML.
-
-    Raises:
-        ConfigError: a word is none of :data:`OPTIONS`, or its value is not YAML.
-    """
-    options = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        name = key.removeprefix("data.")
-        if not equals or key == name or name not in OPTIONS:
-            raise ConfigError(f"{word}: must be data.KEY=VALUE, with KEY one of {', '.join(OPTIONS)}")
-        try:
-            options[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{word}: the value is not YAML; write a number, a word or [a, list]") from error
-    return options
+def _place(report: Report, finding: Finding) -> str:
+    """Where a finding is, with a colon behind it; nothing where the finding says so itself."""
+    if finding.place is None:
+        return f"{report.path}:{finding.line}: "
+    return f"{finding.place}: " if finding.place else ""
 
 
 def _as_text(report: Report) -> str:
     said = {"error": "", "warning": "warning: "}
-    lines = [f"{report.path}:{finding.line}: {said[finding.level]}{finding.problem}" for finding in report.findings]
+    lines = [f"{_place(report, f)}{said[f.level]}{f.problem}" for f in report.findings]
     lines += [f"{'split':<12}{'rows':>8}{'no target':>12}"] if report.splits else []
     for name, count in report.splits.items():
         lines.append(f"{name:<12}{count:>8}{report.no_target[name] / count:>12.0%}")
@@ -153,7 +144,9 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    dataset = _split_of(arguments.root, arguments.split, _options(arguments.options))
+    source = data_source.dataset_of(arguments.words)
+    names = source.splits()
+    dataset = source.split(arguments.split or ("train" if "train" in names else names[0]))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for index in range(min(arguments.count, len(dataset))):
         sample = dataset[index]
@@ -162,10 +155,3 @@ def _show(arguments: argparse.Namespace) -> int:
         write_image(path, dataset.plot(sample))
         sys.stdout.write(printable(f"{path}  {sample.query}") + "\n")
     return 0
-
-
-def _split_of(root: str, split: str | None, options: dict[str, Any]) -> Split:
-    if root == "synthetic" and options:
-        raise ConfigError(f"data.{min(options)}: goes with files; drawn scenes are 8-bit RGB")
-    dataset: RecordDataset = SyntheticSource() if root == "synthetic" else JsonlSource(root, **options)
-    return dataset.split(split or ("train" if "train" in dataset.splits() else dataset.splits()[0]))

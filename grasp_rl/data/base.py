@@ -104,7 +104,7 @@ class RecordDataset:
             ConfigError: there is no such split, or nothing in it.
             AnnotationError: a record cannot be used, or has the id of another, and is not to be skipped.
         """
-        records = usable(_distinct(self.records(name)), self.on_bad)
+        records = usable(distinct(self.records(name)), self.on_bad)
         if not records:
             raise ConfigError(f"data split {name!r}: {self.name} has no record of it; see that the download is whole")
         return Split(self, name, records[: self.limit])
@@ -320,7 +320,7 @@ def usable(records: Iterable[T | AnnotationError], on_bad: OnBad, more: str = ""
     return [record for record in records if not isinstance(record, AnnotationError)]
 
 
-def _distinct(records: Iterable[Any]) -> Iterator[Any]:
+def distinct(records: Iterable[Any]) -> Iterator[Any]:
     """``records``, and an error in place of a row whose id another one before it has."""
     places: dict[str, str] = {}
     for record in records:
