@@ -17,8 +17,10 @@ from grasp_rl.data.image_io import MAX_PIXELS, ImageReading, write_image
 from grasp_rl.data.importers import IMPORTERS
 from grasp_rl.data.importers.base import QUESTION, Splitting, demand_empty, write_dataset
 from grasp_rl.data.masks import MaskReading
+from grasp_rl.data.stats import MEASURES, SMALL, SplitStats, collect
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.data.validate import Finding, Report, validate, validate_dataset
+from grasp_rl.utils.files import to_json
 from grasp_rl.utils.text import printable
 
 _SHOWN = 10
@@ -35,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     if hasattr(arguments, "root"):
         arguments.words = [arguments.root, *arguments.options, *more]
     try:
-        return {"validate": _validate, "show": _show, "import": _import}[arguments.command](arguments)
+        return _COMMANDS[arguments.command](arguments)
     except (ConfigError, OSError) as error:
         sys.stderr.write(printable(f"grasp-rl data {arguments.command}: {of_system(error)}") + "\n")
         return 2 if isinstance(error, ConfigError) else 1
@@ -43,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grasp-rl data", description="Check a dataset, look at it, or convert one.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{validate,show,import}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{validate,show,stats,import}")
     check = commands.add_parser("validate", help="check every row; exit 1 if one is bad")
     check.add_argument("root", help="a folder with annotations.jsonl, such a file, or data=OPTION as in a run")
     check.add_argument("--strict", action="store_true", help="what is only unlikely is an error, too")
@@ -54,7 +56,16 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--split", help="train where there is one, else the first")
     show.add_argument("--count", type=_positive, default=8, metavar="N", help="samples to draw (8)")
     show.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the images")
-    for command in (check, show):
+    stats = commands.add_parser("stats", help="count and measure: images, masks, instances, questions, attributes")
+    stats.add_argument("root", help="as for show")
+    stats.add_argument("--split", help="this one alone (all)")
+    stats.add_argument("--limit", type=_positive, metavar="N", help="records of each split that are read (all)")
+    stats.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    stats.add_argument("--out", type=Path, metavar="FILE.html", help="write a page with histograms and samples, too")
+    stats.add_argument(
+        "--count", type=_positive, default=12, metavar="N", help="samples of each split on the page (12)"
+    )
+    for command in (check, show, stats):
         command.add_argument("options", nargs="*", metavar="data.KEY=VALUE", help=_KEYS)
     convert = commands.add_parser("import", help="write a dataset of another format as annotations.jsonl")
     convert.add_argument("format", choices=sorted(IMPORTERS), help="folder: images/, masks/ and one CSV of questions")
@@ -155,3 +166,42 @@ def _show(arguments: argparse.Namespace) -> int:
         write_image(path, dataset.plot(sample))
         sys.stdout.write(printable(f"{path}  {sample.query}") + "\n")
     return 0
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    source = data_source.dataset_of(arguments.words)
+    splits = list(source.splits()) if arguments.split is None else [arguments.split]
+    found = collect(source, splits, arguments.limit)
+    if arguments.out is not None:
+        from grasp_rl.cli.data_page import write_page  # matplotlib and jinja2 take their time
+
+        write_page(arguments.out, source, found, arguments.count)
+    record = {"dataset": source.name, "splits": {stats.name: stats.as_record() for stats in found}}
+    sys.stdout.write(json.dumps(to_json(record)) + "\n" if arguments.json else _stats_as_text(source.name, found))
+    return 0
+
+
+def _stats_as_text(name: str, found: Sequence[SplitStats]) -> str:
+    lines = []
+    for stats in found:
+        record = stats.as_record()
+        lines += [f"{name} {stats.name}: {stats.samples} samples of {stats.images} images"]
+        lines += [f"  no target                {stats.no_target} ({stats.no_target / max(1, stats.samples):.0%})"]
+        lines += [f"  boxes without mask       {stats.without_mask}"] if stats.without_mask else []
+        for measure, label in MEASURES.items():
+            value = record[measure]
+            numbers = value and [value[key] for key in ("min", "median", "mean", "max")]
+            lines += [f"  {label:<24} " + " / ".join(f"{n:.4g}" for n in numbers)] if numbers else []
+        lines += [] if stats.small is None else [f"  {f'masks below {SMALL:.0%}':<24} {stats.small:.0%}"]
+        for key, value in record["attributes"].items():
+            counts = value.get("values")
+            told = [f"{text} ({count})" for text, count in (counts or {}).items()]
+            more = value.get("distinct", 0) - len(told)
+            told += [f"and {more} more"] if more > 0 else []
+            numbers = " / ".join(f"{value[n]:.4g}" for n in ("min", "median", "mean", "max") if n in value)
+            lines += [f"  {key}: " + (", ".join(told) or numbers)]
+    lines += ["lengths, sizes and shares: min / median / mean / max"]
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+_COMMANDS = {"validate": _validate, "show": _show, "stats": _stats, "import": _import}

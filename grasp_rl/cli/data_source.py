@@ -75,11 +75,6 @@ def dataset_of(words: Sequence[str]) -> RecordDataset:
     return SyntheticSource() if root == "synthetic" else JsonlSource(root, **options)
 
 
-def split_names(dataset: RecordDataset, chosen: str | None) -> list[str]:
-    """The splits of ``dataset``, or ``chosen`` alone."""
-    return list(dataset.splits()) if chosen is None else [chosen]
-
-
 def annotations_of(words: Sequence[str]) -> tuple[Path, Record] | None:
     """(root, options) where ``words`` mean an annotations file; None where another reader reads the dataset.
 

@@ -232,6 +232,17 @@ class Split:
             samples += [sample] if sample is not None else []
         return samples
 
+    def usable_samples(self, count: int | None = None) -> Iterator[tuple[Hashable, Sample]]:
+        """Each sample of the first ``count`` records that can be used, once, and what is equal for those of one image.
+
+        Raises:
+            AnnotationError: a record cannot be used, and is not to be skipped.
+        """
+        for index, record in enumerate(self.records[:count]):
+            sample = self._try(index)
+            if sample is not None:
+                yield self.dataset.image_of(record), sample
+
     def files(self, count: int | None = None) -> list[Path]:
         """The files that the first ``count`` samples are read from, annotations included."""
         return self.dataset.files(self.records[:count])
