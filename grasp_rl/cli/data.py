@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grasp_rl.cli import data_source
-from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.errors import ConfigError, one_of
 from grasp_rl.config.messages import of_system
 from grasp_rl.data.annotations import annotations_path
+from grasp_rl.data.catalog import CATALOG, UNKNOWN, Entry
 from grasp_rl.data.image_io import MAX_PIXELS, ImageReading, write_image
 from grasp_rl.data.importers import IMPORTERS
 from grasp_rl.data.importers.base import QUESTION, Splitting, demand_empty, write_dataset
@@ -45,7 +46,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grasp-rl data", description="Check a dataset, look at it, or convert one.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{validate,show,stats,import}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,validate,show,stats,import}")
+    known = commands.add_parser("list", help="published datasets: size, licence, host, how to get them")
+    known.add_argument("names", nargs="*", metavar="NAME", help="of an option of data (all)")
+    known.add_argument("--json", action="store_true", help="one JSON object on stdout")
     check = commands.add_parser("validate", help="check every row; exit 1 if one is bad")
     check.add_argument("root", help="a folder with annotations.jsonl, such a file, or data=OPTION as in a run")
     check.add_argument("--strict", action="store_true", help="what is only unlikely is an error, too")
@@ -204,4 +208,35 @@ def _stats_as_text(name: str, found: Sequence[SplitStats]) -> str:
     return "".join(f"{printable(line)}\n" for line in lines)
 
 
-_COMMANDS = {"validate": _validate, "show": _show, "stats": _stats, "import": _import}
+def _list(arguments: argparse.Namespace) -> int:
+    for name in arguments.names:
+        one_of("grasp-rl data list", name, tuple(CATALOG))
+    entries = [CATALOG[name] for name in arguments.names or CATALOG]
+    readers = {entry.name: data_source.has_option(entry.name) for entry in entries}
+    if arguments.json:
+        records = [entry.as_record() | {"reader": readers[entry.name]} for entry in entries]
+        sys.stdout.write(json.dumps({"datasets": records}) + "\n")
+        return 0
+    sys.stdout.write("\n".join(_entry_as_text(entry, reader=readers[entry.name]) for entry in entries))
+    return 0
+
+
+def _entry_as_text(entry: Entry, *, reader: bool) -> str:
+    counts = ", ".join(f"{split} {count}" for split, count in entry.splits.items())
+    told = {
+        "read by": f"data={entry.name}" if reader else "no reader yet",
+        "splits": f"{counts} ({entry.counted})" if counts else UNKNOWN,
+        "size": entry.size,
+        "licence": entry.licence,
+        "sources": entry.upstream,
+        "pass on": entry.redistribution,
+        "host": entry.host,
+        "paper": entry.paper if entry.paper == UNKNOWN else f"arXiv {entry.paper}",
+        "root": entry.root,
+        "get it": entry.how,
+    }
+    lines = [f"  {name:<8} {text}" for name, text in told.items() if text]
+    return "\n".join([f"{entry.name}: {entry.title}", *lines]) + "\n"
+
+
+_COMMANDS = {"list": _list, "validate": _validate, "show": _show, "stats": _stats, "import": _import}

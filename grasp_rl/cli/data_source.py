@@ -6,6 +6,7 @@ Hydra is imported only for words such as ``data=rrsis_d``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ _MISSING = "???"
 def composed(words: Sequence[str]) -> bool:
     """Whether ``words`` are Hydra's: one of them selects an option of ``data``."""
     return any(word.startswith("data=") for word in words)
+
+
+def has_option(name: str) -> bool:
+    """Whether the package has the option ``data=name``."""
+    return resources.files("grasp_rl.conf").joinpath("data", f"{name}.yaml").is_file()
 
 
 def node_of(words: Sequence[str]) -> tuple[Record, tuple[str, ...]]:
