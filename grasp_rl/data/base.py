@@ -20,6 +20,7 @@ import numpy as np
 
 from grasp_rl.config.errors import ConfigError, require
 from grasp_rl.data.annotations import AnnotationError, Row, problem_of
+from grasp_rl.data.few_shot import few_shot
 from grasp_rl.data.image_io import AS_STORED, MAX_PIXELS, ImageError, ImageReading, read_described
 from grasp_rl.data.masks import ALL_BUT_ZERO, MaskReading, inspect_mask
 from grasp_rl.data.rasterize import ShapeError, decode_rle, parts, ring_masks
@@ -51,10 +52,14 @@ class RecordDataset:
         question: which of several questions about one target is asked: ``first``, ``all``, or a drawn one, ``seeded``.
         seed: of that draw, which depends on it and on the record's id alone.
         limit: records of a split that are used, the first ones; None for all.
+        shots: samples a category of ``train``, drawn by ``seed`` (:mod:`grasp_rl.data.few_shot`); None for all.
 
     Raises:
         ConfigError: an argument is out of range.
     """
+
+    val_from: str | None = None
+    """The split that stands in for ``val`` where there is none."""
 
     def __init__(
         self,
@@ -70,7 +75,9 @@ class RecordDataset:
         question: Question = "first",
         seed: int = 0,
         limit: int | None = None,
+        shots: int | None = None,
     ) -> None:
+        require(shots is None or shots >= 1, "data.shots", shots, ">= 1, or null for all")
         require(question in ("first", "all", "seeded"), "data.question", question, "first, all or seeded")
         require(limit is None or limit >= 1, "data.limit", limit, ">= 1, or null for all")
         require(on_bad in ("raise", "skip"), "data.on_bad", on_bad, "raise or skip")
@@ -79,7 +86,7 @@ class RecordDataset:
         self.name, self.on_bad, self.max_pixels, self.on_doubt = name, on_bad, max_pixels, on_doubt
         self.images = ImageReading(bands=bands, stretch=stretch)
         self.masks = MaskReading(foreground=mask_foreground, ignore=ignore_value)
-        self.question, self.seed, self.limit = question, seed, limit
+        self.question, self.seed, self.limit, self.shots = question, seed, limit, shots
         self._converted: dict[str, set[Hashable]] = {}
         self._doubts: set[str] = set()
 
@@ -102,11 +109,14 @@ class RecordDataset:
 
         Raises:
             ConfigError: there is no such split, or nothing in it.
+            ConfigError: ``shots`` is given and a record of ``train`` has no category.
             AnnotationError: a record cannot be used, or has the id of another, and is not to be skipped.
         """
         records = usable(distinct(self.records(name)), self.on_bad)
         if not records:
             raise ConfigError(f"data split {name!r}: {self.name} has no record of it; see that the download is whole")
+        if self.shots is not None and name == "train":
+            records = few_shot(records, self.shots, self.seed, self.name)
         return Split(self, name, records[: self.limit])
 
     def ask(self, row: Row, questions: Sequence[Any]) -> Iterator[Row | AnnotationError]:
