@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data import layouts
+from PIL import Image as Pillow
 
 from grasp_rl.cli import data as data_cli
 from grasp_rl.cli.data_source import dataset_of
@@ -18,6 +19,7 @@ from grasp_rl.config.targets import instantiate
 from grasp_rl.data.annotations import Row
 from grasp_rl.data.base import RecordDataset
 from grasp_rl.data.mixture import Mixture
+from grasp_rl.data.readers.jsonl import JsonlSource
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 
 AERIAL = Path(__file__).parent / "data/aerial"
@@ -144,6 +146,23 @@ def test_samples_are_those_of_the_set() -> None:
     refused: list[str] = []
     split.check_questions(lambda query, _: refused.append(query))
     assert sorted(refused) == sorted(s.query for key, s in own.items() if key.startswith("mine/"))
+
+
+def test_copies_are_no_further_questions_about_an_image() -> None:
+    split = Mixture({"a": Classes(count=1), "b": Classes(count=3)}, weights={"a": 1, "b": 1}).split("train")
+    first = next(i for i, part in enumerate(split.records) if part.key == "a")
+    assert len(split.same_image(first, 9)) == 1
+
+
+def test_what_a_set_says_holds_in_a_mixture(tmp_path: Path) -> None:
+    (tmp_path / "annotations.jsonl").write_text(
+        json.dumps({"id": "1", "image": "a.png", "query": "q", "polygons": [], "split": "train"})
+    )
+    Pillow.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 900).save(tmp_path / "a.png")
+    mixture = Mixture({"mine": JsonlSource(str(tmp_path), val_from="train"), "drawn": SyntheticSource(val_size=1)})
+    split = mixture.split("val")
+    assert sorted(split[index].sample_id for index in range(len(split))) == ["drawn/val-0-0", "mine/1"]
+    assert list(mixture.conversions.values()) == [1]
 
 
 @pytest.mark.parametrize(

@@ -46,10 +46,20 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grasp-rl data", description="Check a dataset, look at it, or convert one.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,validate,show,stats,import}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,prepare,validate,show,stats,import}")
     known = commands.add_parser("list", help="published datasets: size, licence, host, how to get them")
     known.add_argument("names", nargs="*", metavar="NAME", help="of an option of data (all)")
     known.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    fetch = commands.add_parser(
+        "prepare", help="download or unpack a published dataset, with its licence and checksums"
+    )
+    fetch.add_argument("name", metavar="NAME", help="as in grasp-rl data list")
+    fetch.add_argument(
+        "--from", dest="source", required=True, metavar="SRC",
+        help="hub:OWNER/NAME@COMMIT_OR_TAG, an http(s) address, an archive or a folder",
+    )  # fmt: skip
+    fetch.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder; what data.root is to be")
+    fetch.add_argument("--sha256", metavar="HEX", help="that the download or the archive must have")
     check = commands.add_parser("validate", help="check every row; exit 1 if one is bad")
     check.add_argument("root", help="a folder with annotations.jsonl, such a file, or data=OPTION as in a run")
     check.add_argument("--strict", action="store_true", help="what is only unlikely is an error, too")
@@ -239,4 +249,23 @@ def _entry_as_text(entry: Entry, *, reader: bool) -> str:
     return "\n".join([f"{entry.name}: {entry.title}", *lines]) + "\n"
 
 
-_COMMANDS = {"list": _list, "validate": _validate, "show": _show, "stats": _stats, "import": _import}
+def _prepare(arguments: argparse.Namespace) -> int:
+    from grasp_rl.data.prepare import prepare
+
+    def tell(line: str) -> None:
+        sys.stderr.write(printable(line) + "\n")
+        sys.stderr.flush()
+
+    told = prepare(arguments.name, arguments.source, arguments.to, sha256=arguments.sha256, tell=tell)
+    sys.stdout.write(printable(told) + "\n")
+    return 0
+
+
+_COMMANDS = {
+    "list": _list,
+    "prepare": _prepare,
+    "validate": _validate,
+    "show": _show,
+    "stats": _stats,
+    "import": _import,
+}

@@ -22,7 +22,7 @@ from grasp_rl.utils.keyed_rng import keyed_generator
 
 log = logging.getLogger(__name__)
 
-MAX_EPOCH = 20_000_000
+MAX_EPOCH = 2_000_000
 """Most samples of an epoch."""
 
 
@@ -71,9 +71,9 @@ class Mixture(RecordDataset):
             for chosen, value in values.items():
                 where = f"data.{key}.{chosen}"
                 require(chosen in self.sets, where, value, f"of a set, one of {', '.join(self.sets)}")
-                whole = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
-                kind = "> 0" if key == "weights" else "a whole number >= 1"
-                require(whole and (key == "weights" or isinstance(value, int)), where, value, kind)
+                kinds = int | float if key == "weights" else int
+                valid = isinstance(value, kinds) and not isinstance(value, bool) and 0 < value < float("inf")
+                require(valid, where, value, "> 0" if key == "weights" else "a whole number >= 1")
         absent = [chosen for chosen in self.sets if self.weights and chosen not in self.weights]
         if absent:
             raise ConfigError(f"data.weights.{absent[0]}: missing; give every set a weight, or none")
