@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import json
 import stat
 import tarfile
 import threading
 import time
+import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +24,7 @@ import pytest
 from grasp_rl.cli import data as data_cli
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.archives import ArchiveError, Limits, unpack
-from grasp_rl.data.download import DownloadError, download
+from grasp_rl.data.download import DownloadError, _Redirects, download
 from grasp_rl.data.prepare import MANIFEST, prepare
 from grasp_rl.runs import data_record
 
@@ -205,10 +208,20 @@ def test_a_token_goes_to_its_own_host_alone(serve: Callable[..., Server], tmp_pa
     get(server, tmp_path / "a.bin", token=TOKEN)
     assert [headers.get("Authorization") for _, headers in server.requests] == [f"Bearer {TOKEN}"] * 2
     assert [headers.get("Authorization") for _, headers in other.requests] == [None]
-    server.redirects = {"/a.bin": "file:///etc/passwd"}
-    with pytest.raises(DownloadError) as caught:
-        get(server, tmp_path / "b.bin", token=TOKEN)
-    assert TOKEN not in str(caught.value)
+    for place in ("file:///etc/passwd", "ftp://127.0.0.1:9/x"):
+        server.requests, server.redirects = [], {"/a.bin": place}
+        with pytest.raises(DownloadError) as caught:
+            get(server, tmp_path / "b.bin", token=TOKEN)
+        assert TOKEN not in str(caught.value)
+        assert len(server.requests) == 1
+
+
+def test_no_redirect_leads_away_from_https() -> None:
+    request, headers = urllib.request.Request("https://a/x"), http.client.HTTPMessage()
+    follow = _Redirects().redirect_request
+    with pytest.raises(urllib.error.HTTPError, match="leads away from https"):
+        follow(request, io.BytesIO(), 302, "", headers, "http://a/x")
+    assert follow(request, io.BytesIO(), 302, "", headers, "https://a/y") is not None
 
 
 def run(source: str, to: Path, **more: Any) -> tuple[str, list[str]]:
@@ -321,7 +334,7 @@ def test_what_a_hub_cannot_give(
     with pytest.raises((ConfigError, DownloadError)) as caught:
         run(source, tmp_path / "data", hub=server.address)
     assert said in str(caught.value)
-    assert not (tmp_path / "data").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_hub_file_with_wrong_bytes(serve: Callable[..., Server], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import re
 import shutil
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,11 @@ def prepare(
         if to.is_dir():
             to.rmdir()
         job.files.rename(to)
+        shutil.rmtree(job.downloads, ignore_errors=True)
     finally:
         shutil.rmtree(job.files, ignore_errors=True)
-    shutil.rmtree(job.work)
+        with suppress(OSError):  # downloads are kept for the next call
+            job.work.rmdir()
     return f"{to}: {len(_listed(to))} files of {name}; check it: grasp-rl data validate data={name} data.root={to}"
 
 
@@ -197,6 +200,7 @@ def _fetch(job: _Job, address: str, name: str, sha256: str | None, size: int | N
     digest = _sha256(path) if known.get("url") == shown(address) and path.is_file() else None
     if digest is not None and digest == known.get("sha256") and sha256 in (None, digest):
         return Fetched(sha256=digest, size=path.stat().st_size, etag=known.get("etag"))
+    job.tell(f"{shown(address)}: downloading")
     fetched = download(address, path, token=job.token, sha256=sha256, size=size, timeout=job.timeout)
     record = {"url": shown(address), "sha256": fetched.sha256, "etag": fetched.etag}
     write_json(note, record)
