@@ -389,6 +389,13 @@ def zip_link() -> bytes:
     return buffer.getvalue()
 
 
+def encrypted() -> bytes:
+    """A zip file whose directory says that its member is encrypted."""
+    data = bytearray(zipped({"a": b"x"}))
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(data)
+
+
 UNSAFE: dict[str, tuple[bytes, str]] = {
     "tar ..": (tarred(member("good"), member("a/../../evil")), "leads out of its folder"),
     "tar absolute": (tarred(member("/tmp/evil")), "an absolute path"),
@@ -405,6 +412,7 @@ UNSAFE: dict[str, tuple[bytes, str]] = {
     "zip backslash": (zipped({"..\\evil": b"x"}), "no name of a file"),
     "zip drive": (zipped({"C:/evil": b"x"}), "an absolute path"),
     "zip link": (zip_link(), "a link"),
+    "zip encrypted": (encrypted(), "encrypted"),
     "zip long name": (zipped({"a" * 300: b"x"}), "a name of more than 255 bytes"),
     "zip bomb": (zipped({"bomb": b"\0" * (65 << 20)}), "more than 67108864 bytes"),
     "tar bomb": (tarred(member("bomb", size=65 << 20), mode="w:gz"), "more than 67108864 bytes"),
@@ -455,9 +463,29 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     told = capsys.readouterr()
     assert told.err.splitlines()[0] == "RefSegRS: licence: CC BY 4.0"
     assert f"grasp-rl data validate data=refsegrs data.root={to}" in told.out
+    with pytest.raises(SystemExit):
+        data_cli.main([*words, "more"])
+    assert "unrecognized arguments: more" in capsys.readouterr().err
     assert data_cli.main(["prepare", "nothing", "--from", str(archive), "--to", str(to)]) == 2
     assert data_cli.main(["prepare", "refsegrs", "--from", "http://127.0.0.1:9/x", "--to", str(to)]) == 2
     assert "give another folder" in capsys.readouterr().err
+
+
+def test_an_interruption_keeps_what_was_downloaded(
+    serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    server = serve({"/set.zip": zipped(FILES)}, "cut", "serve")
+    monkeypatch.setitem(download.__kwdefaults__, "wait", interrupt)
+    words = ["prepare", "refsegrs", "--from", f"{server.address}/set.zip", "--to", str(tmp_path / "data")]
+    assert data_cli.main(words) == 130
+    assert "grasp-rl data prepare: interrupted" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [".data.part"]
+    assert data_cli.main(words) == 0
+    assert ranges(server)[1] is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_a_run_records_the_licence(tmp_path: Path) -> None:

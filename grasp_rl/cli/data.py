@@ -30,10 +30,10 @@ _KEYS = f"as in a run: any key of the option, or {', '.join(data_source.OPTIONS)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``grasp-rl data <argv>``: 0 done, 1 bad rows or a file that cannot be written, 2 nothing there to work on."""
+    """Run ``grasp-rl data <argv>``: 0 done, 1 bad rows or a file not had or written, 2 nothing to work on."""
     parser = _parser()
     arguments, more = parser.parse_known_args(argv)  # options may stand behind flags, too
-    if any(word.startswith("-") for word in more) or (more and arguments.command == "import"):
+    if any(word.startswith("-") for word in more) or (more and not hasattr(arguments, "root")):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     if hasattr(arguments, "root"):
         arguments.words = [arguments.root, *arguments.options, *more]
@@ -42,6 +42,9 @@ def main(argv: Sequence[str]) -> int:
     except (ConfigError, OSError) as error:
         sys.stderr.write(printable(f"grasp-rl data {arguments.command}: {of_system(error)}") + "\n")
         return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"grasp-rl data {arguments.command}: interrupted\n")
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -153,7 +153,7 @@ def _from_hub(job: _Job) -> Record:
     repo, revision = match.groups()
     api = f"{job.hub}/api/datasets/{repo}"
     commit = revision if re.fullmatch(_COMMIT, revision) else _commit_of_tag(job, api, repo, revision)
-    listing = read_answer(f"{api}/revision/{commit}?blobs=true", token=job.token, timeout=job.timeout)
+    listing = read_answer(f"{api}/revision/{commit}?blobs=True", token=job.token, timeout=job.timeout)
     siblings = listing.get("siblings") if isinstance(listing, dict) else None
     if not isinstance(siblings, list) or listing.get("sha") != commit:
         raise ConfigError(f"hub:{repo}@{commit}: the hub lists no files of this commit; see that the revision is right")
