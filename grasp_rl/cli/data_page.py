@@ -53,7 +53,7 @@ def _split(dataset: RecordDataset, stats: SplitStats, count: int) -> Record:
     cells += ["" if stats.small is None else f"{stats.small:.0%}"]
     for measure in MEASURES:
         value = record[measure]
-        cells.append(" / ".join(f"{value[key]:.4g}" for key in ("min", "median", "max")) if value else "")
+        cells.append(" / ".join(f"{value[key]:.3g}" for key in ("min", "median", "max")) if value else "")
     drawn = [(label, stats.values[name]) for name, label in MEASURES.items() if stats.values[name]]
     return {
         "name": printable(stats.name),

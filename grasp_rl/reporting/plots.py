@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image as Pillow
 
 from grasp_rl.data.image_io import ImageError, read_image
@@ -90,6 +91,8 @@ def histogram(values: Sequence[float], *, xlabel: str, color: str = REWARD, bins
         axes.hist(array, bins=edges, color=color)
         axes.set_xlabel(xlabel)
         axes.set_ylabel("number")
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=whole))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.grid(visible=True, axis="y", color="#888888", alpha=0.25, linewidth=0.5)
         return _data_uri(figure)
 
