@@ -345,13 +345,34 @@ def test_a_hub_file_with_wrong_bytes(serve: Callable[..., Server], tmp_path: Pat
         run(f"hub:who/what@{COMMIT}", tmp_path / "data", hub=serve(files).address)
 
 
+def test_files_that_are_whole_are_not_asked_for_again(serve: Callable[..., Server], tmp_path: Path) -> None:
+    files = hub_files()
+    path = next(name for name in files if name.endswith("set.zip"))
+    archive, server = files.pop(path), serve(files)
+    for damage in (None, b"raed"):
+        with pytest.raises(DownloadError, match="answers 404"):
+            run(f"hub:who/what@{COMMIT}", tmp_path / "data", hub=server.address)
+        readme = tmp_path / ".data.part/downloads/README.md"
+        assert readme.read_bytes() == b"read"
+        if damage:
+            readme.write_bytes(damage)
+    assert [name.endswith("README.md") for name, _ in server.requests].count(True) == 1
+    files[path] = archive
+    run(f"hub:who/what@{COMMIT}", tmp_path / "data", hub=server.address)
+    assert (tmp_path / "data/README.md").read_bytes() == b"read"
+    assert [name.endswith("README.md") for name, _ in server.requests].count(True) == 2
+
+
 def test_archives_and_folders(tmp_path: Path) -> None:
     archive = tmp_path / "set.zip"
     archive.write_bytes(zipped(FILES))
     run(str(archive), tmp_path / "a", sha256=hashlib.sha256(archive.read_bytes()).hexdigest())
     (tmp_path / "b").mkdir()  # an empty folder is taken
+    (tmp_path / ".b.part/files").mkdir(parents=True)
+    (tmp_path / ".b.part/files/half").write_text("of a call that was killed")
     run(str(tmp_path / "a"), tmp_path / "b")
     assert {name: (tmp_path / "b" / name).read_bytes() for name in FILES} == FILES
+    assert not (tmp_path / "b/half").exists()
     for source, to, said in (
         (archive, "c", "--sha256"),
         (tmp_path / "none", "c", "no such file or folder"),

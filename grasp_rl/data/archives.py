@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -18,7 +19,6 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.annotations import MAX_NAME
 from grasp_rl.utils.text import printable
 
-_CHUNK = 1 << 20
 _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -98,7 +98,7 @@ def unpack(path: Path, folder: Path, limits: Limits | None = None) -> list[Path]
     try:
         with _opened(path) as archive:
             members = _checked(path, archive, limits)
-            return _written(path, archive, members, folder, limits)
+            return _written(archive, members, folder)
     except _DAMAGE as error:
         raise ArchiveError(
             f"{path}: damaged, cut short or of an unknown kind ({printable(str(error)) or type(error).__name__}); "
@@ -132,7 +132,7 @@ def _members(archive: zipfile.ZipFile | tarfile.TarFile) -> Iterator[_Member]:
 def _checked(path: Path, archive: zipfile.ZipFile | tarfile.TarFile, limits: Limits) -> list[_Member]:
     """The members, each with a name of its own that is safe."""
     members, files, folders = list[_Member](), set[str](), set[str]()
-    total, most = 0, _most(path, limits)
+    total, most = 0, min(limits.total, max(limits.free, int(limits.ratio * path.stat().st_size)))
     for member in _members(archive):
         if member.name in (".", "./") and member.folder:
             continue
@@ -159,10 +159,8 @@ def _checked(path: Path, archive: zipfile.ZipFile | tarfile.TarFile, limits: Lim
     return members
 
 
-def _written(
-    path: Path, archive: zipfile.ZipFile | tarfile.TarFile, members: list[_Member], folder: Path, limits: Limits
-) -> list[Path]:
-    written, total, most = list[Path](), 0, _most(path, limits)
+def _written(archive: zipfile.ZipFile | tarfile.TarFile, members: list[_Member], folder: Path) -> list[Path]:
+    written = list[Path]()
     for member in members:
         target = folder.joinpath(*PurePosixPath(member.name).parts)
         if member.folder:
@@ -170,18 +168,9 @@ def _written(
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         with _content(archive, member) as source, target.open("xb") as file:
-            while data := source.read(_CHUNK):
-                total += len(data)
-                if total > most:  # whatever the archive said of their sizes
-                    raise _too_much(path, f"more than {most} bytes in {path.stat().st_size}")
-                file.write(data)
+            shutil.copyfileobj(source, file)  # no more than the size that was checked: both formats end there
         written.append(target)
     return written
-
-
-def _most(path: Path, limits: Limits) -> int:
-    """Bytes that may come out of the archive ``path``."""
-    return min(limits.total, max(limits.free, int(limits.ratio * path.stat().st_size)))
 
 
 def _content(archive: zipfile.ZipFile | tarfile.TarFile, member: _Member) -> IO[bytes]:
