@@ -8,59 +8,82 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from grasp_rl.config.errors import ConfigError
+from grasp_rl.cli import data_source
+from grasp_rl.config.errors import ConfigError, one_of
 from grasp_rl.config.messages import of_system
 from grasp_rl.data.annotations import annotations_path
-from grasp_rl.data.base import RecordDataset, Split
+from grasp_rl.data.catalog import CATALOG, UNKNOWN, Entry
 from grasp_rl.data.image_io import MAX_PIXELS, ImageReading, write_image
 from grasp_rl.data.importers import IMPORTERS
 from grasp_rl.data.importers.base import QUESTION, Splitting, demand_empty, write_dataset
 from grasp_rl.data.masks import MaskReading
-from grasp_rl.data.readers.jsonl import JsonlSource
+from grasp_rl.data.stats import MEASURES, SMALL, SplitStats, collect
 from grasp_rl.data.synthetic.dataset import SyntheticSource
-from grasp_rl.data.validate import Report, validate
+from grasp_rl.data.validate import Finding, Report, validate, validate_dataset
+from grasp_rl.utils.files import to_json
 from grasp_rl.utils.text import printable
 
 _SHOWN = 10
 """Shapes left out that are named, of each import."""
-
-OPTIONS = ("bands", "stretch", "mask_foreground", "ignore_value")
-"""Keys of ``data`` that change how files are read."""
+_KEYS = f"as in a run: any key of the option, or {', '.join(data_source.OPTIONS)} of a folder"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``grasp-rl data <argv>``: 0 done, 1 bad rows or a file that cannot be written, 2 nothing there to work on."""
+    """Run ``grasp-rl data <argv>``: 0 done, 1 bad rows or a file not had or written, 2 nothing to work on."""
     parser = _parser()
     arguments, more = parser.parse_known_args(argv)  # options may stand behind flags, too
-    if any(word.startswith("-") for word in more) or (more and arguments.command == "import"):
+    if any(word.startswith("-") for word in more) or (more and not hasattr(arguments, "root")):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
-    arguments.options = [*getattr(arguments, "options", ()), *more]
+    if hasattr(arguments, "root"):
+        arguments.words = [arguments.root, *arguments.options, *more]
     try:
-        return {"validate": _validate, "show": _show, "import": _import}[arguments.command](arguments)
+        return _COMMANDS[arguments.command](arguments)
     except (ConfigError, OSError) as error:
         sys.stderr.write(printable(f"grasp-rl data {arguments.command}: {of_system(error)}") + "\n")
         return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"grasp-rl data {arguments.command}: interrupted\n")
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grasp-rl data", description="Check a dataset, look at it, or convert one.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{validate,show,import}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,prepare,validate,show,stats,import}")
+    known = commands.add_parser("list", help="published datasets: size, licence, host, how to get them")
+    known.add_argument("names", nargs="*", metavar="NAME", help="of an option of data (all)")
+    known.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    fetch = commands.add_parser(
+        "prepare", help="download or unpack a published dataset, with its licence and checksums"
+    )
+    fetch.add_argument("name", metavar="NAME", help="as in grasp-rl data list")
+    fetch.add_argument(
+        "--from", dest="source", required=True, metavar="SRC",
+        help="hub:OWNER/NAME@COMMIT_OR_TAG, an http(s) address, an archive or a folder",
+    )  # fmt: skip
+    fetch.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder; what data.root is to be")
+    fetch.add_argument("--sha256", metavar="HEX", help="that the download or the archive must have")
     check = commands.add_parser("validate", help="check every row; exit 1 if one is bad")
-    check.add_argument("root", help="a folder with annotations.jsonl, or such a file")
+    check.add_argument("root", help="a folder with annotations.jsonl, such a file, or data=OPTION as in a run")
     check.add_argument("--strict", action="store_true", help="what is only unlikely is an error, too")
     check.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    check.add_argument("--max-pixels", type=_positive, default=MAX_PIXELS, metavar="N", help="largest image to decode")
+    check.add_argument("--max-pixels", type=_positive, metavar="N", help="largest image to decode")
     show = commands.add_parser("show", help="draw samples with their question, mask and cues")
-    show.add_argument("root", help="a folder with annotations.jsonl, such a file, or the word synthetic")
+    show.add_argument("root", help="as for validate, or the word synthetic")
     show.add_argument("--split", help="train where there is one, else the first")
     show.add_argument("--count", type=_positive, default=8, metavar="N", help="samples to draw (8)")
     show.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the images")
-    for command in (check, show):
-        command.add_argument("options", nargs="*", metavar="data.KEY=VALUE", help=f"as in a run: {', '.join(OPTIONS)}")
+    stats = commands.add_parser("stats", help="count and measure: images, masks, instances, questions, attributes")
+    stats.add_argument("root", help="as for show")
+    stats.add_argument("--split", help="this one alone (all)")
+    stats.add_argument("--limit", type=_positive, metavar="N", help="records of each split that are read (all)")
+    stats.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    stats.add_argument("--out", type=Path, metavar="FILE.html", help="write a page with histograms and samples, too")
+    stats.add_argument(
+        "--count", type=_positive, default=12, metavar="N", help="samples of each split on the page (12)"
+    )
+    for command in (check, show, stats):
+        command.add_argument("options", nargs="*", metavar="data.KEY=VALUE", help=_KEYS)
     convert = commands.add_parser("import", help="write a dataset of another format as annotations.jsonl")
     convert.add_argument("format", choices=sorted(IMPORTERS), help="folder: images/, masks/ and one CSV of questions")
     convert.add_argument("source", type=Path, metavar="SRC", help="the dataset's folder, or its file of annotations")
@@ -91,38 +114,34 @@ def _positive(text: str) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    options = _options(arguments.options)
-    images = ImageReading(bands=options.get("bands"), stretch=options.get("stretch", "auto"))
-    masks = MaskReading(foreground=options.get("mask_foreground"), ignore=options.get("ignore_value"))
-    path = annotations_path(arguments.root)
-    report = validate(path, arguments.max_pixels, images, masks, strict=arguments.strict)
-    text = json.dumps(report.as_record()) + "\n" if arguments.json else _as_text(report)
-    sys.stdout.write(text)
+    words, limit = arguments.words, arguments.max_pixels
+    found = data_source.annotations_of(words)
+    if found is None:
+        more = [f"data.max_pixels={limit}"] if limit else []
+        dataset = data_source.dataset_of([*words, *more])
+        if isinstance(dataset, SyntheticSource):
+            raise ConfigError("data=synthetic: drawn scenes have no annotations to check")
+        report = validate_dataset(dataset, Path(getattr(dataset, "root", dataset.name)), strict=arguments.strict)
+    else:
+        root, options = found
+        images = ImageReading(bands=options.get("bands"), stretch=options.get("stretch", "auto"))
+        masks = MaskReading(foreground=options.get("mask_foreground"), ignore=options.get("ignore_value"))
+        limit = limit or options.get("max_pixels", MAX_PIXELS)
+        report = validate(annotations_path(root), limit, images, masks, strict=arguments.strict)
+    sys.stdout.write(json.dumps(report.as_record()) + "\n" if arguments.json else _as_text(report))
     return 0 if report.ok else 1
 
 
-def _options(words: Sequence[str]) -> dict[str, Any]:
-    """The values of ``data.KEY=VALUE``, read as YAML.
-
-    Raises:
-        ConfigError: a word is none of :data:`OPTIONS`, or its value is not YAML.
-    """
-    options = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        name = key.removeprefix("data.")
-        if not equals or key == name or name not in OPTIONS:
-            raise ConfigError(f"{word}: must be data.KEY=VALUE, with KEY one of {', '.join(OPTIONS)}")
-        try:
-            options[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{word}: the value is not YAML; write a number, a word or [a, list]") from error
-    return options
+def _place(report: Report, finding: Finding) -> str:
+    """Where a finding is, with a colon behind it; nothing where the finding says so itself."""
+    if finding.place is None:
+        return f"{report.path}:{finding.line}: "
+    return f"{finding.place}: " if finding.place else ""
 
 
 def _as_text(report: Report) -> str:
     said = {"error": "", "warning": "warning: "}
-    lines = [f"{report.path}:{finding.line}: {said[finding.level]}{finding.problem}" for finding in report.findings]
+    lines = [f"{_place(report, f)}{said[f.level]}{f.problem}" for f in report.findings]
     lines += [f"{'split':<12}{'rows':>8}{'no target':>12}"] if report.splits else []
     for name, count in report.splits.items():
         lines.append(f"{name:<12}{count:>8}{report.no_target[name] / count:>12.0%}")
@@ -153,7 +172,9 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    dataset = _split_of(arguments.root, arguments.split, _options(arguments.options))
+    source = data_source.dataset_of(arguments.words)
+    names = source.splits()
+    dataset = source.split(arguments.split or ("train" if "train" in names else names[0]))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for index in range(min(arguments.count, len(dataset))):
         sample = dataset[index]
@@ -164,8 +185,90 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _split_of(root: str, split: str | None, options: dict[str, Any]) -> Split:
-    if root == "synthetic" and options:
-        raise ConfigError(f"data.{min(options)}: goes with files; drawn scenes are 8-bit RGB")
-    dataset: RecordDataset = SyntheticSource() if root == "synthetic" else JsonlSource(root, **options)
-    return dataset.split(split or ("train" if "train" in dataset.splits() else dataset.splits()[0]))
+def _stats(arguments: argparse.Namespace) -> int:
+    source = data_source.dataset_of(arguments.words)
+    splits = list(source.splits()) if arguments.split is None else [arguments.split]
+    found = collect(source, splits, arguments.limit)
+    if arguments.out is not None:
+        from grasp_rl.cli.data_page import write_page  # matplotlib and jinja2 take their time
+
+        write_page(arguments.out, source, found, arguments.count)
+    record = {"dataset": source.name, "splits": {stats.name: stats.as_record() for stats in found}}
+    sys.stdout.write(json.dumps(to_json(record)) + "\n" if arguments.json else _stats_as_text(source.name, found))
+    return 0
+
+
+def _stats_as_text(name: str, found: Sequence[SplitStats]) -> str:
+    lines = []
+    for stats in found:
+        record = stats.as_record()
+        lines += [f"{name} {stats.name}: {stats.samples} samples of {stats.images} images"]
+        lines += [f"  no target                {stats.no_target} ({stats.no_target / max(1, stats.samples):.0%})"]
+        lines += [f"  boxes without mask       {stats.without_mask}"] if stats.without_mask else []
+        for measure, label in MEASURES.items():
+            value = record[measure]
+            numbers = value and [value[key] for key in ("min", "median", "mean", "max")]
+            lines += [f"  {label:<24} " + " / ".join(f"{n:.4g}" for n in numbers)] if numbers else []
+        lines += [] if stats.small is None else [f"  {f'masks below {SMALL:.0%}':<24} {stats.small:.0%}"]
+        for key, value in record["attributes"].items():
+            counts = value.get("values")
+            told = [f"{text} ({count})" for text, count in (counts or {}).items()]
+            more = value.get("distinct", 0) - len(told)
+            told += [f"and {more} more"] if more > 0 else []
+            numbers = " / ".join(f"{value[n]:.4g}" for n in ("min", "median", "mean", "max") if n in value)
+            lines += [f"  {key}: " + (", ".join(told) or numbers)]
+    lines += ["lengths, sizes and shares: min / median / mean / max"]
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    for name in arguments.names:
+        one_of("grasp-rl data list", name, tuple(CATALOG))
+    entries = [CATALOG[name] for name in arguments.names or CATALOG]
+    readers = {entry.name: data_source.has_option(entry.name) for entry in entries}
+    if arguments.json:
+        records = [entry.as_record() | {"reader": readers[entry.name]} for entry in entries]
+        sys.stdout.write(json.dumps({"datasets": records}) + "\n")
+        return 0
+    sys.stdout.write("\n".join(_entry_as_text(entry, reader=readers[entry.name]) for entry in entries))
+    return 0
+
+
+def _entry_as_text(entry: Entry, *, reader: bool) -> str:
+    counts = ", ".join(f"{split} {count}" for split, count in entry.splits.items())
+    told = {
+        "read by": f"data={entry.name}" if reader else "no reader yet",
+        "splits": f"{counts} ({entry.counted})" if counts else UNKNOWN,
+        "size": entry.size,
+        "licence": entry.licence,
+        "sources": entry.upstream,
+        "pass on": entry.redistribution,
+        "host": entry.host,
+        "paper": entry.paper if entry.paper == UNKNOWN else f"arXiv {entry.paper}",
+        "root": entry.root,
+        "get it": entry.how,
+    }
+    lines = [f"  {name:<8} {text}" for name, text in told.items() if text]
+    return "\n".join([f"{entry.name}: {entry.title}", *lines]) + "\n"
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from grasp_rl.data.prepare import prepare
+
+    def tell(line: str) -> None:
+        sys.stderr.write(printable(line) + "\n")
+        sys.stderr.flush()
+
+    told = prepare(arguments.name, arguments.source, arguments.to, sha256=arguments.sha256, tell=tell)
+    sys.stdout.write(printable(told) + "\n")
+    return 0
+
+
+_COMMANDS = {
+    "list": _list,
+    "prepare": _prepare,
+    "validate": _validate,
+    "show": _show,
+    "stats": _stats,
+    "import": _import,
+}

@@ -20,6 +20,7 @@ import numpy as np
 
 from grasp_rl.config.errors import ConfigError, require
 from grasp_rl.data.annotations import AnnotationError, Row, problem_of
+from grasp_rl.data.few_shot import few_shot
 from grasp_rl.data.image_io import AS_STORED, MAX_PIXELS, ImageError, ImageReading, read_described
 from grasp_rl.data.masks import ALL_BUT_ZERO, MaskReading, inspect_mask
 from grasp_rl.data.rasterize import ShapeError, decode_rle, parts, ring_masks
@@ -51,10 +52,14 @@ class RecordDataset:
         question: which of several questions about one target is asked: ``first``, ``all``, or a drawn one, ``seeded``.
         seed: of that draw, which depends on it and on the record's id alone.
         limit: records of a split that are used, the first ones; None for all.
+        shots: samples a category of ``train``, drawn by ``seed`` (:mod:`grasp_rl.data.few_shot`); None for all.
 
     Raises:
         ConfigError: an argument is out of range.
     """
+
+    val_from: str | None = None
+    """The split that stands in for ``val`` where there is none."""
 
     def __init__(
         self,
@@ -70,7 +75,9 @@ class RecordDataset:
         question: Question = "first",
         seed: int = 0,
         limit: int | None = None,
+        shots: int | None = None,
     ) -> None:
+        require(shots is None or shots >= 1, "data.shots", shots, ">= 1, or null for all")
         require(question in ("first", "all", "seeded"), "data.question", question, "first, all or seeded")
         require(limit is None or limit >= 1, "data.limit", limit, ">= 1, or null for all")
         require(on_bad in ("raise", "skip"), "data.on_bad", on_bad, "raise or skip")
@@ -79,7 +86,7 @@ class RecordDataset:
         self.name, self.on_bad, self.max_pixels, self.on_doubt = name, on_bad, max_pixels, on_doubt
         self.image_reading = ImageReading(bands=bands, stretch=stretch)
         self.mask_reading = MaskReading(foreground=mask_foreground, ignore=ignore_value)
-        self.question, self.seed, self.limit = question, seed, limit
+        self.question, self.seed, self.limit, self.shots = question, seed, limit, shots
         self._converted: dict[str, set[Hashable]] = {}
         self._doubts: set[str] = set()
 
@@ -102,11 +109,14 @@ class RecordDataset:
 
         Raises:
             ConfigError: there is no such split, or nothing in it.
+            ConfigError: ``shots`` is given and a record of ``train`` has no category.
             AnnotationError: a record cannot be used, or has the id of another, and is not to be skipped.
         """
-        records = usable(_distinct(self.records(name)), self.on_bad)
+        records = usable(distinct(self.records(name)), self.on_bad)
         if not records:
             raise ConfigError(f"data split {name!r}: {self.name} has no record of it; see that the download is whole")
+        if self.shots is not None and name == "train":
+            records = few_shot(records, self.shots, self.seed, self.name)
         return Split(self, name, records[: self.limit])
 
     def ask(
@@ -254,6 +264,17 @@ class Split:
             samples += [sample] if sample is not None else []
         return samples
 
+    def usable_samples(self, count: int | None = None) -> Iterator[tuple[Hashable, Sample]]:
+        """Each sample of the first ``count`` records that can be used, once, and what is equal for those of one image.
+
+        Raises:
+            AnnotationError: a record cannot be used, and is not to be skipped.
+        """
+        for index, record in enumerate(self.records[:count]):
+            sample = self._try(index)
+            if sample is not None:
+                yield self.dataset.image_of(record), sample
+
     def files(self, count: int | None = None) -> list[Path]:
         """The files that the first ``count`` samples are read from, annotations included."""
         return self.dataset.files(self.records[:count])
@@ -348,7 +369,7 @@ def forgive_all(errors: Sequence[AnnotationError], rows: int, on_bad: OnBad, mor
         forgive(error, count, rows)
 
 
-def _distinct(records: Iterable[Any]) -> Iterator[Any]:
+def distinct(records: Iterable[Any]) -> Iterator[Any]:
     """``records``, and an error in place of a row whose id another one before it has."""
     places: dict[str, str] = {}
     for record in records:

@@ -42,6 +42,7 @@ class FolderDataset(RecordDataset):
     question: Literal["first", "all", "seeded"] = "first"
     seed: int = 0
     limit: int | None = None
+    shots: int | None = None
     on_bad: Literal["raise", "skip"] = "raise"
     max_pixels: int = MAX_PIXELS
     bands: list[int] | None = None
@@ -56,6 +57,7 @@ class FolderDataset(RecordDataset):
             question=self.question,
             seed=self.seed,
             limit=self.limit,
+            shots=self.shots,
             on_bad=self.on_bad,
             max_pixels=self.max_pixels,
             bands=self.bands,

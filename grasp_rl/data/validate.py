@@ -10,18 +10,21 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from grasp_rl.config.errors import ConfigError
 from grasp_rl.data import plausibility
 from grasp_rl.data.annotations import AnnotationError, Row, read_lines
-from grasp_rl.data.base import load_image, target_of
+from grasp_rl.data.base import RecordDataset, distinct, load_image, target_of
 from grasp_rl.data.image_io import AS_STORED, ImageReading
 from grasp_rl.data.masks import ALL_BUT_ZERO, MaskReading
 from grasp_rl.data.plausibility import USUAL_SPLITS
+from grasp_rl.types import Image
 from grasp_rl.utils.files import Record
 
 Level = Literal["error", "warning"]
@@ -29,13 +32,15 @@ Level = Literal["error", "warning"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something wrong with one line."""
+    """Something wrong with one line or record."""
 
     line: int
-    """From 1; 0 for the file as a whole."""
+    """Number of the line, or of the record, from 1; 0 for the file or the split as a whole."""
     problem: str
     """Key or image, what was found, remedy."""
     level: Level = "error"
+    place: str | None = None
+    """Where the record stands; "" where ``problem`` says so itself, None where ``line`` does."""
 
 
 @dataclass(kw_only=True)
@@ -43,14 +48,15 @@ class Report:
     """What a dataset holds and what is wrong with it."""
 
     path: Path
+    """Of the annotations file, or of what holds the records."""
     rows: int = 0
-    """Lines that are not blank."""
+    """Lines that are not blank, or records."""
     splits: Counter[str] = field(default_factory=Counter)
     """Good rows by split."""
     no_target: Counter[str] = field(default_factory=Counter)
     """Good rows that nothing in the image answers, by split."""
     kinds: Counter[str] = field(default_factory=Counter)
-    """Good rows by what they give: mask, rle, polygons or boxes."""
+    """Good rows by what they give: mask, rle, polygons or boxes; sample for a reader that makes its samples itself."""
     shared: int = 0
     """Images that are in more than one split."""
     conversions: Counter[str] = field(default_factory=Counter)
@@ -91,7 +97,10 @@ class Report:
             "no_target_share": self.no_target_share,
             "images_in_several_splits": self.shared,
             "conversions": dict(self.conversions),
-            "findings": [{"line": f.line, "level": f.level, "problem": f.problem} for f in self.findings],
+            "findings": [
+                {"line": f.line, "level": f.level, "problem": f.problem} | ({"place": f.place} if f.place else {})
+                for f in self.findings
+            ],
         }
 
 
@@ -112,24 +121,117 @@ def validate(
         masks: which values of a mask file mean what.
         strict: warnings are errors.
     """
-    report, names = Report(path=path), set[str]()
-    pictures = _Pictures(max_pixels, images, report.conversions)
-    for line in read_lines(path):
-        report.rows += 1
-        errors, odd = list(line.problems), list[str]()
-        if line.row is not None:
-            errors, odd = _check(line.row, pictures, masks, report)
-            odd += pictures.leaks(line.row, line.number)
-            slip = plausibility.alias(line.row.split) if line.row.split not in names else None
-            odd += [slip] if slip else []
-            names.add(line.row.split)
-        report.findings += [Finding(line=line.number, problem=problem) for problem in errors]
-        level: Level = "error" if strict else "warning"
-        report.findings += [Finding(line=line.number, problem=problem, level=level) for problem in odd]
+    entries = (
+        _Entry(number=line.number, split=line.row.split if line.row else "", record=line.row, problems=line.problems)
+        for line in read_lines(path)
+    )
+    report = _report(path, entries, _Pictures(max_pixels, images), masks, strict=strict)
     if not report.rows:
         report.findings.append(Finding(line=0, problem="no rows; write one JSON object a line"))
+    return report
+
+
+def validate_dataset(dataset: RecordDataset, path: Path, *, strict: bool = False) -> Report:
+    """Check every record of every split of ``dataset`` and everything that it names.
+
+    What ``dataset`` was told of images, masks and questions holds; ``limit`` and ``on_bad`` do not. A reader that
+    makes its samples otherwise than from image files has each sample made, and the picture of it checked.
+
+    Args:
+        dataset: of any reader.
+        path: where it lies, for the report.
+        strict: warnings are errors.
+    """
+    own = (RecordDataset.decode, RecordDataset._image)
+    pictures = _Pictures(dataset.max_pixels, dataset.image_reading)
+    plain = (type(dataset).decode, type(dataset)._image) == own
+    return _report(
+        path, _entries(dataset), pictures, dataset.mask_reading, strict=strict, maker=None if plain else dataset
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """One line of a file, or one record of a reader."""
+
+    number: int
+    split: str
+    record: Any
+    """What was read; None where it cannot be used."""
+    problems: tuple[str, ...] = ()
+    place: str | None = None
+    """As :attr:`Finding.place`."""
+
+
+def _entries(dataset: RecordDataset) -> Iterator[_Entry]:
+    """Every record of every split; a split that cannot be read is one entry with the number 0."""
+    number = 0
+    for split in dataset.splits():
+        records = distinct(dataset.records(split))
+        while True:
+            try:
+                record = next(records, None)
+            except ConfigError as error:  # of the split as a whole: its reader stops
+                yield _Entry(number=0, split=split, record=None, problems=(str(error),), place="")
+                break
+            if record is None:
+                break
+            number += 1
+            if isinstance(record, AnnotationError):
+                yield _Entry(number=number, split=split, record=None, problems=(str(record),), place="")
+            else:
+                yield _Entry(number=number, split=split, record=record, place=dataset.place_of(record))
+
+
+def _report(
+    path: Path,
+    entries: Iterable[_Entry],
+    pictures: _Pictures,
+    masks: MaskReading,
+    *,
+    strict: bool,
+    maker: RecordDataset | None = None,
+) -> Report:
+    """What is wrong with ``entries``; ``maker`` makes the samples of records that are more than rows."""
+    report, names = Report(path=path, conversions=pictures.conversions), set[str]()
+    for entry in entries:
+        report.rows += entry.number > 0
+        errors, odd = list(entry.problems), list[str]()
+        if entry.record is not None:
+            if isinstance(entry.record, Row) and maker is None:
+                errors, odd = _check(entry.record, pictures, masks, report)
+                picture, shown = pictures.of(entry.record), str(entry.record.image)
+            else:
+                assert maker is not None
+                errors, odd, picture = _check_made(maker, entry.record, entry.split, report)
+                shown = str(maker.image_of(entry.record))
+            odd += pictures.leaks(picture, entry.split, entry.place or f"line {entry.number}", shown)
+            slip = plausibility.alias(entry.split) if entry.split not in names else None
+            odd += [slip] if slip else []
+            names.add(entry.split)
+        levels: list[tuple[str, Level]] = [(problem, "error") for problem in errors]
+        levels += [(problem, "error" if strict else "warning") for problem in odd]
+        report.findings += [
+            Finding(line=entry.number, problem=problem, level=level, place=entry.place) for problem, level in levels
+        ]
     report.shared = pictures.shared()
     return report
+
+
+def _check_made(
+    dataset: RecordDataset, record: Any, split: str, report: Report
+) -> tuple[list[str], list[str], _Picture]:
+    """As :func:`_check` for a record whose sample ``dataset`` makes, and the picture of it."""
+    try:
+        sample = dataset.decode(record, split)
+    except AnnotationError as error:
+        return [str(error)], [], _Picture(error=str(error))
+    picture = _Picture.of(sample.image)
+    target = sample.weak_labels if sample.target_mask is None else sample.target_mask.any()
+    report.no_target[split] += not target
+    report.splits[split] += 1
+    report.kinds["sample"] += 1
+    return [], [f"{sample.sample_id}: {said}" for said in picture.odd], picture
 
 
 def _check(row: Row, pictures: _Pictures, masks: MaskReading, report: Report) -> tuple[list[str], list[str]]:
@@ -174,15 +276,29 @@ class _Picture:
     error: str | None = None
     """Why it cannot be read."""
 
+    @classmethod
+    def of(cls, image: Image, *odd: str | None, turned: bool = False) -> _Picture:
+        """Of ``image`` [H, W, 3] uint8 RGB; ``odd`` is what is unlikely about its file."""
+        said = (plausibility.picture(image), *odd)
+        digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16, key=str(image.shape).encode())
+        return cls(
+            size=(image.shape[0], image.shape[1]),
+            turned=turned,
+            digest=digest.digest(),
+            odd=tuple(text for text in said if text),
+        )
+
 
 class _Pictures:
     """The images met so far, each decoded once."""
 
-    def __init__(self, max_pixels: int, reading: ImageReading, conversions: Counter[str]) -> None:
-        self.max_pixels, self.reading, self.conversions = max_pixels, reading, conversions
+    def __init__(self, max_pixels: int, reading: ImageReading) -> None:
+        self.max_pixels, self.reading = max_pixels, reading
+        self.conversions = Counter[str]()
+        """Images by what was done to their values to show them."""
         self._known: dict[Path, _Picture] = {}
-        self._seen: dict[bytes, dict[str, tuple[int, Path]]] = {}
-        """By the digest of a picture: its first row in each split, as (line, path)."""
+        self._seen: dict[bytes, dict[str, tuple[str, str]]] = {}
+        """By the digest of a picture: its first record in each split, as (place, image)."""
 
     def of(self, row: Row) -> _Picture:
         """The row's image."""
@@ -197,29 +313,27 @@ class _Pictures:
             return _Picture(error=str(error))
         if told:
             self.conversions[told] += 1
-        odd = (plausibility.picture(image), plausibility.transparency(row.image))
-        return _Picture(
-            size=(image.shape[0], image.shape[1]),
-            turned=plausibility.is_turned(row.image),
-            digest=hashlib.blake2b(
-                np.ascontiguousarray(image).data, digest_size=16, key=str(image.shape).encode()
-            ).digest(),
-            odd=tuple(said for said in odd if said),
-        )
+        return _Picture.of(image, plausibility.transparency(row.image), turned=plausibility.is_turned(row.image))
 
-    def leaks(self, row: Row, line: int) -> list[str]:
-        """The other split that the row's picture, or an equal one, is in; said once for each picture and split."""
-        picture = self.of(row)
+    def leaks(self, picture: _Picture, split: str, place: str, shown: str) -> list[str]:
+        """The other split that ``picture``, or an equal one, is in; said once for each picture and split.
+
+        Args:
+            picture: of a record.
+            split: that the record is in.
+            place: where the record stands.
+            shown: the picture's path or name.
+        """
         seen = self._seen.setdefault(picture.digest, {}) if picture.error is None else {}
         first = next(iter(seen.items()), None)
-        known = row.split in seen
-        seen.setdefault(row.split, (line, row.image))
+        known = split in seen
+        seen.setdefault(split, (place, shown))
         if known or first is None:
             return []
-        split, (number, path) = first
-        same = "the same picture" if path == row.image else f"the same picture as {path}"
+        other, (where, name) = first
+        same = "the same picture" if name == shown else f"the same picture as {name}"
         return [
-            f"{row.image}: {same} is in the split {split} (line {number}) and in {row.split}, so scores flatter; keep "
+            f"{shown}: {same} is in the split {other} ({where}) and in {split}, so scores flatter; keep "
             "every picture in one split"
         ]
 

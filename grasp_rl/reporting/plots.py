@@ -14,10 +14,12 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image as Pillow
 
 from grasp_rl.data.image_io import ImageError, read_image
 from grasp_rl.geometry import FloatArray
+from grasp_rl.types import Image
 from grasp_rl.utils.visualization import PANEL
 
 REWARD, VALIDATION = "#3b82c4", "#d9822b"
@@ -77,6 +79,24 @@ def curve(
         return _data_uri(figure)
 
 
+def histogram(values: Sequence[float], *, xlabel: str, color: str = REWARD, bins: int = 30) -> str:
+    """A histogram of one or more ``values`` as an SVG data URI; whole numbers of a small range get a bar each."""
+    array = np.array(values, dtype=np.float64)
+    low, high = array.min(), array.max()
+    whole = bool(np.all(array == np.round(array))) and high - low < bins
+    edges: Any = np.arange(low - 0.5, high + 1) if whole else bins
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.4, 2.0), layout="constrained")
+        axes = figure.add_subplot()
+        axes.hist(array, bins=edges, color=color)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel("number")
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=whole))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.grid(visible=True, axis="y", color="#888888", alpha=0.25, linewidth=0.5)
+        return _data_uri(figure)
+
+
 def image(path: Path, size: Any) -> str | None:
     """An overlay without its drawn caption as a small PNG.
 
@@ -93,6 +113,11 @@ def image(path: Path, size: Any) -> str | None:
         return None
     if isinstance(size, list) and len(size) == 2:
         pixels = pixels[-max(1, round(size[0] * PANEL / max(size))) :]
+    return png(pixels)
+
+
+def png(pixels: Image) -> str:
+    """``pixels`` [H, W, 3] uint8 RGB as a data URI, a PNG of few colours."""
     buffer = io.BytesIO()
     Pillow.fromarray(pixels).quantize(_COLOURS).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -68,8 +68,8 @@ def write_report(folder: Path, out: Path) -> Record:
     }
 
 
-def render(content: Record) -> str:
-    """The page. Every value is escaped where it is put in: what a model wrote is shown, never obeyed."""
+def render(content: Record, template: str = "report.html.jinja") -> str:
+    """The page. Every value is escaped where it is put in: what a model or a dataset says is shown, never obeyed."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -77,7 +77,7 @@ def render(content: Record) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.jinja").render(content)
+    return environment.get_template(template).render(content)
 
 
 def results(study: Sequence[StudiedRun]) -> list[Record]:

@@ -1,5 +1,6 @@
 """Which files a run's data were read from, and whether they are still the same: ``data.json`` in the run folder.
 
+Beside them stands the licence of each prepared dataset (`grasp-rl data prepare`) that one of them lies in.
 A file counts as the same while its size and time of change are, or else its SHA-256. One that is not there (a run
 folder read on another machine) says nothing.
 """
@@ -15,6 +16,8 @@ from pathlib import Path
 from grasp_rl.utils.files import Record, read_json, write_json
 
 DATA = "data.json"
+LICENCE = "grasp_rl_licence.json"
+"""The record of its licence in the folder of a prepared dataset."""
 
 
 def write(run_dir: Path, files: Iterable[Path]) -> None:
@@ -24,13 +27,17 @@ def write(run_dir: Path, files: Iterable[Path]) -> None:
         OSError: a file cannot be read, or the record cannot be written.
     """
     known = _known(run_dir)
-    for path in dict.fromkeys(Path(os.path.abspath(path)) for path in files):
+    paths = list(dict.fromkeys(Path(os.path.abspath(path)) for path in files))
+    for path in paths:
         if not _same(path, known.get(str(path))):
             about = path.stat()
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             known[str(path)] = {"sha256": digest, "size": about.st_size, "mtime_ns": about.st_mtime_ns}
-    write_json(run_dir / DATA, {"files": known})
+    folders = {folder for path in paths for folder in path.parents}
+    found = {str(folder): read_json(folder / LICENCE) for folder in folders if os.path.isfile(folder / LICENCE)}
+    licences = _mapping(run_dir, "licences") | found
+    write_json(run_dir / DATA, {"files": known} | ({"licences": licences} if licences else {}))
 
 
 def changed(run_dir: Path) -> list[Path]:
@@ -48,10 +55,13 @@ def sentence(run_dir: Path) -> str | None:
 
 
 def _known(run_dir: Path) -> dict[str, Record]:
-    files = (read_json(run_dir / DATA) or {}).get("files")
-    if not isinstance(files, dict):
-        return {}
-    return {path: about for path, about in files.items() if isinstance(about, dict)}
+    return {path: about for path, about in _mapping(run_dir, "files").items() if isinstance(about, dict)}
+
+
+def _mapping(run_dir: Path, key: str) -> Record:
+    """The mapping ``key`` of the record in ``run_dir``; an empty one where there is none."""
+    value = (read_json(run_dir / DATA) or {}).get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _same(path: Path, about: Record | None, *, absent: bool = False) -> bool:
