@@ -145,10 +145,10 @@ def test_units_of_boxes(tmp_path: Path) -> None:
     path = tmp_path / "train_1shot.jsonl"
     entry = {"images": "images/1.png", "problem": "it", "answer": [25, 50, 50, 100], "category": "ship"}
     layouts.lines(path, [entry])
-    (sample,) = samples(reader("vrsbench_fs", tmp_path, shots=1, unit="percent"), ["train"])["train"]
+    (sample,) = samples(reader("vrsbench_fs", tmp_path, shot_file=1, unit="percent"), ["train"])["train"]
     assert sample.weak_labels == (SpatialPrompt(box=(16, 28, 32, 56)),)
     layouts.lines(path, [{**entry, "answer": []}])
-    (sample,) = samples(reader("vrsbench_fs", tmp_path, shots=1), ["train"])["train"]
+    (sample,) = samples(reader("vrsbench_fs", tmp_path, shot_file=1), ["train"])["train"]
     assert sample.weak_labels == ()
 
 

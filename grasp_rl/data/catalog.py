@@ -131,7 +131,7 @@ CATALOG: dict[str, Entry] = {
             hub="Norman-ou/GeoPixInstruct-Anno",
         ),
         Entry(
-            name="geoseg_bench",
+            name="geoseg_bench_unigeoseg",
             title="GeoSeg-Bench (UniGeoSeg)",
             size="512 or 800 wide; 4.41 GB",
             licence="Apache-2.0, by its card",
@@ -141,7 +141,7 @@ CATALOG: dict[str, Entry] = {
             root="SPLIT.json and the files that it names",
         ),
         Entry(
-            name="grasp_1k",
+            name="grasp1k",
             title="GRASP-1k",
             paper="2508.17102",
             redistribution=UNKNOWN,
@@ -233,5 +233,5 @@ CATALOG: dict[str, Entry] = {
 }
 """By name."""
 
-MISSING: frozenset[str] = frozenset()
-"""Options of ``conf/data`` for published sets that have no entry on purpose."""
+MISSING = frozenset({"risbench_arrow", "vrsbench_fs", "vrsbench_rl"})
+"""Options of ``conf/data`` that have no entry on purpose: other forms of a set that has one, whose terms hold."""

@@ -1,7 +1,7 @@
 """Few-shot sets and training files as JSON lines: EarthReason-FS, VRSBench-FS, and the rows of RS-HyRe-R1.
 
 A line is one question about one image, whose path is relative to the folder. ``{split}.jsonl`` holds a split; a set by
-the number of shots has ``train_{shots}shot.jsonl`` for ``train``. What a line has is said with each reader.
+the number of shots has ``train_{shot_file}shot.jsonl`` for ``train``. What a line has is said with each reader.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ EXTENTS = {"pixel": None, "percent": PERCENT, "share": SHARES}
 class FewShotLines(FolderDataset):
     """A set of JSON lines; a reader overrides :meth:`row` and says where its question stands."""
 
-    shots: Literal[1, 5, 10] | None = 10
+    shot_file: Literal[1, 5, 10] | None = 10
     """Examples of each class in ``train``; None for one file ``train.jsonl``."""
 
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
-        name = f"train_{self.shots}shot" if split == "train" and self.shots is not None else split
+        name = f"train_{self.shot_file}shot" if split == "train" and self.shot_file is not None else split
         path = self.file(f"{name}.jsonl")
 
         def asked(number: int, place: str, entry: Record) -> Iterator[Row | AnnotationError]:
