@@ -43,9 +43,9 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert [line.partition(":")[0] for line in text.splitlines() if line and line[0] != " "] == list(CATALOG)
     assert "train 12181, val 1740, test 3481 (questions)" in text
-    assert data_cli.main(["list", "rrsis_d", "grasp_1k", "--json"]) == 0
+    assert data_cli.main(["list", "rrsis_d", "grasp1k", "--json"]) == 0
     rrsis_d, grasp = json.loads(capsys.readouterr().out)["datasets"]
-    assert (rrsis_d["reader"], grasp["reader"]) == (True, False)
+    assert (rrsis_d["reader"], grasp["reader"]) == (True, True)
     assert (grasp["licence"], grasp["splits"], grasp["how"]) == (UNKNOWN, None, "no public host is known")
     assert data_cli.main(["list", "rrsisd"]) == 2
     assert "must be one of" in capsys.readouterr().err

@@ -223,7 +223,7 @@ def _stats_as_text(name: str, found: Sequence[SplitStats]) -> str:
 
 def _list(arguments: argparse.Namespace) -> int:
     for name in arguments.names:
-        one_of("grasp-rl data list", name, tuple(CATALOG))
+        one_of("NAME", name, tuple(CATALOG))
     entries = [CATALOG[name] for name in arguments.names or CATALOG]
     readers = {entry.name: data_source.has_option(entry.name) for entry in entries}
     if arguments.json:
