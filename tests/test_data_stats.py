@@ -62,7 +62,7 @@ def test_numbers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (train["small_targets"], val["small_targets"]) == (0, 1)
     assert data_cli.main(["stats", str(folder), "--split", "train", "--limit", "2"]) == 0
     text = capsys.readouterr().out
-    assert "jsonl train: 2 samples of 1 images" in text
+    assert "jsonl train: 2 samples of 1 images, of 3 records" in text
     assert "no target                1 (50%)" in text
     assert "val" not in text
 

@@ -36,10 +36,11 @@ def write_page(path: Path, dataset: RecordDataset, found: Sequence[SplitStats], 
     """
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name a file, such as {path / 'stats.html'}")
-    total = sum(stats.samples for stats in found)
+    total, records = (sum(getattr(stats, name) for stats in found) for name in ("samples", "records"))
+    some = f", read of {records} records" if records > total else ""
     content = {
         "title": printable(dataset.name),
-        "summary": f"{total} samples in {len(found)} split{'s' * (len(found) != 1)}.",
+        "summary": f"{total} samples{some} in {len(found)} split{'s' * (len(found) != 1)}.",
         "columns": COLUMNS,
         "small": f"{SMALL:.0%}",
         "splits": [_split(dataset, stats, count) for stats in found],
@@ -69,9 +70,9 @@ def _split(dataset: RecordDataset, stats: SplitStats, count: int) -> Record:
 
 
 def _spread(dataset: RecordDataset, stats: SplitStats, count: int) -> list[Sample]:
-    """Up to ``count`` samples, evenly spaced over those that were counted."""
+    """Up to ``count`` samples, evenly spaced over the split's records."""
     split = dataset.split(stats.name)
-    indices = np.linspace(0, stats.samples - 1, min(count, stats.samples)).round().astype(int)
+    indices = np.linspace(0, stats.records - 1, min(count, stats.records)).round().astype(int)
     return [split[int(index)] for index in indices]
 
 

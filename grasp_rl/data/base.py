@@ -265,15 +265,18 @@ class Split:
         return samples
 
     def usable_samples(self, count: int | None = None) -> Iterator[tuple[Hashable, Sample]]:
-        """Each sample of the first ``count`` records that can be used, once, and what is equal for those of one image.
+        """Each usable sample of ``count`` evenly spaced records, once, and what is equal for those of one image.
 
         Raises:
             AnnotationError: a record cannot be used, and is not to be skipped.
         """
-        for index, record in enumerate(self.records[:count]):
+        total = len(self.records)
+        taken = total if count is None else min(count, total)
+        for number in range(taken):
+            index = number * total // taken
             sample = self._try(index)
             if sample is not None:
-                yield self.dataset.image_of(record), sample
+                yield self.dataset.image_of(self.records[index]), sample
 
     def files(self, count: int | None = None) -> list[Path]:
         """The files that the first ``count`` samples are read from, annotations included."""

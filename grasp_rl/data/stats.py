@@ -32,6 +32,8 @@ class SplitStats:
     """Of one split, filled sample by sample."""
 
     name: str
+    records: int = 0
+    """All that the split has, of which some may have been read."""
     samples: int = 0
     images: int = 0
     """Distinct ones."""
@@ -73,6 +75,7 @@ class SplitStats:
     def as_record(self) -> Record:
         """The numbers as one JSON object; of each measure count, min, median, mean and max."""
         return {
+            "records": self.records,
             "samples": self.samples,
             "images": self.images,
             "no_target": self.no_target,
@@ -89,15 +92,16 @@ def collect(dataset: RecordDataset, splits: Sequence[str], limit: int | None = N
     Args:
         dataset: of any reader; what it does about records that cannot be used holds here, too.
         splits: their names.
-        limit: records of each split that are read, the first ones; None for all.
+        limit: records of each split that are read, evenly spaced; None for all.
 
     Raises:
         ConfigError: a split or a record cannot be read.
     """
     found = []
     for name in splits:
-        stats, seen = SplitStats(name=name), set[Hashable]()
-        for image, sample in dataset.split(name).usable_samples(limit):
+        split, seen = dataset.split(name), set[Hashable]()
+        stats = SplitStats(name=name, records=len(split))
+        for image, sample in split.usable_samples(limit):
             stats.add(sample, image not in seen)
             seen.add(image)
         found.append(stats)
