@@ -143,6 +143,8 @@ class MaskPrediction:
     """Why the segmenter failed on this answer, or None."""
     failed: int = 0
     """Prompts of this answer that it failed on."""
+    whole: bool = False
+    """Whether the only mask is of all instances together, as other systems may give it."""
 
     @property
     def union(self) -> BoolMask:

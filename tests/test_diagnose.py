@@ -65,6 +65,15 @@ def test_every_stage_by_hand() -> None:
     assert lost(sample(A)) == {"count": 1.0}
 
 
+def test_an_instance_in_ignored_pixels_costs_nothing() -> None:
+    from dataclasses import replace
+
+    ignored = np.zeros((20, 20), dtype=np.bool_)
+    ignored[12:, 12:] = True
+    assert lost(replace(sample(), ignore_mask=ignored), B) == {}
+    assert lost(replace(sample(A), ignore_mask=ignored), A, B) == {}
+
+
 def test_the_ceiling_is_what_true_prompts_miss() -> None:
     hollow = sample(A)
     assert hollow.target_mask is not None
@@ -143,6 +152,8 @@ def test_a_run_is_diagnosed_and_its_report_shows_it(tmp_path: Path) -> None:
     numbers = json.loads((tmp_path / "run/eval/metrics.json").read_text())
     assert found["giou"] == pytest.approx(numbers["giou"])
     assert sum(found["lost"].values()) == pytest.approx(1 - found["giou"])
+    assert main("diagnose", [str(tmp_path / "run"), f"run_dir={tmp_path / 'other'}", "segmenter=grabcut"]) == 0
+    assert json.loads((tmp_path / "run/diagnosis.json").read_text()) == found  # another segmenter's is not this run's
     write_report(tmp_path / "run", tmp_path / "report")
     page = (tmp_path / "report/report.html").read_text()
     assert "Where the IoU is lost" in page

@@ -145,14 +145,86 @@ def test_coco_results(tmp_path: Path, data: Path) -> None:
                          "segmentation": {"size": [16, 20], "counts": encoded["counts"].decode()}})  # fmt: skip
     path = tmp_path / "results.json"
     path.write_text(json.dumps(rows))
-    with pytest.raises(ConfigError, match="no answer to sample none"):
-        scored(path, data)
+    check(scored(path, data), 0.5)  # what has no result is nothing found
     rows.append({"image_id": "none", "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.1})
     path.write_text(json.dumps(rows))
     assert [r["iou"] for r in scored(path, data).records] == pytest.approx([0.5, 0.5, 0])
     polygon = {"image_id": "a", "segmentation": [[2, 2, 12, 2, 12, 8, 2, 8]]}
-    path.write_text(json.dumps([polygon, {"image_id": "b/c", "bbox": [0, 0, 6, 6]}, rows[-1]]))
-    assert [r["iou"] for r in scored(path, data).records][:2] == pytest.approx([1, 1])
+    empty = [{"image_id": "none", "segmentation": []}, {"image_id": "none", "bbox": [3, 3, 0, 0]}]
+    path.write_text(json.dumps([polygon, {"image_id": "b/c", "bbox": [0, 0, 6, 6]}, *empty]))
+    check(scored(path, data), 1.0)
+    half = {"image_id": "a", "bbox": [2, 2, 5, 6],
+            "segmentation": {"size": [16, 20], "counts": encode_mask(filled([2, 2, 7, 8]))["counts"]}}  # fmt: skip
+    other = {"image_id": "a", "bbox": [7, 2, 5, 6], "segmentation": [[7, 2, 12, 2, 12, 8, 7, 8]]}
+    path.write_text(json.dumps([half, other]))
+    record = scored(path, data).records[0]
+    assert record["iou"] == 1
+    assert [prompt["box"] for prompt in record["prompts"]] == [(2, 2, 7, 8), (7, 2, 12, 8)]
+
+
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        ([{"bbox": [0, 0, 1, 1]}], "result 0 has no image_id"),
+        ([{"image_id": "a"}], "result 0 has neither a segmentation nor a bbox"),
+        ([{"image_id": "a", "segmentation": [[0, 0, 1]]}], "a polygon must be"),
+        ([{"image_id": "a", "segmentation": {"counts": "0"}}], "segmentation: rle"),
+        ([{"image_id": "a", "bbox": [0, 0, "1", 1]}], "must be [x, y, width, height]"),
+        (
+            [{"image_id": "a", "bbox": [0, 0, 1, 1]}, {"image_id": "a", "segmentation": [[0, 0, 9, 0, 9, 9]]}],
+            "some results",
+        ),
+    ],
+)
+def test_bad_coco_results_are_named(tmp_path: Path, data: Path, results: list[dict[str, Any]], said: str) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(results))
+    with pytest.raises(ConfigError) as caught:
+        scored(tmp_path / "r.json", data)
+    assert said in str(caught.value)
+
+
+def test_what_the_reader_must_know(tmp_path: Path, data: Path) -> None:
+    results = [{"image_id": name, "bbox": [0, 0, 6, 6], "score": score} for name, score in (("a", 0.2), ("x", 0.9))]
+    (tmp_path / "r.json").write_text(json.dumps(results))
+    split = JsonlSource(root=str(data)).split("test")
+    answers = Foreign(tmp_path / "r.json", PIPELINE, split)
+    measure(answers, split, boxes=True, config=EvaluationConfig(bootstrap_samples=10), limit=None)
+    scores, made, absent, unknown = answers.notes
+    assert "scores are not used" in scores
+    assert "1 answers came without masks" in made
+    assert "2 samples have no result" in absent
+    assert "1 answers are to samples that this split does not have" in unknown
+
+
+def test_what_is_said_and_what_is_drawn(tmp_path: Path, data: Path) -> None:
+    """An empty text is no silence, nulls say nothing, an empty instance keeps its place, a PNG names no instances."""
+    nothing = encode_mask(filled(None))
+    rows: list[dict[str, Any]] = [
+        {"id": "a", "rle": [nothing, encode_mask(filled(BOXES["a"]))], "text": None},
+        {"id": "b/c", "text": ""},
+        {"id": "none", "text": "", "status": None},
+    ]
+    found = scored(lines(tmp_path / "p.jsonl", rows), data)
+    assert [record["iou"] for record in found.records] == [1, 0, 0]
+    assert [record["status"] for record in found.records] == ["ok", "no_answer", "no_answer"]
+    assert found.records[0]["masks"][0] == nothing
+    assert "whole" not in found.records[0]
+    png = tmp_path / "masks"
+    for name, box in BOXES.items():
+        (png / name).parent.mkdir(parents=True, exist_ok=True)
+        Pillow.fromarray(filled(box).astype(np.uint8)).save(png / f"{name}.png")
+    assert all(record["whole"] for record in scored(png, data).records)
+    Pillow.fromarray(np.where(filled(BOXES["a"]), 245, 10).astype(np.uint8)).save(png / "a.png")
+    with pytest.raises(ConfigError, match=r"a\.png"):
+        scored(png, data)
+
+
+def test_numbers_in_a_frame_of_their_own(tmp_path: Path, data: Path) -> None:
+    said = '<think>x</think><answer>```json\n[{"bbox_2d": [100, 125, 600, 500], "positive_points": [[200, 200], [300, 300]]}]\n```</answer>'
+    rows = [{"id": "a", "text": said, "frame": [1000, 1000]}, {"id": "b/c", "rle": []}, {"id": "none", "rle": []}]
+    record = scored(lines(tmp_path / "p.jsonl", rows), data).records[0]
+    assert record["frame"] == [1000, 1000]
+    assert record["iou"] == 1
 
 
 @pytest.mark.parametrize(
@@ -164,8 +236,16 @@ def test_coco_results(tmp_path: Path, data: Path) -> None:
         ([{"id": "a", "boxes": [[1, 2, 3]]}], "boxes: must be a list of"),
         ([{"id": "a", "rle": []}, {"id": "a", "rle": []}], "p.jsonl:2: id='a': stands twice"),
         ([{"id": "a", "boxes": [[8, 8, 4, 4]]}], "1 of 1 boxes have x1 <= x0"),
-        ([{"id": "a", "mask": "../m.png"}], "must be a path below this folder"),
-        ([{"id": "a", "boxes": [[1, 1, 2, 2]], "rle": [{}, {}]}], "1 of them and 2 masks"),
+        ([{"id": "a", "mask": "../m.png"}], "mask='../m.png': must be the path of a PNG below this folder"),
+        ([{"id": "a", "rle": None, "text": None}], "has none of rle"),
+        ([{"id": "a", "status": "unreadable", "rle": []}], "status=unreadable: goes without"),
+        ([{"id": "a", "status": ["ok"]}], "status=['ok']: must be one of"),
+        ([{"id": "a", "rle": [None]}], "rle="),
+        ([{"id": "a", "rle": {"size": [16, 20]}}], "rle="),
+        ([{"id": "a", "boxes": [], "rle": {"size": [16, 20], "counts": "0"}}], "boxes: 0 of them and 1 masks"),
+        ([{"id": "a", "text": "x", "frame": [0, 5]}], "frame=[0, 5]: must be"),
+        ([{"id": "a", "rle": []}], "no answer to sample b/c and 1 more"),
+        ([{"id": "a", "boxes": [[1, 1, 2, 2]], "rle": [encode_mask(filled(None))] * 2}], "1 of them and 2 masks"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, data: Path, rows: list[dict[str, Any]], said: str) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,15 @@ import torch
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import PromptConfig, RunConfig
+from grasp_rl.config.targets import load_raw
 from grasp_rl.evaluation.evaluate import files_of
 from grasp_rl.evaluation.stored import Rescored, read_run
-from grasp_rl.geometry import match, pairwise_box_iou
+from grasp_rl.geometry import match, outside, pairwise_box_iou
 from grasp_rl.interfaces import Components
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline, segment
 from grasp_rl.runs import data_record
 from grasp_rl.runs.progress import ProgressWriter
+from grasp_rl.runs.run_dir import CONFIG
 from grasp_rl.types import Answer, Box, ParseStatus, Sample, SpatialPrompt
 from grasp_rl.utils.files import Record, write_json
 
@@ -48,7 +50,8 @@ Prompts = tuple[SpatialPrompt, ...]
 def run(config: RunConfig, components: Components) -> Record:
     """Diagnose the run ``config.predictions``; returns what result.json holds.
 
-    The whole of it goes to diagnosis.json, here and in the run that was diagnosed, whose report shows it.
+    The whole of it goes to diagnosis.json, here and, unless something of it was changed, in the run that was diagnosed,
+    whose report shows it.
 
     Raises:
         ConfigError: the run has no answers to this split, or a sample has no mask or no instances.
@@ -79,10 +82,18 @@ def run(config: RunConfig, components: Components) -> Record:
         "by": by_attribute(rows),
         "rows": rows,
     }
-    for folder in dict.fromkeys((run_dir, source)):
+    for folder in (run_dir, source) if _of_the_run(config, source) else (run_dir,):
         write_json(folder / DIAGNOSIS, told)
     metrics = {"giou": result["giou"]} | {f"lost_{stage}": value for stage, value in sums(rows).items()}
     return {"split": settings.test_split, "samples": count, "diagnosis": str(run_dir / DIAGNOSIS), "metrics": metrics}
+
+
+def _of_the_run(config: RunConfig, source: Path) -> bool:
+    """Whether segmenter, data, prompt, parsing and samples are the run's own."""
+    ours, theirs = asdict(config), load_raw(source / CONFIG)
+    same = all(ours[key] == theirs.get(key) for key in ("segmenter", "data", "prompt", "parsing"))
+    evaluation = theirs.get("evaluation") or {}
+    return same and all(ours["evaluation"][key] == evaluation.get(key) for key in ("test_split", "test_limit"))
 
 
 def sums(rows: Sequence[Record]) -> dict[str, float]:
@@ -110,6 +121,7 @@ def _row(pipeline: RewardPipeline, sample: Sample, answer: Answer) -> Record:
         raise ConfigError(
             f"diagnose: sample {sample.sample_id} of {sample.dataset} has no mask or no instances; both are needed"
         )
+    answer = replace(answer, prompts=outside(answer.prompts, sample.ignore_mask))  # they cost nothing anywhere
     truth = tuple(in_scheme(label, pipeline.prompt) for label in sample.weak_labels)
     rungs = ladder(answer, truth)
     answers = [replace(answer, prompts=prompts, status=ParseStatus.OK) for prompts in rungs]

@@ -229,6 +229,9 @@ def concluded(
     """Report what was scored to progress and tracker, of the first rank; returns what result.json holds."""
     metrics, folder, settings = scored.metrics, Path(config.run_dir) / "eval", config.evaluation
     if progress is not None:
+        for warning in warnings_of(components.protocol):
+            log.warning("%s", warning)
+            progress.note(warning)
         statuses = Counter(ParseStatus(record["status"]) for record in scored.records)
         unread = {status: statuses[status] / max(1, count) for status in ParseStatus if status not in READ}
         if lost := lost_answers(metrics.get("truncated", 0.0), unread, "evaluation.max_new_tokens"):
@@ -241,6 +244,12 @@ def concluded(
             progress.note(text)
     result = {"split": settings.test_split, "samples": count, "protocol": components.protocol.name}
     return result | {"predictions": str(folder / predictions.PREDICTIONS), "metrics": metrics}
+
+
+def warnings_of(protocol: EvaluationProtocol) -> list[str]:
+    """What must be said beside a protocol's numbers, or those of several."""
+    several = [protocol, *getattr(protocol, "others", {}).values()]
+    return [warning for p in several if (warning := getattr(p, "warning", None))]
 
 
 def files_of(dataset: Dataset, count: int | None) -> list[Path]:

@@ -73,8 +73,8 @@ class Pair:
 
     @property
     def named(self) -> bool:
-        """Whether the dataset names instances, so that they can be compared one by one."""
-        return "target_masks" in self.record
+        """Whether dataset and answer name instances, so that they can be compared one by one."""
+        return "target_masks" in self.record and not self.record.get("whole", False)
 
     @property
     def boxes(self) -> list[Box | None]:

@@ -77,7 +77,9 @@ def record_of(
     }
     if frame is not None:
         record["frame"] = [frame.width, frame.height]
-    if rollout.masks is not None and rollout.masks.error is None and len(answer.prompts) > 1:
+    if rollout.masks is not None and rollout.masks.whole:
+        record["whole"] = True
+    elif rollout.masks is not None and rollout.masks.error is None and len(answer.prompts) > 1:
         record["masks"] = [encode_mask(np.asarray(mask, dtype=np.bool_)) for mask in on_host(rollout.masks.masks)]
     if sample.instance_masks is not None and true is not None:
         record["target_masks"] = [encode_mask(mask) for mask in sample.instance_masks()]

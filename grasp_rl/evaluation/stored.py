@@ -14,12 +14,14 @@ import torch
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import RunConfig
+from grasp_rl.config.targets import load_raw
 from grasp_rl.evaluation import foreign, predictions
 from grasp_rl.evaluation.evaluate import Answers, concluded, files_of, measure, pipeline_for
 from grasp_rl.interfaces import Components, CoordinateFrame
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import data_record
 from grasp_rl.runs.progress import ProgressWriter
+from grasp_rl.runs.run_dir import CONFIG
 from grasp_rl.types import Completion, FinishReason, Sample, SegmentedRollout
 from grasp_rl.utils.files import Record
 
@@ -49,7 +51,7 @@ def run(config: RunConfig, components: Components) -> Record:
     ids = [dataset[index].sample_id for index in range(count)] if config.command == "rescore" else None
     answers: Answers
     if config.command == "score":
-        foreigners = foreign.Foreign(source, pipeline, dataset)
+        foreigners = foreign.Foreign(source, pipeline, dataset, count)
         answers = foreigners
     else:
         answers = Rescored(read_run(source, ids or ()), pipeline)
@@ -68,9 +70,6 @@ def run(config: RunConfig, components: Components) -> Record:
         for note in foreigners.notes:
             log.warning("%s", note)
             progress.note(note)
-    warnings = [getattr(p, "warning", None) for p in getattr(components.protocol, "protocols", [components.protocol])]
-    for warning in filter(None, warnings):
-        progress.note(warning)
     return concluded(config, components, scored, count, progress)
 
 
@@ -80,11 +79,15 @@ def read_run(run_dir: Path, ids: Sequence[str]) -> dict[str, Record]:
     Raises:
         ConfigError: there is none, or it lacks an answer to one of ``ids``.
     """
-    folder = next(
-        (run_dir / n for n in ("eval_after", "eval") if (run_dir / n / predictions.PREDICTIONS).is_file()), None
-    )
-    if folder is None:
-        raise ConfigError(f"{run_dir}: holds no evaluation; name the run directory of a train or evaluate command")
+    scheme = (load_raw(run_dir / CONFIG).get("prompt") or {}).get("scheme")
+    names = [
+        name
+        for name in ("eval_after", "eval", f"eval_{scheme}")
+        if (run_dir / name / predictions.PREDICTIONS).is_file()
+    ]
+    if not names:
+        raise ConfigError(f"{run_dir}: holds no evaluation; name the run directory of a train, sft or evaluate command")
+    folder = run_dir / names[0]
     records = {
         str(record["sample_id"]): record for record in predictions.read_predictions(folder / predictions.PREDICTIONS)
     }
@@ -96,7 +99,10 @@ def read_run(run_dir: Path, ids: Sequence[str]) -> dict[str, Record]:
         )
     without = next((record for record in records.values() if "frame" not in record), None)
     if without is not None:
-        raise ConfigError(f"{folder}: was written before answers kept their coordinate frame; evaluate again")
+        raise ConfigError(
+            f"{folder}: its answers have no coordinate frame, being another system's (score) or an earlier version's; "
+            "only a policy's answers can be segmented again: evaluate it anew"
+        )
     return records
 
 

@@ -72,7 +72,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     as_json, report = "--json" in argv, "--report" in argv
     rest = [word for word in argv if word not in ("--json", "--report")]
     if command in ("score", "rescore", "diagnose"):
-        rest = [f"predictions={word}" if "=" not in word and not word.startswith("-") else word for word in rest]
+        rest = _with_predictions(rest)
     console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     command_line = CommandLine(command, ("grasp-rl", command, *argv), as_json, report, console)
     try:
@@ -84,6 +84,16 @@ def main(command: str, argv: Sequence[str]) -> int:
         return 1
     except (ConfigError, OSError) as error:
         return _refuse(command_line, error)
+
+
+def _with_predictions(words: list[str]) -> list[str]:
+    """``words`` with the path that stands by itself as ``predictions``; it may hold a ``=`` where it stands first."""
+    result = list(words)
+    for place, word in enumerate(words):
+        free = "=" not in word and not word.startswith("-") and (place == 0 or not words[place - 1].startswith("-"))
+        if free or (place == 0 and Path(word).exists()):
+            result[place] = f"predictions={word}"
+    return result
 
 
 def _run(command_line: CommandLine, words: Sequence[str]) -> int:
