@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.evaluation import diagnose
 from grasp_rl.evaluation.diagnose import STAGES, by_attribute, in_scheme, ladder, sums
-from grasp_rl.reporting.render import write_report
+from grasp_rl.reporting.breakdowns import against, over_seeds
+from grasp_rl.reporting.content import context
+from grasp_rl.reporting.load import Scored, StudiedRun
+from grasp_rl.reporting.render import markdown, render, write_report
 from grasp_rl.rewards.rubric import Rubric
 from grasp_rl.rewards.terms.masks import MaskIou
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
@@ -118,28 +122,49 @@ def test_a_sample_without_a_mask_is_named() -> None:
         diagnose._row(PIPELINE, replace(sample(A), target_mask=None), Answer(prompts=(), status=ParseStatus.OK))
 
 
+def studied(folder: Path, label: str, ious: Sequence[float], **axes: str) -> StudiedRun:
+    """A run whose test samples scored so."""
+    records = tuple({"sample_id": str(n), "iou": float(iou)} for n, iou in enumerate(ious))
+    return StudiedRun(
+        folder=folder, label=label, axes=axes, state="done", error=None, config={}, environment={}, seconds=1.0,
+        rows=(), validations=(), timings=(), before=None, after=Scored(metrics={}, records=records, overlays={}),
+        difference=None,
+    )  # fmt: skip
+
+
 def test_runs_are_set_against_the_best(tmp_path: Path) -> None:
     """The same answers through another segmenter: the differences by hand, and equal runs are tied."""
-    from grasp_rl.reporting.breakdowns import against
-    from grasp_rl.reporting.load import Scored, StudiedRun
-
-    def studied(label: str, ious: list[float]) -> StudiedRun:
-        records = tuple({"sample_id": str(n), "iou": iou} for n, iou in enumerate(ious))
-        return StudiedRun(
-            folder=tmp_path, label=label, axes={}, state="done", error=None, config={}, environment={}, seconds=1.0,
-            rows=(), validations=(), timings=(), before=None, after=Scored(metrics={}, records=records, overlays={}),
-            difference=None,
-        )  # fmt: skip
-
     rng = np.random.default_rng(0)
     best = rng.uniform(0.4, 0.9, 80)
-    runs = [studied("best", list(best)), studied("same", list(best)),
-            studied("worse", list(best - 0.1 + rng.normal(0, 0.02, 80)))]  # fmt: skip
+    runs = [studied(tmp_path, "best", list(best)), studied(tmp_path, "same", list(best)),
+            studied(tmp_path, "worse", list(best - 0.1 + rng.normal(0, 0.02, 80)))]  # fmt: skip
     same, worse = against(runs[0], runs)
     assert (same["tied"], same["difference"], same["p"]) == (True, 0.0, 1.0)
     assert not worse["tied"]
     assert worse["difference"] == pytest.approx(-0.1, abs=0.01)
     assert worse["p"] == pytest.approx(2 / 2001)
+
+
+def test_configurations_are_compared_over_their_seeds(tmp_path: Path) -> None:
+    """Two seeds of one reward and two of another, of which one scored fewer samples; a third ran once."""
+    rng = np.random.default_rng(1)
+    hard = rng.uniform(0.3, 0.9, 200)
+    runs = [
+        studied(tmp_path, f"{reward} {seed}", (hard + shift + rng.normal(0, 0.01, 200))[:count], reward=reward, seed=seed)
+        for reward, seed, shift, count in (
+            ("a", "0", 0.0, 200), ("a", "1", 0.01, 200), ("b", "0", -0.2, 200), ("b", "1", -0.21, 150), ("c", "0", 0.3, 200),
+        )
+    ]  # fmt: skip
+    a, b = over_seeds(runs)
+    assert (a["label"], a["seeds"], a["difference"]) == ("a", 2, None)
+    assert (b["label"], b["seeds"], b["difference"].samples) == ("b", 2, 150)
+    assert b["difference"].mean == pytest.approx(-0.21, abs=0.01)
+    assert b["difference"].high < 0
+    assert over_seeds(runs[::2]) == []
+    content = context(runs, "study")
+    assert [row["verdict"] for row in content["seeds"]] == ["best", "below the best"]
+    assert "## Over seeds" in markdown(content)
+    assert "Over seeds" in render(content)
 
 
 def test_a_run_is_diagnosed_and_its_report_shows_it(tmp_path: Path) -> None:

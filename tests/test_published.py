@@ -113,6 +113,11 @@ def test_a_sample_without_truth_says_so(tmp_path: Path) -> None:
     layouts.lasers(tmp_path, public=True)
     sample = reader("lasers", tmp_path).split("test")[0]
     assert (sample.target_mask, sample.weak_labels) == (None, None)
+    with pytest.raises(
+        ConfigError, match=r"data split 'test': .* has neither a mask nor boxes .*evaluation\.test_split"
+    ):
+        reader("lasers", tmp_path).split("test").check_truth()
+    reader("lasers", tmp_path).split("train").check_truth()
     one = reader("lasers", tmp_path, axis="short").split("test")
     assert [record.attributes["axis"] for record in one.records] == ["short"]
 

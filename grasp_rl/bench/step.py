@@ -59,6 +59,8 @@ class Plan:
     """Whether the losses are compared."""
     growth: bool
     """Whether our side is measured with twice the completions, and with twice the image, too."""
+    out: Path | None = None
+    """Where a side's steps are written as soon as they are measured, where one side follows the other."""
 
 
 class Worker:
@@ -134,7 +136,12 @@ def compare(plan: Plan) -> Record:
 def taking_turns(plan: Plan) -> dict[str, tuple[list[Record], Record]]:
     """The counted steps of every side and what it loaded; on a CPU the sides take turns."""
     if plan.task.device != "cpu" and len(plan.sides) > 1:
-        return {name: taking_turns(replace(plan, sides=(name,)))[name] for name in plan.sides}
+        found = {}
+        for name in plan.sides:
+            found |= taking_turns(replace(plan, sides=(name,)))
+            if plan.out is not None:
+                write_json(plan.out / f"{name}.json", {"steps": found[name][0], **found[name][1]})
+        return found
     rows: dict[str, list[Record]] = {name: [] for name in plan.sides}
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(SIDES[name], plan.task)) for name in plan.sides}
@@ -281,6 +288,7 @@ def _plan(arguments: argparse.Namespace, folder: str) -> Plan:
         sides=(arguments.only,) if arguments.only else tuple(SIDES),
         parity=arguments.only is None and not arguments.no_parity,
         growth=arguments.growth,
+        out=arguments.out,
     )
 
 

@@ -286,6 +286,21 @@ class Split:
         """The sample drawn with its question, mask and weak labels: [h, w, 3] uint8 RGB."""
         return draw_sample(sample)
 
+    def check_truth(self, count: int | None = None) -> None:
+        """See that the first ``count`` records can be scored, before any is answered.
+
+        Raises:
+            ConfigError: one of them has neither a mask nor boxes.
+        """
+        if getattr(self.records, "queries", None) is not None:
+            return  # lines of an annotations file each have a target
+        for record in self.records[:count]:
+            if getattr(record, "kind", None) == "none":
+                raise ConfigError(
+                    f"data split {self.split!r}: {self.dataset.place_of(record)} has neither a mask nor boxes to score "
+                    f"an answer by; score another split of {self.name} (evaluation.test_split), or use grasp-rl predict"
+                )
+
     def check_questions(self, refusal: Callable[[str, Callable[[], Image]], str | None]) -> None:
         """Find every record whose question cannot be asked, before the first sample is wanted.
 

@@ -92,6 +92,7 @@ def evaluate(
         SegmenterError: the segmenter failed on more than ``config.max_failed_prompts`` of the prompts.
     """
     check_questions(policy, dataset, [pipeline.prompt])
+    check_truth(dataset, limit)
     with _evaluation_mode(policy):
         return measure(
             lambda samples: _answer(policy, pipeline, samples, config.max_new_tokens),
@@ -244,6 +245,16 @@ def concluded(
             progress.note(text)
     result = {"split": settings.test_split, "samples": count, "protocol": components.protocol.name}
     return result | {"predictions": str(folder / predictions.PREDICTIONS), "metrics": metrics}
+
+
+def check_truth(dataset: Dataset, limit: int | None) -> None:
+    """See that the first ``limit`` samples can be scored, as far as their records tell.
+
+    Raises:
+        ConfigError: one has neither a mask nor boxes.
+    """
+    if isinstance(dataset, Split):
+        dataset.check_truth(limit)
 
 
 def warnings_of(protocol: EvaluationProtocol) -> list[str]:

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from grasp_rl.evaluation.significance import bounds, holm, paired_difference, permutation_p, resampled_sums
+from grasp_rl.evaluation.significance import (
+    bounds,
+    hierarchical_difference,
+    holm,
+    paired_difference,
+    permutation_p,
+    resampled_sums,
+)  # fmt: skip
 from grasp_rl.reporting.load import StudiedRun, number
 from grasp_rl.utils.files import Record
 
@@ -44,7 +51,7 @@ def protocol_of(run: StudiedRun) -> str:
 
 
 def by_attribute(run: StudiedRun) -> list[Record]:
-    """GIoU with its 95 % interval for every value of every attribute, of instances and of parse statuses."""
+    """The gIoU with its 95 % interval for every value of every attribute, of instances and of parse statuses."""
     groups: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in run.after.records if run.after else ():
         iou = number(record, "iou")
@@ -85,6 +92,34 @@ def against(best: StudiedRun, runs: Sequence[StudiedRun]) -> list[Record]:
          "samples": interval.samples, "tied": interval.low <= 0 <= interval.high}
         for (run, interval, _), p in zip(compared, adjusted, strict=True)
     ]  # fmt: skip
+
+
+def over_seeds(runs: Sequence[StudiedRun]) -> list[Record]:
+    """Of configurations that ran with several seeds: mean gIoU, its spread, and the difference to the best of them.
+
+    () where none did. The interval of a difference draws seeds and samples (:func:`hierarchical_difference`), of the
+    samples that all seeds of both scored.
+    """
+    groups: dict[tuple[str, ...], list[StudiedRun]] = defaultdict(list)
+    for run in runs:
+        if _ious(run):
+            groups[tuple(value for key, value in run.axes.items() if key != "seed")].append(run)
+    several = {key: group for key, group in groups.items() if len(group) > 1}
+    if not several:
+        return []
+    means = {key: [float(np.mean(list(_ious(run).values()))) for run in group] for key, group in several.items()}
+    best = max(several, key=lambda key: float(np.mean(means[key])))
+    rows: list[Record] = []
+    for key, group in several.items():
+        row: Record = {"label": ", ".join(key) or "all runs", "seeds": len(group), "giou": float(np.mean(means[key]))}
+        row |= {"spread": float(np.std(means[key], ddof=1)), "difference": None}
+        sides = [[_ious(run) for run in side] for side in (several[best], group)]
+        common = sorted(set.intersection(*({*ious} for side in sides for ious in side)))
+        if key != best and common:
+            before, after = (np.array([[ious[sample] for sample in common] for ious in side]) for side in sides)
+            row["difference"] = hierarchical_difference(before, after)
+        rows.append(row)
+    return rows
 
 
 def _ious(run: StudiedRun) -> dict[str, float]:

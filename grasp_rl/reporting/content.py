@@ -54,6 +54,7 @@ def context(runs: Sequence[StudiedRun], title: str) -> Record:
         "status_names": [str(status) for status in ParseStatus],
         "terms": [{"label": run.label, "terms": _terms(run)} for run in runs if _terms(run)],
         "against": _against(best, runs),
+        "seeds": _over_seeds(runs),
         "protocols": [{"label": run.label, "rows": rows} for run in runs if (rows := _by_protocol(run))],
         "protocol_columns": list(breakdowns.BY_PROTOCOL),
         "attributes": [{"label": run.label, "rows": rows} for run in runs if (rows := _by_attribute(run))],
@@ -223,6 +224,20 @@ def _against(best: StudiedRun | None, runs: Sequence[StudiedRun]) -> list[Record
         }
         for row in breakdowns.against(best, runs)
     ]
+
+
+def _over_seeds(runs: Sequence[StudiedRun]) -> list[Record]:
+    rows = []
+    for row in breakdowns.over_seeds(runs):
+        found = row["difference"]
+        interval = f"{decimals(found.low, signed=True)} to {decimals(found.high, signed=True)}" if found else ""
+        tied = "best" if found is None else "tied with the best" if found.low <= 0 <= found.high else "below the best"
+        rows.append(
+            {"label": row["label"], "seeds": str(row["seeds"]), "giou": decimals(row["giou"]),
+             "spread": decimals(row["spread"]), "verdict": tied,
+             "difference": decimals(found.mean, signed=True) if found else NOTHING, "interval": interval}
+        )  # fmt: skip
+    return rows
 
 
 def _by_protocol(run: StudiedRun) -> list[Record]:

@@ -136,6 +136,11 @@ def markdown(content: Record) -> str:
             [r["label"], r["verdict"], r["difference"], r["interval"], r["p"], r["samples"]] for r in content["against"]
         ]
         lines += _md_table(["run", "", "difference", "95 % interval", "p (Holm)", "samples"], body)
+    if content["seeds"]:
+        lines += ["", "## Over seeds", ""]
+        keys = ("label", "seeds", "giou", "spread", "verdict", "difference", "interval")
+        head = ["configuration", "seeds", "gIoU", "std over seeds", "", "difference", "95 % interval"]
+        lines += _md_table(head, [[row[key] for key in keys] for row in content["seeds"]])
     for block in content["protocols"]:
         lines += ["", f"## The same answers by other protocols: {_md(block['label'])}", ""]
         body = [[row["protocol"], *row["cells"]] for row in block["rows"]]

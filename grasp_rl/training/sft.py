@@ -31,7 +31,7 @@ from grasp_rl.config.schema import OptimizerConfig, PromptConfig, RunConfig, Sft
 from grasp_rl.distributed.build import make_engine, whole
 from grasp_rl.distributed.engine import Engine, pick_device
 from grasp_rl.distributed.process_group import ALONE, ProcessGroup
-from grasp_rl.evaluation.evaluate import evaluate, files_of
+from grasp_rl.evaluation.evaluate import check_truth, evaluate, files_of
 from grasp_rl.interfaces import Components, CoordinateFrame, Dataset
 from grasp_rl.policies.describe import describe
 from grasp_rl.policies.questions import check_questions
@@ -101,6 +101,7 @@ def run(config: RunConfig, components: Components) -> Record:
     data = components.data.split("train")
     for split in (data, components.data.split(config.evaluation.test_split)):
         check_questions(policy, split, [prompt for prompt, _ in schemes.values()])
+    check_truth(components.data.split(config.evaluation.test_split), config.evaluation.test_limit)
     total = sum(phase.steps for phase in config.sft.phases)
     policy.train()
     done = 0

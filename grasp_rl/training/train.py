@@ -10,7 +10,7 @@ from grasp_rl.config.schema import RunConfig
 from grasp_rl.data.sampler import PromptSampler
 from grasp_rl.distributed.build import make_engine, whole
 from grasp_rl.distributed.engine import Engine, pick_device
-from grasp_rl.evaluation.evaluate import files_of
+from grasp_rl.evaluation.evaluate import check_truth, files_of
 from grasp_rl.interfaces import Components, Policy
 from grasp_rl.planning.plausibility import doubts
 from grasp_rl.policies.describe import describe
@@ -70,6 +70,9 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
     validation = [components.data.split("val")] if config.evaluation.every else []
     for split in (training, *validation, components.data.split(config.evaluation.test_split)):
         check_questions(policy, split, [config.prompt])  # what is missing or wrong is better found now than later
+    check_truth(components.data.split(config.evaluation.test_split), config.evaluation.test_limit)
+    for split in validation:
+        check_truth(split, config.evaluation.val_limit)
     sampler = PromptSampler(training, config, masks="mask" in components.reward.needs)
     engine, update = _engine_and_update(config, policy, components.generator.mismatch_cap)
     scores: dict[str, dict[str, float]] = {}
