@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from grasp_rl.bench import ours
+from grasp_rl.bench import ours, step
 from grasp_rl.bench.cli import main
 from grasp_rl.bench.measure import PHASES
 from grasp_rl.bench.model import SMOKE, Shape, build, build_prompt_tokenizer
@@ -93,6 +93,40 @@ def test_the_summary_is_the_median_and_refuses_counts_that_differ() -> None:
         summary(steps, tokens=8)
 
 
+def test_on_a_gpu_one_side_is_kept_before_the_other_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each side has the card to itself, and a run that is cut short loses only the side it was cut in."""
+    order: list[str] = []
+
+    class Measured:
+        """A worker whose steps take a second; TRL's second one is never done."""
+
+        def __init__(self, module: str, task: Task) -> None:
+            self.module, self.asked = module.rpartition(".")[2], 0
+            self.loaded = {"baseline_mib": 1.0, "parameters": 1, "trainable": 1}
+
+        def __enter__(self) -> Measured:
+            order.append(f"{self.module} begins")
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            order.append(f"{self.module} ends")
+
+        def measure(self) -> dict[str, Any]:
+            self.asked += 1
+            if self.module == "peer" and self.asked == 2:
+                raise RuntimeError("cut short")
+            return {"cpu_s": 1.0, "wall_s": 1.0, "peak_mib": 1.0, "counts": {}, "phases": {}}
+
+    monkeypatch.setattr(step, "Worker", Measured)
+    task = Task(model="m", groups=2, length=2, side=28, mode="lora", steps=2, device="cuda")
+    plan = step.Plan(task=task, sides=("ours", "trl"), parity=False, growth=False, out=tmp_path)
+    with pytest.raises(RuntimeError, match="cut short"):
+        step.taking_turns(plan)
+    assert order == ["ours begins", "ours ends", "peer begins", "peer ends"]
+    assert json.loads((tmp_path / "ours.json").read_text())["steps"][0]["wall_s"] == 1
+    assert not (tmp_path / "trl.json").exists()
+
+
 def test_json_is_one_object_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["step", *SIZES, "--only", "ours", "--json", "--out", str(tmp_path)]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -127,6 +161,7 @@ def test_the_packed_kernel_can_be_gone_around(model: Path, capsys: pytest.Captur
         (["nothing"], "must be one of"),
         (["step", "--side", "100"], "must be a multiple of 28"),
         (["step", "--groups", "1"], "must be >= 2"),
+        (["step", "--peer-batch", "3"], "--peer-batch 3: must divide the 8 sequences of a step"),
     ],
 )
 def test_a_bad_command_line_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,3 +82,24 @@ def test_scores_travel_as_they_are() -> None:
     same_tokens, same_scores = static_decoding.fetch(tokens, scores)
     assert same_tokens == tokens.tolist()
     assert np.array(same_scores).tobytes() == np.array(scores.tolist()).tobytes()
+
+
+def test_the_last_step_can_be_rehearsed(policy: HfVlmPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the trial runs before a capture change is taken back, so that they do not write behind the last token."""
+    stock, rehearsed = static_decoding.StaticState.advance, []
+
+    def twice_before(self: static_decoding.StaticState) -> None:
+        before = (int(self.step), int(self.place), self.tokens.clone(), self.seen.clone())
+        for _ in range(2):
+            self.rehearse()
+        assert (int(self.step), int(self.place)) == before[:2]
+        assert torch.equal(self.tokens, before[2])
+        assert torch.equal(self.seen, before[3])
+        rehearsed.append(before[0])
+        stock(self)
+
+    expected = ask(policy, "static", False)
+    monkeypatch.setattr(static_decoding.StaticState, "advance", twice_before)
+    found = ask(policy, "static", False)
+    assert [c.token_ids for g in found for c in g] == [c.token_ids for g in expected for c in g]
+    assert max(rehearsed) == 39  # of 40 tokens

@@ -136,7 +136,7 @@ def compare(plan: Plan) -> Record:
 def taking_turns(plan: Plan) -> dict[str, tuple[list[Record], Record]]:
     """The counted steps of every side and what it loaded; on a CPU the sides take turns."""
     if plan.task.device != "cpu" and len(plan.sides) > 1:
-        found = {}
+        found: dict[str, tuple[list[Record], Record]] = {}
         for name in plan.sides:
             found |= taking_turns(replace(plan, sides=(name,)))
             if plan.out is not None:
