@@ -179,6 +179,11 @@ def test_a_run_is_diagnosed_and_its_report_shows_it(tmp_path: Path) -> None:
     assert sum(found["lost"].values()) == pytest.approx(1 - found["giou"])
     assert main("diagnose", [str(tmp_path / "run"), f"run_dir={tmp_path / 'other'}", "segmenter=grabcut"]) == 0
     assert json.loads((tmp_path / "run/diagnosis.json").read_text()) == found  # another segmenter's is not this run's
+    assert (
+        main("diagnose", [str(tmp_path / "run"), f"run_dir={tmp_path / 'ranks'}", "engine=zero1", "engine.nproc=2"])
+        == 0
+    )
+    assert json.loads((tmp_path / "ranks/diagnosis.json").read_text()) == found
     write_report(tmp_path / "run", tmp_path / "report")
     page = (tmp_path / "report/report.html").read_text()
     assert "Where the IoU is lost" in page

@@ -133,7 +133,9 @@ def test_texts_are_read_by_the_prompt_scheme(tmp_path: Path, data: Path) -> None
     found = measure(answers, split, boxes=True, config=EvaluationConfig(bootstrap_samples=10), limit=None)
     assert found.records[0]["iou"] == pytest.approx(0.5)
     assert found.records[1]["status"] != "ok"
-    assert answers.notes == ["p.jsonl: 1 answers came without masks, which BoxFillSegmenter made from their boxes"]
+    assert answers.notes(answers.tally) == [
+        "p.jsonl: 1 answers came without masks, which BoxFillSegmenter made from their boxes"
+    ]
 
 
 def test_coco_results(tmp_path: Path, data: Path) -> None:
@@ -189,7 +191,7 @@ def test_what_the_reader_must_know(tmp_path: Path, data: Path) -> None:
     split = JsonlSource(root=str(data)).split("test")
     answers = Foreign(tmp_path / "r.json", PIPELINE, split)
     measure(answers, split, boxes=True, config=EvaluationConfig(bootstrap_samples=10), limit=None)
-    scores, made, absent, unknown = answers.notes
+    scores, made, absent, unknown = answers.notes(answers.tally)
     assert "scores are not used" in scores
     assert "1 answers came without masks" in made
     assert "2 samples have no result" in absent
@@ -282,6 +284,9 @@ def test_score_and_rescore_are_runs_like_others(tmp_path: Path, data: Path) -> N
     assert "segearth_r1" in done.stdout
     numbers = json.loads((tmp_path / "again/eval/metrics.json").read_text())
     assert numbers["think2seg/scored"] == 6
+    done = command("rescore", str(tmp_path / "one"), f"run_dir={tmp_path / 'ranks'}", "engine=zero1", "engine.nproc=2")
+    assert done.returncode == 0, done.stderr
+    assert one.read_bytes() == (tmp_path / "ranks/eval/predictions.jsonl").read_bytes()
     rows = [{"id": name, "boxes": [] if box is None else [box]} for name, box in BOXES.items()]
     path = lines(tmp_path / "p.jsonl", rows)
     done = command("score", str(path), f"run_dir={tmp_path / 'two'}", "data=jsonl", f"data.root={data}",

@@ -28,7 +28,9 @@ import torch
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import PromptConfig, RunConfig
 from grasp_rl.config.targets import load_raw
-from grasp_rl.evaluation.evaluate import files_of
+from grasp_rl.distributed.process_group import joined
+from grasp_rl.evaluation.evaluate import files_of, pipeline_of
+from grasp_rl.evaluation.foreign import ids_of
 from grasp_rl.evaluation.stored import Rescored, read_run
 from grasp_rl.geometry import match, outside, pairwise_box_iou
 from grasp_rl.interfaces import Components
@@ -59,22 +61,21 @@ def run(config: RunConfig, components: Components) -> Record:
     run_dir, settings, source = Path(config.run_dir), config.evaluation, Path(str(config.predictions))
     dataset = components.data.split(settings.test_split)
     count = len(dataset) if settings.test_limit is None else min(settings.test_limit, len(dataset))
-    pipeline = RewardPipeline(
-        segmenter=components.segmenter,
-        reward=components.reward,
-        prompt=config.prompt,
-        parsing=config.parsing,
-        always_segment=True,
-    )
-    stored = Rescored(read_run(source, [dataset[index].sample_id for index in range(count)]), pipeline)
-    progress = ProgressWriter(run_dir, count)
-    data_record.write(run_dir, files_of(dataset, count))
-    rows: list[Record] = []
-    with torch.no_grad():
-        for index in range(count):
+    pipeline = pipeline_of(config, components)
+    stored = Rescored(read_run(source, ids_of(dataset, count)), pipeline)
+    with joined(config.engine) as group, torch.no_grad():
+        progress = ProgressWriter(run_dir, count) if group.is_main else None
+        if progress is not None:
+            data_record.write(run_dir, files_of(dataset, count))
+        found: dict[int, Record] = {}
+        for index in range(group.rank, count, group.world_size):
             ((sample, _, rollout),) = stored([dataset[index]])
-            rows.append(_row(pipeline, sample, rollout.answer))
-            progress.update("diagnose", index + 1)
+            found[index] = _row(pipeline, sample, rollout.answer)
+            if progress is not None:
+                progress.update("diagnose", min(count, len(found) * group.world_size))
+        shares = group.all_gather(found)
+    every = {index: row for share in shares for index, row in share.items()}
+    rows = [every[index] for index in range(count)]
     result = {"giou": float(np.mean([row["iou"] for row in rows])), "lost": sums(rows)}
     told = result | {
         "samples": count,
@@ -82,8 +83,9 @@ def run(config: RunConfig, components: Components) -> Record:
         "by": by_attribute(rows),
         "rows": rows,
     }
-    for folder in (run_dir, source) if _of_the_run(config, source) else (run_dir,):
-        write_json(folder / DIAGNOSIS, told)
+    if group.is_main:
+        for folder in (run_dir, source) if _of_the_run(config, source) else (run_dir,):
+            write_json(folder / DIAGNOSIS, told)
     metrics = {"giou": result["giou"]} | {f"lost_{stage}": value for stage, value in sums(rows).items()}
     return {"split": settings.test_split, "samples": count, "diagnosis": str(run_dir / DIAGNOSIS), "metrics": metrics}
 

@@ -190,13 +190,7 @@ def run(config: RunConfig, components: Components) -> Record:
     run_dir, settings = Path(config.run_dir), config.evaluation
     dataset = components.data.split(settings.test_split)
     policy: Policy = components.policy.to(pick_device(config.engine))
-    pipeline = RewardPipeline(
-        segmenter=components.segmenter,
-        reward=components.reward,
-        prompt=config.prompt,
-        parsing=config.parsing,
-        always_segment=True,
-    )
+    pipeline = pipeline_of(config, components)
     count = len(dataset) if settings.test_limit is None else min(settings.test_limit, len(dataset))
     folder = run_dir / "eval"
     with joined(config.engine) as group, whole(policy):
@@ -222,6 +216,17 @@ def run(config: RunConfig, components: Components) -> Record:
             on_progress=None if progress is None else lambda done, _: progress.update("evaluate", done),
         )
     return concluded(config, components, scored, count, progress)
+
+
+def pipeline_of(config: RunConfig, components: Components) -> RewardPipeline:
+    """What follows an answer to its mask and reward; masks are made even where the reward needs none."""
+    return RewardPipeline(
+        segmenter=components.segmenter,
+        reward=components.reward,
+        prompt=config.prompt,
+        parsing=config.parsing,
+        always_segment=True,
+    )
 
 
 def concluded(

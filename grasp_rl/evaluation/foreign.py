@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,25 +58,25 @@ class Foreign:
     def __init__(self, path: Path, pipeline: RewardPipeline, dataset: Dataset, count: int | None = None) -> None:
         self.path, self.pipeline = path, pipeline
         self.answers: Answers | None = None if path.is_dir() else read_answers(path)
-        self.segmented = self.absent = 0
+        self.tally: Counter[str] = Counter()
+        """Answers by what befell them: ``segmented``, ``absent``."""
+        ids = ids_of(dataset)
         self.unknown = 0
         """Answers to samples that the split does not have."""
-        ids = [getattr(record, "sample_id", None) for record in getattr(dataset, "records", ())]
-        if self.answers is not None and ids and None not in ids:
+        if self.answers is not None and ids:
             self.unknown = len(self.answers.rows.keys() - set(ids))
             missing = [sample_id for sample_id in ids[:count] if sample_id not in self.answers.rows]
             if missing and not self.answers.absent_is_empty:
                 raise ConfigError(f"{path}: no answer to sample {missing[0]} and {len(missing) - 1} more; {REMEDY}")
 
-    @property
-    def notes(self) -> list[str]:
-        """What a reader of the numbers must know."""
+    def notes(self, tally: Counter[str]) -> list[str]:
+        """What a reader of the numbers must know, by the ``tally`` of all ranks."""
         name, told = self.path.name, list(self.answers.notes if self.answers else ())
-        if self.segmented:
+        if tally["segmented"]:
             made = type(self.pipeline.segmenter).__name__
-            told.append(f"{name}: {self.segmented} answers came without masks, which {made} made from their boxes")
-        if self.absent:
-            told.append(f"{name}: {self.absent} samples have no result, which is taken for nothing found")
+            told.append(f"{name}: {tally['segmented']} answers came without masks, which {made} made from their boxes")
+        if tally["absent"]:
+            told.append(f"{name}: {tally['absent']} samples have no result, which is taken for nothing found")
         if self.unknown:
             told.append(f"{name}: {self.unknown} answers are to samples that this split does not have")
         return told
@@ -95,7 +96,7 @@ class Foreign:
             if given is not None:
                 return given
             if self.answers.absent_is_empty:
-                self.absent += 1
+                self.tally["absent"] += 1
                 return Given(place=str(self.path), drawn=())
             raise ConfigError(f"{self.path}: no answer to sample {sample.sample_id}; {REMEDY}")
         parts = Path(sample.sample_id)
@@ -130,7 +131,7 @@ class Foreign:
         self, sample: Sample, answer: Answer, masks: list[BoolMask] | None, *, whole: bool
     ) -> MaskPrediction:
         if masks is None and answer.prompts:
-            self.segmented += 1
+            self.tally["segmented"] += 1
             return next(iter(segment(self.pipeline.segmenter, sample.image, [answer], name=sample.sample_id)))
         kept = masks or []
         stacked = np.stack(kept) if kept else np.zeros((0, *sample.size), dtype=np.bool_)
@@ -143,6 +144,12 @@ class Foreign:
         if given.drawn is None:
             return None
         return [decode_rle(m, sample.size) if isinstance(m, dict) else _filled(m, sample.size) for m in given.drawn]
+
+
+def ids_of(dataset: Dataset, count: int | None = None) -> list[str]:
+    """Ids of the first ``count`` samples, without an image being read; none where the records do not tell."""
+    ids = [getattr(record, "sample_id", None) for record in getattr(dataset, "records", ())[:count]]
+    return [] if None in ids else [str(sample_id) for sample_id in ids]
 
 
 def _frame(sample: Sample, given: Given) -> CoordinateFrame | None:

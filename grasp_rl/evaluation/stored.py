@@ -6,6 +6,7 @@ No policy is loaded. What is written is an evaluation like any other.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +16,9 @@ import torch
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import load_raw
+from grasp_rl.distributed.process_group import joined
 from grasp_rl.evaluation import foreign, predictions
-from grasp_rl.evaluation.evaluate import Answers, concluded, files_of, measure, pipeline_for
+from grasp_rl.evaluation.evaluate import concluded, files_of, measure, pipeline_for, pipeline_of
 from grasp_rl.interfaces import Components, CoordinateFrame
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import data_record
@@ -26,6 +28,8 @@ from grasp_rl.types import Completion, FinishReason, Sample, SegmentedRollout
 from grasp_rl.utils.files import Record
 
 log = logging.getLogger(__name__)
+
+SAME_SAMPLES = "take the run's own data, evaluation.test_split and evaluation.test_limit"
 
 
 def run(config: RunConfig, components: Components) -> Record:
@@ -37,25 +41,17 @@ def run(config: RunConfig, components: Components) -> Record:
     run_dir, settings = Path(config.run_dir), config.evaluation
     dataset = components.data.split(settings.test_split)
     count = len(dataset) if settings.test_limit is None else min(settings.test_limit, len(dataset))
-    pipeline = RewardPipeline(
-        segmenter=components.segmenter,
-        reward=components.reward,
-        prompt=config.prompt,
-        parsing=config.parsing,
-        always_segment=True,
-    )
-    source = Path(str(config.predictions))
-    progress = ProgressWriter(run_dir, count)
-    components.tracker.start(run_dir, asdict(config), resume=False)
-    data_record.write(run_dir, files_of(dataset, count))
-    ids = [dataset[index].sample_id for index in range(count)] if config.command == "rescore" else None
-    answers: Answers
+    pipeline, source = pipeline_of(config, components), Path(str(config.predictions))
+    answers: foreign.Foreign | Rescored
     if config.command == "score":
-        foreigners = foreign.Foreign(source, pipeline, dataset, count)
-        answers = foreigners
+        answers = foreign.Foreign(source, pipeline, dataset, count)
     else:
-        answers = Rescored(read_run(source, ids or ()), pipeline)
-    with torch.no_grad():
+        answers = Rescored(read_run(source, foreign.ids_of(dataset, count)), pipeline)
+    with joined(config.engine) as group, torch.no_grad():
+        progress = ProgressWriter(run_dir, count) if group.is_main else None
+        if progress is not None:
+            components.tracker.start(run_dir, asdict(config), resume=False)
+            data_record.write(run_dir, files_of(dataset, count))
         scored = measure(
             answers,
             dataset,
@@ -63,11 +59,13 @@ def run(config: RunConfig, components: Components) -> Record:
             config=settings,
             limit=settings.test_limit,
             protocol=components.protocol,
+            process_group=group,
             folder=run_dir / "eval",
-            on_progress=lambda done, _: progress.update("evaluate", done),
+            on_progress=None if progress is None else lambda done, _: progress.update("evaluate", done),
         )
-    if config.command == "score":
-        for note in foreigners.notes:
+        tallies = group.all_gather(answers.tally)
+    if progress is not None:
+        for note in answers.notes(sum(tallies, Counter())):
             log.warning("%s", note)
             progress.note(note)
     return concluded(config, components, scored, count, progress)
@@ -94,8 +92,7 @@ def read_run(run_dir: Path, ids: Sequence[str]) -> dict[str, Record]:
     missing = [sample_id for sample_id in ids if sample_id not in records]
     if missing:
         raise ConfigError(
-            f"{folder}: has no answer to {missing[0]} and {len(missing) - 1} more; rescore with the run's own data, "
-            f"split and evaluation.test_limit<={len(records)}"
+            f"{folder}: has no answer to {missing[0]} and {len(missing) - 1} more; {SAME_SAMPLES} (<={len(records)})"
         )
     without = next((record for record in records.values() if "frame" not in record), None)
     if without is not None:
@@ -107,14 +104,21 @@ def read_run(run_dir: Path, ids: Sequence[str]) -> dict[str, Record]:
 
 
 class Rescored:
-    """Stored answers, read and segmented anew."""
+    """Stored answers by sample id, read and segmented anew."""
 
     def __init__(self, records: dict[str, Record], pipeline: RewardPipeline) -> None:
         self.records, self.pipeline = records, pipeline
+        self.tally: Counter[str] = Counter()
+
+    def notes(self, _tally: Counter[str]) -> list[str]:
+        """Nothing that the run itself has not said."""
+        return []
 
     def __call__(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, CoordinateFrame, SegmentedRollout]]:
         for sample in samples:
-            record = self.records[sample.sample_id]
+            record = self.records.get(sample.sample_id)
+            if record is None:
+                raise ConfigError(f"predictions: has no answer to sample {sample.sample_id}; {SAME_SAMPLES}")
             width, height = record["frame"]
             frame = CoordinateFrame(width=width, height=height, image_width=sample.size[1], image_height=sample.size[0])
             completion = Completion(
