@@ -12,9 +12,8 @@ from typing import Literal
 import numpy as np
 
 from grasp_rl.config.errors import require
-from grasp_rl.evaluation.metrics import SampleScore
+from grasp_rl.evaluation.metrics import SampleScore, of_answers
 from grasp_rl.evaluation.pairs import Pair
-from grasp_rl.evaluation.protocols.records import RecordsProtocol
 from grasp_rl.geometry import pairwise_box_iou
 from grasp_rl.types import Box
 from grasp_rl.utils.files import Record
@@ -25,7 +24,7 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoxProtocol(RecordsProtocol):
+class BoxProtocol:
     """One box per question: the share whose IoU with the true box is high enough (``acc@t``), and the mean ``box_iou``.
 
     Over the samples with exactly one true box (``scored`` of them). An answer without a readable box is wrong.
@@ -108,6 +107,13 @@ class BoxProtocol(RecordsProtocol):
             return box
         return box[0], box[1], box[0] + box[2], box[1] + box[3]
 
+    def summarise(
+        self, scores: Sequence[SampleScore], *, bootstrap_samples: int = 2000, seed: int = 0
+    ) -> dict[str, float]:
+        """:meth:`numbers`, and what no protocol decides about."""
+        about: dict[str, float] = {"samples": len(scores), **of_answers(scores)}
+        return about | self.numbers(scores, bootstrap_samples=bootstrap_samples, seed=seed)
+
     def numbers(
         self, scores: Sequence[SampleScore], *, bootstrap_samples: int = 2000, seed: int = 0
     ) -> dict[str, float]:
@@ -122,7 +128,7 @@ class BoxProtocol(RecordsProtocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionProtocol(RecordsProtocol):
+class DetectionProtocol:
     """COCO's average precision of all boxes, each with score 1, so that nothing is ranked.
 
     Every sample is an image of its own, its class the attribute ``category``; a question about an absent class has no
@@ -135,6 +141,13 @@ class DetectionProtocol(RecordsProtocol):
     def iou(self, score: SampleScore) -> float | None:
         """Box IoU under the best matching, as recorded."""
         return score.box_iou
+
+    def summarise(
+        self, scores: Sequence[SampleScore], *, bootstrap_samples: int = 2000, seed: int = 0
+    ) -> dict[str, float]:
+        """:meth:`numbers`, and what no protocol decides about."""
+        about: dict[str, float] = {"samples": len(scores), **of_answers(scores)}
+        return about | self.numbers(scores, bootstrap_samples=bootstrap_samples, seed=seed)
 
     def numbers(
         self, scores: Sequence[SampleScore], *, bootstrap_samples: int = 2000, seed: int = 0

@@ -21,9 +21,8 @@ import numpy as np
 
 from grasp_rl.config.errors import require
 from grasp_rl.evaluation.canvas import Canvas, clipped, place, rectangle
-from grasp_rl.evaluation.metrics import SampleScore
+from grasp_rl.evaluation.metrics import SampleScore, of_answers
 from grasp_rl.evaluation.pairs import Pair, union_of
-from grasp_rl.evaluation.protocols.records import RecordsProtocol
 from grasp_rl.evaluation.significance import bounds, resampled_sums
 from grasp_rl.geometry import FloatArray, match
 from grasp_rl.types import BoolMask
@@ -43,7 +42,7 @@ class Overlap:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedProtocol(RecordsProtocol):
+class PublishedProtocol:
     """What counts as what in one published evaluator.
 
     Raises:
@@ -154,6 +153,13 @@ class PublishedProtocol(RecordsProtocol):
         if not has_target and not self.false_positives:
             intersection = union = 0
         return Overlap(iou, intersection, union, has_target, has_prediction)
+
+    def summarise(
+        self, scores: Sequence[SampleScore], *, bootstrap_samples: int = 2000, seed: int = 0
+    ) -> dict[str, float]:
+        """:meth:`numbers`, and what no protocol decides about."""
+        about: dict[str, float] = {"samples": len(scores), **of_answers(scores)}
+        return about | self.numbers(scores, bootstrap_samples=bootstrap_samples, seed=seed)
 
     def numbers(
         self, scores: Sequence[SampleScore], *, bootstrap_samples: int = 2000, seed: int = 0
