@@ -27,9 +27,9 @@ def box_iou(a: Box, b: Box) -> float:
     return inter / union if union > 0 else 0.0
 
 
-def pairwise_box_iou(a: Sequence[Box], b: Sequence[Box]) -> FloatArray:
+def pairwise_box_iou(a: Sequence[Box] | FloatArray, b: Sequence[Box] | FloatArray) -> FloatArray:
     """IoU of every box of ``a`` [M, 4] with every box of ``b`` [N, 4]: [M, N]."""
-    if not a or not b:
+    if not len(a) or not len(b):
         return np.zeros((len(a), len(b)))
     first, second = np.asarray(a, float)[:, None, :], np.asarray(b, float)[None, :, :]
     size = np.clip(np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2]), 0, None)

@@ -167,6 +167,16 @@ class WeakLabels:
     """One box and interior points per instance, original-image pixels; () for a question without a target."""
     image_size: tuple[int, int]
     """(height, width) in pixels."""
+    image: Image | None = None
+    """[H, W, 3] uint8 RGB, for a term that looks at it; None where none does."""
+    query: str = ""
+    """The question."""
+    point_labels: tuple[int, ...] = ()
+    """Labels of the question's candidate points, 1 on the target; () where it has none."""
+    choice: str | None = None
+    """Which of several images is the right one; None where the question does not ask for that."""
+    previous: Answer | None = None
+    """The answer of the turn before; None in the first turn."""
 
     @property
     def has_target(self) -> bool:
@@ -184,6 +194,11 @@ class Labels:
     """As in :class:`WeakLabels`; None where the dataset has none."""
     ignore_mask: BoolMask | None = None
     """[H, W] bool, True where a pixel does not count; None where all do."""
+    image: Image | None = None
+    query: str = ""
+    point_labels: tuple[int, ...] = ()
+    choice: str | None = None
+    previous: Answer | None = None
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -210,9 +225,15 @@ class Rubric(Protocol):
     needs: frozenset[str]
     """Union of what its terms need."""
 
-    def __call__(
-        self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None = None
-    ) -> RewardBreakdown: ...
+    def score_group(
+        self,
+        answers: Sequence[Answer],
+        labels: WeakLabels | Labels,
+        predictions: Sequence[MaskPrediction | None],
+        step: int | None = None,
+    ) -> list[RewardBreakdown]:
+        """The rewards of the answers to one question, in optimizer step ``step`` (None: after the last)."""
+        ...
 
 
 class EvaluationProtocol(Protocol):

@@ -32,6 +32,8 @@ class SpatialPrompt:
     """K points (x, y) in original-image pixels."""
     point_labels: tuple[int, ...] = ()
     """K labels: 1 foreground, 0 background."""
+    category: str | None = None
+    """Name of the instance's class, where answers name it (detection); None elsewhere."""
 
     def __post_init__(self) -> None:
         if len(self.point_coords) != len(self.point_labels):
@@ -123,6 +125,14 @@ class Answer:
     """Share of the fields that the scheme asks for that were well-formed; 1 or 0 where an answer is read whole."""
     repeated_sentences: int = 0
     """Sentences of the completion that repeat an earlier one."""
+    point_labels: tuple[int, ...] = ()
+    """Labels that the answer gives to the question's candidate points: 1 on the target, 0 off it."""
+    choice: str | None = None
+    """Which of several images the answer names, where the question asks for that."""
+    text: str = field(default="", compare=False, repr=False)
+    """The completion, where a reward term reads it."""
+    tokens: int = field(default=0, compare=False)
+    """The completion's length in tokens."""
 
     @property
     def ok(self) -> bool:
@@ -185,6 +195,8 @@ class RewardBreakdown:
     """The weighted sum that the advantage is computed from."""
     terms: Mapping[str, float]
     """Raw, unweighted terms by name."""
+    paid: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """What each term added to the reward; their sum is the reward."""
 
 
 class FinishReason(StrEnum):

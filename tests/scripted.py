@@ -40,7 +40,16 @@ class Scripted:
     def close(self) -> None: ...
 
 
-class Paying:
+class OneByOne:
+    """A reward that looks at one answer at a time, by being called with it, its labels and its masks."""
+
+    def score_group(
+        self, answers: Sequence[Any], labels: Any, predictions: Sequence[Any], step: int | None = None
+    ) -> list[RewardBreakdown]:
+        return [self(answer, labels, found) for answer, found in zip(answers, predictions, strict=True)]  # type: ignore[operator,misc]
+
+
+class Paying(OneByOne):
     """Pays completion after completion what stands in ``rewards``, over and over."""
 
     needs = frozenset({"boxes"})

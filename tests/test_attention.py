@@ -14,6 +14,7 @@ import pytest
 import rolling
 import tiny_models
 import torch
+from scripted import OneByOne
 from torch.utils.flop_counter import FlopCounterMode
 
 from grasp_rl.config.errors import ConfigError
@@ -143,7 +144,7 @@ def test_a_drawn_token_beyond_the_edge_is_scored_all_the_same() -> None:
         assert entropy.tolist() == pytest.approx(expected)
 
 
-class Alternating:
+class Alternating(OneByOne):
     """Different siblings earn differently."""
 
     needs = frozenset({"boxes"})

@@ -97,7 +97,7 @@ HONEST = (
 
 def table(term: Any, predicted: SpatialPrompt, *reference: SpatialPrompt, side: float = 100) -> list[float]:
     """The row of one predicted instance."""
-    row: list[float] = term.table([predicted], reference, side)[0].tolist()
+    row: list[float] = term.table([predicted], reference, (round(side), round(side)))[0].tolist()
     return row
 
 

@@ -16,6 +16,7 @@ import pytest
 import rolling
 import torch
 from rubrics import rubric
+from scripted import OneByOne
 
 from grasp_rl.config.schema import AlgorithmConfig, ParsingConfig, PromptConfig, RolloutConfig, RunConfig
 from grasp_rl.data.sampler import PromptSampler
@@ -231,7 +232,7 @@ def test_a_cpu_segmenter_gets_a_process(monkeypatch: pytest.MonkeyPatch) -> None
     reward_worker.close()
 
 
-class Fatal:
+class Fatal(OneByOne):
     """A reward that takes its process with it."""
 
     needs = frozenset({"mask"})
@@ -288,7 +289,7 @@ def test_groups_are_given_as_their_rewards_come_in(speaking: TinyPolicy, samples
     """The first group can be learned from while the last is still before the pipeline."""
     rewarded: list[str] = []
 
-    class Slow:
+    class Slow(OneByOne):
         needs = frozenset({"boxes"})
 
         def __call__(self, answer: Answer, reference: object, prediction: object) -> RewardBreakdown:
@@ -313,7 +314,7 @@ def test_groups_are_given_as_their_rewards_come_in(speaking: TinyPolicy, samples
 # --- which questions
 
 
-class Lottery:
+class Lottery(OneByOne):
     """Pays the siblings of every other question alike."""
 
     needs = frozenset({"boxes"})
@@ -353,7 +354,7 @@ def test_dynamic_sampling_asks_until_siblings_differ(random_policy: TinyPolicy, 
     assert never.counters()["groups"] == 12
 
 
-class AllTheSame:
+class AllTheSame(OneByOne):
     needs = frozenset({"boxes"})
 
     def __call__(self, answer: Answer, reference: object, prediction: object) -> RewardBreakdown:

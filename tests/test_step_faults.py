@@ -13,6 +13,7 @@ import rolling
 import torch
 from rolling import generate
 from rubrics import rubric
+from scripted import OneByOne
 
 from grasp_rl.config.schema import (
     AlgorithmConfig,
@@ -196,7 +197,7 @@ def _with_logprobs(group: RolloutGroup, shift: float) -> RolloutGroup:
 # --- whole runs
 
 
-class Alike:
+class Alike(OneByOne):
     needs = frozenset({"boxes"})
 
     def __call__(self, answer: Answer, reference: object, prediction: object) -> RewardBreakdown:

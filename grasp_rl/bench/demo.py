@@ -59,11 +59,15 @@ class ByLength:
     def __init__(self) -> None:
         self.asked = 0
 
-    def __call__(
-        self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None = None
-    ) -> RewardBreakdown:
-        self.asked += 1
-        return RewardBreakdown(reward=float(self.asked % 3), terms={})
+    def score_group(
+        self,
+        answers: Sequence[Answer],
+        labels: WeakLabels | Labels,
+        predictions: Sequence[MaskPrediction | None],
+        step: int | None = None,
+    ) -> list[RewardBreakdown]:
+        first, self.asked = self.asked + 1, self.asked + len(answers)
+        return [RewardBreakdown(reward=float(number % 3), terms={}) for number in range(first, self.asked + 1)]
 
 
 class Ours:

@@ -146,11 +146,16 @@ class DrawnReward:
     def __init__(self, task: Task) -> None:
         self.values, self.asked = task.rewards(), 0
 
-    def __call__(
-        self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None = None
-    ) -> RewardBreakdown:
-        self.asked += 1
-        return RewardBreakdown(reward=self.values[(self.asked - 1) % len(self.values)], terms={})
+    def score_group(
+        self,
+        answers: Sequence[Answer],
+        labels: WeakLabels | Labels,
+        predictions: Sequence[MaskPrediction | None],
+        step: int | None = None,
+    ) -> list[RewardBreakdown]:
+        first, self.asked = self.asked, self.asked + len(answers)
+        chosen = [self.values[number % len(self.values)] for number in range(first, self.asked)]
+        return [RewardBreakdown(reward=value, terms={}) for value in chosen]
 
 
 class Images:

@@ -309,10 +309,14 @@ class _Unrewarded:
 
     needs: frozenset[str] = frozenset()
 
-    def __call__(
-        self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None = None
-    ) -> RewardBreakdown:
-        return RewardBreakdown(reward=math.nan, terms={})
+    def score_group(
+        self,
+        answers: Sequence[Answer],
+        labels: WeakLabels | Labels,
+        predictions: Sequence[MaskPrediction | None],
+        step: int | None = None,
+    ) -> list[RewardBreakdown]:
+        return [RewardBreakdown(reward=math.nan, terms={}) for _ in answers]
 
 
 def pipeline_for(sample: Sample, pipeline: RewardPipeline) -> RewardPipeline:

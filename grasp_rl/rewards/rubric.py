@@ -2,98 +2,229 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.errors import ConfigError, one_of
 from grasp_rl.interfaces import Labels, WeakLabels
-from grasp_rl.rewards.matching import matched_pairs, repeats
-from grasp_rl.rewards.terms.base import AnswerTerm, InstanceTerm, Term
-from grasp_rl.types import Answer, MaskPrediction, RewardBreakdown
+from grasp_rl.rewards.baseline import RandomBox
+from grasp_rl.rewards.matching import MATCHINGS, matched_pairs, repeats, union_of
+from grasp_rl.rewards.terms.base import AnswerTerm, GroupTerm, InstanceTerm, Term
+from grasp_rl.types import Answer, MaskPrediction, RewardBreakdown, SpatialPrompt
+
+NORMALISERS = ("larger", "reference", "predicted")
+NO_TARGET = ("accuracy", "zero")
 
 
 class Rubric:
     """The reward of an answer: the weighted sum of its terms, added in the order in which they are listed.
 
-    Predicted and reference instances are matched one to one so that the weighted sum of the instance terms is largest.
-    An instance term is the sum over the matched pairs divided by the larger number of instances, so that a missing
-    instance and a superfluous one cost the same; an instance that repeats another is superfluous.
+    Predicted and reference instances are matched; with the default one to one, so that the weighted sum of the instance
+    terms is largest. An instance term is the sum over the matched pairs divided by a number of instances: by default
+    the larger one, so that a missing instance and a superfluous one cost the same. An instance that repeats another is
+    superfluous.
 
     Without a target, an empty answer that was read earns every accuracy term in full and any other answer none. With a
     target, an empty answer or one that was not read earns none. Format terms are paid independently of the target.
 
     Args:
         terms: by name; the names appear in metrics as ``term/<name>``. A null leaves a term of the preset out.
+        matching: one of :data:`~grasp_rl.rewards.matching.MATCHINGS`.
+        matching_weights: weights of instance terms in the matching, by name; the terms' own where empty.
+        normalise: what an instance term is divided by: the larger number of instances, that of the reference, or that
+            of the answer (with ``matching=union_box`` there is one of each).
+        no_target: what an empty answer earns of the accuracy terms where there is no target: ``accuracy`` in full,
+            ``zero`` nothing.
         repeated_count: whether an instance that repeats another is matched like any other (VisionReasoner).
+        baseline: a :class:`~grasp_rl.rewards.baseline.RandomBox`, whose expected accuracy is subtracted from what the
+            accuracy terms pay; null for none.
 
     Raises:
         ConfigError: there is no term, or an argument of one is out of range; the message names
             ``reward.terms.<name>.<argument>``.
     """
 
-    def __init__(self, terms: dict[str, Any], repeated_count: bool = False) -> None:
+    def __init__(
+        self,
+        terms: dict[str, Any],
+        matching: str = "hungarian",
+        matching_weights: dict[str, float] | None = None,
+        normalise: str = "larger",
+        no_target: str = "accuracy",
+        repeated_count: bool = False,
+        baseline: Any = None,
+    ) -> None:
+        one_of("reward.matching", matching, MATCHINGS)
+        one_of("reward.normalise", normalise, NORMALISERS)
+        one_of("reward.no_target", no_target, NO_TARGET)
+        self.matching, self.normalise, self.no_target = matching, normalise, no_target
         self.repeated_count = repeated_count
-        self.terms: dict[str, Term] = {name: term for name, term in terms.items() if term is not None}
-        if not self.terms:
-            raise ConfigError(f"reward.terms={terms!r}: must name one term or more")
-        for name, term in self.terms.items():
-            if not isinstance(term, AnswerTerm | InstanceTerm):
-                raise ConfigError(f"reward.terms.{name}={term!r}: must be an option with the _target_ of a reward term")
-            term.check(f"reward.terms.{name}")
+        self.terms = _checked(terms)
+        instance_terms = [name for name, term in self.terms.items() if isinstance(term, InstanceTerm)]
+        self.matching_weights = dict(matching_weights or {})
+        if unknown := sorted(set(self.matching_weights) - set(instance_terms)):
+            raise ConfigError(
+                f"reward.matching_weights={unknown}: must name instance terms: {', '.join(instance_terms)}"
+            )
+        if baseline is not None and not isinstance(baseline, RandomBox):
+            raise ConfigError(f"reward.baseline={baseline!r}: must be null or an option with the _target_ of RandomBox")
+        self.baseline = baseline
         self.needs: frozenset[str] = frozenset().union(*(term.needs for term in self.terms.values()))
         """What the terms compare with. Without ``mask`` in it, the rubric is handed labels that cannot hold one."""
 
     def __call__(
-        self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None = None
+        self,
+        answer: Answer,
+        labels: WeakLabels | Labels,
+        prediction: MaskPrediction | None = None,
+        step: int | None = None,
     ) -> RewardBreakdown:
-        """Score one answer.
+        """Score one answer by itself; see :meth:`score_group`."""
+        return self.score_group([answer], labels, [prediction], step)[0]
+
+    def score_group(
+        self,
+        answers: Sequence[Answer],
+        labels: WeakLabels | Labels,
+        predictions: Sequence[MaskPrediction | None],
+        step: int | None = None,
+    ) -> list[RewardBreakdown]:
+        """Score the answers to one question. Terms that compare within the whole step's batch are left for later.
 
         Args:
-            answer: what the policy said.
+            answers: what the policy said.
             labels: :class:`~grasp_rl.interfaces.WeakLabels`, or :class:`~grasp_rl.interfaces.Labels` where ``needs``
                 has ``mask``.
-            prediction: what the segmenter made of the answer; needed where ``needs`` has ``mask``.
+            predictions: what the segmenter made of each answer; needed where ``needs`` has ``mask``.
+            step: the optimizer step that the weights' schedules are at; None for their end.
 
         Raises:
             TypeError: ``labels`` hold a mask and no term needs one, or hold none and a term does.
             ValueError: there are a target and an answer, but no prediction, or one of another size.
         """
         if isinstance(labels, Labels) != ("mask" in self.needs):
-            wanted = "Labels with a mask" if "mask" in self.needs else "WeakLabels, without a mask"
-            raise TypeError(f"this rubric is scored with {wanted}; it was handed {type(labels).__name__}")
-        accuracy = self._accuracy(answer, labels, prediction)
-        values = {
-            name: term(answer, labels, prediction)
-            if isinstance(term, AnswerTerm) and not term.accuracy
-            else accuracy[name]
-            for name, term in self.terms.items()
+            expected = "Labels with a mask" if "mask" in self.needs else "WeakLabels, without a mask"
+            raise TypeError(f"this rubric is scored with {expected}; it was handed {type(labels).__name__}")
+        values = [self._values(*pair, labels) for pair in zip(answers, predictions, strict=True)]
+        for name, term in self.group_terms("group").items():
+            _fill(values, name, term.values(answers, [_passes(term, row) for row in values]))
+        return [self._paid(row, answer, labels, step) for row, answer in zip(values, answers, strict=True)]
+
+    def group_terms(self, scope: str) -> dict[str, GroupTerm]:
+        """The terms that compare completions with one another within ``scope``, by name."""
+        return {n: t for n, t in self.terms.items() if isinstance(t, GroupTerm) and t.scope == scope}
+
+    def with_batch_terms(
+        self, rewards: Sequence[RewardBreakdown], answers: Sequence[Answer], step: int | None
+    ) -> list[RewardBreakdown]:
+        """``rewards`` of a whole step's answers, with the terms added that compare within the batch."""
+        values = [dict(reward.terms) for reward in rewards]
+        paid = [dict(reward.paid) for reward in rewards]
+        for name, term in self.group_terms("batch").items():
+            _fill(values, name, term.values(answers, [_passes(term, row) for row in values]))
+            _fill(paid, name, [term.weight_at(step) * row[name] for row in values])
+        order = list(self.terms)
+        return [
+            RewardBreakdown(
+                reward=reward.reward + sum(row[name] for name in self.group_terms("batch")),
+                terms={name: raw[name] for name in order},
+                paid=row,
+            )
+            for reward, raw, row in zip(rewards, values, paid, strict=True)
+        ]
+
+    def _paid(
+        self, values: Mapping[str, float], answer: Answer, labels: WeakLabels | Labels, step: int | None
+    ) -> RewardBreakdown:
+        """The reward for raw ``values``: each term's weight at ``step`` where its gate lets it pass."""
+        weights = {name: term.weight_at(step) for name, term in self.terms.items() if name in values}
+        paid = {
+            name: weight * values[name] if _passes(self.terms[name], values) else 0.0
+            for name, weight in weights.items()
         }
-        return RewardBreakdown(reward=sum(self.terms[name].weight * v for name, v in values.items()), terms=values)
+        if self.baseline is not None and labels.has_target:
+            named = [name for name in paid if _is_accuracy(self.terms[name])]
+            tables = {n: t for n, t in self.terms.items() if isinstance(t, InstanceTerm)}
+            expected = self.baseline.expected(tables, weights, labels)
+            accuracy = sum(paid[name] for name in named)
+            paid["random_box"] = self.baseline.change(accuracy, expected, sum(weights[name] for name in named))
+        return RewardBreakdown(reward=sum(paid.values()), terms=values, paid=paid)
+
+    def _values(
+        self, answer: Answer, prediction: MaskPrediction | None, labels: WeakLabels | Labels
+    ) -> dict[str, float]:
+        """The raw values of one answer's terms by name, in their order; terms of a group are not among them."""
+        accuracy = self._accuracy(answer, labels, prediction)
+        return {
+            name: accuracy[name] if _is_accuracy(term) else term(answer, labels, prediction)  # type: ignore[operator]  # an AnswerTerm
+            for name, term in self.terms.items()
+            if not isinstance(term, GroupTerm)
+        }
 
     def _accuracy(
         self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None
     ) -> Mapping[str, float]:
         """The raw values of the accuracy terms by name."""
-        terms = {n: t for n, t in self.terms.items() if isinstance(t, InstanceTerm) or getattr(t, "accuracy", False)}
+        terms = {name: term for name, term in self.terms.items() if _is_accuracy(term)}
         if not answer.ok or not answer.prompts or not labels.has_target:
-            right = answer.ok and not answer.prompts and not labels.has_target
+            right = answer.ok and not answer.prompts and not labels.has_target and self.no_target == "accuracy"
             return dict.fromkeys(terms, float(right))
         values = self._instance_values(answer, labels)
         return values | {n: t(answer, labels, prediction) for n, t in terms.items() if isinstance(t, AnswerTerm)}
 
     def _instance_values(self, answer: Answer, labels: WeakLabels | Labels) -> dict[str, float]:
-        """Each instance term summed over the matched pairs, over the larger number of instances."""
+        """Each instance term summed over the matched pairs, over a number of instances."""
         terms = {name: term for name, term in self.terms.items() if isinstance(term, InstanceTerm)}
-        reference, side = labels.instances or (), float(max(labels.image_size))
+        predicted: Sequence[SpatialPrompt] = answer.prompts
+        reference: Sequence[SpatialPrompt] = labels.instances or ()
         if not terms or not reference:
             return dict.fromkeys(terms, 0.0)
-        tables = {name: term.table(answer.prompts, reference, side) for name, term in terms.items()}
+        if self.matching == "union_box":
+            predicted, reference = union_of(predicted), union_of(reference)
+        tables = {name: term.table(predicted, reference, labels.image_size) for name, term in terms.items()}
         if not self.repeated_count:
-            repeated = np.array(repeats(answer.prompts))
+            repeated = np.array(repeats(predicted))
             for table in tables.values():
                 table[repeated] = 0
-        pairs = matched_pairs(tables, {name: term.weight for name, term in terms.items()})
-        larger = max(len(answer.prompts), len(reference))
-        return {name: float(sum(table[pair] for pair in pairs)) / larger for name, table in tables.items()}
+        weights = self.matching_weights or {name: term.weight for name, term in terms.items()}
+        pairs = matched_pairs(tables, weights, self.matching)
+        counts = {"predicted": len(predicted), "reference": len(reference)}
+        divisor = counts.get(self.normalise, max(counts.values()))
+        return {name: float(sum(table[pair] for pair in pairs)) / divisor for name, table in tables.items()}
+
+
+def _checked(terms: Mapping[str, Any]) -> dict[str, Term]:
+    """The terms that are used, their arguments checked."""
+    given = {name: term for name, term in terms.items() if term is not None}
+    if not given:
+        raise ConfigError(f"reward.terms={terms!r}: must name one term or more")
+    for name, term in given.items():
+        if not isinstance(term, AnswerTerm | InstanceTerm | GroupTerm):
+            raise ConfigError(f"reward.terms.{name}={term!r}: must be an option with the _target_ of a reward term")
+        term.check(f"reward.terms.{name}")
+    used = {name: term for name, term in given.items() if term.used}
+    for name, term in used.items():
+        simple = [other for other, gate in used.items() if other != name and not gate.gate]
+        if unknown := sorted(set(term.gate) - set(simple)):
+            raise ConfigError(
+                f"reward.terms.{name}.gate={unknown}: must name terms that are paid or reported and have no gate of "
+                f"their own: {', '.join(simple)}"
+            )
+    return used
+
+
+def _is_accuracy(term: Term) -> bool:
+    """Whether the rule for questions without a target and for empty answers decides about ``term``."""
+    return isinstance(term, InstanceTerm) or (isinstance(term, AnswerTerm) and term.by_rule)
+
+
+def _passes(term: Term, values: Mapping[str, float]) -> bool:
+    """Whether the raw ``values`` of an answer pass the gate of ``term``."""
+    return all(values[name] >= least for name, least in term.gate.items())
+
+
+def _fill(rows: Sequence[dict[str, float]], name: str, column: Sequence[float]) -> None:
+    for row, value in zip(rows, column, strict=True):
+        row[name] = value

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -22,6 +22,7 @@ from grasp_rl.distributed.process_group import ProcessGroup
 from grasp_rl.grpo.advantages import advantages
 from grasp_rl.grpo.loss import StepSize
 from grasp_rl.interfaces import Generator, Policy
+from grasp_rl.rewards.rubric import Rubric
 from grasp_rl.rollouts.reward_worker import RewardWorker, result_of
 from grasp_rl.types import Completion, FinishReason, GroupOutcome, Rollout, RolloutGroup, Sample
 
@@ -62,11 +63,26 @@ class RolloutBatch:
         """Seconds spent on waiting for rewards."""
         self._pending: list[PendingGroup] = []
         self._judged: list[RolloutGroup] = []
+        self._rewarded: list[list[Rollout]] = []
+        """The rollouts of the first groups, where they were compared with one another."""
 
     def add(self, pending: Sequence[PendingGroup], asked: int) -> None:
         """Take up the groups that came of ``asked`` questions."""
         self._pending += pending
         self.asked += asked
+
+    def compare(self, rubric: Rubric, step: int) -> None:
+        """Add the terms that compare answers within a batch: what was generated on all ranks since the last call.
+
+        All ranks call it together; it waits until everything is rewarded.
+        """
+        new = [self._wait(pending) for pending in self._pending[len(self._rewarded) :]]
+        shares = self.process_group.all_gather([[(r.reward, r.answer) for r in group] for group in new])
+        pairs = [pair for share in shares for group in share for pair in group]
+        whole = rubric.with_batch_terms([reward for reward, _ in pairs], [answer for _, answer in pairs], step)
+        rank = self.process_group.rank
+        rewards = iter(whole[sum(len(group) for share in shares[:rank] for group in share) :])
+        self._rewarded += [[replace(rollout, reward=next(rewards)) for rollout in group] for group in new]
 
     def __iter__(self) -> Iterator[RolloutGroup]:
         wanted = -(-self.algorithm.prompts_per_step // self.process_group.world_size)
@@ -80,10 +96,10 @@ class RolloutBatch:
 
     def _group(self, place: int) -> RolloutGroup:
         while place >= len(self._judged):
-            pending = self._pending[len(self._judged)]
-            begun = time.perf_counter()
-            rollouts = tuple(result_of(pending.rewarded))
-            self.waited_s += time.perf_counter() - begun
+            number = len(self._judged)
+            pending = self._pending[number]
+            compared = number < len(self._rewarded)
+            rollouts = tuple(self._rewarded[number] if compared else self._wait(pending))
             rewards = torch.tensor([[r.reward.reward for r in rollouts]])
             gains = advantages(rewards, baseline=self.algorithm.baseline, scale=self.algorithm.scale_advantages)
             self._judged.append(
@@ -92,6 +108,12 @@ class RolloutBatch:
                 )
             )
         return self._judged[place]
+
+    def _wait(self, pending: PendingGroup) -> list[Rollout]:
+        begun = time.perf_counter()
+        rollouts = result_of(pending.rewarded)
+        self.waited_s += time.perf_counter() - begun
+        return rollouts
 
     @property
     def groups(self) -> list[RolloutGroup]:
@@ -166,6 +188,9 @@ def collect_rollouts(
         if config.algorithm.sampling_rounds > 1:  # which groups are learned from goes by the question
             result.sort(key=attrgetter("question"))
         rollouts.add(result, len(mine))
+        reward = reward_worker.pipeline.reward
+        if isinstance(reward, Rubric) and reward.group_terms("batch"):
+            rollouts.compare(reward, step)
         first += len(samples)
         if number + 1 < config.algorithm.sampling_rounds:
             enough = process_group.all_reduce_sum({"groups": len(list(rollouts))})["groups"]
@@ -208,5 +233,5 @@ def _one_round(
             sample=sample,
             prompt=prompt,
             completions=completions,
-            rewarded=reward_worker.submit(sample, prompt.frame, completions),
+            rewarded=reward_worker.submit(sample, prompt.frame, completions, step),
         )

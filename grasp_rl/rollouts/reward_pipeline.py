@@ -40,7 +40,9 @@ class RewardPipeline:
     always_segment: bool = False
     """Predict masks even where the reward needs none: evaluation does."""
 
-    def run(self, sample: Sample, frame: Any, completions: Sequence[Completion]) -> list[SegmentedRollout]:
+    def run(
+        self, sample: Sample, frame: Any, completions: Sequence[Completion], step: int | None = None
+    ) -> list[SegmentedRollout]:
         """One rollout per completion; the image is encoded at most once, and only if some answer needs it.
 
         An instance that lies in ignored pixels alone is neither rewarded nor punished.
@@ -49,19 +51,24 @@ class RewardPipeline:
             sample: with a mask, boxes and points, as the reward's ``needs`` say.
             frame: the policy's coordinate frame for this image.
             completions: the siblings.
+            step: the optimizer step that the reward's schedules are at; None for their end.
 
         Raises:
             ConfigError: the sample lacks what the reward needs.
         """
         labels = self.labels(sample)
-        answers = [parse(c.text, self.prompt, frame, self.parsing) for c in completions]
+        answers = [
+            replace(parse(c.text, self.prompt, frame, self.parsing), text=c.text, tokens=len(c.token_ids))
+            for c in completions
+        ]
         predictions: list[MaskPrediction | None] = [None] * len(answers)
         if self.always_segment or "mask" in self.reward.needs:
             predictions = list(segment(self.segmenter, sample.image, answers, name=sample.sample_id))
         counted = [replace(a, prompts=outside(a.prompts, sample.ignore_mask)) for a in answers]
+        rewards = self.reward.score_group(counted, labels, predictions, step)
         return [
-            SegmentedRollout(completion=c, answer=a, masks=p, reward=self.reward(rewarded, labels, p))
-            for c, a, rewarded, p in zip(completions, answers, counted, predictions, strict=True)
+            SegmentedRollout(completion=c, answer=a, masks=p, reward=r)
+            for c, a, p, r in zip(completions, answers, predictions, rewards, strict=True)
         ]
 
     def labels(self, sample: Sample) -> WeakLabels | Labels:
@@ -71,14 +78,23 @@ class RewardPipeline:
                 f"reward: sample {sample.sample_id} has no boxes or points and this reward needs them; take a mask "
                 "reward such as reward=think2seg, or data with boxes and points"
             )
+        image = sample.image if "image" in self.reward.needs else None
         if "mask" not in self.reward.needs:
-            return WeakLabels(instances=sample.weak_labels or (), image_size=sample.size)
+            return WeakLabels(
+                instances=sample.weak_labels or (), image_size=sample.size, image=image, query=sample.query
+            )
         if sample.target_mask is None:
             raise ConfigError(
                 f"reward: sample {sample.sample_id} has no mask and this reward needs one; take a mask-free one, such "
                 "as reward=grasp, or data with masks"
             )
-        return Labels(target_mask=sample.target_mask, instances=sample.weak_labels, ignore_mask=sample.ignore_mask)
+        return Labels(
+            target_mask=sample.target_mask,
+            instances=sample.weak_labels,
+            ignore_mask=sample.ignore_mask,
+            image=image,
+            query=sample.query,
+        )
 
 
 def segment(segmenter: Segmenter, image: Image, answers: Sequence[Answer], *, name: str) -> list[MaskPrediction]:

@@ -41,25 +41,29 @@ class RewardWorker:
         elif self.where == "thread":
             self._executor = ThreadPoolExecutor(1, "reward_worker")
 
-    def submit(self, sample: Sample, frame: Any, completions: Sequence[Completion]) -> Future[list[Rollout]]:
-        """The rollouts of ``completions``, when they are rewarded; their masks stay behind.
+    def submit(
+        self, sample: Sample, frame: Any, completions: Sequence[Completion], step: int | None = None
+    ) -> Future[list[Rollout]]:
+        """The rollouts of ``completions``, when they are rewarded as in optimizer step ``step``; masks stay behind.
 
         What the pipeline raises is raised by the future's ``result``.
         """
         if self.where == "process" and self._executor is not None:
             try:
-                return self._executor.submit(_run, sample, frame, completions)
+                return self._executor.submit(_run, sample, frame, completions, step)
             except BrokenProcessPool as error:
                 raise _worker_died(error) from error
         if self._executor is not None:
-            return self._executor.submit(self._run, sample, frame, completions)
+            return self._executor.submit(self._run, sample, frame, completions, step)
         done: Future[list[Rollout]] = Future()
-        done.set_result(self._run(sample, frame, completions))
+        done.set_result(self._run(sample, frame, completions, step))
         return done
 
-    def _run(self, sample: Sample, frame: Any, completions: Sequence[Completion]) -> list[Rollout]:
+    def _run(
+        self, sample: Sample, frame: Any, completions: Sequence[Completion], step: int | None = None
+    ) -> list[Rollout]:
         with torch.cuda.stream(self._stream) if self._stream else contextlib.nullcontext():
-            return run_without_masks(self.pipeline, sample, frame, completions)
+            return run_without_masks(self.pipeline, sample, frame, completions, step)
 
     def close(self) -> None:
         """End the process or thread; what it has not begun is forgotten."""
@@ -87,10 +91,10 @@ def _worker_died(error: BrokenProcessPool) -> RuntimeError:
 
 
 def run_without_masks(
-    pipeline: RewardPipeline, sample: Sample, frame: Any, completions: Sequence[Completion]
+    pipeline: RewardPipeline, sample: Sample, frame: Any, completions: Sequence[Completion], step: int | None = None
 ) -> list[Rollout]:
     """The rollouts of ``completions`` without their masks, which stay in the worker."""
-    return [rollout.without_masks() for rollout in pipeline.run(sample, frame, completions)]
+    return [rollout.without_masks() for rollout in pipeline.run(sample, frame, completions, step)]
 
 
 _pipelines: list[RewardPipeline] = []
@@ -112,8 +116,8 @@ def _exit_with(parent: int) -> None:
     os._exit(1)
 
 
-def _run(sample: Sample, frame: Any, completions: Sequence[Completion]) -> list[Rollout]:
-    return run_without_masks(_pipelines[0], sample, frame, completions)
+def _run(sample: Sample, frame: Any, completions: Sequence[Completion], step: int | None) -> list[Rollout]:
+    return run_without_masks(_pipelines[0], sample, frame, completions, step)
 
 
 @contextlib.contextmanager

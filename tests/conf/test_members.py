@@ -74,9 +74,9 @@ class CentreDistance(InstanceTerm):
     needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"fraction": (1e-6, 1)}
 
-    def table(self, predicted, reference, side):
+    def table(self, predicted, reference, size):
         distances = [[math.dist(centre(a.box), centre(b.box)) for b in reference] for a in predicted]
-        return np.array([[closeness(d / side, "soft", self.fraction) for d in row] for row in distances], float)
+        return np.array([[closeness(d / max(size), "soft", self.fraction) for d in row] for row in distances], float)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from rubrics import rubric
 sys.path.insert(0, str(Path(__file__).parent))
 
 import harness
+from scripted import OneByOne
 
 from grasp_rl.config.schema import (
     AlgorithmConfig,
@@ -189,7 +190,7 @@ def _rank(pid: int) -> int | None:
 # --- numbers that are none
 
 
-class Moody:
+class Moody(OneByOne):
     """A reward that is no number now and then."""
 
     needs = frozenset({"boxes"})
@@ -203,7 +204,7 @@ class Moody:
         return RewardBreakdown(reward=value, terms={})
 
 
-class Spread:
+class Spread(OneByOne):
     """A reward that always tells siblings apart."""
 
     needs = frozenset({"boxes"})

@@ -1,11 +1,13 @@
-"""What all reward terms share: a weight, what they need, and the checks of their arguments."""
+"""What all reward terms share: a weight and its schedule, what they need, and the checks of their arguments."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
+
+import numpy as np
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.geometry import FloatArray
@@ -17,12 +19,21 @@ MODES = ("soft", "threshold")
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """A weighted part of a reward; subclasses are an :class:`AnswerTerm` or an :class:`InstanceTerm`."""
+    """A weighted part of a reward: an :class:`AnswerTerm`, an :class:`InstanceTerm` or a :class:`GroupTerm`."""
 
     weight: float = 1.0
-    """Factor in the reward; a term of weight 0 is reported all the same."""
+    """Factor in the reward."""
+    audit: bool = True
+    """Report the term even where its weight is 0; without, such a term is never computed."""
+    start_weight: float | None = None
+    """Weight before the first optimizer step, from which it goes to ``weight`` in a straight line; null for a constant
+    weight."""
+    ramp_steps: int = 0
+    """Optimizer steps from ``start_weight`` to ``weight``."""
+    gate: dict[str, float] = field(default_factory=dict)
+    """Pay the term only where each of these terms, by name, has at least this raw value."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What of the labels it compares with: of boxes, points, mask."""
+    """What of the labels it compares with: of boxes, points, mask, image."""
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """Bounds of numeric arguments by name, both included."""
     choices: ClassVar[Mapping[str, Sequence[str]]] = {}
@@ -37,7 +48,9 @@ class Term:
         Raises:
             ConfigError: naming ``<key>.<argument>``, what was found and what is valid.
         """
-        for name, (low, high) in ({"weight": (0.0, math.inf)} | dict(self.ranges)).items():
+        shared = {"weight": (0.0, math.inf), "ramp_steps": (0.0, math.inf)}
+        shared |= {} if self.start_weight is None else {"start_weight": (0.0, math.inf)}
+        for name, (low, high) in (shared | dict(self.ranges)).items():
             value = getattr(self, name)
             number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
             if not (math.isfinite(number) and low <= number <= high):
@@ -45,6 +58,21 @@ class Term:
         for name, valid in self.choices.items():
             if getattr(self, name) not in valid:
                 raise ConfigError(f"{key}.{name}={getattr(self, name)!r}: must be one of {', '.join(valid)}")
+        if (self.start_weight is None) != (self.ramp_steps == 0):
+            raise ConfigError(
+                f"{key}.start_weight={self.start_weight!r}: goes with {key}.ramp_steps > 0, and not without"
+            )
+
+    @property
+    def used(self) -> bool:
+        """Whether the term is ever paid or reported."""
+        return self.audit or self.weight > 0 or bool(self.start_weight)
+
+    def weight_at(self, step: int | None) -> float:
+        """The weight in optimizer step ``step``, from 0; None for the last one."""
+        if step is None or self.start_weight is None:
+            return self.weight
+        return self.start_weight + (self.weight - self.start_weight) * min(1.0, step / self.ramp_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +81,11 @@ class AnswerTerm(Term):
 
     accuracy: ClassVar[bool] = True
     """Whether the rubric's rule for questions without a target and for empty answers replaces its value."""
+
+    @property
+    def by_rule(self) -> bool:
+        """:attr:`accuracy`, where no argument of the term says otherwise."""
+        return self.accuracy
 
     def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
         """The raw value in [0, 1]; an accuracy term is asked only where there are a target and an answer."""
@@ -63,15 +96,35 @@ class AnswerTerm(Term):
 class InstanceTerm(Term):
     """A term about pairs of predicted and reference instances, summed by the rubric over the matched pairs."""
 
-    def table(self, predicted: Sequence[SpatialPrompt], reference: Sequence[SpatialPrompt], side: float) -> FloatArray:
+    def table(
+        self, predicted: Sequence[SpatialPrompt], reference: Sequence[SpatialPrompt], size: tuple[int, int]
+    ) -> FloatArray:
         """[M, N] raw values in [0, 1] of every pair; a pair that lacks what the term compares scores 0.
 
         Args:
             predicted: M instances of the answer.
             reference: N instances of the labels.
-            side: the image's longer side in pixels.
+            size: (height, width) of the image in pixels.
         """
         raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupTerm(Term):
+    """A term that compares completions with one another."""
+
+    scope: str = "group"
+    """Among which completions: those of one question (group), or of all questions of the optimizer step (batch)."""
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {"scope": ("group", "batch")}
+
+    def values(self, answers: Sequence[Answer], valid: Sequence[bool]) -> list[float]:
+        """The raw value in [0, 1] of each answer; 0 where it is not ``valid`` (see ``gate``)."""
+        raise NotImplementedError
+
+
+def boxes_of(instances: Sequence[SpatialPrompt]) -> FloatArray:
+    """[M, 4] boxes, NaN where an instance has none."""
+    return np.array([item.box or (math.nan,) * 4 for item in instances], float).reshape(len(instances), 4)
 
 
 def closeness(distance: float, mode: str, fraction: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,15 +10,27 @@ from grasp_rl.interfaces import Labels, WeakLabels
 from grasp_rl.rewards.terms.base import AnswerTerm
 from grasp_rl.types import Answer, MaskPrediction, ParseStatus
 
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ThinkFormat(AnswerTerm):
-    """1 iff the completion is one thought, then one answer, and nothing else."""
+    """1 iff the completion is a thought, then an answer.
 
+    ``layout``: one thought, then one answer, and nothing else. ``tags_once``: each of the four tags once, in order,
+    whatever stands around them.
+    """
+
+    mode: str = "layout"
     accuracy: ClassVar[bool] = False
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {"mode": ("layout", "tags_once")}
 
     def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
-        return float(answer.think_layout)
+        if self.mode == "layout":
+            return float(answer.think_layout)
+        places = [answer.text.find(tag) for tag in TAGS]
+        once = all(answer.text.count(tag) == 1 for tag in TAGS)
+        return float(once and places == sorted(places))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,3 +58,26 @@ class NoRepetition(AnswerTerm):
 
     def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
         return float(answer.repeated_sentences < self.most)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptBoxes(AnswerTerm):
+    """Mean over instances of: the box is that of the turn before, and all positive points lie strictly inside it.
+
+    0 where the number of instances differs from the turn before's (SocioReasoner's second turn).
+    """
+
+    accuracy: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset({"turn"})
+
+    def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
+        before = labels.previous
+        if before is None or not answer.prompts or len(before.prompts) != len(answer.prompts):
+            return 0.0
+        kept = [
+            item.box is not None
+            and item.box == old.box
+            and all(item.box[0] < x < item.box[2] and item.box[1] < y < item.box[3] for x, y in item.positive_points)
+            for item, old in zip(answer.prompts, before.prompts, strict=True)
+        ]
+        return sum(kept) / len(kept)

@@ -1,4 +1,4 @@
-"""Point terms: distance of predicted and reference points, and points inside the reference box."""
+"""Point terms: distance of predicted and reference points, points inside boxes, their number, labels of given points."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import ClassVar
 import numpy as np
 
 from grasp_rl.geometry import FloatArray, match
-from grasp_rl.rewards.terms.base import MODES, InstanceTerm, closeness
-from grasp_rl.types import BoolMask, Box, Point, SpatialPrompt
+from grasp_rl.interfaces import Labels, WeakLabels
+from grasp_rl.rewards.terms.base import MODES, AnswerTerm, InstanceTerm, closeness
+from grasp_rl.types import Answer, BoolMask, Box, MaskPrediction, Point, SpatialPrompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,11 @@ class PointDistance(InstanceTerm):
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"fraction": (1e-6, 1)}
     choices: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES}
 
-    def table(self, predicted: Sequence[SpatialPrompt], reference: Sequence[SpatialPrompt], side: float) -> FloatArray:
+    def table(
+        self, predicted: Sequence[SpatialPrompt], reference: Sequence[SpatialPrompt], size: tuple[int, int]
+    ) -> FloatArray:
+        side = float(max(size))
+
         def score(a: SpatialPrompt, b: SpatialPrompt) -> float:
             if not a.positive_points or not b.positive_points:
                 return 0.0
@@ -46,9 +51,50 @@ class PointsInside(InstanceTerm):
 
     needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
 
-    def table(self, predicted: Sequence[SpatialPrompt], reference: Sequence[SpatialPrompt], side: float) -> FloatArray:
+    def table(
+        self, predicted: Sequence[SpatialPrompt], reference: Sequence[SpatialPrompt], size: tuple[int, int]
+    ) -> FloatArray:
         rows = [[points_inside(a.positive_points, b.box) if b.box else 0.0 for b in reference] for a in predicted]
         return np.array(rows, float)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointsInOwnBox(AnswerTerm):
+    """Share of the instances all of whose positive points lie inside their own box."""
+
+    def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
+        inside = [
+            item.box is not None and points_inside(item.positive_points, item.box) == 1 for item in answer.prompts
+        ]
+        return sum(inside) / len(inside)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointCount(AnswerTerm):
+    """Mean over instances of exp(-(n - ``ideal``)^2 / (2 ``sigma``^2)) for n positive points (SocioReasoner: 2, 2)."""
+
+    ideal: int = 2
+    sigma: float = 2.0
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"ideal": (0, 100), "sigma": (1e-3, 100)}
+
+    def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
+        counts = [len(item.positive_points) for item in answer.prompts]
+        return sum(math.exp(-((n - self.ideal) ** 2) / (2 * self.sigma**2)) for n in counts) / len(counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointLabels(AnswerTerm):
+    """Share of the given candidate points whose label, 1 on the target and 0 off it, the answer says right (ReSaP).
+
+    Labels are compared in order up to the shorter list and divided by the number of candidates.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
+
+    def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
+        true = labels.point_labels
+        right = sum(said == label for said, label in zip(answer.point_labels, true, strict=False))
+        return right / len(true) if true else 0.0
 
 
 def point_distance(predicted: Sequence[Point], reference: Sequence[Point]) -> float:
