@@ -38,7 +38,7 @@ class RandomBox:
     def expected(
         self, terms: Mapping[str, InstanceTerm], weights: Mapping[str, float], labels: WeakLabels | Labels
     ) -> float:
-        """Weighted sum of the instance terms that a random box earns on average, with the reference box it fits best."""
+        """Weighted sum of the instance terms that a random box earns on average, by the reference box it fits best."""
         if not terms or not labels.instances:
             return 0.0
         height, width = labels.image_size

@@ -1,4 +1,4 @@
-"""Box terms: IoU, edges and centre of predicted and reference boxes, the number of instances, area, average precision."""
+"""Box terms: IoU, edges and centre of predicted and reference boxes, number of instances, area, average precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Point terms: distance of predicted and reference points, points inside boxes, their number, labels of given points."""
+"""Point terms: distance of predicted and reference points, points inside boxes, their number, labels of candidates."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -57,7 +58,7 @@ class TextEncoder(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class HashingEncoder:
-    """Counts of words and word pairs, hashed into ``dimensions`` places with a sign (arXiv 0902.2206); needs no model."""
+    """Counts of words and word pairs, hashed into ``dimensions`` signed places (arXiv 0902.2206); needs no model."""
 
     dimensions: int = 4096
 
@@ -66,7 +67,7 @@ class HashingEncoder:
         vectors = np.zeros((len(texts), self.dimensions))
         for vector, text in zip(vectors, texts, strict=True):
             words = re.findall(r"\w+", text.lower())
-            for token in (*words, *map(" ".join, zip(words, words[1:], strict=False))):
+            for token in (*words, *map(" ".join, pairwise(words))):
                 code = zlib.crc32(token.encode())
                 vector[(code >> 1) % self.dimensions] += 1 if code & 1 else -1
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
