@@ -15,6 +15,7 @@ from grasp_rl.types import (
     Completion,
     Image,
     MaskPrediction,
+    Point,
     RewardBreakdown,
     Sample,
     SpatialPrompt,
@@ -32,12 +33,15 @@ class CoordinateFrame:
     """Extent of x in the spoken frame: the resized width, or 1000."""
     height: float
     image_width: int
-    """Width of the original image in pixels."""
+    """Width in original-image pixels of what was shown: of the whole image, or of a window of it."""
     image_height: int
+    left: int = 0
+    """Left edge of that window in original-image pixels."""
+    top: int = 0
 
     @property
     def scale(self) -> tuple[float, float]:
-        """Multiply spoken (x, y) by this to get original-image pixels."""
+        """Multiply spoken (x, y) by this to get original-image pixels from the window's corner on."""
         return self.image_width / self.width, self.image_height / self.height
 
 
@@ -64,8 +68,24 @@ class Policy(Protocol):
 
     def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
-    def encode(self, image: Image, query: str, prompt: PromptConfig) -> Any:
-        """The encoded prompt for ``image`` [H, W, 3] uint8 RGB and ``query`` under a prompt scheme."""
+    def encode(
+        self,
+        image: Image,
+        query: str,
+        prompt: PromptConfig,
+        more_images: Sequence[Image] = (),
+        candidates: Sequence[Point] = (),
+    ) -> Any:
+        """The encoded prompt for ``image`` [H, W, 3] uint8 RGB, further images and ``query`` under a prompt scheme.
+
+        ``candidates`` are points in original-image pixels that the question lists, in the policy's own coordinates.
+        """
+        ...
+
+    def encode_next_turn(
+        self, before: Any, said: Completion, image: Image, query: str, prompt: PromptConfig, feedback: str = ""
+    ) -> Any:
+        """The prompt of the turn after ``said``, the answer to the prompt ``before``, which shows ``image``."""
         ...
 
     @property
@@ -175,8 +195,6 @@ class WeakLabels:
     """Labels of the question's candidate points, 1 on the target; () where it has none."""
     choice: str | None = None
     """Which of several images is the right one; None where the question does not ask for that."""
-    previous: Answer | None = None
-    """The answer of the turn before; None in the first turn."""
 
     @property
     def has_target(self) -> bool:
@@ -198,7 +216,6 @@ class Labels:
     query: str = ""
     point_labels: tuple[int, ...] = ()
     choice: str | None = None
-    previous: Answer | None = None
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -77,6 +77,14 @@ class Sample:
     """What the dataset says of the question beside its target, such as ``category`` or ``no_target``; for breakdowns of
     scores, seen by no model and no reward."""
 
+    more_images: tuple[Image, ...] = ()
+    """[H, W, 3] uint8 RGB each: images that the question shows behind the first."""
+    candidates: SpatialPrompt | None = None
+    """Points that the question asks about, each with its true label; None where it asks about none."""
+    choice: str | None = None
+    """The letter of the right one of ``more_images``, where the question asks for one."""
+    task: str = ""
+    """Name of the run's task that asks the question; empty for the first."""
     instance_masks: Callable[[], list[BoolMask]] | None = field(default=None, compare=False, repr=False)
     """Draws [H, W] of each instance in the dataset's order, for an evaluation that compares one by one; None where the
     dataset names no instances, or no masks of them."""
@@ -129,6 +137,8 @@ class Answer:
     """Labels that the answer gives to the question's candidate points: 1 on the target, 0 off it."""
     choice: str | None = None
     """Which of several images the answer names, where the question asks for that."""
+    previous: Answer | None = field(default=None, compare=False, repr=False)
+    """The answer of the turn before; None in the first turn."""
     text: str = field(default="", compare=False, repr=False)
     """The completion, where a reward term reads it."""
     tokens: int = field(default=0, compare=False)
@@ -269,10 +279,20 @@ class RolloutGroup:
 
     sample: Sample
     prompt: Any
-    """The policy's encoded prompt (policies decide its type)."""
+    """The policy's encoded prompt (policies decide its type), of the first turn."""
     rollouts: tuple[Rollout, ...]
     advantages: tuple[float, ...]
     """[G] how much better each rollout is than its siblings."""
+    turn: int = 0
+    """Turn that the rollouts belong to, from 0."""
+
+    continuations: tuple[Any, ...] | None = None
+    """In a later turn, [G] what each sibling was asked: an encoded prompt that begins with ``prompt``."""
+
+    @property
+    def task(self) -> str:
+        """Name of the task that they were asked in; empty for the first."""
+        return self.sample.task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,3 +303,5 @@ class GroupOutcome:
     """Its number in the optimizer step, over all ranks and sampling rounds."""
     rollouts: tuple[Rollout, ...]
     advantages: tuple[float, ...]
+    turn: int = 0
+    task: str = ""

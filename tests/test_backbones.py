@@ -28,7 +28,7 @@ from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.types import EncodedPrompt
 from grasp_rl.prompts.parse import parse
 from grasp_rl.prompts.render import build_messages, format_answer
-from grasp_rl.types import SpatialPrompt
+from grasp_rl.types import Completion, FinishReason, SpatialPrompt
 
 PROMPT = PromptConfig(positive_points=1)
 SQUARES = {"qwen2_5_vl": 112, "qwen3_vl": 128, "internvl": 112, "llava": 100, "llava_onevision": 112}
@@ -93,6 +93,65 @@ def test_greedy_answers_equal_generate(policy: HfVlmPolicy) -> None:
         stock = policy.stock.generate(**stock_inputs(policy, prompt), max_new_tokens=12, do_sample=False)
         expected = tuple(stock[0, len(prompt.input_ids) :].tolist())
         assert all(c.token_ids == expected for c in group)
+
+
+def test_two_images_equal_the_stock_model(policy: HfVlmPolicy) -> None:
+    """A question with two images of two sizes: the stock log-probabilities, as many image tokens as features."""
+    prompt = policy.encode(image(100, 140), "which", PROMPT, [image(84, 84)])
+    features = policy.encode_images([prompt])[0]
+    assert len(features.tokens) == int((prompt.input_ids == policy.image_token_id).sum())
+    completion = (45, 46, 47)
+    found = policy.logprobs(policy.embed([prompt]), [[completion]]).logp[0, 0]
+    logits = policy.stock(**stock_inputs(policy, prompt, completion)).logits
+    scored = torch.log_softmax(logits[0, len(prompt.input_ids) - 1 : -1], -1)
+    assert (found - scored.gather(-1, torch.tensor(completion)[:, None])[:, 0]).abs().max() < 1e-5
+    other = policy.encode(image(100, 140), "which", PROMPT, [image(85, 85)])
+    assert (policy.logprobs(policy.embed([other]), [[completion]]).logp[0, 0] - found).abs().max() > 1e-4
+
+
+def test_second_turns_behind_a_shared_first_one_equal_rows_of_their_own(policy: HfVlmPolicy) -> None:
+    """[prompt | turn 1 and image 2 and completion | ...] against the stock model on each conversation alone."""
+    first = policy.encode(image(100, 140), "the roof", PROMPT)
+    ends = policy.tokenizer.eos_token_id
+    said = [
+        Completion(token_ids=ids, logprobs=(0.0,) * len(ids), text="", finish_reason=FinishReason.STOP)
+        for ids in ((45, 46, ends), (47, 48, 49, 50))
+    ]
+    later = [
+        policy.encode_next_turn(first, s, image(size, 84), "look again", PROMPT)
+        for s, size in zip(said, (84, 112), strict=True)
+    ]
+    for turn, before in zip(later, said, strict=True):
+        start = turn.shared
+        assert turn.input_ids[:start].tolist() == first.input_ids.tolist()
+        own = [token for token in before.token_ids if token != ends]
+        assert turn.input_ids[start : start + len(own)].tolist() == own
+        assert int(turn.input_ids[start + len(own)]) == ends
+        seen = int((turn.input_ids == policy.image_token_id).sum())
+        assert seen == len(policy.encode_images([turn])[0].tokens)
+        assert turn.images[0] is first.images[0]
+    answers = [(45, 46, 47), (48, 49)]
+    rows = [[(*t.input_ids[t.shared :].tolist(), *a) for t, a in zip(later, answers, strict=True)]]
+    context = [[len(t.input_ids) - t.shared for t in later]]
+    kwargs: dict[str, Any] = {"continuations": [later], "unscored": context}
+    logp, _, valid, _ = policy([first], rows, **kwargs)
+    assert logp is not None
+    assert valid is not None
+    assert valid.sum() == sum(map(len, answers))
+    logp.sum().backward()
+    found = {name: p.grad.clone() for name, p in policy.stock.named_parameters() if p.grad is not None}
+    policy.zero_grad()
+    for g, (turn, answer) in enumerate(zip(later, answers, strict=True)):
+        logits = policy.stock(**stock_inputs(policy, turn, answer)).logits
+        scored = torch.log_softmax(logits[0, len(turn.input_ids) - 1 : -1], -1)
+        expected = scored.gather(-1, torch.tensor(answer)[:, None])[:, 0]
+        expected.sum().backward()
+        begin = context[0][g]
+        assert (logp[0, g, begin : begin + len(answer)] - expected).abs().max() < 1e-5
+    for name, parameter in policy.stock.named_parameters():
+        if parameter.grad is not None:
+            scale = parameter.grad.abs().max().clamp(min=1)
+            assert (found[name] - parameter.grad).abs().max() < 2e-5 * scale, name
 
 
 def image_only(family: str, policy: HfVlmPolicy) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,19 @@ from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.prompts.parse import parse
 from grasp_rl.prompts.render import build_messages, format_answer
-from grasp_rl.types import ParseStatus, SpatialPrompt
+from grasp_rl.types import Answer, ParseStatus, SpatialPrompt
 
 OPTIONS = {
     path.stem: yaml.safe_load(path.read_text())
     for path in sorted((Path(str(files("grasp_rl.conf"))) / "prompt").glob("*.yaml"))
 }
 SCHEMES = {name: PromptConfig(**{**option, "template": "think2seg"}) for name, option in OPTIONS.items()}
+SPOKEN = {name: scheme for name, scheme in SCHEMES.items() if scheme.answer in ("instances", "boxes")}
+"""Schemes whose answers name places."""
 PIXELS = CoordinateFrame(width=840, height=616, image_width=1024, image_height=768)
 THOUSAND = CoordinateFrame(width=1000, height=1000, image_width=256, image_height=1500)
 FRAMES = {"pixels": PIXELS, "thousand": THOUSAND}
-KEEP_ALL = ParsingConfig(nms_iou=1.0, require_fence=True)
+KEEP_ALL = ParsingConfig(nms_iou=1.0)
 
 
 def text_of(message: dict[str, Any]) -> str:
@@ -42,8 +45,13 @@ def random_instances(draw: np.random.Generator, count: int, frame: CoordinateFra
         high = draw.uniform(low + 2 * scale, size)
         points = tuple((float(x), float(y)) for x, y in draw.uniform(0, size, (16, 2)))
         box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
-        items.append(SpatialPrompt(box=box, point_coords=points, point_labels=(1,) * 8 + (0,) * 8))
+        items.append(SpatialPrompt(box=box, point_coords=points, point_labels=(1,) * 8 + (0,) * 8, category="roof"))
     return items
+
+
+def said_of(answer: Answer, prompt: PromptConfig) -> list[SpatialPrompt]:
+    """The instances as the answer named them, without points that were derived from boxes."""
+    return [replace(p, point_coords=(), point_labels=()) if prompt.center_point else p for p in answer.prompts]
 
 
 def test_packaged_schemes() -> None:
@@ -56,6 +64,12 @@ def test_packaged_schemes() -> None:
         "box_2pos_2neg": (True, 2, 2),
         "visionreasoner": (True, 1, 0),
         "seg_zero": (True, 2, 0),
+        "keypoints": (True, 2, 0),
+        "box_center": (True, 0, 0),
+        "boxes_thousand": (True, 0, 0),
+        "detection": (True, 0, 0),
+        "point_labels": (False, 0, 0),
+        "choice": (False, 0, 0),
     }
     assert all(option["scheme"] == name for name, option in OPTIONS.items())
     assert all(option["template"] == "${policy.prompt_template}" for option in OPTIONS.values())
@@ -120,16 +134,18 @@ def test_format_answer_refuses_what_it_cannot_say() -> None:
 
 
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
-@pytest.mark.parametrize("prompt", SCHEMES.values(), ids=SCHEMES)
+@pytest.mark.parametrize("prompt", SPOKEN.values(), ids=SPOKEN)
 def test_round_trip_moves_nothing_by_more_than_half_a_unit(prompt: PromptConfig, frame: CoordinateFrame) -> None:
     draw, half = np.random.default_rng(0), np.array(frame.scale) / 2 + 1e-9
     for count in (0, 1) if prompt.single_object else (0, 1, 2, 5, 20):
         items = random_instances(draw, count, frame)
         answer = parse(format_answer(items, "A thought.", frame, prompt), prompt, frame, KEEP_ALL)
         assert answer.status is ParseStatus.OK
-        assert (answer.thinking, answer.think_layout, answer.fenced) == ("A thought.", True, True)
+        fenced = prompt.fence and (count > 0 or not prompt.none)
+        assert (answer.thinking, answer.think_layout, answer.fenced) == ("A thought.", True, fenced)
         assert len(answer.prompts) == count
-        for said, heard in zip(items, answer.prompts, strict=True):
+        for said, heard in zip(items, said_of(answer, prompt), strict=True):
+            assert heard.category == ("roof" if prompt.category_key else None)
             assert (heard.box is not None) == prompt.box
             if said.box is not None and heard.box is not None:
                 assert np.all(np.abs(np.subtract(said.box, heard.box)) <= np.tile(half, 2))
@@ -141,7 +157,7 @@ def test_round_trip_moves_nothing_by_more_than_half_a_unit(prompt: PromptConfig,
 
 
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
-@pytest.mark.parametrize("prompt", SCHEMES.values(), ids=SCHEMES)
+@pytest.mark.parametrize("prompt", SPOKEN.values(), ids=SPOKEN)
 def test_said_again_is_the_same_text(prompt: PromptConfig, frame: CoordinateFrame) -> None:
     text = format_answer(
         random_instances(np.random.default_rng(1), 1 if prompt.single_object else 6, frame), "t", frame, prompt
@@ -157,21 +173,62 @@ def test_think2seg_asks_for_the_scheme_and_shows_it(prompt: PromptConfig) -> Non
     assert user["content"][0] == {"type": "image"}
     text = text_of(user)
     assert 'Where would "boats" {{ dock }}?' in text
-    assert "to 840 at the right" in text
-    assert "to 616 at the bottom" in text
-    assert (prompt.box_key in text) == prompt.box
+    places = prompt.answer in ("instances", "boxes")
+    assert ("to 840 at the right" in text) == (prompt.answer != "choice")
+    assert ("to 616 at the bottom" in text) == (prompt.answer != "choice")
+    assert (prompt.box_key in text) == (prompt.answer == "instances" and prompt.box)
     for key, count in ((prompt.positive_key, prompt.positive_points), (prompt.negative_key, prompt.negative_points)):
         assert (key in text) == (count > 0)
         listed = count > 0 and not prompt.flat_points
         assert (f'"{key}": exactly {count} [x, y] point' in text) == listed
-    assert all(f'"{name}"' in text for name in prompt.fields)
+    assert prompt.answer == "boxes" or all(f'"{name}"' in text for name in prompt.fields)
+    assert not prompt.none or f"write {prompt.none}" in text
     example = text[text.rindex("<think>") :]
-    answer = parse(example, prompt, PIXELS, ParsingConfig(require_fence=True))
-    assert (answer.status, len(answer.prompts), answer.think_layout) == (
-        ParseStatus.OK,
-        1 if prompt.single_object else 2,
-        True,
-    )
+    answer = parse(example, prompt, PIXELS, ParsingConfig(require_fence=prompt.fence))
+    instances = (1 if prompt.single_object else 2) if places else 0
+    assert (answer.status, len(answer.prompts), answer.think_layout) == (ParseStatus.OK, instances, True)
+    assert answer.fenced == prompt.fence
+    assert answer.choice == ("B" if prompt.answer == "choice" else None)
+    assert answer.point_labels == ((1, 0, 1, 1) if prompt.answer == "labels" else ())
+
+
+def test_flat_boxes_none_and_no_thought() -> None:
+    """The forms that released systems speak: a flat list for one box, a word for nothing, an answer alone."""
+    frame = CoordinateFrame(width=100, height=100, image_width=200, image_height=100)
+    center, points, labels = SCHEMES["box_center"], SCHEMES["keypoints"], SCHEMES["point_labels"]
+
+    def read(text: str, scheme: PromptConfig) -> Answer:
+        return parse(f"<answer>{text}</answer>", scheme, frame, ParsingConfig())
+
+    one, two = read("[10,20,30,40]", center), read("[[10,20,30,40],[50,50,60,60]]", center)
+    assert one.prompts == (SpatialPrompt(box=(20, 20, 60, 40), point_coords=((40, 30),), point_labels=(1,)),)
+    assert len(two.prompts) == 2
+    assert read("[]", center).status is ParseStatus.OK
+    assert read("[10,20,30]", center).status is ParseStatus.BAD_SCHEMA
+    assert read("[[10,20,30,40],7]", center).status is ParseStatus.BAD_SCHEMA
+    assert read("[10,20,30,40]", replace(center, flat_single=False)).status is ParseStatus.BAD_SCHEMA
+    assert read("None", points).status is ParseStatus.OK
+    assert read("none", points).status is ParseStatus.BAD_JSON
+    assert read("None", SCHEMES["box"]).status is ParseStatus.BAD_JSON
+    assert format_answer([], "t", frame, points) == "<think>t</think>\n<answer>None</answer>"
+    assert read("[0,1,1]", labels).point_labels == (0, 1, 1)
+    for text in ("[0,2]", "[true]", "[0.5]", "0", '["1"]'):
+        assert read(text, labels).status is ParseStatus.BAD_SCHEMA, text
+    assert read("(B).", SCHEMES["choice"]).choice == "B"
+    assert read("BC", SCHEMES["choice"]).status is ParseStatus.BAD_SCHEMA
+    alone = replace(SCHEMES["box"], thinking=False)
+    text = format_answer([SpatialPrompt(box=(0, 0, 20, 20))], "unsaid", frame, alone)
+    assert text == '<answer>```json\n[{"bbox_2d":[0,0,10,20]}]\n```</answer>'
+    assert parse(text, alone, frame, ParsingConfig()).think_layout
+    assert not parse(f"<think>so</think>{text}", alone, frame, ParsingConfig()).think_layout
+    (_, user) = build_messages("q", frame, alone)
+    assert "<think>" not in text_of(user)
+
+
+def test_several_images_have_a_place_each() -> None:
+    (_, user) = build_messages("Which?", PIXELS, SCHEMES["choice"], images=4)
+    assert user["content"][:4] == [{"type": "image"}] * 4
+    assert "called A, B, C." in text_of(user)
 
 
 def test_compact_is_one_short_turn() -> None:
@@ -180,7 +237,7 @@ def test_compact_is_one_short_turn() -> None:
         (message,) = build_messages("the red roof", PIXELS, PromptConfig(**{**option, "template": "compact"}))
         assert message["role"] == "user"
         assert message["content"][0] == {"type": "image"}
-        query, fields[name] = text_of(message).split("\n")
+        query, _, fields[name] = text_of(message).partition("\n")
         assert query == "the red roof"
     assert fields == {
         "box": "bbox_2d",
@@ -190,6 +247,12 @@ def test_compact_is_one_short_turn() -> None:
         "box_2pos_2neg": "bbox_2d positive_points:2 negative_points:2",
         "visionreasoner": "bbox_2d point_2d:1",
         "seg_zero": "bbox points:2",
+        "keypoints": "bbox_2d keypoint:2",
+        "box_center": "bbox_2d",
+        "boxes_thousand": "bbox_2d",
+        "detection": "bbox_2d label",
+        "point_labels": "",
+        "choice": "",
     }
 
 

@@ -24,10 +24,11 @@ from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.policies.generation.state import ANSWER_ENDS
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.policies.types import Sampling
+from grasp_rl.rewards.stages import FIRST
 from grasp_rl.rollouts.collect import collect_rollouts
 from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
-from grasp_rl.rollouts.reward_worker import RewardWorker, result_of, run_without_masks
+from grasp_rl.rollouts.reward_worker import RewardTask, RewardWorker, result_of, rewarded
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 from grasp_rl.types import Answer, Completion, FinishReason, RewardBreakdown, Sample
 from grasp_rl.utils.keyed_rng import token_uniforms
@@ -215,10 +216,12 @@ def test_every_reward_worker_gives_the_same_rewards(speaking: TinyPolicy, sample
     groups = rolling.generate(speaking, samples[:3], COMPACT, group_size=4, config=RolloutConfig(max_new_tokens=96))
     frames = [speaking.encode(s.image, s.query, COMPACT).frame for s in samples[:3]]
     pipeline, reward_worker = pipeline_of(), RewardWorker(pipeline_of(), where)
-    futures = [reward_worker.submit(*case) for case in zip(samples[:3], frames, groups, strict=True)]
-    for future, case in zip(futures, zip(samples[:3], frames, groups, strict=True), strict=True):
-        rollouts = result_of(future)
-        expected = run_without_masks(pipeline, *case)
+    cases = zip(samples[:3], frames, groups, strict=True)
+    tasks = [RewardTask(sample=s, frames=f, completions=c) for s, f, c in cases]
+    futures = [reward_worker.submit(task) for task in tasks]
+    for future, task in zip(futures, tasks, strict=True):
+        rollouts, _ = result_of(future)
+        expected, _ = rewarded({FIRST: pipeline}, task)
         assert [r.reward for r in rollouts] == [r.reward for r in expected]
         assert [r.answer for r in rollouts] == [r.answer for r in expected]
         assert rollouts == expected
@@ -246,9 +249,9 @@ def test_a_reward_worker_that_dies_is_named(speaking: TinyPolicy, samples: list[
     frame = speaking.encode(samples[0].image, samples[0].query, COMPACT).frame
     said = Completion(token_ids=(1,), logprobs=(-1.0,), text="x", finish_reason=FinishReason.STOP)
     with pytest.raises(RuntimeError, match=r"rollout\.reward_worker=inline"):
-        result_of(reward_worker.submit(samples[0], frame, [said]))
+        result_of(reward_worker.submit(RewardTask(sample=samples[0], frames=frame, completions=[said])))
     with pytest.raises(RuntimeError, match=r"rollout\.reward_worker=inline"):
-        reward_worker.submit(samples[0], frame, [said])
+        reward_worker.submit(RewardTask(sample=samples[0], frames=frame, completions=[said]))
     reward_worker.close()
 
 
@@ -258,6 +261,7 @@ import os, time
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.rewards.rubric import Rubric
 from grasp_rl.rewards.terms.format import ThinkFormat
+from grasp_rl.rewards.stages import FIRST
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.rollouts.reward_worker import RewardWorker
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter

@@ -34,13 +34,44 @@ class PromptConfig:
     negative_key: str = "negative_points"
     flat_points: bool = False
     """Each point a field of its own, [x, y]: KEY where there is one, else KEY_1, KEY_2, ... (Seg-Zero)."""
+    flat_separator: str = "_"
+    """Between KEY and number of a point's field; Geo-R1 has none (keypoint1)."""
     single_object: bool = False
     """The answer is one object, not a list of them; null says that there is none (Seg-Zero)."""
+    category_key: str = ""
+    """Field with the name of the instance's class; empty where instances have none."""
+    answer: str = "instances"
+    """What the answer is: instances; boxes, bare lists of four numbers (RemoteReasoner); labels, 0 or 1 for each
+    candidate point in the question (ReSaP); choice, the letter of one of the images in the question (Geo-R1)."""
+    flat_single: bool = False
+    """With answer=boxes: a single box is a list of four numbers, not a list with such a list in it."""
+    none: str = ""
+    """The word that says that there is nothing; empty where an empty list, or null, says so."""
+    center_point: bool = False
+    """Hand the segmenter each box's centre as a foreground point, too (RemoteReasoner)."""
+    fence: bool = True
+    """Whether the demonstrated answer stands in a ```json fence."""
+    thinking: bool = True
+    """Whether a thought comes before the answer."""
+    coordinates: str = "policy"
+    """policy: the frame that the policy was trained to speak; thousand: 0..1000 on both axes."""
 
     def __post_init__(self) -> None:
+        one_of("prompt.answer", self.answer, ("instances", "boxes", "labels", "choice"))
+        one_of("prompt.coordinates", self.coordinates, ("policy", "thousand"))
+        bare = self.answer != "instances"
+        if bare:
+            require(not self.single_object, "prompt.single_object", self.single_object, "false with this prompt.answer")
+            require(not self.category_key, "prompt.category_key", self.category_key, "empty with this prompt.answer")
+        if self.center_point:
+            require(self.box and not self.positive_points, "prompt.center_point", True, "false where points are said")
+        boxes_alone = self.box and self.positive_points + self.negative_points == 0
+        if self.answer == "boxes":
+            require(boxes_alone, "prompt.answer", self.answer, "instances, where a scheme has points or no box")
         require(0 <= self.positive_points <= 8, "prompt.positive_points", self.positive_points, "in 0..8")
         require(0 <= self.negative_points <= 8, "prompt.negative_points", self.negative_points, "in 0..8")
-        require(self.box or self.positive_points > 0, "prompt.box", self.box, "true, or prompt.positive_points > 0")
+        spatial = self.answer in ("labels", "choice") or self.box or self.positive_points > 0
+        require(spatial, "prompt.box", self.box, "true, or prompt.positive_points > 0")
         keys = (self.box_key, self.positive_key, self.negative_key)
         require(len(set(keys)) == 3 and all(keys), "prompt.*_key", keys, "three different non-empty names")
         names = self.fields
@@ -49,7 +80,8 @@ class PromptConfig:
     @property
     def fields(self) -> list[str]:
         """Names of the fields of one instance, in order."""
-        return ([self.box_key] if self.box else []) + self.positive_fields + self.negative_fields
+        category = [self.category_key] if self.category_key else []
+        return ([self.box_key] if self.box else []) + self.positive_fields + self.negative_fields + category
 
     @property
     def positive_fields(self) -> list[str]:
@@ -64,7 +96,7 @@ class PromptConfig:
     def _point_fields(self, key: str, count: int) -> list[str]:
         if not self.flat_points or count == 1:
             return [key] if count else []
-        return [f"{key}_{i + 1}" for i in range(count)]
+        return [f"{key}{self.flat_separator}{i + 1}" for i in range(count)]
 
 
 @dataclass
@@ -166,6 +198,46 @@ class OptimizerConfig:
 
 
 @dataclass
+class TurnConfig:
+    """A turn after the first: the policy is shown what came of its answer, and answers again."""
+
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    """The turn's scheme; the question is the same."""
+    parsing: ParsingConfig | None = None
+    """How its answer is read; null for the run's."""
+    feedback: str = "overlay"
+    """What is shown: overlay, the image with the boxes outlined in blue and the mask in red; crop, the image around the
+    boxes; zoom, the same as large as the image. The answer's coordinates are about what is shown."""
+    margin: float = 0.25
+    """crop and zoom: what is shown around the boxes on every side, as a fraction of their common longer side."""
+
+    def __post_init__(self) -> None:
+        one_of("rollout.turns.*.feedback", self.feedback, ("overlay", "crop", "zoom"))
+        require(0 <= self.margin <= 10, "rollout.turns.*.margin", self.margin, "in [0, 10]")
+
+
+@dataclass
+class TaskConfig:
+    """A task beside the run's first one, asked of a share of the questions."""
+
+    share: float = 0.2
+    """Of the questions; whether a question is one of them is drawn by its place in the run."""
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    """Its scheme. answer=labels asks about candidate points in the true boxes; see grasp_rl.data.candidates."""
+    parsing: ParsingConfig | None = None
+    """How its answer is read; null for the run's."""
+    alpha: float = 16.0
+    """Rows of candidate points in a box as high as the image."""
+    most: int = 6
+    """Rows, and columns, of candidate points in a box at most."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.share < 1, "rollout.tasks.*.share", self.share, "in (0, 1)")
+        require(self.alpha > 0, "rollout.tasks.*.alpha", self.alpha, "> 0")
+        require(self.most >= 1, "rollout.tasks.*.most", self.most, ">= 1")
+
+
+@dataclass
 class RolloutConfig:
     """Sampling. The scored distribution is the sampled one: temperature, top_k and top_p apply to both."""
 
@@ -183,6 +255,12 @@ class RolloutConfig:
     """Share of a step's prompts on which the segmenter may fail; beyond it the run stops and names the error."""
     batch_rows: int = 256
     """Completions decoded together at most; changes memory, never the draw."""
+    turns: dict[str, TurnConfig] = field(default_factory=dict)
+    """Turns after the first, by name, in their order; each is a group of its own for the advantage. A reward with
+    stages has one for ``first`` and one for each name."""
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    """Tasks beside the first, by name; what their shares leave is the first one's. A reward with stages has one for
+    ``first`` and one for each name."""
     reward_worker: str = "auto"
     """Where answers are segmented and rewarded while the next ones are generated: process (of its own), thread (with a
     stream of its own on a GPU), inline (no overlap); auto takes a thread for a segmenter on a GPU, else a process."""
@@ -198,6 +276,11 @@ class RolloutConfig:
         share = self.max_failed_prompts
         require(0 <= share <= 1, "rollout.max_failed_prompts", share, "in [0, 1]")
         one_of("rollout.reward_worker", self.reward_worker, ("auto", "process", "thread", "inline"))
+        require("first" not in self.turns, "rollout.turns", list(self.turns), "names other than first")
+        require("first" not in self.tasks, "rollout.tasks", list(self.tasks), "names other than first")
+        require(not (self.turns and self.tasks), "rollout.tasks", list(self.tasks), "empty with rollout.turns")
+        shares = sum(task.share for task in self.tasks.values())
+        require(shares < 1, "rollout.tasks.*.share", shares, "less than 1 in all")
 
 
 @dataclass
@@ -422,3 +505,7 @@ class RunConfig:
         told = stored.get(self.command, f"null for {self.command}")
         require(wanted == (self.predictions is not None), "predictions", self.predictions, told)
         require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")
+        if self.rollout.turns:
+            rounds, layers = self.algorithm.sampling_rounds, self.engine.ranks_forward_together
+            require(rounds == 1, "algorithm.sampling_rounds", rounds, "1 with rollout.turns")
+            require(not layers, "engine.gather", self.engine.gather, "whole with rollout.turns on several ranks")

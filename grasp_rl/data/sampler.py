@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 from grasp_rl.config.schema import RunConfig
+from grasp_rl.data.candidates import with_candidates
 from grasp_rl.interfaces import Dataset
 from grasp_rl.types import Sample
-from grasp_rl.utils.keyed_rng import sample_order
+from grasp_rl.utils.keyed_rng import sample_order, token_uniforms
 
 
 class PromptSampler:
@@ -25,6 +27,7 @@ class PromptSampler:
         self.dataset, self.masks = dataset, masks
         self.seed, self.count = config.seed, config.algorithm.prompts_per_step
         self.rounds = config.algorithm.sampling_rounds
+        self.tasks = config.rollout.tasks
         self._reader: ThreadPoolExecutor | None = None
         self._ahead: tuple[int, Future[list[Sample]]] | None = None
 
@@ -51,4 +54,22 @@ class PromptSampler:
     def _read(self, place: int) -> list[Sample]:
         order = sample_order(self.seed, len(self.dataset), place * self.count, self.count)
         samples = [self.dataset[index] for index in order]
+        if self.tasks:
+            samples = [self._for_task(sample, place * self.count + number) for number, sample in enumerate(samples)]
         return samples if self.masks else [sample.without_mask() for sample in samples]
+
+    def _for_task(self, sample: Sample, number: int) -> Sample:
+        """``sample`` as the task drawn for the run's question ``number`` asks it.
+
+        A question without a target stays with the first task: it has no box to take candidate points from.
+        """
+        drawn = float(token_uniforms(self.seed, number, "task", 0, 1)[0])
+        for name, task in self.tasks.items():
+            if drawn < task.share:
+                if task.prompt.answer == "labels":
+                    if sample.weak_labels == ():
+                        return sample
+                    sample = with_candidates(sample, alpha=task.alpha, most=task.most)
+                return replace(sample, task=name)
+            drawn -= task.share
+        return sample

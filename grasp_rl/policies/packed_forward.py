@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grasp_rl.policies import attention
-from grasp_rl.policies.packing import attention_mask, pack
+from grasp_rl.policies.packing import PackedLayout, attention_mask, pack
 from grasp_rl.policies.transfer import to_device, together
 from grasp_rl.policies.types import WHOLE, EmbeddedPrompt, LanguageModel, Sampling, Scores, deepstack_of
 
@@ -20,6 +20,7 @@ def logprobs(
     completions: Sequence[Sequence[Sequence[int]]],
     *,
     sampling: Sampling = WHOLE,
+    branches: Sequence[Sequence[EmbeddedPrompt | None]] | None = None,
     unscored: Sequence[Sequence[int]] | None = None,
     entropy: bool = True,
     attention_layers: Sequence[int] = (),
@@ -30,6 +31,8 @@ def logprobs(
         policy: whose stock model scores.
         prompts: B embedded prompts.
         completions: B x G token-id sequences.
+        branches: B x G later turns, which the completions begin with: their embeddings, images included, and positions;
+            None for a completion of the first turn.
         sampling: the distribution they were drawn from.
         unscored: B x G numbers of leading tokens that are context only (a question of its own, in fine-tuning).
         entropy: whether entropies are wanted.
@@ -51,8 +54,9 @@ def logprobs(
     for b, prompt in enumerate(prompts):
         count = len(prompt.embeddings)
         visual[b, :count] = prompt.visual
-        positions[:, b, count:] += prompt.positions.max() + 1
+        positions[:, b, count:] += prompt.next_position
         positions[:, b, :count] = prompt.positions
+    inserted = [] if branches is None else _place_branches(branches, layout, visual, positions)
     on = together(
         {
             "tokens": ids[held],
@@ -71,13 +75,15 @@ def logprobs(
     for b, prompt in enumerate(prompts):
         hidden[b, : len(prompt.embeddings)] = prompt.embeddings
     hidden = hidden.flatten(0, 1).index_copy(0, on["places"], embeddings).view(hidden.shape)
+    for b, begin, branch in inserted:
+        hidden[b, begin : begin + len(branch.embeddings)] = branch.embeddings
     if policy.packed_attention == "two_calls" and not attention_layers:
         kwargs: dict[str, Any] = {"packed": attention.plan(layout, prompt_lengths, lengths, hidden)}
         mask = hidden.new_empty(1, 1, 1, 1)  # a mask made by somebody is taken as it is
     else:
         kwargs = {"output_attentions": bool(attention_layers)}
         mask = attention_mask(to_device(layout.segment, policy.device))
-    result = policy.language_model(hidden, on["positions"], mask, deepstack_of(prompts), on["visual"], **kwargs)
+    result = policy.language_model(hidden, on["positions"], mask, _deepstack(prompts, inserted), on["visual"], **kwargs)
     image_attention = None
     if attention_layers:
         image_attention = _image_attention(
@@ -98,6 +104,35 @@ def logprobs(
         valid=on["valid"],
         image_attention=image_attention,
     )
+
+
+def _place_branches(
+    branches: Sequence[Sequence[EmbeddedPrompt | None]], layout: PackedLayout, visual: Tensor, positions: Tensor
+) -> list[tuple[int, int, EmbeddedPrompt]]:
+    """Enter later turns into ``visual`` [B, L] and ``positions`` [A, B, L]; returns (row, place, turn) of each."""
+    inserted = []
+    for b, group in enumerate(branches):
+        for g, branch in enumerate(group):
+            if branch is None:
+                continue
+            mine = (layout.segment[b] == g + 1).nonzero()[:, 0]
+            begin, count = int(mine[0]), len(branch.embeddings)
+            visual[b, begin : begin + count] = branch.visual
+            positions[:, b, begin : begin + count] = branch.positions
+            behind = torch.arange(len(mine) - count)
+            positions[:, b, begin + count : begin + len(mine)] = branch.next_position + behind
+            inserted.append((b, begin, branch))
+    return inserted
+
+
+def _deepstack(prompts: Sequence[EmbeddedPrompt], inserted: Sequence[tuple[int, int, EmbeddedPrompt]]) -> list[Tensor]:
+    """DeepStack features of all rows in the order of their image tokens."""
+    ordered = [
+        part
+        for b, prompt in enumerate(prompts)
+        for part in (prompt, *(later for row, _, later in inserted if row == b))
+    ]
+    return deepstack_of(ordered)
 
 
 def _image_attention(

@@ -14,21 +14,40 @@ from grasp_rl.policies.backbones.base import ImageFeatures
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedPrompt:
-    """One image and question, ready for the model."""
+class EncodedImage:
+    """One image, ready for the model; prompts that show the same image share it."""
 
-    input_ids: Tensor
-    """[P] token ids; the image's place holds one image token per merged patch."""
     inputs: Mapping[str, Tensor]
     """The image as the model family takes it, by keyword; see grasp_rl.policies.backbones.base."""
-    frame: CoordinateFrame
-    """What the policy's coordinates mean for this image."""
-    messages: Sequence[Mapping[str, Any]] = ()
-    """The chat messages that ``input_ids`` were made of, the image's place included."""
-    image_key: str = ""
+    key: str = ""
     """What stands for the image in a cache of features that outlives a step; empty without one."""
-    image_features: list[ImageFeatures] = field(default_factory=list, compare=False)
+    features: list[ImageFeatures] = field(default_factory=list, compare=False)
     """The image's features, once a frozen vision encoder has looked; else empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPrompt:
+    """One or more images and a question, ready for the model."""
+
+    input_ids: Tensor
+    """[P] token ids; an image's place holds one image token per merged patch."""
+    images: tuple[EncodedImage, ...]
+    """In the order of their places."""
+    frame: CoordinateFrame
+    """What the policy's coordinates mean for the image that the answer is about."""
+    messages: Sequence[Mapping[str, Any]] = ()
+    """The chat messages that ``input_ids`` were made of, the images' places included."""
+    shared: int = 0
+    """Leading tokens that are the first turn's prompt; 0 in the first turn."""
+    shared_images: int = 0
+    """Images among them."""
+
+    @property
+    def inputs(self) -> Mapping[str, Tensor]:
+        """The inputs of all images, one after the other."""
+        if len(self.images) == 1:
+            return self.images[0].inputs
+        return {name: torch.cat([image.inputs[name] for image in self.images]) for name in self.images[0].inputs}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +62,11 @@ class EmbeddedPrompt:
     """[P] bool, True at image tokens; on the CPU, where rows are laid out."""
     positions: Tensor
     """[A, P] positions: one axis, or the three of M-RoPE; on the CPU."""
+
+    @property
+    def next_position(self) -> Tensor:
+        """Position of the token that follows, on every axis."""
+        return self.positions.max() + 1
 
 
 class LanguageModel(Protocol):
@@ -136,6 +160,16 @@ class Scores:
     """[B, G, C] bool, True where a token is scored."""
     image_attention: Tensor | None = None
     """[B, G, C, T] share of attention that each token's prediction pays to each image token, if wanted."""
+
+
+def joined_features(images: Sequence[ImageFeatures]) -> ImageFeatures:
+    """The features of several images, one behind the other."""
+    if len(images) == 1:
+        return images[0]
+    return ImageFeatures(
+        tokens=torch.cat([image.tokens for image in images]),
+        deepstack=tuple(torch.cat(layer) for layer in zip(*(image.deepstack for image in images), strict=True)),
+    )
 
 
 def deepstack_of(prompts: Sequence[EmbeddedPrompt]) -> list[Tensor]:

@@ -36,12 +36,23 @@ from grasp_rl.policies.logprobs import TokenScorer
 from grasp_rl.policies.lora import cast_once
 from grasp_rl.policies.packed_forward import logprobs
 from grasp_rl.policies.transfer import to_device, together
-from grasp_rl.policies.types import WHOLE, EmbeddedPrompt, EncodedPrompt, Sampling, Scores
+from grasp_rl.policies.types import (
+    WHOLE,
+    EmbeddedPrompt,
+    EncodedImage,
+    EncodedPrompt,
+    Sampling,
+    Scores,
+    joined_features,
+)
 from grasp_rl.prompts.render import build_messages
-from grasp_rl.types import Box, Completion, Image
+from grasp_rl.types import Box, Completion, Image, Point
 from grasp_rl.utils.files import read_json
 
 disable_progress_bar()  # a run's log is a file
+
+_SAID = "\ue001"
+"""A character for private use that stands for an answer in a chat template."""
 
 
 class VlmPolicy(nn.Module):
@@ -145,49 +156,135 @@ class VlmPolicy(nn.Module):
         frame = CoordinateFrame(width=1000, height=1000, image_width=1000, image_height=1000)
         return self._chat_text(build_messages(query, frame, prompt))
 
-    def encode(self, image: Image, query: str, prompt: PromptConfig) -> EncodedPrompt:
+    def encode(
+        self,
+        image: Image,
+        query: str,
+        prompt: PromptConfig,
+        more_images: Sequence[Image] = (),
+        candidates: Sequence[Point] = (),
+    ) -> EncodedPrompt:
         """Tokens and patches for ``image`` [H, W, 3] uint8 RGB and ``query`` under a prompt scheme.
+
+        Args:
+            image: that the answer's coordinates are about.
+            query: the question.
+            prompt: the scheme.
+            more_images: further images that the question shows behind the first.
+            candidates: points in original-image pixels that the question lists.
 
         Raises:
             ConfigError: the question holds the image's token, the prompt is longer than the model's context, or the
                 image is too long and thin.
         """
-        return self.encode_questions(image, [(query, prompt)])[0]
+        return self.encode_questions(image, [(query, prompt)], more_images, candidates)[0]
 
-    def encode_questions(self, image: Image, questions: Sequence[tuple[str, PromptConfig]]) -> list[EncodedPrompt]:
-        """Several questions about one image, which is resized and cut into patches once."""
-        image_token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
-        processed = self.backbone.preprocess(image, self.core, image_token)
-        width, height = processed.canvas if self.coordinates == "absolute" else (1000, 1000)
-        frame = CoordinateFrame(width=width, height=height, image_width=image.shape[1], image_height=image.shape[0])
-        key = self.features.key(image)
-        asked = [build_messages(query, frame, prompt) for query, prompt in questions]
+    def encode_questions(
+        self,
+        image: Image,
+        questions: Sequence[tuple[str, PromptConfig]],
+        more_images: Sequence[Image] = (),
+        candidates: Sequence[Point] = (),
+    ) -> list[EncodedPrompt]:
+        """Several questions about the same images, which are resized and cut into patches once."""
+        processed = [self.backbone.preprocess(each, self.core, self._image_token) for each in (image, *more_images)]
+        frames = [self._frame(image, processed[0].canvas, prompt) for _, prompt in questions]
+        seen = tuple(
+            EncodedImage(inputs=ready.inputs, key=self.features.key(each))
+            for ready, each in zip(processed, (image, *more_images), strict=True)
+        )
+        asked = [
+            build_messages(query, frame, prompt, images=len(seen), candidates=candidates)
+            for (query, prompt), frame in zip(questions, frames, strict=True)
+        ]
+        tokens = [ready.tokens for ready in processed]
         return [
             EncodedPrompt(
-                input_ids=torch.tensor(self._question_ids(query, messages, image_token, processed.tokens)),
-                inputs=processed.inputs,
+                input_ids=torch.tensor(self._ids(query, self._chat_text(messages), tokens)),
+                images=seen,
                 frame=frame,
                 messages=messages,
-                image_key=key,
             )
-            for (query, _), messages in zip(questions, asked, strict=True)
+            for (query, _), messages, frame in zip(questions, asked, frames, strict=True)
         ]
 
-    def _question_ids(
-        self, query: str, messages: Sequence[Mapping[str, Any]], image_token: str, tokens: str
-    ) -> list[int]:
-        """Ids of the chat messages, the image's place widened to its ``tokens``."""
-        text = self._chat_text(messages)
-        if text.count(image_token) != 1:
-            raise ConfigError(f"the question {query!r} holds {image_token!r}, which stands for the image; reword it")
+    def encode_next_turn(
+        self,
+        before: EncodedPrompt,
+        said: Completion,
+        image: Image,
+        query: str,
+        prompt: PromptConfig,
+        feedback: str = "",
+    ) -> EncodedPrompt:
+        """The prompt of the turn after ``said``: all that was asked and said, then ``image`` and the next question.
+
+        Its first tokens are those of the first turn's prompt, which siblings share.
+
+        Args:
+            before: the prompt that ``said`` answers.
+            said: the completion; its own tokens stand in the new prompt, less the one that ended it.
+            image: [H, W, 3] uint8 RGB, which the next answer's coordinates are about.
+            query: the question that the scheme's template quotes.
+            prompt: the next turn's scheme.
+            feedback: what the image is, for the template; see grasp_rl.rollouts.turns.
+
+        Raises:
+            ConfigError: the chat template does not put one turn behind the other, or the conversation is longer than
+                the model's context.
+        """
+        processed = self.backbone.preprocess(image, self.core, self._image_token)
+        frame = self._frame(image, processed.canvas, prompt)
+        turn = [m for m in build_messages(query, frame, prompt, feedback=feedback) if m["role"] == "user"]
+        answer = {"role": "assistant", "content": [{"type": "text", "text": _SAID}]}
+        beginning, mark, rest = self._chat_text([*before.messages, answer, *turn]).partition(_SAID)
+        if not mark or beginning != self._chat_text(before.messages):
+            raise ConfigError(
+                "rollout.turns: the chat template of this policy changes earlier turns, so a second one cannot follow"
+            )
+        own = list(said.token_ids[:-1] if said.token_ids and said.token_ids[-1] in self.ends else said.token_ids)
+        ids = [*before.input_ids.tolist(), *own, *self._ids(query, rest, [processed.tokens], whole=False)]
+        self._check_length(query, ids)
+        shown = {"role": "assistant", "content": [{"type": "text", "text": said.text}]}
+        return EncodedPrompt(
+            input_ids=torch.tensor(ids),
+            images=(*before.images, EncodedImage(inputs=processed.inputs, key=self.features.key(image))),
+            frame=frame,
+            messages=[*before.messages, shown, *turn],
+            shared=before.shared or len(before.input_ids),
+            shared_images=before.shared_images or len(before.images),
+        )
+
+    @property
+    def _image_token(self) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
+
+    def _frame(self, image: Image, canvas: tuple[float, float], prompt: PromptConfig) -> CoordinateFrame:
+        """What coordinates about ``image`` mean under ``prompt``."""
+        absolute = self.coordinates == "absolute" and prompt.coordinates == "policy"
+        width, height = canvas if absolute else (1000, 1000)
+        return CoordinateFrame(width=width, height=height, image_width=image.shape[1], image_height=image.shape[0])
+
+    def _ids(self, query: str, text: str, images: Sequence[str], *, whole: bool = True) -> list[int]:
+        """Ids of chat ``text``, the images' places widened to their tokens; ``whole`` where it begins the prompt."""
+        pieces = text.split(self._image_token)
+        if len(pieces) != len(images) + 1:
+            raise ConfigError(
+                f"the question {query!r} holds {self._image_token!r}, which stands for the image; reword it"
+            )
+        text = pieces[0] + "".join(image + piece for image, piece in zip(images, pieces[1:], strict=True))
         begins = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
-        ids = list(self.tokenizer(text.replace(image_token, tokens), add_special_tokens=not begins)["input_ids"])
+        ids = list(self.tokenizer(text, add_special_tokens=whole and not begins)["input_ids"])
+        if whole:
+            self._check_length(query, ids)
+        return ids
+
+    def _check_length(self, query: str, ids: Sequence[int]) -> None:
         if len(ids) >= self.context:
             raise ConfigError(
                 f"the question {query[:80]!r} and its image take {len(ids)} tokens, the model's context has "
                 f"{self.context}; lower policy.image.max_pixels or shorten the question"
             )
-        return ids
 
     def _chat_text(self, messages: Sequence[Mapping[str, Any]]) -> str:
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
@@ -223,41 +320,72 @@ class VlmPolicy(nn.Module):
 
     def embed(self, prompts: Sequence[EncodedPrompt]) -> list[EmbeddedPrompt]:
         """The prompts' embeddings and positions, after one pass of the vision encoder over images that need it."""
-        images = self.encode_images(prompts)
-        ids = torch.cat([prompt.input_ids for prompt in prompts])
+        return self._embed([(prompt, 0, 0) for prompt in prompts])
+
+    def embed_with_continuations(
+        self, prompts: Sequence[EncodedPrompt], continuations: Sequence[Sequence[EncodedPrompt | None]]
+    ) -> tuple[list[EmbeddedPrompt], list[list[EmbeddedPrompt | None]]]:
+        """The prompts, and of each continuation [B][G] what follows the prompt that it shares; one look at each image.
+
+        A continuation's positions are those that it has as a whole.
+        """
+        later = [item for group in continuations for item in group if item is not None]
+        parts = [(prompt, 0, 0) for prompt in prompts] + [(item, item.shared, item.shared_images) for item in later]
+        embedded = self._embed(parts)
+        rest = iter(embedded[len(prompts) :])
+        branches = [[None if item is None else next(rest) for item in group] for group in continuations]
+        return embedded[: len(prompts)], branches
+
+    def _embed(self, parts: Sequence[tuple[EncodedPrompt, int, int]]) -> list[EmbeddedPrompt]:
+        """Each prompt from a token and an image on, by their numbers."""
+        images = self._features([prompt.images[first:] for prompt, _, first in parts])
+        ids = torch.cat([prompt.input_ids[start:] for prompt, start, _ in parts])
         visual = ids == self.image_token_id
         on = together({"ids": ids, "places": visual.nonzero()[:, 0]}, self.device)
         lookup = self.core.get_input_embeddings()(on["ids"])  # one call, see TokenScorer
         tokens = torch.cat([image.tokens for image in images]).to(lookup.dtype)
-        lengths = [len(prompt.input_ids) for prompt in prompts]
+        lengths = [len(prompt.input_ids) - start for prompt, start, _ in parts]
         embeddings = torch.split(lookup.index_copy(0, on["places"], tokens), lengths)
         return [
             EmbeddedPrompt(
-                embeddings=embedding,
-                deepstack=image.deepstack,
-                visual=there,
-                positions=self.backbone.positions(self.core, prompt.input_ids, there, prompt.inputs),
+                embeddings=embedding, deepstack=image.deepstack, visual=there, positions=self._positions(prompt, start)
             )
-            for prompt, image, embedding, there in zip(
-                prompts, images, embeddings, torch.split(visual, lengths), strict=True
+            for (prompt, start, _), image, embedding, there in zip(
+                parts, images, embeddings, torch.split(visual, lengths), strict=True
             )
         ]
 
+    def _positions(self, prompt: EncodedPrompt, start: int) -> Tensor:
+        """[A, P - start] positions of the tokens of ``prompt`` from ``start`` on."""
+        visual = prompt.input_ids == self.image_token_id
+        return self.backbone.positions(self.core, prompt.input_ids, visual, prompt.inputs)[:, start:]
+
     def encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[ImageFeatures]:
-        """Features of every image. A frozen vision encoder runs once an image, for policy and reference together."""
+        """Features of every prompt's images. A frozen vision encoder runs once an image, for policy and reference."""
+        return self._features([prompt.images for prompt in prompts])
+
+    def _features(self, shown: Sequence[Sequence[EncodedImage]]) -> list[ImageFeatures]:
+        """Features of each tuple of images, one behind the other; an image that several show is looked at once."""
+        images = list({id(image): image for group in shown for image in group}.values())
         if self.train_vision_encoder:
-            return self.backbone.features(self.core, [self._on_device(p.inputs) for p in prompts])
-        for prompt in prompts:
-            if not prompt.image_features and (known := self.features.get(prompt.image_key, self.device)) is not None:
-                prompt.image_features.append(known)
-        new = [p for p in prompts if not p.image_features]
+            result = self.backbone.features(self.core, [self._on_device(image.inputs) for image in images])
+        else:
+            result = self._frozen_features(images)
+        by_image = {id(image): features for image, features in zip(images, result, strict=True)}
+        return [joined_features([by_image[id(image)] for image in group]) for group in shown]
+
+    def _frozen_features(self, images: Sequence[EncodedImage]) -> list[ImageFeatures]:
+        for image in images:
+            if not image.features and (known := self.features.get(image.key, self.device)) is not None:
+                image.features.append(known)
+        new = [image for image in images if not image.features]
         if new:
             with torch.no_grad():
-                result = self.backbone.features(self.core, [self._on_device(p.inputs) for p in new])
-            for prompt, features in zip(new, result, strict=True):
-                prompt.image_features.append(features)
-                self.features.put(prompt.image_key, features)
-        return [p.image_features[0] for p in prompts]
+                result = self.backbone.features(self.core, [self._on_device(image.inputs) for image in new])
+            for image, features in zip(new, result, strict=True):
+                image.features.append(features)
+                self.features.put(image.key, features)
+        return [image.features[0] for image in images]
 
     def _on_device(self, inputs: ImageInputs) -> ImageInputs:
         """Pixels on the policy's device; grids and sizes stay on the CPU, where they are read."""
@@ -267,14 +395,27 @@ class VlmPolicy(nn.Module):
         self,
         prompts: Sequence[EncodedPrompt],
         completions: Sequence[Sequence[Sequence[int]]],
+        *,
+        continuations: Sequence[Sequence[EncodedPrompt | None]] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor | None, ...]:
         """What an engine trains: :meth:`embed`, then :meth:`logprobs` with ``kwargs``.
 
+        Args:
+            prompts: B prompts.
+            completions: B x G token-id sequences. Where a completion has a continuation, the sequence begins with the
+                continuation's tokens behind the prompt.
+            continuations: B x G later turns' prompts, which begin with the prompt; None for a first turn.
+            **kwargs: see :meth:`logprobs`.
+
         Returns:
             the fields of :class:`~grasp_rl.policies.types.Scores` in their order, since engines hook tensors in tuples.
         """
-        scores = self.logprobs(self.embed(prompts), completions, **kwargs)
+        if continuations is None:
+            scores = self.logprobs(self.embed(prompts), completions, **kwargs)
+        else:
+            embedded, branches = self.embed_with_continuations(prompts, continuations)
+            scores = self.logprobs(embedded, completions, branches=branches, **kwargs)
         return scores.logp, scores.entropy, scores.valid, scores.image_attention
 
     def logprobs(
@@ -283,6 +424,7 @@ class VlmPolicy(nn.Module):
         completions: Sequence[Sequence[Sequence[int]]],
         *,
         sampling: Sampling = WHOLE,
+        branches: Sequence[Sequence[EmbeddedPrompt | None]] | None = None,
         unscored: Sequence[Sequence[int]] | None = None,
         entropy: bool = True,
         attention_layers: Sequence[int] = (),
@@ -293,6 +435,7 @@ class VlmPolicy(nn.Module):
             prompts,
             completions,
             sampling=sampling,
+            branches=branches,
             unscored=unscored,
             entropy=entropy,
             attention_layers=attention_layers,

@@ -7,8 +7,8 @@ the rewards look at the status. The rules, in order:
 2. The answer is what stands between the last ``</answer>`` and the ``<answer>`` before it: else NO_ANSWER.
 3. It is JSON and nothing else, bare or in one ```json fence; with ``require_fence`` bare JSON is BAD_JSON.
 4. Nesting, instances, and brackets beyond what so many instances need are capped before the JSON is decoded: TOO_LONG.
-5. A list of objects (one object or null, ``single_object``) with exactly the scheme's fields and counts, no field
-   twice: else BAD_SCHEMA. Booleans and strings
+5. A list of objects (one object or null, ``single_object``; bare boxes, ``answer=boxes``; the scheme's word for
+   nothing) with exactly the scheme's fields and counts, no field twice: else BAD_SCHEMA. Booleans and strings
    are not numbers.
 6. A number of more than 32 characters, not finite, or beyond ``max_abs_coordinate`` is BAD_NUMBER.
 7. Box corners are put in order and everything is clipped to the image. A box of no area after that is BAD_NUMBER and
@@ -52,7 +52,11 @@ def parse(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: Parsi
     """
     if len(text) > config.max_chars:
         return Answer(prompts=(), status=ParseStatus.TOO_LONG)
-    thinking, layout = _read_thinking(text)
+    thinking, layout = _read_thinking(text) if prompt.thinking else (None, _answer_alone(text))
+    repeated = repeated_sentences(text)
+    if prompt.answer in ("labels", "choice") and config.reader == "scheme":
+        answer = _read_bare(text, prompt, config)
+        return replace(answer, thinking=thinking, think_layout=layout, repeated_sentences=repeated)
     form = 0.0
     if released.reads(config.reader, prompt):
         layout = released.layout(text)
@@ -62,7 +66,10 @@ def parse(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: Parsi
         form = float(status is ParseStatus.OK)
     if config.repair and status is not ParseStatus.OK:
         prompts, status, fenced = _read_leniently(text, prompt, frame, config)
-    repeated = repeated_sentences(text)
+    if prompt.center_point:
+        prompts = tuple(_with_center(item) for item in prompts)
+    if frame.left or frame.top:
+        prompts = tuple(_moved(item, frame.left, frame.top) for item in prompts)
     return Answer(
         prompts=prompts,
         status=status,
@@ -83,6 +90,48 @@ def repeated_sentences(text: str) -> int:
     return len(sentences) - len(set(sentences))
 
 
+def _read_bare(text: str, prompt: PromptConfig, config: ParsingConfig) -> Answer:
+    """An answer that names no place: labels of candidate points, or the letter of an image."""
+    labels: tuple[int, ...] = ()
+    choice, status, fenced = None, ParseStatus.OK, False
+    try:
+        body, fenced = _strip_fence(_answer_body(text))
+        if prompt.answer == "choice":
+            choice = body.strip(" .()\n\t")
+            if len(choice) != 1 or not ("A" <= choice <= "Z"):
+                raise ReadError(ParseStatus.BAD_SCHEMA)
+        else:
+            check_caps(body, config)
+            labels = _read_labels(decode(body), config)
+    except json.JSONDecodeError:
+        status = ParseStatus.BAD_JSON
+    except ReadError as error:
+        status, choice = error.status, None
+    form = float(status is ParseStatus.OK)
+    return Answer(prompts=(), status=status, fenced=fenced, form=form, point_labels=labels, choice=choice)
+
+
+def _with_center(item: SpatialPrompt) -> SpatialPrompt:
+    """``item`` with its box's centre as a foreground point."""
+    if item.box is None:
+        return item
+    center = ((item.box[0] + item.box[2]) / 2, (item.box[1] + item.box[3]) / 2)
+    return replace(item, point_coords=(center,), point_labels=(1,))
+
+
+def _moved(item: SpatialPrompt, left: int, top: int) -> SpatialPrompt:
+    """``item`` of a window of the image, in pixels of the image."""
+    box = None if item.box is None else (item.box[0] + left, item.box[1] + top, item.box[2] + left, item.box[3] + top)
+    return replace(item, box=box, point_coords=tuple((x + left, y + top) for x, y in item.point_coords))
+
+
+def _answer_alone(text: str) -> bool:
+    """Whether the completion is one answer and white space, without a thought."""
+    once = all(text.count(tag) == 1 for tag in (ANSWER_OPEN, ANSWER_CLOSE))
+    body = text.strip()
+    return once and body.startswith(ANSWER_OPEN) and body.endswith(ANSWER_CLOSE) and THINK_OPEN not in text
+
+
 def _read_as_released(
     text: str, prompt: PromptConfig, frame: CoordinateFrame, config: ParsingConfig
 ) -> tuple[tuple[SpatialPrompt, ...], ParseStatus, bool, float]:
@@ -99,6 +148,8 @@ def _read_strictly(text: str, prompt: PromptConfig, frame: CoordinateFrame, conf
     fenced = False
     try:
         body, fenced = _strip_fence(_answer_body(text))
+        if prompt.none and body == prompt.none:
+            return (), ParseStatus.OK, fenced
         if config.require_fence and not fenced:
             raise ReadError(ParseStatus.BAD_JSON)
         check_caps(body, config)
@@ -159,9 +210,14 @@ def _read_instances(
         value = [] if value is None else [value]
     if not isinstance(value, list):
         raise ReadError(ParseStatus.BAD_SCHEMA)
+    limit = min(config.max_abs_coordinate, sys.float_info.max)
+    if prompt.answer == "boxes":
+        boxes = [value] if prompt.flat_single and value and not isinstance(value[0], list) else value
+        if len(boxes) > config.max_instances:
+            raise ReadError(ParseStatus.TOO_LONG)
+        return [SpatialPrompt(box=image_box(_read_numbers(box, 4, limit), frame)) for box in boxes]
     if len(value) > config.max_instances:
         raise ReadError(ParseStatus.TOO_LONG)
-    limit = min(config.max_abs_coordinate, sys.float_info.max)
     keys = set(prompt.fields)
     instances = []
     for item in value:
@@ -172,8 +228,24 @@ def _read_instances(
         negative = _read_points(item, prompt.negative_fields, prompt.negative_points, prompt.flat_points, limit)
         points = tuple(image_point(point, frame) for point in positive + negative)
         labels = (1,) * len(positive) + (0,) * len(negative)
-        instances.append(SpatialPrompt(box=box, point_coords=points, point_labels=labels))
+        category = _read_category(item[prompt.category_key]) if prompt.category_key else None
+        instances.append(SpatialPrompt(box=box, point_coords=points, point_labels=labels, category=category))
     return instances
+
+
+def _read_category(value: object) -> str:
+    if not isinstance(value, str):
+        raise ReadError(ParseStatus.BAD_SCHEMA)
+    return value.strip()
+
+
+def _read_labels(value: object, config: ParsingConfig) -> tuple[int, ...]:
+    """The labels of a decoded list of zeros and ones."""
+    if not isinstance(value, list) or any(isinstance(item, bool) or item not in (0, 1) for item in value):
+        raise ReadError(ParseStatus.BAD_SCHEMA)
+    if len(value) > config.max_instances:
+        raise ReadError(ParseStatus.TOO_LONG)
+    return tuple(int(item) for item in value)
 
 
 def _read_points(item: dict[str, Any], names: list[str], count: int, flat: bool, limit: float) -> list[list[float]]:

@@ -6,14 +6,18 @@ The instruction, its worked example and the parser all read their field names an
 A template is a Jinja file. Its block ``system``, if any, is the system turn and its block ``user`` the text of the user
 turn; a file without blocks is the text of the user turn. Variables: ``query``, ``width`` and ``height`` (of the
 policy's frame), ``box``, ``positive_points``, ``negative_points``, ``box_key``, ``positive_key``, ``negative_key``,
-``positive_fields``, ``negative_fields`` (the fields' names), ``flat_points``, ``single_object`` and ``example`` (a
-worked completion with two instances, or with one where the scheme says one).
+``positive_fields``, ``negative_fields`` (the fields' names), ``flat_points``, ``single_object``, ``category_key``,
+``answer``, ``flat_single``, ``nothing_word``, ``fence``, ``thinking``, ``images`` (how many are shown), ``letters`` (A
+for the second image, B for the third, ...), ``feedback`` (in a later turn what the image shows: overlay, crop or
+zoom; else empty), ``candidates`` (points that the question lists, as JSON) and ``example`` (a worked completion with
+two instances, or with one where the scheme says one).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import string
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -33,20 +37,33 @@ FENCE_OPEN, FENCE_CLOSE = "```json", "```"
 
 _PACKAGED = Path(__file__).parent / "templates"
 _EXAMPLE_THOUGHT = "Two places in the image fit the question: one on the upper left, one on the lower right."
+_EXAMPLE_LABELS = "The first and the last two points lie on what was asked for, the second beside it."
+_EXAMPLE_CHOICE = "The streets and the roof of image B are those of the first image."
 _EXAMPLE_SINGLE = "One place in the image fits the question, on the upper left."
+_EXAMPLE_CATEGORY = "vehicle"
 _EXAMPLE_BOXES: tuple[Box, ...] = ((0.1, 0.15, 0.35, 0.4), (0.55, 0.6, 0.85, 0.9))
 
 
-def build_messages(query: str, frame: CoordinateFrame, prompt: PromptConfig) -> list[dict[str, Any]]:
+def build_messages(
+    query: str,
+    frame: CoordinateFrame,
+    prompt: PromptConfig,
+    images: int = 1,
+    feedback: str = "",
+    candidates: Sequence[Point] = (),
+) -> list[dict[str, Any]]:
     """Chat messages that ask ``query`` about one image, for a processor's chat template.
 
     Args:
         query: The question in plain words; quoted as it stands, never read as a template.
         frame: The frame that the policy speaks for this image.
         prompt: The scheme; ``prompt.template`` is a packaged template's name or the path to a file.
+        images: How many images the question shows.
+        feedback: In a later turn what the image is; see grasp_rl.rollouts.turns.
+        candidates: Points in original-image pixels that the question lists, for ``prompt.answer`` = labels.
 
     Returns:
-        A system turn where the template has one, then a user turn whose content is the image's place and the text.
+        A system turn where the template has one, then a user turn whose content is the images' places and the text.
 
     Raises:
         ConfigError: ``prompt.template`` cannot be found, read or rendered.
@@ -65,6 +82,16 @@ def build_messages(query: str, frame: CoordinateFrame, prompt: PromptConfig) -> 
         "negative_fields": prompt.negative_fields,
         "flat_points": prompt.flat_points,
         "single_object": prompt.single_object,
+        "category_key": prompt.category_key,
+        "answer": prompt.answer,
+        "flat_single": prompt.flat_single,
+        "nothing_word": prompt.none,
+        "fence": prompt.fence,
+        "thinking": prompt.thinking,
+        "images": images,
+        "feedback": feedback,
+        "candidates": json.dumps([_spoken_point(point, frame) for point in candidates], separators=(",", ":")),
+        "letters": string.ascii_uppercase[: max(0, images - 1)],
         "example": worked_example(frame, prompt),
     }
     template = _load_template(prompt.template)
@@ -73,7 +100,7 @@ def build_messages(query: str, frame: CoordinateFrame, prompt: PromptConfig) -> 
         system = {"type": "text", "text": _render(template, "system", variables, prompt.template)}
         messages.append({"role": "system", "content": [system]})
     user = {"type": "text", "text": _render(template, "user", variables, prompt.template)}
-    messages.append({"role": "user", "content": [{"type": "image"}, user]})
+    messages.append({"role": "user", "content": [*({"type": "image"} for _ in range(images)), user]})
     return messages
 
 
@@ -96,14 +123,33 @@ def format_answer(prompts: Sequence[SpatialPrompt], thinking: str, frame: Coordi
     """
     if any(tag in thinking for tag in (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)):
         raise ValueError("format_answer: the thought contains a think or answer tag")
-    said: Any = [_instance(p, frame, prompt) for p in prompts]
-    if prompt.single_object:
-        if len(said) > 1:
-            raise ValueError(f"format_answer: the scheme {prompt.scheme!r} says one instance, found {len(said)}")
-        said = said[0] if said else None
-    instances = json.dumps(said, separators=(",", ":"))
-    answer = f"{ANSWER_OPEN}{FENCE_OPEN}\n{instances}\n{FENCE_CLOSE}{ANSWER_CLOSE}"
-    return f"{THINK_OPEN}{thinking}{THINK_CLOSE}\n{answer}"
+    return wrapped(_said(prompts, frame, prompt), thinking, prompt)
+
+
+def wrapped(said: Any, thinking: str, prompt: PromptConfig) -> str:
+    """The completion that says ``said`` (JSON, or a word as it stands) after a thought, as the scheme wants it."""
+    body = said if isinstance(said, str) else json.dumps(said, separators=(",", ":"))
+    if prompt.fence and not isinstance(said, str):
+        body = f"{FENCE_OPEN}\n{body}\n{FENCE_CLOSE}"
+    answer = f"{ANSWER_OPEN}{body}{ANSWER_CLOSE}"
+    return f"{THINK_OPEN}{thinking}{THINK_CLOSE}\n{answer}" if prompt.thinking else answer
+
+
+def _said(prompts: Sequence[SpatialPrompt], frame: CoordinateFrame, prompt: PromptConfig) -> Any:
+    """What the answer block holds for these instances: JSON values, or the scheme's word for nothing."""
+    if prompt.answer not in ("instances", "boxes"):
+        raise ValueError(f"format_answer: the scheme {prompt.scheme!r} answers with {prompt.answer}, not instances")
+    if not prompts and prompt.none:
+        return prompt.none
+    said: list[Any] = [_instance(p, frame, prompt) for p in prompts]
+    if prompt.answer == "boxes":
+        boxes = [fields[prompt.box_key] for fields in said]
+        return boxes[0] if prompt.flat_single and len(boxes) == 1 else boxes
+    if not prompt.single_object:
+        return said
+    if len(said) > 1:
+        raise ValueError(f"format_answer: the scheme {prompt.scheme!r} says one instance, found {len(said)}")
+    return said[0] if said else None
 
 
 def _instance(item: SpatialPrompt, frame: CoordinateFrame, prompt: PromptConfig) -> dict[str, Any]:
@@ -121,6 +167,10 @@ def _instance(item: SpatialPrompt, frame: CoordinateFrame, prompt: PromptConfig)
             raise ValueError(f"format_answer: the scheme {prompt.scheme!r} needs {count} {key}, found {len(points)}")
         spoken = [_spoken_point(p, frame) for p in points[:count]]
         fields |= dict(zip(names, spoken if prompt.flat_points else [spoken], strict=False))
+    if prompt.category_key:
+        if item.category is None:
+            raise ValueError(f"format_answer: the scheme {prompt.scheme!r} needs a category")
+        fields[prompt.category_key] = item.category
     return fields
 
 
@@ -152,6 +202,10 @@ def _spoken_point(point: Point, frame: CoordinateFrame) -> list[int]:
 
 def worked_example(frame: CoordinateFrame, prompt: PromptConfig) -> str:
     """The worked completion that questions show, with two instances, or one where the scheme says one."""
+    if prompt.answer == "labels":
+        return wrapped([1, 0, 1, 1], _EXAMPLE_LABELS, prompt)
+    if prompt.answer == "choice":
+        return wrapped("B", _EXAMPLE_CHOICE, prompt)
     made = _example_prompts(frame, prompt)
     if prompt.single_object:
         return format_answer(made[:1], _EXAMPLE_SINGLE, frame, prompt)
@@ -172,6 +226,7 @@ def _example_prompts(frame: CoordinateFrame, prompt: PromptConfig) -> list[Spati
                 box=(left * width, top * height, right * width, bottom * height),
                 point_coords=tuple(points),
                 point_labels=(1,) * prompt.positive_points + (0,) * prompt.negative_points,
+                category=_EXAMPLE_CATEGORY if prompt.category_key else None,
             )
         )
     return examples

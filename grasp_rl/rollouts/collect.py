@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import chain
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -23,7 +23,9 @@ from grasp_rl.grpo.advantages import advantages
 from grasp_rl.grpo.loss import StepSize
 from grasp_rl.interfaces import Generator, Policy
 from grasp_rl.rewards.rubric import Rubric
-from grasp_rl.rollouts.reward_worker import RewardWorker, result_of
+from grasp_rl.rewards.stages import FIRST
+from grasp_rl.rollouts.reward_worker import Rewarded, RewardTask, RewardWorker, result_of
+from grasp_rl.rollouts.turns import first_prompt, next_prompt
 from grasp_rl.types import Completion, FinishReason, GroupOutcome, Rollout, RolloutGroup, Sample
 
 
@@ -35,8 +37,12 @@ class PendingGroup:
     """Its number in the step, over all ranks and rounds."""
     sample: Sample
     prompt: Any
+    """Of the first turn."""
     completions: Sequence[Completion]
-    rewarded: Future[list[Rollout]]
+    rewarded: Future[Rewarded]
+    turn: int = 0
+    continuations: tuple[Any, ...] | None = None
+    """In a later turn, what each sibling was asked."""
 
     @property
     def finite(self) -> bool:
@@ -67,7 +73,7 @@ class RolloutBatch:
         """The rollouts of the first groups, where they were compared with one another."""
 
     def add(self, pending: Sequence[PendingGroup], asked: int) -> None:
-        """Take up the groups that came of ``asked`` questions."""
+        """Take up the groups that came of ``asked`` questions, or of as many groups in the turn before."""
         self._pending += pending
         self.asked += asked
 
@@ -104,36 +110,47 @@ class RolloutBatch:
             gains = advantages(rewards, baseline=self.algorithm.baseline, scale=self.algorithm.scale_advantages)
             self._judged.append(
                 RolloutGroup(
-                    sample=pending.sample, prompt=pending.prompt, rollouts=rollouts, advantages=tuple(gains[0].tolist())
+                    sample=pending.sample,
+                    prompt=pending.prompt,
+                    rollouts=rollouts,
+                    advantages=tuple(gains[0].tolist()),
+                    turn=pending.turn,
+                    continuations=pending.continuations,
                 )
             )
         return self._judged[place]
 
     def _wait(self, pending: PendingGroup) -> list[Rollout]:
         begun = time.perf_counter()
-        rollouts = result_of(pending.rewarded)
+        rollouts, _ = result_of(pending.rewarded)
         self.waited_s += time.perf_counter() - begun
         return rollouts
 
     @property
     def groups(self) -> list[RolloutGroup]:
-        """Every rewarded group of this rank in the questions' order, those left out included."""
+        """Every rewarded group of this rank, turn by turn in the questions' order, those left out included."""
         return [group for _, group in self._numbered()]
 
     def _numbered(self) -> list[tuple[int, RolloutGroup]]:
         result = [(pending.question, self._group(place)) for place, pending in enumerate(self._pending)]
-        return sorted(result, key=itemgetter(0))
+        return sorted(result, key=lambda pair: (pair[1].turn, pair[0]))
 
     def everywhere(self) -> list[GroupOutcome]:
-        """The outcome of every rewarded group of all ranks in the questions' order, those left out included.
+        """The outcome of every rewarded group of all ranks, turn by turn in the questions' order, those left out, too.
 
         All ranks call it together.
         """
         mine = [
-            GroupOutcome(question=number, rollouts=group.rollouts, advantages=group.advantages)
+            GroupOutcome(
+                question=number,
+                rollouts=group.rollouts,
+                advantages=group.advantages,
+                turn=group.turn,
+                task=group.task,
+            )
             for number, group in self._numbered()
         ]
-        return sorted(chain(*self.process_group.all_gather(mine)), key=attrgetter("question"))
+        return sorted(chain(*self.process_group.all_gather(mine)), key=attrgetter("turn", "question"))
 
     def size(self, max_tokens: int) -> StepSize:
         """Divisors of the loss: over all that is learned from on any rank, whether its reward is in or not."""
@@ -168,7 +185,8 @@ def collect_rollouts(
     """Generate a group for every question of ``step`` and hand each to the reward worker as soon as it is there.
 
     Question i is rank i mod R's. With ``algorithm.sampling_rounds`` > 1, more questions follow until
-    ``prompts_per_step`` groups have an advantage: DAPO's dynamic sampling (arXiv 2503.14476, section 3.2).
+    ``prompts_per_step`` groups have an advantage: DAPO's dynamic sampling (arXiv 2503.14476, section 3.2). With
+    ``rollout.turns`` each group is followed by one in which every completion is shown what came of it.
 
     Args:
         policy: encodes and, as a rule, generates.
@@ -188,15 +206,25 @@ def collect_rollouts(
         if config.algorithm.sampling_rounds > 1:  # which groups are learned from goes by the question
             result.sort(key=attrgetter("question"))
         rollouts.add(result, len(mine))
-        reward = reward_worker.pipeline.reward
-        if isinstance(reward, Rubric) and reward.group_terms("batch"):
-            rollouts.compare(reward, step)
+        _compare(rollouts, reward_worker, step)
+        for turn in range(1, 1 + len(config.rollout.turns)):
+            asked = [group for group in result if group.finite]
+            result = list(_next_turn(policy, generator, reward_worker, asked, turn, config, step))
+            rollouts.add(result, len(asked))
+            _compare(rollouts, reward_worker, step)
         first += len(samples)
         if number + 1 < config.algorithm.sampling_rounds:
             enough = process_group.all_reduce_sum({"groups": len(list(rollouts))})["groups"]
             if enough >= config.algorithm.prompts_per_step:
                 break
     return rollouts
+
+
+def _compare(rollouts: RolloutBatch, reward_worker: RewardWorker, step: int) -> None:
+    """Add the terms that compare answers within the batch, where the reward has such."""
+    reward = reward_worker.pipeline.reward
+    if isinstance(reward, Rubric) and reward.group_terms("batch"):
+        rollouts.compare(reward, step)
 
 
 def _one_round(
@@ -215,7 +243,7 @@ def _one_round(
     """
     wanted = list(range(len(samples))) if config.engine.ranks_forward_together else sorted(mine)
     asked = [samples[index] for index in wanted]
-    prompts = [policy.encode(sample.image, sample.query, config.prompt) for sample in asked]
+    prompts = [first_prompt(policy, sample, config) for sample in asked]
     for place, completions in generator.generate(
         policy,
         asked,
@@ -233,5 +261,75 @@ def _one_round(
             sample=sample,
             prompt=prompt,
             completions=completions,
-            rewarded=reward_worker.submit(sample, prompt.frame, completions, step),
+            rewarded=reward_worker.submit(
+                RewardTask(
+                    sample=sample,
+                    frames=prompt.frame,
+                    completions=completions,
+                    step=step,
+                    stage=sample.task or FIRST,
+                    show=next(iter(config.rollout.turns.values()), None),
+                )
+            ),
+        )
+
+
+def _next_turn(
+    policy: Policy,
+    generator: Generator,
+    reward_worker: RewardWorker,
+    groups: Sequence[PendingGroup],
+    turn: int,
+    config: RunConfig,
+    step: int,
+) -> Iterator[PendingGroup]:
+    """The groups of ``turn``, from 1: every completion of the turn before is shown what came of it and answered once.
+
+    Draws are keyed by question, turn and sibling.
+    """
+    turns = list(config.rollout.turns.items())
+    name, settings = turns[turn - 1]
+    results = [result_of(group.rewarded) for group in groups]
+    prompts = [
+        [
+            next_prompt(policy, before, said, seen, group.sample.query, settings)
+            for before, said, seen in zip(
+                group.continuations or [group.prompt] * len(seen_of), group.completions, seen_of, strict=True
+            )
+        ]
+        for group, (_, seen_of) in zip(groups, results, strict=True)
+    ]
+    flat = [prompt for group in prompts for prompt in group]
+    samples = [
+        replace(group.sample, sample_id=f"{group.sample.sample_id}\n{name}\n{number}")
+        for group, its in zip(groups, prompts, strict=True)
+        for number in range(len(its))
+    ]
+    said = dict(
+        generator.generate(policy, samples, flat, group_size=1, config=config.rollout, seed=config.seed, step=step)
+    )
+    first = 0
+    for group, its, (rollouts, _) in zip(groups, prompts, results, strict=True):
+        places = range(first, first + len(its))
+        first += len(its)
+        if not all(place in said for place in places):
+            continue  # the time limit came before one of the siblings
+        completions = [said[place][0] for place in places]
+        task = RewardTask(
+            sample=group.sample,
+            frames=[prompt.frame for prompt in its],
+            completions=completions,
+            step=step,
+            stage=name,
+            previous=[rollout.answer for rollout in rollouts],
+            show=turns[turn][1] if turn < len(turns) else None,
+        )
+        yield PendingGroup(
+            question=group.question,
+            sample=group.sample,
+            prompt=group.prompt,
+            completions=completions,
+            rewarded=reward_worker.submit(task),
+            turn=turn,
+            continuations=tuple(its),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,23 @@ import torch
 from torch import Tensor
 
 from grasp_rl.types import FinishReason, GroupOutcome, ParseStatus, RolloutGroup
+
+
+def step_statistics(groups: Sequence[RolloutGroup | GroupOutcome]) -> dict[str, float]:
+    """:func:`rollout_statistics` of the last turn's groups, and ``turn<n>/...`` for those of the turns before.
+
+    Groups of other tasks than the first are ``task/<name>/...``.
+    """
+    row: dict[str, float] = {}
+    parts: dict[str, list[RolloutGroup | GroupOutcome]] = {}
+    last = max(group.turn for group in groups)
+    for group in groups:
+        prefix = "" if group.turn == last else f"turn{group.turn + 1}/"
+        parts.setdefault(f"task/{group.task}/" if group.task else prefix, []).append(group)
+    for prefix, its in parts.items():
+        rewards = torch.tensor([[rollout.reward.reward for rollout in group.rollouts] for group in its])
+        row |= {prefix + name: value for name, value in rollout_statistics(its, rewards).items()}
+    return row
 
 
 def rollout_statistics(groups: Sequence[RolloutGroup | GroupOutcome], rewards: Tensor) -> dict[str, float]:
@@ -40,6 +58,31 @@ def rollout_statistics(groups: Sequence[RolloutGroup | GroupOutcome], rewards: T
         values = torch.tensor([[r.reward.terms[name] for r in group.rollouts] for group in groups])
         row[f"term/{name}/mean"] = float(values.mean())
         row[f"term/{name}/group_std"] = float(values.std(dim=1).mean())
+    return row | advantage_shares(groups, rewards)
+
+
+def advantage_shares(groups: Sequence[RolloutGroup | GroupOutcome], rewards: Tensor) -> dict[str, float]:
+    """``term/<name>/advantage_share``: the part of the advantages' variance that each term's pay brings.
+
+    cov(pay, reward) / var(reward) within the groups, each group weighing as its advantages are large: the shares add
+    up to 1, and a term that works against the others has a negative one. Nothing where no sibling differs.
+
+    Args:
+        groups: N groups of G rollouts.
+        rewards: [N, G].
+    """
+    centred = (rewards - rewards.mean(1, keepdim=True)).double()
+    spread = torch.tensor([[abs(gain) for gain in group.advantages] for group in groups]).double().sum(1, keepdim=True)
+    scale = spread / centred.abs().sum(1, keepdim=True).clamp(min=1e-12)
+    whole = float((scale * centred).square().sum())
+    names = groups[0].rollouts[0].reward.paid
+    if not names or not math.isfinite(whole) or whole < 1e-18:
+        return {}
+    row = {}
+    for name in names:
+        pay = torch.tensor([[r.reward.paid.get(name, 0.0) for r in group.rollouts] for group in groups]).double()
+        part = (scale * (pay - pay.mean(1, keepdim=True)) * scale * centred).sum()
+        row[f"term/{name}/advantage_share"] = float(part) / whole
     return row
 
 

@@ -19,7 +19,7 @@ import torch
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.geometry import outside
-from grasp_rl.interfaces import Labels, Rubric, Segmenter, WeakLabels
+from grasp_rl.interfaces import CoordinateFrame, Labels, Rubric, Segmenter, WeakLabels
 from grasp_rl.prompts.parse import parse
 from grasp_rl.types import Answer, Completion, Image, MaskPrediction, Rollout, Sample, SegmentedRollout, SpatialPrompt
 
@@ -41,7 +41,12 @@ class RewardPipeline:
     """Predict masks even where the reward needs none: evaluation does."""
 
     def run(
-        self, sample: Sample, frame: Any, completions: Sequence[Completion], step: int | None = None
+        self,
+        sample: Sample,
+        frame: Any,
+        completions: Sequence[Completion],
+        step: int | None = None,
+        previous: Sequence[Answer] | None = None,
     ) -> list[SegmentedRollout]:
         """One rollout per completion; the image is encoded at most once, and only if some answer needs it.
 
@@ -49,17 +54,22 @@ class RewardPipeline:
 
         Args:
             sample: with a mask, boxes and points, as the reward's ``needs`` say.
-            frame: the policy's coordinate frame for this image.
+            frame: the policy's coordinate frame for this image, or a sequence with that of each completion.
             completions: the siblings.
             step: the optimizer step that the reward's schedules are at; None for their end.
+            previous: each sibling's answer of the turn before; None in the first turn.
 
         Raises:
             ConfigError: the sample lacks what the reward needs.
         """
         labels = self.labels(sample)
+        frames = [frame] * len(completions) if isinstance(frame, CoordinateFrame) else frame
+        before: Sequence[Answer | None] = previous or [None] * len(completions)
         answers = [
-            replace(parse(c.text, self.prompt, frame, self.parsing), text=c.text, tokens=len(c.token_ids))
-            for c in completions
+            replace(
+                parse(c.text, self.prompt, its, self.parsing), text=c.text, tokens=len(c.token_ids), previous=earlier
+            )
+            for c, its, earlier in zip(completions, frames, before, strict=True)
         ]
         predictions: list[MaskPrediction | None] = [None] * len(answers)
         if self.always_segment or "mask" in self.reward.needs:
@@ -78,11 +88,14 @@ class RewardPipeline:
                 f"reward: sample {sample.sample_id} has no boxes or points and this reward needs them; take a mask "
                 "reward such as reward=think2seg, or data with boxes and points"
             )
-        image = sample.image if "image" in self.reward.needs else None
+        about: dict[str, Any] = {
+            "image": sample.image if "image" in self.reward.needs else None,
+            "query": sample.query,
+            "choice": sample.choice,
+            "point_labels": sample.candidates.point_labels if sample.candidates is not None else (),
+        }
         if "mask" not in self.reward.needs:
-            return WeakLabels(
-                instances=sample.weak_labels or (), image_size=sample.size, image=image, query=sample.query
-            )
+            return WeakLabels(instances=sample.weak_labels or (), image_size=sample.size, **about)
         if sample.target_mask is None:
             raise ConfigError(
                 f"reward: sample {sample.sample_id} has no mask and this reward needs one; take a mask-free one, such "
@@ -92,8 +105,7 @@ class RewardPipeline:
             target_mask=sample.target_mask,
             instances=sample.weak_labels,
             ignore_mask=sample.ignore_mask,
-            image=image,
-            query=sample.query,
+            **about,
         )
 
 

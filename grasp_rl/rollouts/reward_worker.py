@@ -8,16 +8,42 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import torch
 
+from grasp_rl.config.schema import TurnConfig
+from grasp_rl.rewards.stages import FIRST
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
-from grasp_rl.types import Completion, Rollout, Sample
+from grasp_rl.rollouts.turns import Shown, shown_of
+from grasp_rl.types import Answer, Completion, Rollout, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardTask:
+    """Completions of one question, to be rewarded."""
+
+    sample: Sample
+    frames: Any
+    """The completions' coordinate frame, or the frame of each."""
+    completions: Sequence[Completion]
+    step: int | None = None
+    """Optimizer step that the reward's schedules are at; None for their end."""
+    stage: str = FIRST
+    """Turn or task."""
+    previous: Sequence[Answer] | None = None
+    """Each completion's answer of the turn before."""
+    show: TurnConfig | None = None
+    """The turn that is to show what came of the answers; None for the last one."""
+
+
+Rewarded = tuple[list[Rollout], list[Shown]]
+"""The rollouts of a task without their masks, and what the next turn shows of each; [] for the last turn."""
 
 
 class RewardWorker:
@@ -26,44 +52,45 @@ class RewardWorker:
     Args:
         pipeline: what it does.
         where: ``process``, ``thread``, ``inline`` or ``auto``; see ``rollout.reward_worker``.
+        stages: the pipelines of a run with several turns or tasks, by name; None for ``pipeline`` alone.
     """
 
-    def __init__(self, pipeline: RewardPipeline, where: str = "inline") -> None:
+    def __init__(
+        self, pipeline: RewardPipeline, where: str = "inline", stages: Mapping[str, RewardPipeline] | None = None
+    ) -> None:
         self.pipeline = pipeline
+        self.stages = stages or {FIRST: pipeline}
         device = getattr(pipeline.segmenter, "device", None)
         on_gpu = device is not None and torch.device(device).type == "cuda"
         self.where = ("thread" if on_gpu else "process") if where == "auto" else where
         self._stream: Any = torch.cuda.Stream(device) if on_gpu and self.where == "thread" else None  # type: ignore[no-untyped-call]
         self._executor: Executor | None = None
         if self.where == "process":
-            self._executor = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start, (pipeline,))
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(1, context, _start, (self.stages,))
             self._executor.submit(os.getpid)  # the process starts now, not when the first answer waits for it
         elif self.where == "thread":
             self._executor = ThreadPoolExecutor(1, "reward_worker")
 
-    def submit(
-        self, sample: Sample, frame: Any, completions: Sequence[Completion], step: int | None = None
-    ) -> Future[list[Rollout]]:
-        """The rollouts of ``completions``, when they are rewarded as in optimizer step ``step``; masks stay behind.
+    def submit(self, task: RewardTask) -> Future[Rewarded]:
+        """The rollouts of a task, when they are rewarded; their masks stay behind.
 
         What the pipeline raises is raised by the future's ``result``.
         """
         if self.where == "process" and self._executor is not None:
             try:
-                return self._executor.submit(_run, sample, frame, completions, step)
+                return self._executor.submit(_run, task)
             except BrokenProcessPool as error:
                 raise _worker_died(error) from error
         if self._executor is not None:
-            return self._executor.submit(self._run, sample, frame, completions, step)
-        done: Future[list[Rollout]] = Future()
-        done.set_result(self._run(sample, frame, completions, step))
+            return self._executor.submit(self._run, task)
+        done: Future[Rewarded] = Future()
+        done.set_result(self._run(task))
         return done
 
-    def _run(
-        self, sample: Sample, frame: Any, completions: Sequence[Completion], step: int | None = None
-    ) -> list[Rollout]:
+    def _run(self, task: RewardTask) -> Rewarded:
         with torch.cuda.stream(self._stream) if self._stream else contextlib.nullcontext():
-            return run_without_masks(self.pipeline, sample, frame, completions, step)
+            return rewarded(self.stages, task)
 
     def close(self) -> None:
         """End the process or thread; what it has not begun is forgotten."""
@@ -71,8 +98,8 @@ class RewardWorker:
             self._executor.shutdown(cancel_futures=True)
 
 
-def result_of(future: Future[list[Rollout]]) -> list[Rollout]:
-    """The rollouts of ``future``.
+def result_of(future: Future[Rewarded]) -> Rewarded:
+    """What ``future`` gives.
 
     Raises:
         RuntimeError: the pipeline's process died.
@@ -90,23 +117,23 @@ def _worker_died(error: BrokenProcessPool) -> RuntimeError:
     )
 
 
-def run_without_masks(
-    pipeline: RewardPipeline, sample: Sample, frame: Any, completions: Sequence[Completion], step: int | None = None
-) -> list[Rollout]:
-    """The rollouts of ``completions`` without their masks, which stay in the worker."""
-    return [rollout.without_masks() for rollout in pipeline.run(sample, frame, completions, step)]
+def rewarded(stages: Mapping[str, RewardPipeline], task: RewardTask) -> Rewarded:
+    """The rollouts of ``task``, without their masks, which stay in the worker."""
+    rollouts = stages[task.stage].run(task.sample, task.frames, task.completions, task.step, task.previous)
+    pictures = [] if task.show is None else shown_of(rollouts, task.sample.image, task.show)
+    return [rollout.without_masks() for rollout in rollouts], pictures
 
 
-_pipelines: list[RewardPipeline] = []
+_stages: dict[str, RewardPipeline] = {}
 
 
-def _start(pipeline: RewardPipeline) -> None:
+def _start(stages: Mapping[str, RewardPipeline]) -> None:
     """Begin the pipeline's process: one thread, deaf to signals meant for the run, gone when the run is."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _pipelines.append(pipeline)
+    _stages.update(stages)
     threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
 
 
@@ -116,8 +143,8 @@ def _exit_with(parent: int) -> None:
     os._exit(1)
 
 
-def _run(sample: Sample, frame: Any, completions: Sequence[Completion], step: int | None) -> list[Rollout]:
-    return run_without_masks(_pipelines[0], sample, frame, completions, step)
+def _run(task: RewardTask) -> Rewarded:
+    return rewarded(_stages, task)
 
 
 @contextlib.contextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from grasp_rl.types import GroupOutcome, RolloutGroup
+from grasp_rl.types import RolloutGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,16 +20,13 @@ class TrainBatch:
     """N places of the groups in their optimizer step."""
     groups: tuple[RolloutGroup, ...]
     completions: tuple[tuple[tuple[int, ...], ...], ...]
-    """N x G token-id sequences."""
+    """N x G token-id sequences; in a later turn they begin with what stands between the prompt and the answer."""
     sampled_logp: Tensor
-    """[N, G, C] log-probabilities as drawn, 0 where there is no token."""
+    """[N, G, C] log-probabilities as drawn, 0 where there is no token or one that is not scored."""
     advantages: Tensor
     """[N, G]"""
-
-
-def rewards_of(groups: Sequence[RolloutGroup | GroupOutcome]) -> Tensor:
-    """[N, G] rewards."""
-    return torch.tensor([[r.reward.reward for r in group.rollouts] for group in groups])
+    forward: Mapping[str, Any] = field(default_factory=dict)
+    """Further keywords of the policy's forward: later turns, and how many tokens of each sequence are context."""
 
 
 def micro_batches(groups: Iterable[RolloutGroup], *, size: int, skip_zero: bool) -> Iterator[TrainBatch]:
@@ -54,16 +52,44 @@ def micro_batches(groups: Iterable[RolloutGroup], *, size: int, skip_zero: bool)
 def batch_of(chunk: Sequence[tuple[int, RolloutGroup]]) -> TrainBatch:
     """One batch of (place, group)."""
     groups = tuple(group for _, group in chunk)
-    completions = tuple(tuple(r.completion.token_ids for r in group.rollouts) for group in groups)
+    contexts = tuple(tuple(_context(group, g) for g in range(len(group.rollouts))) for group in groups)
+    completions = tuple(
+        tuple((*context, *r.completion.token_ids) for context, r in zip(its, group.rollouts, strict=True))
+        for its, group in zip(contexts, groups, strict=True)
+    )
     longest = max(len(c) for group in completions for c in group)
-    sampled = [padded([torch.tensor(r.completion.logprobs) for r in group.rollouts], longest) for group in groups]
+    sampled = [
+        padded(
+            [
+                torch.tensor((*[0.0] * len(context), *r.completion.logprobs))
+                for context, r in zip(its, group.rollouts, strict=True)
+            ],
+            longest,
+        )
+        for its, group in zip(contexts, groups, strict=True)
+    ]
+    later = any(group.continuations is not None for group in groups)
     return TrainBatch(
+        forward={
+            "continuations": [group.continuations or (None,) * len(group.rollouts) for group in groups],
+            "unscored": [[len(context) for context in its] for its in contexts],
+        }
+        if later
+        else {},
         places=tuple(place for place, _ in chunk),
         groups=groups,
         completions=completions,
         sampled_logp=torch.stack(sampled),
         advantages=torch.tensor([group.advantages for group in groups]),
     )
+
+
+def _context(group: RolloutGroup, g: int) -> tuple[int, ...]:
+    """Tokens between the group's prompt and what sibling ``g`` said in this turn; () in the first."""
+    if group.continuations is None:
+        return ()
+    continuation = group.continuations[g]
+    return tuple(continuation.input_ids[continuation.shared :].tolist())
 
 
 def padded(rows: Sequence[Tensor], width: int) -> Tensor:

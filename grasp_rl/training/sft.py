@@ -35,7 +35,7 @@ from grasp_rl.evaluation.evaluate import check_truth, evaluate, files_of
 from grasp_rl.interfaces import Components, CoordinateFrame, Dataset
 from grasp_rl.policies.describe import describe
 from grasp_rl.policies.questions import check_questions
-from grasp_rl.policies.types import EncodedPrompt
+from grasp_rl.policies.types import EncodedImage, EncodedPrompt
 from grasp_rl.policies.vlm import VlmPolicy
 from grasp_rl.prompts.render import format_answer
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
@@ -175,7 +175,7 @@ def _step(policy: VlmPolicy, engine: Engine, rows: Sequence[Row], phase: SftPhas
     prompts = [
         EncodedPrompt(
             input_ids=torch.from_numpy(row.prompt.input_ids),
-            inputs={name: torch.from_numpy(array) for name, array in row.prompt.inputs.items()},
+            images=(EncodedImage(inputs={n: torch.from_numpy(array) for n, array in row.prompt.inputs.items()}),),
             frame=row.prompt.frame,
         )
         for row in rows

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.data.sampler import PromptSampler
 from grasp_rl.distributed.build import make_engine, whole
@@ -18,6 +19,7 @@ from grasp_rl.policies.questions import check_questions
 from grasp_rl.rollouts.collect import RolloutBatch, collect_rollouts
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.rollouts.reward_worker import RewardWorker
+from grasp_rl.rollouts.turns import stages_of
 from grasp_rl.runs import checkpoints, data_record
 from grasp_rl.training.hooks import Checkpointer, Evaluator, RunLog, StopRules
 from grasp_rl.training.trainer import Trainer
@@ -73,6 +75,8 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
     check_truth(components.data.split(config.evaluation.test_split), config.evaluation.test_limit)
     for split in validation:
         check_truth(split, config.evaluation.val_limit)
+    if config.rollout.turns and not getattr(components.generator, "takes_turns", True):
+        raise ConfigError("rollout.turns: this generator asks one turn only; take generator=in_process")
     sampler = PromptSampler(training, config, masks="mask" in components.reward.needs)
     engine, update = _engine_and_update(config, policy, components.generator.mismatch_cap)
     scores: dict[str, dict[str, float]] = {}
@@ -123,7 +127,7 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
         collect=collect,
         update=update,
         generator=components.generator,
-        reward_worker=RewardWorker(pipeline, config.rollout.reward_worker),
+        reward_worker=RewardWorker(pipeline, config.rollout.reward_worker, stages_of(config, pipeline)),
         evaluator=evaluator,
         checkpointer=checkpointer,
         stop=stop,

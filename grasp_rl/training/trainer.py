@@ -27,10 +27,9 @@ from grasp_rl.data.sampler import PromptSampler
 from grasp_rl.distributed.engine import Engine
 from grasp_rl.interfaces import Generator, Policy
 from grasp_rl.rollouts.collect import RolloutBatch
-from grasp_rl.rollouts.metrics import rollout_statistics
+from grasp_rl.rollouts.metrics import step_statistics
 from grasp_rl.rollouts.reward_worker import RewardWorker
 from grasp_rl.runs import signals
-from grasp_rl.training.collate import rewards_of
 from grasp_rl.training.hooks import Checkpointer, Evaluator, RunLog, StopRules, Stopwatch
 from grasp_rl.training.update import PolicyUpdater
 from grasp_rl.types import Sample
@@ -87,7 +86,7 @@ class Trainer:
                     groups = rollouts.everywhere()
                     counters = self.engine.process_group.all_reduce_sum(self.generator.counters())
                     row |= {**rollouts.counters(), **counters}
-                    row |= rollout_statistics(groups, rewards_of(groups)) if groups else {}
+                    row |= step_statistics(groups) if groups else {}
                     self.log.step(step + 1, row, clock.laps() | {"reward_wait_s": rollouts.waited_s})
                     self.stop.check(step + 1, row, groups)
                     self._milestones(step + 1)

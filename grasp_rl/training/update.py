@@ -134,7 +134,9 @@ class PolicyUpdater:
                 continue
             reference = before.once(before.reference, batch, partial(self._score_reference, batch)) if self.kl else None
             prompts = [group.prompt for group in batch.groups]
-            logp, entropy, valid, _ = self.engine.forward(prompts, batch.completions, sampling=self.sampling)
+            logp, entropy, valid, _ = self.engine.forward(
+                prompts, batch.completions, sampling=self.sampling, **batch.forward
+            )
             old = before.once(before.old, batch, logp.detach)
             given = together({"sampled": batch.sampled_logp, "advantages": batch.advantages}, logp.device)
             sampled = given["sampled"]
@@ -162,7 +164,7 @@ class PolicyUpdater:
     def _score_reference(self, batch: TrainBatch) -> Tensor:
         """[N, G, C] log-probabilities under the reference policy."""
         prompts = [group.prompt for group in batch.groups]
-        kwargs: dict[str, Any] = {"sampling": self.reference_sampling, "entropy": False}
+        kwargs: dict[str, Any] = {"sampling": self.reference_sampling, "entropy": False, **batch.forward}
         with torch.no_grad():
             if self.reference is not None:
                 return torch.as_tensor(self.reference(prompts, batch.completions, **kwargs)[0])
@@ -182,7 +184,7 @@ class PolicyUpdater:
         if reference:
             self._score_reference(batch)
         prompts = [group.prompt for group in batch.groups]
-        logp, *_ = self.engine.forward(prompts, batch.completions, sampling=self.sampling)
+        logp, *_ = self.engine.forward(prompts, batch.completions, sampling=self.sampling, **batch.forward)
         self.engine.backward(logp.sum() * 0.0)
 
     def _shrink(self, error: Exception) -> None:

@@ -142,7 +142,7 @@ def prefill(
         hidden[b, start:], visual[b, start:] = prompt.embeddings, prompt.visual
         positions[:, b, start:] = prompt.positions
     seen = padding_mask(lengths, longest, max_new_tokens)
-    laid = {"visual": visual, "positions": positions, "next": torch.stack([p.positions.max() + 1 for p in prompts])}
+    laid = {"visual": visual, "positions": positions, "next": torch.stack([p.next_position for p in prompts])}
     on = together(laid if seen is None else laid | {"seen": seen}, policy.device)
     mask = None if seen is None else on["seen"][:, 0, 0, :longest].long()
     cache = growing_cache(policy.core.language_model.config)

@@ -71,7 +71,7 @@ class KeptBoxes(AnswerTerm):
     needs: ClassVar[frozenset[str]] = frozenset({"turn"})
 
     def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
-        before = labels.previous
+        before = answer.previous
         if before is None or not answer.prompts or len(before.prompts) != len(answer.prompts):
             return 0.0
         kept = [

@@ -89,6 +89,7 @@ class PointLabels(AnswerTerm):
     Labels are compared in order up to the shorter list and divided by the number of candidates.
     """
 
+    accuracy: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
 
     def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:

@@ -84,6 +84,7 @@ class VllmServer:
         self.server = Server(url=url.rstrip("/"), timeout_s=timeout_s, retries=retries, api_key_env=api_key_env)
         self.concurrency, self.run = concurrency, secrets.token_hex(4)
         self.mismatch_cap: float | None = mismatch_cap
+        self.takes_turns = False
         self.folder = Path(adapter_folder)
         self.folder_there = adapter_folder_there or str(self.folder.resolve())
         self.adapter: str | None = None
