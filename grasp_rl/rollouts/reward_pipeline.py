@@ -21,7 +21,17 @@ from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.geometry import outside
 from grasp_rl.interfaces import Labels, Rubric, Segmenter, WeakLabels
 from grasp_rl.prompts.parse import parse
-from grasp_rl.types import Answer, Completion, Image, MaskPrediction, Rollout, Sample, SegmentedRollout, SpatialPrompt
+from grasp_rl.types import (
+    Answer,
+    Completion,
+    Image,
+    MaskPrediction,
+    RewardBreakdown,
+    Rollout,
+    Sample,
+    SegmentedRollout,
+    SpatialPrompt,
+)
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +63,27 @@ class RewardPipeline:
         Raises:
             ConfigError: the sample lacks what the reward needs.
         """
-        labels = self.labels(sample)
         answers = [parse(c.text, self.prompt, frame, self.parsing) for c in completions]
         predictions: list[MaskPrediction | None] = [None] * len(answers)
         if self.always_segment or "mask" in self.reward.needs:
             predictions = list(segment(self.segmenter, sample.image, answers, name=sample.sample_id))
-        counted = [replace(a, prompts=outside(a.prompts, sample.ignore_mask)) for a in answers]
+        rewards = self.rewards(sample, answers, predictions)
         return [
-            SegmentedRollout(completion=c, answer=a, masks=p, reward=self.reward(rewarded, labels, p))
-            for c, a, rewarded, p in zip(completions, answers, counted, predictions, strict=True)
+            SegmentedRollout(completion=c, answer=a, masks=p, reward=reward)
+            for c, a, p, reward in zip(completions, answers, predictions, rewards, strict=True)
         ]
+
+    def rewards(
+        self, sample: Sample, answers: Sequence[Answer], predictions: Sequence[MaskPrediction | None]
+    ) -> list[RewardBreakdown]:
+        """The reward of each answer with its masks, instances in ignored pixels alone left out.
+
+        Raises:
+            ConfigError: the sample lacks what the reward needs.
+        """
+        labels = self.labels(sample)
+        counted = [replace(a, prompts=outside(a.prompts, sample.ignore_mask)) for a in answers]
+        return [self.reward(a, labels, p) for a, p in zip(counted, predictions, strict=True)]
 
     def labels(self, sample: Sample) -> WeakLabels | Labels:
         """What the reward may see of ``sample``."""
