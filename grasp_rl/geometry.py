@@ -63,6 +63,17 @@ def mask_to_box(mask: BoolMask) -> Box | None:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
+def clipped(mask: BoolMask, box: Box | None) -> BoolMask:
+    """``mask`` [H, W] with all outside ``box`` removed, whose edges are rounded outwards; unchanged without one."""
+    if box is None:
+        return mask
+    x0, y0, x1, y1 = int(np.floor(box[0])), int(np.floor(box[1])), int(np.ceil(box[2])), int(np.ceil(box[3]))
+    result = np.zeros_like(mask)
+    window = (slice(max(y0, 0), max(y1, 0)), slice(max(x0, 0), max(x1, 0)))
+    result[window] = mask[window]
+    return result
+
+
 def interior_points(mask: BoolMask, count: int) -> tuple[Point, ...]:
     """``count`` pixel centres deep inside a mask [H, W]: peaks of the distance transform, each peak's disc suppressed.
 

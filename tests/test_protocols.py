@@ -12,12 +12,13 @@ import pytest
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.targets import instantiate
-from grasp_rl.evaluation.canvas import clipped, place, rectangle
+from grasp_rl.evaluation.canvas import place, rectangle
 from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, score_of
 from grasp_rl.evaluation.predictions import encode_mask
 from grasp_rl.evaluation.protocols.boxes import BoxProtocol, DetectionProtocol
 from grasp_rl.evaluation.protocols.published import PublishedProtocol
 from grasp_rl.evaluation.protocols.several import SeveralProtocols
+from grasp_rl.geometry import clipped
 from grasp_rl.launch.compose import option
 from grasp_rl.types import BoolMask, SpatialPrompt
 

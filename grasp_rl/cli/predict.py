@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -28,10 +30,13 @@ from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import COMPONENTS, check, instantiate, load_raw, to_config
 from grasp_rl.data.image_io import ImageReading, read_described, write_image
 from grasp_rl.distributed.engine import pick_device
+from grasp_rl.evaluation.calibration import stored_fit
+from grasp_rl.inference.pipeline import Inference
+from grasp_rl.inference.refine import FILE as FIT
+from grasp_rl.inference.segmenting import segmenter_of
 from grasp_rl.interfaces import Policy, Segmenter
 from grasp_rl.launch import compose
 from grasp_rl.prompts.parse import parse
-from grasp_rl.rollouts.reward_pipeline import segment
 from grasp_rl.runs import checkpoints
 from grasp_rl.runs.run_dir import CONFIG
 from grasp_rl.types import Answer, BoolMask, Image
@@ -56,6 +61,8 @@ class Prediction:
     answer: Answer
     mask: BoolMask
     """[H, W] all instances together, at the image's own size."""
+    told: Record
+    """What the inference options did; empty where they are the defaults."""
     policy_s: float
     segmenter_s: float
 
@@ -78,14 +85,17 @@ class Predictor:
         torch.set_num_threads(config.engine.threads)
         device = pick_device(config.engine)
         self.config = config
-        self.segmenter: Segmenter = instantiate(config.segmenter, trusted, "segmenter")
+        fit = source if source is not None and (source / FIT).is_file() else None
+        self.inference = Inference(options=config.inference, affine=stored_fit(config, fit), seed=config.seed)
+        segmenter: Segmenter = instantiate(config.segmenter, trusted, "segmenter")
+        self.segmenter = segmenter_of(config.inference, segmenter)
         self.policy: Policy = instantiate(config.policy, trusted, "policy").to(device).eval()
         self.weights = checkpoints.find_policy(source) if source is not None else None
         if self.weights is not None:
             self.policy.load_weights(self.weights)
 
     def predict(self, image: Image, query: str) -> Prediction:
-        """Answer ``query`` about ``image`` [H, W, 3] uint8 RGB, greedily.
+        """Answer ``query`` about ``image`` [H, W, 3] uint8 RGB: greedily, unless the config's inference samples.
 
         Raises:
             ConfigError: the query is empty, too long, or holds text that is reserved for the policy's own tokens.
@@ -95,15 +105,18 @@ class Predictor:
         with torch.no_grad():
             prompt = self.policy.encode(image, query, self.config.prompt)
             embedded, length = self.policy.embed([prompt]), self.config.evaluation.max_new_tokens
-            text = self.policy.generate(embedded, None, group_size=1, max_new_tokens=length)[0][0].text
+            name = f"{zlib.crc32(image.tobytes())} {query}"
+            rows = self.config.evaluation.batch_size
+            (said,) = self.inference.completions(self.policy, embedded, [name], max_new_tokens=length, rows=rows)
         answered = time.perf_counter()
-        answer = parse(text, self.config.prompt, prompt.frame, self.config.parsing)
-        masks = segment(self.segmenter, image, [answer], name="the image")[0]
+        answers = [parse(c.text, self.config.prompt, prompt.frame, self.config.parsing) for c in said]
+        vote, masks = self.inference.decide(self.segmenter, image, answers, name="the image")
         if masks.error is not None:
             raise ConfigError(f"segmenter: could not segment the answer ({masks.error})")
         return Prediction(
-            text=text,
-            answer=answer,
+            text=said[vote.chosen].text,
+            answer=vote.answer,
+            told={} if self.inference.plain else self.inference.told(vote, said, (image.shape[0], image.shape[1])),
             mask=masks.union,
             policy_s=answered - began,
             segmenter_s=time.perf_counter() - answered,
@@ -256,20 +269,31 @@ def read_config(run: Path | None, scheme: str | None, segmenter: str | None, ove
         ConfigError: naming the key, what was found and what is valid.
     """
     groups = [f"{group}={name}" for group, name in (("prompt", scheme), ("segmenter", segmenter)) if name]
-    args = ["command=evaluate", *groups, *([] if run else overrides)]
+    ours = [override for override in overrides if _is_inference(override)]
+    args = ["command=evaluate", *groups, *(ours if run else overrides)]
     with compose.hydra("predict") as engine:
         composed = to_config(compose.single(engine, args, compose.trusted_on(args)).config)
     if run is None:
         return composed
-    changed: Any = OmegaConf.create(load_raw(run / CONFIG))
+    changed: Any = OmegaConf.create(load_raw(run / CONFIG) | {"command": "evaluate", "predictions": None})
     for override in compose.parse_overrides(overrides):
         if override.key_or_group in (*COMPONENTS, "prompt"):
             raise ConfigError(f"{override.input_line}: goes without --run; with it, use --prompt and --segmenter")
-        if override.key_or_group != "trusted_modules":
+        if override.key_or_group != "trusted_modules" and not _is_inference(str(override.input_line)):
             OmegaConf.update(changed, override.key_or_group, override.value(), force_add=override.is_add())
     config = to_config(OmegaConf.to_container(changed))  # type: ignore[arg-type]
     prompt = replace(composed.prompt, template=config.prompt.template) if scheme else config.prompt
-    return replace(config, prompt=prompt, segmenter=composed.segmenter if segmenter else config.segmenter)
+    return replace(
+        config,
+        prompt=prompt,
+        segmenter=composed.segmenter if segmenter else config.segmenter,
+        inference=composed.inference if ours else config.inference,
+    )
+
+
+def _is_inference(override: str) -> bool:
+    """Whether an override is of the inference options, which go with any run."""
+    return re.match(r"[+~]*inference[.=]", override) is not None
 
 
 def write(out: Path, task: Task, image: Image, prediction: Prediction, predictor: Predictor) -> Record:
@@ -302,6 +326,8 @@ def write(out: Path, task: Task, image: Image, prediction: Prediction, predictor
         "parsing": asdict(config.parsing),
         "files": {name: str(file) for name, file in files.items()},
     }
+    if prediction.told:
+        record["inference"] = prediction.told
     write_json(out / f"{task.name}.json", record)
     return record
 

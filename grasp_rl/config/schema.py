@@ -6,7 +6,7 @@ schema. Not frozen: OmegaConf would make a frozen dataclass read-only and refuse
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from grasp_rl.config.errors import one_of, require
@@ -318,6 +318,129 @@ class EvaluationConfig:
 
 
 @dataclass
+class RefineConfig:
+    """An affine map of predicted boxes that takes out a systematic error; see grasp_rl.inference.refine."""
+
+    fit_split: str | None = None
+    """evaluate: the split whose greedy answers it is fitted on, before the evaluation; null fits nothing."""
+    limit: int | None = 256
+    """Samples of that split at most, None for all."""
+    path: str | None = None
+    """A run directory with a fit, or the inference.json in one, to use again."""
+
+    def __post_init__(self) -> None:
+        require(self.limit is None or self.limit >= 1, "inference.refine.limit", self.limit, ">= 1 or null")
+
+
+@dataclass
+class RoutesConfig:
+    """Two prompts an instance, its points alone and its box, and how their masks are merged."""
+
+    merge: str = "none"
+    """none: one prompt. and, or. agreement: what both masks have where their IoU is at least min_iou, else the one of
+    the higher predicted IoU, the box's where that is equal."""
+    box_route: str = "box"
+    """box, or box_points: the second route has the points, too."""
+    min_iou: float = 0.5
+
+    def __post_init__(self) -> None:
+        one_of("inference.routes.merge", self.merge, ("none", "and", "or", "agreement"))
+        one_of("inference.routes.box_route", self.box_route, ("box", "box_points"))
+        require(0 <= self.min_iou <= 1, "inference.routes.min_iou", self.min_iou, "in [0, 1]")
+
+
+@dataclass
+class ScaleConfig:
+    """What the segmenter sees of an image."""
+
+    mode: str = "native"
+    """native: the image as it is. side: resized, its longer side to ``side``. crop: around each box alone."""
+    side: int = 1024
+    """Pixels of the longer side."""
+    margin: float = 0.5
+    """Of a crop on every side, as a fraction of the box's width or height."""
+
+    def __post_init__(self) -> None:
+        one_of("inference.scale.mode", self.mode, ("native", "side", "crop"))
+        require(16 <= self.side <= 16384, "inference.scale.side", self.side, "in 16..16384")
+        require(0 <= self.margin <= 10, "inference.scale.margin", self.margin, "in [0, 10]")
+
+
+@dataclass
+class SamplesConfig:
+    """Answers drawn beside the greedy one, and how one comes of all of them; see grasp_rl.inference.voting."""
+
+    count: int = 0
+    """K sampled answers; 0 leaves the greedy one alone."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    pick: str = "agreement"
+    """agreement of masks pixel by pixel, majority of boxes, or best_of_n: one of the answers as it is."""
+    threshold: float = 0.5
+    """Share of the answers that a pixel or a box needs."""
+    score: str = "agreement"
+    """What is best with best_of_n: agreement (mean mask IoU with the others), predicted_iou (the segmenter's)."""
+    box_iou: float = 0.5
+    """Boxes of different answers that overlap by at least this IoU are votes for one instance (majority)."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.count <= 256, "inference.samples.count", self.count, "in 0..256")
+        require(self.temperature > 0, "inference.samples.temperature", self.temperature, "> 0")
+        require(0 < self.top_p <= 1, "inference.samples.top_p", self.top_p, "in (0, 1]")
+        one_of("inference.samples.pick", self.pick, ("agreement", "majority", "best_of_n"))
+        require(0 < self.threshold <= 1, "inference.samples.threshold", self.threshold, "in (0, 1]")
+        one_of("inference.samples.score", self.score, ("agreement", "predicted_iou"))
+        require(0 < self.box_iou <= 1, "inference.samples.box_iou", self.box_iou, "in (0, 1]")
+
+
+@dataclass
+class InferenceConfig:
+    """What is done with an answer beyond one prompt an instance; evaluate, rescore, diagnose and predict honour it.
+
+    Training never does: a reward is of the plain answer.
+    """
+
+    name: str = "default"
+    """Name of the option, for tables."""
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    routes: RoutesConfig = field(default_factory=RoutesConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    clip_to_box: bool = False
+    """Cut each mask to its own box (Geo-R1)."""
+    multimask: bool = False
+    """The best of the segmenter's three masks by predicted IoU (Seg-Zero, ReSaP); for the SAM family."""
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Settings that are not the defaults, by flat key; the name is none of them."""
+        return {key: value for key, value in _changed(self, InferenceConfig()).items() if key != "name"}
+
+    @property
+    def label(self) -> str:
+        """The name; of the defaults with other settings, these too."""
+        return label_of(self.name, self.changed)
+
+
+def label_of(name: str, changed: dict[str, Any]) -> str:
+    """What a table calls inference options of that name that differ so from the defaults."""
+    settings = ", ".join(f"{key}={value}" for key, value in changed.items())
+    return f"{name} with {settings}" if settings and name == InferenceConfig.name else name
+
+
+def _changed(ours: Any, usual: Any) -> dict[str, Any]:
+    """Fields of one dataclass that differ from another's, by flat key."""
+    result: dict[str, Any] = {}
+    for part in fields(ours):
+        value, other = getattr(ours, part.name), getattr(usual, part.name)
+        if is_dataclass(value):
+            result |= {f"{part.name}.{key}": inner for key, inner in _changed(value, other).items()}
+        elif value != other:
+            result[part.name] = value
+    return result
+
+
+@dataclass
 class CheckpointConfig:
     """What is kept, and when."""
 
@@ -492,6 +615,7 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     sft: SftConfig = field(default_factory=SftConfig)
@@ -504,6 +628,9 @@ class RunConfig:
         wanted = self.command in stored
         told = stored.get(self.command, f"null for {self.command}")
         require(wanted == (self.predictions is not None), "predictions", self.predictions, told)
+        if self.inference.changed and self.command not in ("evaluate", "rescore", "diagnose"):
+            told = f"default with {self.command}; evaluate, rescore, diagnose and predict have other options"
+            require(False, "inference", self.inference.name, told)
         require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")
         if self.rollout.turns:
             rounds, layers = self.algorithm.sampling_rounds, self.engine.ranks_forward_together

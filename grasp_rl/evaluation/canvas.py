@@ -7,7 +7,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from grasp_rl.geometry import mask_to_box
+from grasp_rl.geometry import clipped, mask_to_box
 from grasp_rl.types import BoolMask
 
 Canvas = Literal["original", "squash", "corner", "centre"]
@@ -42,17 +42,6 @@ def _resized(mask: BoolMask, rows: int, columns: int, bilinear: bool) -> BoolMas
         return mask
     values, how = (np.float32, cv2.INTER_LINEAR) if bilinear else (np.uint8, cv2.INTER_NEAREST)
     return np.asarray(cv2.resize(mask.astype(values), (columns, rows), interpolation=how) > 0, dtype=np.bool_)
-
-
-def clipped(mask: BoolMask, box: tuple[float, float, float, float] | None) -> BoolMask:
-    """``mask`` [H, W] with all outside ``box`` removed, whose edges are rounded outwards; unchanged without one."""
-    if box is None:
-        return mask
-    x0, y0, x1, y1 = int(np.floor(box[0])), int(np.floor(box[1])), int(np.ceil(box[2])), int(np.ceil(box[3]))
-    result = np.zeros_like(mask)
-    window = (slice(max(y0, 0), max(y1, 0)), slice(max(x0, 0), max(x1, 0)))
-    result[window] = mask[window]
-    return result
 
 
 def rectangle(mask: BoolMask) -> BoolMask:

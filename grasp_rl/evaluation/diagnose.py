@@ -26,9 +26,10 @@ import numpy as np
 import torch
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.schema import PromptConfig, RunConfig
+from grasp_rl.config.schema import InferenceConfig, PromptConfig, RunConfig
 from grasp_rl.config.targets import load_raw
 from grasp_rl.distributed.process_group import joined
+from grasp_rl.evaluation.calibration import inference_again
 from grasp_rl.evaluation.evaluate import files_of, pipeline_of
 from grasp_rl.evaluation.foreign import ids_of
 from grasp_rl.evaluation.stored import Rescored, read_run
@@ -62,7 +63,13 @@ def run(config: RunConfig, components: Components) -> Record:
     dataset = components.data.split(settings.test_split)
     count = len(dataset) if settings.test_limit is None else min(settings.test_limit, len(dataset))
     pipeline = pipeline_of(config, components)
-    stored = Rescored(read_run(source, ids_of(dataset, count)), pipeline)
+    samples = config.inference.samples
+    if samples.count and samples.pick == "agreement":
+        raise ConfigError(
+            "inference.samples.pick=agreement: such a mask has no prompts of its own to replace; diagnose with "
+            "inference.samples.count=0"
+        )
+    stored = Rescored(read_run(source, ids_of(dataset, count)), pipeline, inference_again(config, source))
     with joined(config.engine) as group, torch.no_grad():
         progress = ProgressWriter(run_dir, count) if group.is_main else None
         if progress is not None:
@@ -91,9 +98,10 @@ def run(config: RunConfig, components: Components) -> Record:
 
 
 def _of_the_run(config: RunConfig, source: Path) -> bool:
-    """Whether segmenter, data, prompt, parsing and samples are the run's own."""
+    """Whether segmenter, data, prompt, parsing, inference and samples are the run's own."""
     ours, theirs = asdict(config), load_raw(source / CONFIG)
     same = all(ours[key] == theirs.get(key) for key in ("segmenter", "data", "prompt", "parsing"))
+    same = same and ours["inference"] == (theirs.get("inference") or asdict(InferenceConfig()))
     evaluation = theirs.get("evaluation") or {}
     return same and all(ours["evaluation"][key] == evaluation.get(key) for key in ("test_split", "test_limit"))
 

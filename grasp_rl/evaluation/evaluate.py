@@ -21,8 +21,11 @@ from grasp_rl.distributed.build import whole
 from grasp_rl.distributed.engine import pick_device
 from grasp_rl.distributed.process_group import ALONE, ProcessGroup, joined
 from grasp_rl.evaluation import predictions
+from grasp_rl.evaluation.calibration import inference_for
 from grasp_rl.evaluation.metrics import score_of
 from grasp_rl.evaluation.protocols.masks import OURS
+from grasp_rl.inference.pipeline import PLAIN, Inference
+from grasp_rl.inference.segmenting import segmenter_of
 from grasp_rl.interfaces import Components, CoordinateFrame, Dataset, EvaluationProtocol, Labels, Policy, WeakLabels
 from grasp_rl.planning.plausibility import doubts
 from grasp_rl.policies.questions import check_questions
@@ -69,6 +72,7 @@ def evaluate(
     process_group: ProcessGroup = ALONE,
     folder: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    inference: Inference = PLAIN,
 ) -> Evaluation:
     """Greedy answers of ``policy`` to the first ``limit`` samples of ``dataset``, scored.
 
@@ -86,6 +90,7 @@ def evaluate(
         folder: where to write predictions, numbers and images (see grasp_rl.evaluation.predictions), the same on all
             ranks; None to write nothing.
         on_progress: is called with the samples done and their total after each batch.
+        inference: what is done with an answer beyond that; the pipeline's segmenter is already as it wants it.
 
     Raises:
         ConfigError: a sample has neither a mask nor weak labels, or a question cannot be asked.
@@ -95,7 +100,7 @@ def evaluate(
     check_truth(dataset, limit)
     with _evaluation_mode(policy):
         return measure(
-            lambda samples: _answer(policy, pipeline, samples, config.max_new_tokens),
+            lambda samples: _answer(policy, pipeline, samples, config, inference),
             dataset,
             boxes=pipeline.prompt.box,
             config=config,
@@ -204,6 +209,8 @@ def run(config: RunConfig, components: Components) -> Record:
             for doubt in [*doubts(config), *_other_data(config.init_from)]:
                 log.warning("%s", doubt)
                 progress.note(doubt)
+        with _evaluation_mode(policy):
+            inference = inference_for(config, policy, components.data, group)
         scored = evaluate(
             policy,
             pipeline,
@@ -214,14 +221,19 @@ def run(config: RunConfig, components: Components) -> Record:
             process_group=group,
             folder=folder,
             on_progress=None if progress is None else lambda done, _: progress.update("evaluate", done),
+            inference=inference,
         )
     return concluded(config, components, scored, count, progress)
 
 
 def pipeline_of(config: RunConfig, components: Components) -> RewardPipeline:
-    """What follows an answer to its mask and reward; masks are made even where the reward needs none."""
+    """What follows an answer to its mask and reward; masks are made even where the reward needs none.
+
+    Raises:
+        ConfigError: the segmenter cannot do what ``config.inference`` asks of it.
+    """
     return RewardPipeline(
-        segmenter=components.segmenter,
+        segmenter=segmenter_of(config.inference, components.segmenter),
         reward=components.reward,
         prompt=config.prompt,
         parsing=config.parsing,
@@ -248,7 +260,9 @@ def concluded(
         components.tracker.finish(0)
         for text in getattr(components.tracker, "notes", ()):
             progress.note(text)
-    result = {"split": settings.test_split, "samples": count, "protocol": components.protocol.name}
+    result: Record = {"split": settings.test_split, "samples": count, "protocol": components.protocol.name}
+    if config.inference.changed:
+        result["inference"] = config.inference.label
     return result | {"predictions": str(folder / predictions.PREDICTIONS), "metrics": metrics}
 
 
@@ -282,13 +296,24 @@ def _other_data(init_from: str | None) -> list[str]:
 
 
 def _answer(
-    policy: Policy, pipeline: RewardPipeline, samples: Sequence[Sample], max_tokens: int
+    policy: Policy,
+    pipeline: RewardPipeline,
+    samples: Sequence[Sample],
+    config: EvaluationConfig,
+    inference: Inference,
 ) -> Iterator[tuple[Sample, CoordinateFrame, SegmentedRollout]]:
-    """Each sample with its greedy answer followed to mask and reward, and the frame of the answer's coordinates."""
+    """Each sample with its answer followed to mask and reward, and the frame of the answer's coordinates."""
     prompts = [policy.encode(s.image, s.query, pipeline.prompt) for s in samples]
-    groups = policy.generate(policy.embed(prompts), None, group_size=1, max_new_tokens=max_tokens)
+    groups = inference.completions(
+        policy,
+        policy.embed(prompts),
+        [s.sample_id for s in samples],
+        max_new_tokens=config.max_new_tokens,
+        rows=config.batch_size,
+    )
     for sample, prompt, completions in zip(samples, prompts, groups, strict=True):
-        yield sample, prompt.frame, pipeline_for(sample, pipeline).run(sample, prompt.frame, completions)[0]
+        rollout = inference.follow(pipeline_for(sample, pipeline), sample, prompt.frame, completions)
+        yield sample, prompt.frame, rollout
 
 
 @contextmanager

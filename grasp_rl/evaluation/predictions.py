@@ -22,6 +22,7 @@ from grasp_rl.data.image_io import write_image
 from grasp_rl.data.rasterize import decode_rle
 from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, score_of
 from grasp_rl.geometry import outside
+from grasp_rl.inference.pipeline import KEY, InferredRollout
 from grasp_rl.interfaces import CoordinateFrame, EvaluationProtocol
 from grasp_rl.types import BoolMask, FinishReason, Image, Sample, SegmentedRollout
 from grasp_rl.utils.files import Record, to_json, write_json, write_text
@@ -83,6 +84,8 @@ def record_of(
         record["masks"] = [encode_mask(np.asarray(mask, dtype=np.bool_)) for mask in on_host(rollout.masks.masks)]
     if sample.instance_masks is not None and true is not None:
         record["target_masks"] = [encode_mask(mask) for mask in sample.instance_masks()]
+    if isinstance(rollout, InferredRollout):
+        record[KEY] = rollout.told
     if sample.attributes:
         record["attributes"] = dict(sample.attributes)
     return record | {"iou": protocol.iou(score_of(record))}

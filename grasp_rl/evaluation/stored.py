@@ -14,11 +14,13 @@ from pathlib import Path
 import torch
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.schema import RunConfig
+from grasp_rl.config.schema import RunConfig, SamplesConfig
 from grasp_rl.config.targets import load_raw
 from grasp_rl.distributed.process_group import joined
 from grasp_rl.evaluation import foreign, predictions
+from grasp_rl.evaluation.calibration import inference_again
 from grasp_rl.evaluation.evaluate import concluded, files_of, measure, pipeline_for, pipeline_of
+from grasp_rl.inference.pipeline import KEY, PLAIN, Inference
 from grasp_rl.interfaces import Components, CoordinateFrame
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import data_record
@@ -46,12 +48,15 @@ def run(config: RunConfig, components: Components) -> Record:
     if config.command == "score":
         answers = foreign.Foreign(source, pipeline, dataset, count)
     else:
-        answers = Rescored(read_run(source, foreign.ids_of(dataset, count)), pipeline)
+        inference = inference_again(config, source)
+        answers = Rescored(read_run(source, foreign.ids_of(dataset, count)), pipeline, inference)
     with joined(config.engine) as group, torch.no_grad():
         progress = ProgressWriter(run_dir, count) if group.is_main else None
         if progress is not None:
             components.tracker.start(run_dir, asdict(config), resume=False)
             data_record.write(run_dir, files_of(dataset, count))
+            if isinstance(answers, Rescored) and answers.inference.affine is not None:
+                answers.inference.affine.write(run_dir, {"from": config.inference.refine.path or str(source)})
         scored = measure(
             answers,
             dataset,
@@ -104,10 +109,16 @@ def read_run(run_dir: Path, ids: Sequence[str]) -> dict[str, Record]:
 
 
 class Rescored:
-    """Stored answers by sample id, read and segmented anew."""
+    """Stored answers by sample id, read and segmented anew.
 
-    def __init__(self, records: dict[str, Record], pipeline: RewardPipeline) -> None:
-        self.records, self.pipeline = records, pipeline
+    Args:
+        records: lines of predictions.jsonl by sample id.
+        pipeline: reads, segments and rewards.
+        inference: what is done with an answer beyond that.
+    """
+
+    def __init__(self, records: dict[str, Record], pipeline: RewardPipeline, inference: Inference = PLAIN) -> None:
+        self.records, self.pipeline, self.inference = records, pipeline, inference
         self.tally: Counter[str] = Counter()
 
     def notes(self, _tally: Counter[str]) -> list[str]:
@@ -121,10 +132,35 @@ class Rescored:
                 raise ConfigError(f"predictions: has no answer to sample {sample.sample_id}; {SAME_SAMPLES}")
             width, height = record["frame"]
             frame = CoordinateFrame(width=width, height=height, image_width=sample.size[1], image_height=sample.size[0])
-            completion = Completion(
-                token_ids=(0,) * record["tokens"],
-                logprobs=(0.0,) * record["tokens"],
-                text=record["text"],
-                finish_reason=FinishReason.LENGTH if record["truncated"] else FinishReason.STOP,
-            )
-            yield sample, frame, pipeline_for(sample, self.pipeline).run(sample, frame, [completion])[0]
+            answers = completions_of(record, self.inference.options.samples)
+            yield sample, frame, self.inference.follow(pipeline_for(sample, self.pipeline), sample, frame, answers)
+
+
+def completions_of(record: Record, wanted: SamplesConfig) -> list[Completion]:
+    """The greedy completion in a line of predictions.jsonl, and as many drawn ones as are wanted.
+
+    Raises:
+        ConfigError: there are fewer, or they were drawn otherwise.
+    """
+    told = record.get(KEY) or {}
+    stored = [_completion(answer) for answer in told.get("answers") or [record]]
+    settings = told.get("settings") or {}
+    if len(stored) <= wanted.count:
+        raise ConfigError(
+            f"inference.samples.count={wanted.count}: {record['sample_id']} has {len(stored) - 1} drawn answers; "
+            f"evaluate with inference.samples.count={wanted.count} draws them"
+        )
+    for key, value in (("temperature", wanted.temperature), ("top_p", wanted.top_p)):
+        drawn = settings.get(f"samples.{key}", getattr(SamplesConfig(), key))
+        if wanted.count and drawn != value:
+            raise ConfigError(f"inference.samples.{key}={value}: the stored answers were drawn with {drawn}")
+    return stored[: wanted.count + 1]
+
+
+def _completion(answer: Record) -> Completion:
+    return Completion(
+        token_ids=(0,) * answer["tokens"],
+        logprobs=(0.0,) * answer["tokens"],
+        text=answer["text"],
+        finish_reason=FinishReason.LENGTH if answer["truncated"] else FinishReason.STOP,
+    )

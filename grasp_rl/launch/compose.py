@@ -178,6 +178,7 @@ PATHS = (
     "segmenter.path",
     "prompt.template",
     "policy.prompt_template",
+    "inference.refine.path",
     "engine.hostfile",
     "engine.deepspeed_config",
 )
@@ -307,7 +308,7 @@ def resolve(config: DictConfig, run_dir: Path, trusted: tuple[str, ...]) -> Job:
     return Job(run_dir=run_dir, config=asdict(checked), trusted=trusted, adopted=tuple(told))
 
 
-_RUNS_OWN = ("data", "prompt", "parsing", "reward", "policy", "segmenter")
+_RUNS_OWN = ("data", "prompt", "parsing", "reward", "policy", "segmenter", "inference")
 """Components that decide a run's answers, their masks and their truth."""
 
 
@@ -319,7 +320,7 @@ def _as_in_run(raw: Record, named: Sequence[str]) -> Record:
     def free(prefix: str) -> bool:
         return not any(key == prefix or key.startswith(f"{prefix}.") for key in keys)
 
-    result = raw | {key: theirs[key] for key in _RUNS_OWN if free(key)}
+    result = raw | {key: theirs[key] for key in _RUNS_OWN if key in theirs and free(key)}
     ours, evaluation = raw["evaluation"], theirs["evaluation"]
     return result | {
         "evaluation": ours | {key: evaluation[key] for key in ours if key in evaluation and free(f"evaluation.{key}")}

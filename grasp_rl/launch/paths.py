@@ -40,6 +40,9 @@ def _problems(config: RunConfig) -> Iterator[tuple[str, str]]:
         value = getattr(config.engine, key)
         if value is not None and not Path(value).is_file():
             yield f"engine.{key}={value!r}", "no such file"
+    fit = config.inference.refine.path
+    if fit is not None and not Path(fit).exists():
+        yield f"inference.refine.path={fit!r}", "no such run directory or file"
     if config.init_from is not None:
         yield from _of_weights(config.init_from)
     yield from _of_components(config)

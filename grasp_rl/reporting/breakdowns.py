@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 
+from grasp_rl.config.schema import InferenceConfig, label_of
 from grasp_rl.evaluation.significance import (
     bounds,
     hierarchical_difference,
@@ -48,6 +50,22 @@ def protocol_of(run: StudiedRun) -> str:
     """The name of the rules that the run's own numbers are by."""
     protocol = (run.config.get("evaluation") or {}).get("protocol") or {}
     return str(protocol.get("name") or protocol.get("leader") or "ours")
+
+
+def inference_of(run: StudiedRun) -> str:
+    """What was done with the answers beyond one prompt an instance: the option of conf/inference."""
+    usual = _flat(asdict(InferenceConfig()))
+    ours = _flat(run.config.get("inference") or {})
+    changed = {key: value for key, value in ours.items() if key != "name" and value != usual.get(key)}
+    return label_of(str(ours.get("name") or InferenceConfig.name), changed)
+
+
+def _flat(node: Record, prefix: str = "") -> Record:
+    """Values of a tree of mappings by dotted key."""
+    result: Record = {}
+    for key, value in node.items():
+        result |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return result
 
 
 def by_attribute(run: StudiedRun) -> list[Record]:

@@ -84,11 +84,13 @@ def _of(scored: Scored | None, name: str) -> float | None:
 
 
 def _rules(runs: Sequence[StudiedRun]) -> str:
-    """Whose rules the scores are by."""
+    """Whose rules the scores are by, and with which inference options, where these are not the defaults."""
     names = list(dict.fromkeys(breakdowns.protocol_of(run) for run in runs))
+    options = list(dict.fromkeys(breakdowns.inference_of(run) for run in runs))
+    told = "" if options == ["default"] else f" Inference: {'; '.join(options)}."
     if len(names) == 1:
-        return f"Scored by the protocol {names[0]}."
-    return f"Scored by different protocols, {', '.join(names)}: not to be compared."
+        return f"Scored by the protocol {names[0]}.{told}"
+    return f"Scored by different protocols, {', '.join(names)}: not to be compared.{told}"
 
 
 def _summary(runs: Sequence[StudiedRun], best: StudiedRun | None) -> str:

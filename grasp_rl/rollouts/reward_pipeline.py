@@ -21,7 +21,17 @@ from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.geometry import outside
 from grasp_rl.interfaces import CoordinateFrame, Labels, Rubric, Segmenter, WeakLabels
 from grasp_rl.prompts.parse import parse
-from grasp_rl.types import Answer, Completion, Image, MaskPrediction, Rollout, Sample, SegmentedRollout, SpatialPrompt
+from grasp_rl.types import (
+    Answer,
+    Completion,
+    Image,
+    MaskPrediction,
+    RewardBreakdown,
+    Rollout,
+    Sample,
+    SegmentedRollout,
+    SpatialPrompt,
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,24 +72,44 @@ class RewardPipeline:
         Raises:
             ConfigError: the sample lacks what the reward needs.
         """
-        labels = self.labels(sample)
+        answers = self.read(frame, completions, previous)
+        predictions: list[MaskPrediction | None] = [None] * len(answers)
+        if self.always_segment or "mask" in self.reward.needs:
+            predictions = list(segment(self.segmenter, sample.image, answers, name=sample.sample_id))
+        rewards = self.rewards(sample, answers, predictions, step)
+        return [
+            SegmentedRollout(completion=c, answer=a, masks=p, reward=reward)
+            for c, a, p, reward in zip(completions, answers, predictions, rewards, strict=True)
+        ]
+
+    def read(
+        self, frame: Any, completions: Sequence[Completion], previous: Sequence[Answer] | None = None
+    ) -> list[Answer]:
+        """What each completion says, with its text and length; see :meth:`run`."""
         frames = [frame] * len(completions) if isinstance(frame, CoordinateFrame) else frame
         before: Sequence[Answer | None] = previous or [None] * len(completions)
-        answers = [
+        return [
             replace(
                 parse(c.text, self.prompt, its, self.parsing), text=c.text, tokens=len(c.token_ids), previous=earlier
             )
             for c, its, earlier in zip(completions, frames, before, strict=True)
         ]
-        predictions: list[MaskPrediction | None] = [None] * len(answers)
-        if self.always_segment or "mask" in self.reward.needs:
-            predictions = list(segment(self.segmenter, sample.image, answers, name=sample.sample_id))
+
+    def rewards(
+        self,
+        sample: Sample,
+        answers: Sequence[Answer],
+        predictions: Sequence[MaskPrediction | None],
+        step: int | None = None,
+    ) -> list[RewardBreakdown]:
+        """The reward of each answer with its masks, instances in ignored pixels alone left out.
+
+        Raises:
+            ConfigError: the sample lacks what the reward needs.
+        """
+        labels = self.labels(sample)
         counted = [replace(a, prompts=outside(a.prompts, sample.ignore_mask)) for a in answers]
-        rewards = self.reward.score_group(counted, labels, predictions, step)
-        return [
-            SegmentedRollout(completion=c, answer=a, masks=p, reward=r)
-            for c, a, p, r in zip(completions, answers, predictions, rewards, strict=True)
-        ]
+        return self.reward.score_group(counted, labels, predictions, step)
 
     def labels(self, sample: Sample) -> WeakLabels | Labels:
         """What the reward may see of ``sample``."""

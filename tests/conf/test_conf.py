@@ -23,7 +23,6 @@ OPTIONS = sorted(
     for path in CONF.rglob("*.yaml")
     if path.parent != CONF and not path.name.startswith("_")
 )
-FIXED = ["command=train", "run_dir=outputs/x"]
 
 
 def _given(engine: Any, overrides: list[str]) -> list[str]:
@@ -48,12 +47,17 @@ def test_option_composes_and_binds(option: str) -> None:
     if option == "launcher/ray":
         pytest.importorskip("ray", reason="needs Ray, in an environment of its own: pip install 'grasp-rl[ray]'")
     group, _, name = option.rpartition("/")
+    command = "evaluate" if group == "inference" else "train"  # which training refuses
     with compose.hydra("train") as engine:
         if group == "launcher":
             jobs = compose.sweep(engine, ["command=train", f"{group}={name}", "seed=1,2"], ())[1]
         else:
-            jobs = [compose.single(engine, _given(engine, [*FIXED, f"{group}={name}"]), ())]
-    assert {job.config["command"] for job in jobs} == {"train"}
+            jobs = [
+                compose.single(
+                    engine, _given(engine, [f"command={command}", "run_dir=outputs/x", f"{group}={name}"]), ()
+                )
+            ]
+    assert {job.config["command"] for job in jobs} == {command}
 
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS if o.startswith("experiment/")])

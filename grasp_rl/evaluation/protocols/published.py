@@ -20,11 +20,11 @@ from typing import Literal
 import numpy as np
 
 from grasp_rl.config.errors import require
-from grasp_rl.evaluation.canvas import Canvas, clipped, place, rectangle
+from grasp_rl.evaluation.canvas import Canvas, place, rectangle
 from grasp_rl.evaluation.metrics import SampleScore, of_answers
 from grasp_rl.evaluation.pairs import Pair, union_of
 from grasp_rl.evaluation.significance import bounds, resampled_sums
-from grasp_rl.geometry import FloatArray, match
+from grasp_rl.geometry import FloatArray, clipped, match
 from grasp_rl.types import BoolMask
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)

@@ -1,0 +1,157 @@
+"""From completions to one mask: the options of conf/inference, in their order.
+
+The answers are read; boxes refined; every answer segmented, by routes and scale and clipped as asked; one made of
+them. A stage that asks the policy a second question would stand between refinement and segmentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from grasp_rl.config.schema import InferenceConfig
+from grasp_rl.inference.refine import Affine
+from grasp_rl.inference.segmenting import view_of
+from grasp_rl.inference.voting import Vote, vote_on_boxes, vote_on_masks
+from grasp_rl.interfaces import CoordinateFrame, Policy, Segmenter
+from grasp_rl.policies.types import Sampling
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline, segment
+from grasp_rl.types import Answer, Completion, FinishReason, Image, MaskPrediction, Sample, SegmentedRollout
+from grasp_rl.utils.files import Record
+from grasp_rl.utils.keyed_rng import keyed_generator
+
+KEY = "inference"
+"""Of predictions.jsonl: what :class:`InferredRollout` tells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferredRollout(SegmentedRollout):
+    """A rollout that inference options had a part in."""
+
+    told: Record
+    """Name and settings of the options, the fit, what the segmenter saw, the vote and every answer's text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """What is done with the completions of one question."""
+
+    options: InferenceConfig = field(default_factory=InferenceConfig)
+    affine: Affine | None = None
+    """What ``options.refine`` came to."""
+    seed: int = 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether the greedy answer is segmented as it is."""
+        return not self.options.changed
+
+    def completions(
+        self, policy: Policy, embedded: Sequence[Any], names: Sequence[str], *, max_new_tokens: int, rows: int
+    ) -> list[list[Completion]]:
+        """The greedy completion of each embedded prompt, then ``samples.count`` drawn ones, which share a prefill.
+
+        Args:
+            policy: decodes.
+            embedded: N prompts after the vision encoder.
+            names: N, what the draws are keyed by beside the run's seed: the same name draws the same completions.
+            max_new_tokens: length of a completion.
+            rows: completions decoded together at most, or one prompt's; changes memory, never the draw.
+        """
+        groups = policy.generate(embedded, None, group_size=1, max_new_tokens=max_new_tokens)
+        options = self.options.samples
+        if not options.count:
+            return groups
+        sampling = Sampling(temperature=options.temperature, top_p=options.top_p)
+        at_once, result = max(1, rows // options.count), []
+        for first in range(0, len(embedded), at_once):
+            some = slice(first, first + at_once)
+            uniforms = [self._uniforms(name, max_new_tokens) for name in names[some]]
+            drawn = policy.generate(
+                embedded[some],
+                torch.from_numpy(np.array(uniforms)),
+                group_size=options.count,
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+            )
+            result += [[*greedy, *more] for greedy, more in zip(groups[some], drawn, strict=True)]
+        return result
+
+    def _uniforms(self, name: str, length: int) -> list[Any]:
+        count = self.options.samples.count
+        return [keyed_generator("inference", self.seed, name, number).random(length) for number in range(count)]
+
+    def decide(
+        self, segmenter: Segmenter, image: Image, answers: Sequence[Answer], *, name: str
+    ) -> tuple[Vote, MaskPrediction]:
+        """One answer out of ``answers``, the greedy one first, and its masks.
+
+        Args:
+            segmenter: as :func:`~grasp_rl.inference.segmenting.segmenter_of` gives it.
+            image: [H, W, 3] uint8 RGB.
+            answers: prompts in pixels of the image; a single one unless options.samples draws more.
+            name: of the image or sample, for the log.
+        """
+        size, options = (image.shape[0], image.shape[1]), self.options
+        if self.affine is not None:
+            answers = [self.affine.answer(answer, size) for answer in answers]
+        if options.samples.count and options.samples.pick == "majority":
+            vote = vote_on_boxes(answers, options.samples)
+        elif options.samples.count:
+            masks = segment(segmenter, image, answers, name=name)
+            vote = vote_on_masks(answers, masks, options.samples)
+        else:
+            vote = Vote(answer=answers[0], chosen=0, masks=None, told={})
+        if vote.masks is not None:
+            return vote, vote.masks
+        return vote, segment(segmenter, image, [vote.answer], name=name)[0]
+
+    def follow(
+        self, pipeline: RewardPipeline, sample: Sample, frame: CoordinateFrame, completions: Sequence[Completion]
+    ) -> SegmentedRollout:
+        """The completions of one sample followed to one answer, its mask and reward.
+
+        The reward is of the answer as it is segmented, refined or voted.
+
+        Raises:
+            ConfigError: the sample lacks what the reward needs.
+        """
+        if self.plain:
+            return pipeline.run(sample, frame, completions[:1])[0]
+        answers = pipeline.read(frame, completions)
+        vote, masks = self.decide(pipeline.segmenter, sample.image, answers, name=sample.sample_id)
+        return InferredRollout(
+            completion=completions[vote.chosen],
+            answer=vote.answer,
+            masks=masks,
+            reward=pipeline.rewards(sample, [vote.answer], [masks])[0],
+            told=self.told(vote, completions, sample.size),
+        )
+
+    def told(self, vote: Vote, completions: Sequence[Completion], size: tuple[int, int]) -> Record:
+        """What a record says of the options and of what they did, for an image of ``size`` (height, width)."""
+        settings = {key: value for key, value in self.options.changed.items() if not key.startswith("refine.")}
+        result: Record = {"name": self.options.name, "settings": settings}
+        if self.affine is not None:
+            result["refine"] = asdict(self.affine)
+        if self.options.scale.mode != "native":
+            result["seen"] = [asdict(view_of(prompt, size, self.options.scale)) for prompt in vote.answer.prompts]
+        if self.options.samples.count:
+            result |= vote.told | {"chosen": vote.chosen, "answers": [_stored(c) for c in completions]}
+        return result
+
+
+def _stored(completion: Completion) -> Record:
+    return {
+        "text": completion.text,
+        "tokens": len(completion.token_ids),
+        "truncated": completion.finish_reason is FinishReason.LENGTH,
+    }
+
+
+PLAIN = Inference()
+"""The greedy answer, segmented as it is."""
