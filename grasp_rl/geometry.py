@@ -64,14 +64,22 @@ def mask_to_box(mask: BoolMask) -> Box | None:
 
 
 def clipped(mask: BoolMask, box: Box | None) -> BoolMask:
-    """``mask`` [H, W] with all outside ``box`` removed, whose edges are rounded outwards; unchanged without one."""
+    """``mask`` [H, W] with all outside ``box`` removed; unchanged without one. See :func:`pixel_window`."""
     if box is None:
         return mask
-    x0, y0, x1, y1 = int(np.floor(box[0])), int(np.floor(box[1])), int(np.ceil(box[2])), int(np.ceil(box[3]))
+    x0, y0, x1, y1 = pixel_window(box)
     result = np.zeros_like(mask)
-    window = (slice(max(y0, 0), max(y1, 0)), slice(max(x0, 0), max(x1, 0)))
-    result[window] = mask[window]
+    result[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
     return result
+
+
+def pixel_window(box: Box) -> tuple[int, int, int, int]:
+    """First pixel and end (x0, y0, x1, y1) of a box whose edges are cut to whole pixels, none of them negative.
+
+    So does Geo-R1 (test_gres_eval.py of Geo-R1/geo-r1@2301bbf) where it cuts a mask at its box.
+    """
+    x0, y0, x1, y1 = (max(0, int(edge)) for edge in box)
+    return x0, y0, x1, y1
 
 
 def interior_points(mask: BoolMask, count: int) -> tuple[Point, ...]:

@@ -224,7 +224,7 @@ def _back(mask: BoolMask, view: View) -> BoolMask:
 
 @dataclass(frozen=True, kw_only=True)
 class ClippedSegmenter:
-    """Each mask cut to its own box, whose edges are rounded outwards, as Geo-R1 scores it (arXiv 2509.21976)."""
+    """Each mask cut to its own box, whose edges are cut to whole pixels, as Geo-R1 scores it (arXiv 2509.21976)."""
 
     inner: Segmenter
 
