@@ -158,7 +158,7 @@ def through(segmenter: Any, *prompts: SpatialPrompt) -> MaskPrediction:
 def test_masks_are_cut_to_their_boxes() -> None:
     point = SpatialPrompt(point_coords=((1, 1),), point_labels=(1,))
     masks = through(ClippedSegmenter(inner=Everything()), boxed(2.5, 3, 6, 7.5), point).masks
-    np.testing.assert_array_equal(masks[0], area(2, 3, 6, 8))
+    np.testing.assert_array_equal(masks[0], area(2, 3, 6, 7))
     assert masks[1].all()
     assert through(ClippedSegmenter(inner=Everything())).masks.shape == (0, 20, 30)
 

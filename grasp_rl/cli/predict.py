@@ -31,15 +31,18 @@ from grasp_rl.config.targets import COMPONENTS, check, instantiate, load_raw, to
 from grasp_rl.data.image_io import ImageReading, read_described, write_image
 from grasp_rl.distributed.engine import pick_device
 from grasp_rl.evaluation.calibration import stored_fit
+from grasp_rl.evaluation.evaluate import Unrewarded, answer_in_turns
 from grasp_rl.inference.pipeline import Inference
 from grasp_rl.inference.refine import FILE as FIT
 from grasp_rl.inference.segmenting import segmenter_of
 from grasp_rl.interfaces import Policy, Segmenter
 from grasp_rl.launch import compose
 from grasp_rl.prompts.parse import parse
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
+from grasp_rl.rollouts.turns import turns_of
 from grasp_rl.runs import checkpoints
 from grasp_rl.runs.run_dir import CONFIG
-from grasp_rl.types import Answer, BoolMask, Image
+from grasp_rl.types import Answer, BoolMask, Image, Sample
 from grasp_rl.utils.files import Record, to_json, write_json
 from grasp_rl.utils.text import control_token
 from grasp_rl.utils.visualization import PANEL, draw_overlay, with_caption
@@ -89,6 +92,16 @@ class Predictor:
         self.inference = Inference(options=config.inference, affine=stored_fit(config, fit), seed=config.seed)
         segmenter: Segmenter = instantiate(config.segmenter, trusted, "segmenter")
         self.segmenter = segmenter_of(config.inference, segmenter)
+        unrewarded = RewardPipeline(
+            segmenter=self.segmenter,
+            reward=Unrewarded(),
+            prompt=config.prompt,
+            parsing=config.parsing,
+            always_segment=True,
+        )
+        self.first, self.later = turns_of(config, unrewarded)
+        if self.later and not self.inference.plain:
+            raise ConfigError(f"inference={config.inference.name}: goes with one turn; take inference=default")
         self.policy: Policy = instantiate(config.policy, trusted, "policy").to(device).eval()
         self.weights = checkpoints.find_policy(source) if source is not None else None
         if self.weights is not None:
@@ -101,6 +114,8 @@ class Predictor:
             ConfigError: the query is empty, too long, or holds text that is reserved for the policy's own tokens.
         """
         check_query(query, self.policy.tokenizer.all_special_tokens)
+        if self.later:
+            return self._in_turns(image, query)
         began = time.perf_counter()
         with torch.no_grad():
             prompt = self.policy.encode(image, query, self.config.prompt)
@@ -120,6 +135,27 @@ class Predictor:
             mask=masks.union,
             policy_s=answered - began,
             segmenter_s=time.perf_counter() - answered,
+        )
+
+    def _in_turns(self, image: Image, query: str) -> Prediction:
+        """:meth:`predict` for a run of several turns; all but the last are counted as the policy's time."""
+        sample = Sample(
+            sample_id="the image", image=image, query=query, target_mask=None, weak_labels=(), dataset="", split=""
+        )
+        began = time.perf_counter()
+        with torch.no_grad():
+            length = self.config.evaluation.max_new_tokens
+            ((_, _, rollout),) = answer_in_turns(self.policy, self.first, self.later, [sample], length)
+        masks = rollout.masks
+        if masks is None or masks.error is not None:
+            raise ConfigError(f"segmenter: could not segment the answer ({masks and masks.error})")
+        return Prediction(
+            text=rollout.completion.text,
+            answer=rollout.answer,
+            told={},
+            mask=masks.union,
+            policy_s=time.perf_counter() - began,
+            segmenter_s=0.0,
         )
 
 

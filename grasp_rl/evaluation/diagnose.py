@@ -30,7 +30,7 @@ from grasp_rl.config.schema import InferenceConfig, PromptConfig, RunConfig
 from grasp_rl.config.targets import load_raw
 from grasp_rl.distributed.process_group import joined
 from grasp_rl.evaluation.calibration import inference_again
-from grasp_rl.evaluation.evaluate import files_of, pipeline_of
+from grasp_rl.evaluation.evaluate import files_of, last_pipeline
 from grasp_rl.evaluation.foreign import ids_of
 from grasp_rl.evaluation.stored import Rescored, read_run
 from grasp_rl.geometry import match, outside, pairwise_box_iou
@@ -62,7 +62,7 @@ def run(config: RunConfig, components: Components) -> Record:
     run_dir, settings, source = Path(config.run_dir), config.evaluation, Path(str(config.predictions))
     dataset = components.data.split(settings.test_split)
     count = len(dataset) if settings.test_limit is None else min(settings.test_limit, len(dataset))
-    pipeline = pipeline_of(config, components)
+    pipeline = last_pipeline(config, components)
     samples = config.inference.samples
     if samples.count and samples.pick == "agreement":
         raise ConfigError(

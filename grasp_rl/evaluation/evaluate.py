@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,10 +32,12 @@ from grasp_rl.planning.plausibility import doubts
 from grasp_rl.policies.questions import check_questions
 from grasp_rl.rollouts.metrics import READ, lost_answers
 from grasp_rl.rollouts.reward_pipeline import FailureLimit, RewardPipeline
+from grasp_rl.rollouts.turns import LaterTurn, next_prompt, shown_of, turns_of
 from grasp_rl.runs import checkpoints, data_record
 from grasp_rl.runs.progress import ProgressWriter
 from grasp_rl.types import (
     Answer,
+    Completion,
     Image,
     MaskPrediction,
     ParseStatus,
@@ -73,6 +76,7 @@ def evaluate(
     folder: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     inference: Inference = PLAIN,
+    later: Sequence[LaterTurn] = (),
 ) -> Evaluation:
     """Greedy answers of ``policy`` to the first ``limit`` samples of ``dataset``, scored.
 
@@ -91,6 +95,7 @@ def evaluate(
             ranks; None to write nothing.
         on_progress: is called with the samples done and their total after each batch.
         inference: what is done with an answer beyond that; the pipeline's segmenter is already as it wants it.
+        later: turns after the first; the last one's answer is scored.
 
     Raises:
         ConfigError: a sample has neither a mask nor weak labels, or a question cannot be asked.
@@ -98,11 +103,19 @@ def evaluate(
     """
     check_questions(policy, dataset, [pipeline.prompt])
     check_truth(dataset, limit)
+    if later and not inference.plain:
+        raise ConfigError(f"inference={inference.options.name}: goes with one turn; take inference=default")
+
+    def answers(samples: Sequence[Sample]) -> Iterator[tuple[Sample, CoordinateFrame, SegmentedRollout]]:
+        if later:
+            return answer_in_turns(policy, pipeline, later, samples, config.max_new_tokens, pipeline_for)
+        return _answer(policy, pipeline, samples, config, inference)
+
     with _evaluation_mode(policy):
         return measure(
-            lambda samples: _answer(policy, pipeline, samples, config, inference),
+            answers,
             dataset,
-            boxes=pipeline.prompt.box,
+            boxes=(later[-1].pipeline if later else pipeline).prompt.box,
             config=config,
             limit=limit,
             protocol=protocol,
@@ -195,7 +208,7 @@ def run(config: RunConfig, components: Components) -> Record:
     run_dir, settings = Path(config.run_dir), config.evaluation
     dataset = components.data.split(settings.test_split)
     policy: Policy = components.policy.to(pick_device(config.engine))
-    pipeline = pipeline_of(config, components)
+    pipeline, later = turns_of(config, pipeline_of(config, components))
     count = len(dataset) if settings.test_limit is None else min(settings.test_limit, len(dataset))
     folder = run_dir / "eval"
     with joined(config.engine) as group, whole(policy):
@@ -222,6 +235,7 @@ def run(config: RunConfig, components: Components) -> Record:
             folder=folder,
             on_progress=None if progress is None else lambda done, _: progress.update("evaluate", done),
             inference=inference,
+            later=later,
         )
     return concluded(config, components, scored, count, progress)
 
@@ -239,6 +253,12 @@ def pipeline_of(config: RunConfig, components: Components) -> RewardPipeline:
         parsing=config.parsing,
         always_segment=True,
     )
+
+
+def last_pipeline(config: RunConfig, components: Components) -> RewardPipeline:
+    """:func:`pipeline_of` for the last turn's answers."""
+    first, later = turns_of(config, pipeline_of(config, components))
+    return later[-1].pipeline if later else first
 
 
 def concluded(
@@ -303,7 +323,7 @@ def _answer(
     inference: Inference,
 ) -> Iterator[tuple[Sample, CoordinateFrame, SegmentedRollout]]:
     """Each sample with its answer followed to mask and reward, and the frame of the answer's coordinates."""
-    prompts = [policy.encode(s.image, s.query, pipeline.prompt) for s in samples]
+    prompts = [policy.encode(s.image, s.query, pipeline.prompt, s.more_images) for s in samples]
     groups = inference.completions(
         policy,
         policy.embed(prompts),
@@ -314,6 +334,46 @@ def _answer(
     for sample, prompt, completions in zip(samples, prompts, groups, strict=True):
         rollout = inference.follow(pipeline_for(sample, pipeline), sample, prompt.frame, completions)
         yield sample, prompt.frame, rollout
+
+
+def answer_in_turns(
+    policy: Policy,
+    pipeline: RewardPipeline,
+    later: Sequence[LaterTurn],
+    samples: Sequence[Sample],
+    max_new_tokens: int,
+    scored: Callable[[Sample, RewardPipeline], RewardPipeline] = lambda sample, pipeline: pipeline,
+) -> Iterator[tuple[Sample, CoordinateFrame, SegmentedRollout]]:
+    """Each sample with its greedy answer of the last turn, and the frame of the answer's coordinates.
+
+    Args:
+        policy: answers.
+        pipeline: of the first turn.
+        later: the turns behind it.
+        samples: are asked.
+        max_new_tokens: of each turn's answer.
+        scored: makes a sample's pipeline of a turn's, such as :func:`pipeline_for`.
+    """
+
+    def said(prompts: Sequence[Any]) -> list[list[Completion]]:
+        return policy.generate(policy.embed(prompts), None, group_size=1, max_new_tokens=max_new_tokens)
+
+    prompts = [policy.encode(s.image, s.query, pipeline.prompt, s.more_images) for s in samples]
+    rollouts = [
+        scored(sample, pipeline).run(sample, prompt.frame, completions)[0]
+        for sample, prompt, completions in zip(samples, prompts, said(prompts), strict=True)
+    ]
+    for turn in later:
+        seen = [shown_of([r], s.image, turn.settings)[0] for s, r in zip(samples, rollouts, strict=True)]
+        prompts = [
+            next_prompt(policy, before, rollout.completion, picture, sample.query, turn.settings)
+            for before, rollout, picture, sample in zip(prompts, rollouts, seen, samples, strict=True)
+        ]
+        rollouts = [
+            scored(sample, turn.pipeline).run(sample, prompt.frame, completions, previous=[before.answer])[0]
+            for sample, prompt, completions, before in zip(samples, prompts, said(prompts), rollouts, strict=True)
+        ]
+    yield from zip(samples, [prompt.frame for prompt in prompts], rollouts, strict=True)
 
 
 @contextmanager
@@ -329,7 +389,7 @@ def _evaluation_mode(policy: Policy) -> Iterator[None]:
             module.training = training
 
 
-class _Unrewarded:
+class Unrewarded:
     """Stands in for a reward whose labels a sample cannot give: the answer is still segmented and measured."""
 
     needs: frozenset[str] = frozenset()
@@ -354,5 +414,5 @@ def pipeline_for(sample: Sample, pipeline: RewardPipeline) -> RewardPipeline:
     lacks_mask = "mask" in needs and sample.target_mask is None
     lacks_instances = bool(needs & {"boxes", "points"}) and sample.weak_labels is None
     if lacks_mask or lacks_instances:
-        return replace(pipeline, always_segment=True, reward=_Unrewarded())
+        return replace(pipeline, always_segment=True, reward=Unrewarded())
     return replace(pipeline, always_segment=True)

@@ -24,7 +24,7 @@ from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, score_of
 from grasp_rl.geometry import outside
 from grasp_rl.inference.pipeline import KEY, InferredRollout
 from grasp_rl.interfaces import CoordinateFrame, EvaluationProtocol
-from grasp_rl.types import BoolMask, FinishReason, Image, Sample, SegmentedRollout
+from grasp_rl.types import BoolMask, FinishReason, Image, Sample, SegmentedRollout, SpatialPrompt
 from grasp_rl.utils.files import Record, to_json, write_json, write_text
 from grasp_rl.utils.visualization import draw_overlay, with_caption
 
@@ -60,7 +60,7 @@ def record_of(
         "text": completion.text,
         "status": str(answer.status),
         "empty": answer.ok and not counted,
-        "prompts": [asdict(prompt) for prompt in answer.prompts],
+        "prompts": [stored_prompt(prompt) for prompt in answer.prompts],
         "size": list(sample.size),
         "predicted": encode_mask(predicted),
         "target": None if true is None else encode_mask(true),
@@ -78,6 +78,16 @@ def record_of(
     }
     if frame is not None:
         record["frame"] = [frame.width, frame.height]
+        if (frame.image_width, frame.image_height) != sample.size[::-1]:
+            record["window"] = [frame.left, frame.top, frame.image_width, frame.image_height]
+    earlier, turn = [], answer.previous
+    while turn is not None:
+        earlier.append(
+            {"text": turn.text, "status": str(turn.status), "prompts": [stored_prompt(p) for p in turn.prompts]}
+        )
+        turn = turn.previous
+    if earlier:
+        record["earlier_turns"] = earlier[::-1]
     if rollout.masks is not None and rollout.masks.whole:
         record["whole"] = True
     elif rollout.masks is not None and rollout.masks.error is None and len(answer.prompts) > 1:
@@ -89,6 +99,14 @@ def record_of(
     if sample.attributes:
         record["attributes"] = dict(sample.attributes)
     return record | {"iou": protocol.iou(score_of(record))}
+
+
+def stored_prompt(prompt: SpatialPrompt) -> Record:
+    """One instance of an answer as a record keeps it; its class only where it has one."""
+    record = asdict(prompt)
+    if prompt.category is None:
+        del record["category"]
+    return record
 
 
 def on_host(masks: Any) -> Any:

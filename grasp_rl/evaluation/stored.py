@@ -19,14 +19,14 @@ from grasp_rl.config.targets import load_raw
 from grasp_rl.distributed.process_group import joined
 from grasp_rl.evaluation import foreign, predictions
 from grasp_rl.evaluation.calibration import inference_again
-from grasp_rl.evaluation.evaluate import concluded, files_of, measure, pipeline_for, pipeline_of
+from grasp_rl.evaluation.evaluate import concluded, files_of, last_pipeline, measure, pipeline_for
 from grasp_rl.inference.pipeline import KEY, PLAIN, Inference
 from grasp_rl.interfaces import Components, CoordinateFrame
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import data_record
 from grasp_rl.runs.progress import ProgressWriter
 from grasp_rl.runs.run_dir import CONFIG
-from grasp_rl.types import Completion, FinishReason, Sample, SegmentedRollout
+from grasp_rl.types import Answer, Completion, FinishReason, ParseStatus, Sample, SegmentedRollout, SpatialPrompt
 from grasp_rl.utils.files import Record
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def run(config: RunConfig, components: Components) -> Record:
     run_dir, settings = Path(config.run_dir), config.evaluation
     dataset = components.data.split(settings.test_split)
     count = len(dataset) if settings.test_limit is None else min(settings.test_limit, len(dataset))
-    pipeline, source = pipeline_of(config, components), Path(str(config.predictions))
+    pipeline, source = last_pipeline(config, components), Path(str(config.predictions))
     answers: foreign.Foreign | Rescored
     if config.command == "score":
         answers = foreign.Foreign(source, pipeline, dataset, count)
@@ -130,10 +130,37 @@ class Rescored:
             record = self.records.get(sample.sample_id)
             if record is None:
                 raise ConfigError(f"predictions: has no answer to sample {sample.sample_id}; {SAME_SAMPLES}")
-            width, height = record["frame"]
-            frame = CoordinateFrame(width=width, height=height, image_width=sample.size[1], image_height=sample.size[0])
+            frame = frame_of(record, sample)
             answers = completions_of(record, self.inference.options.samples)
-            yield sample, frame, self.inference.follow(pipeline_for(sample, self.pipeline), sample, frame, answers)
+            pipeline = pipeline_for(sample, self.pipeline)
+            if "earlier_turns" in record:
+                said = pipeline.run(sample, frame, answers[:1], previous=[earlier_answer(record)])[0]
+            else:
+                said = self.inference.follow(pipeline, sample, frame, answers)
+            yield sample, frame, said
+
+
+def frame_of(record: Record, sample: Sample) -> CoordinateFrame:
+    """The frame that the numbers in a record's text are in."""
+    width, height = record["frame"]
+    left, top, shown_width, shown_height = record.get("window") or (0, 0, sample.size[1], sample.size[0])
+    return CoordinateFrame(
+        width=width, height=height, image_width=shown_width, image_height=shown_height, left=left, top=top
+    )
+
+
+def earlier_answer(record: Record) -> Answer:
+    """The answer of the turn before a record's, as far as a reward compares with it."""
+    before = record["earlier_turns"][-1]
+    prompts = tuple(
+        SpatialPrompt(
+            box=None if item["box"] is None else tuple(item["box"]),  # type: ignore[arg-type]
+            point_coords=tuple(map(tuple, item["point_coords"])),  # type: ignore[arg-type]
+            point_labels=tuple(item["point_labels"]),
+        )
+        for item in before["prompts"]
+    )
+    return Answer(prompts=prompts, status=ParseStatus(before["status"]), text=before["text"])
 
 
 def completions_of(record: Record, wanted: SamplesConfig) -> list[Completion]:

@@ -7,7 +7,7 @@ one turn after the other; here both are behind one another and both are trained 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,14 @@ LINE = 2
 """Width of an outline in pixels."""
 OPACITY = 102 / 255
 """Of the mask in an overlay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterTurn:
+    """A turn after the first, as an evaluation asks it."""
+
+    settings: TurnConfig
+    pipeline: RewardPipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +140,14 @@ def stages_of(config: RunConfig, pipeline: RewardPipeline) -> dict[str, RewardPi
     return result
 
 
+def turns_of(config: RunConfig, pipeline: RewardPipeline) -> tuple[RewardPipeline, list[LaterTurn]]:
+    """The pipeline of the first turn, and the later turns in their order; tasks beside the first are not evaluated."""
+    stages = stages_of(config, pipeline)
+    return stages[FIRST], [LaterTurn(settings=t, pipeline=stages[name]) for name, t in config.rollout.turns.items()]
+
+
 def shown_of(rollouts: Sequence[SegmentedRollout], image: Image, turn: TurnConfig) -> list[Shown]:
     """What ``turn`` shows of each rollout, which has its masks."""
     empty = np.zeros(image.shape[:2], dtype=np.bool_)
     masks = [empty if r.masks is None or r.masks.error is not None else r.masks.union for r in rollouts]
     return [shown(image, r.answer, mask, turn) for r, mask in zip(rollouts, masks, strict=True)]
-
-
-Stages = Mapping[str, RewardPipeline]

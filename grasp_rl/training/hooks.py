@@ -18,6 +18,7 @@ from grasp_rl.evaluation.evaluate import evaluate
 from grasp_rl.interfaces import DataSource, EvaluationProtocol, Policy, Tracker
 from grasp_rl.rollouts.metrics import READ, LostAnswers, lost_answers
 from grasp_rl.rollouts.reward_pipeline import FailureLimit, RewardPipeline
+from grasp_rl.rollouts.turns import LaterTurn
 from grasp_rl.runs import checkpoints, signals
 from grasp_rl.runs.progress import ProgressWriter
 from grasp_rl.tracking.metrics_log import MetricsLog
@@ -122,6 +123,7 @@ class Evaluator:
         run_dir: gets a folder for each test.
         log: is told.
         scores: gets what was scored, by name; the model card shows it.
+        later: turns after the first.
     """
 
     def __init__(
@@ -137,10 +139,11 @@ class Evaluator:
         run_dir: Path,
         log: RunLog,
         scores: dict[str, dict[str, float]],
+        later: Sequence[LaterTurn] = (),
     ) -> None:
         self.policy, self.engine, self.pipeline, self.data = policy, engine, pipeline, data
         self.protocol, self.config, self.replicated, self.run_dir, self.log = protocol, config, replicated, run_dir, log
-        self.scores = scores
+        self.scores, self.later = scores, later
 
     def due(self, step: int, last: int) -> bool:
         """Whether a validation is due after ``step`` of ``last`` optimizer steps."""
@@ -182,6 +185,7 @@ class Evaluator:
                 process_group=ALONE if self.replicated else group,
                 folder=folder if group.is_main or not self.replicated else None,
                 on_progress=shown,
+                later=self.later,
             )
         return dict(scored.metrics)
 

@@ -19,7 +19,7 @@ from grasp_rl.policies.questions import check_questions
 from grasp_rl.rollouts.collect import RolloutBatch, collect_rollouts
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.rollouts.reward_worker import RewardWorker
-from grasp_rl.rollouts.turns import stages_of
+from grasp_rl.rollouts.turns import stages_of, turns_of
 from grasp_rl.runs import checkpoints, data_record
 from grasp_rl.training.hooks import Checkpointer, Evaluator, RunLog, StopRules
 from grasp_rl.training.trainer import Trainer
@@ -104,10 +104,11 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
         resumed=resumed,
         is_main=engine.process_group.is_main,
     )
+    first, later = turns_of(config, replace(pipeline, always_segment=True))
     evaluator = Evaluator(
         policy,
         engine,
-        replace(pipeline, always_segment=True),
+        first,
         components.data,
         components.protocol,
         config.evaluation,
@@ -115,6 +116,7 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
         run_dir=run_dir,
         log=log,
         scores=scores,
+        later=later,
     )
 
     def collect(worker: RewardWorker, samples: Callable[[int], Sequence[Sample]], step: int) -> RolloutBatch:
