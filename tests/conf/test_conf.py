@@ -52,7 +52,11 @@ def test_option_composes_and_binds(option: str) -> None:
         if group == "launcher":
             jobs = compose.sweep(engine, ["command=train", f"{group}={name}", "seed=1,2"], ())[1]
         else:
-            jobs = [compose.single(engine, _given(engine, [f"command={command}", "run_dir=outputs/x", f"{group}={name}"]), ())]
+            jobs = [
+                compose.single(
+                    engine, _given(engine, [f"command={command}", "run_dir=outputs/x", f"{group}={name}"]), ()
+                )
+            ]
     assert {job.config["command"] for job in jobs} == {command}
 
 
