@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -40,7 +41,7 @@ from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.evaluation.stored import Rescored, completions_of
 from grasp_rl.geometry import clipped
 from grasp_rl.inference import refine
-from grasp_rl.inference.pipeline import Inference
+from grasp_rl.inference.pipeline import Inference, InferredRollout
 from grasp_rl.inference.refine import Affine
 from grasp_rl.inference.segmenting import (
     ClippedSegmenter,
@@ -61,8 +62,18 @@ from grasp_rl.reporting.breakdowns import inference_of
 from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
+from grasp_rl.segmenters.sam2 import Sam2Segmenter
 from grasp_rl.tracking.null import NullTracker
-from grasp_rl.types import Answer, Box, MaskPrediction, ParseStatus, SpatialPrompt
+from grasp_rl.types import (
+    Answer,
+    Box,
+    Completion,
+    FinishReason,
+    MaskPrediction,
+    ParseStatus,
+    RewardBreakdown,
+    SpatialPrompt,
+)
 
 OLD_RUN = Path(__file__).parent / "data/run_of_aa9e728"
 IMAGE = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
@@ -243,6 +254,24 @@ def test_best_of_three_is_a_copy_and_needs_a_segmenter_that_has_three() -> None:
     assert segmenter_of(InferenceConfig(), one) is one
 
 
+def test_all_of_it_around_a_segmenter_of_the_sam_family(tiny_sam2: Path) -> None:
+    options = InferenceConfig(
+        clip_to_box=True, multimask=True, routes=RoutesConfig(merge="or"), scale=ScaleConfig(mode="side", side=64)
+    )
+    three = Sam2Segmenter(str(tiny_sam2), device="cpu", multimask=True)
+    prompt = boxed(3, 4, 20, 15, points=[(8, 8)])
+    view = view_of(prompt, (20, 30), options.scale)
+    small = moved(prompt, view)
+    parts = three.decode(three.encode(seen(IMAGE, view)), [replace(small, box=None), SpatialPrompt(box=small.box)])
+    alone = Sam2Segmenter(str(tiny_sam2), device="cpu")
+    found = through(segmenter_of(options, alone), prompt)
+    either = cv2.resize(parts.union.astype(np.float32), (30, 20), interpolation=cv2.INTER_AREA) > 0.5
+    np.testing.assert_array_equal(found.masks[0], clipped(either, prompt.box))
+    assert found.masks.any()
+    assert found.iou_predictions[0] == pytest.approx(parts.iou_predictions.mean())
+    assert not alone.multimask
+
+
 # votes
 
 
@@ -293,6 +322,18 @@ def test_nothing_was_read_or_segmented() -> None:
     unread = said(status=ParseStatus.NO_ANSWER)
     vote = vote_on_masks([said(A), unread], [failed, masked()], SamplesConfig(count=1))
     assert vote.masks is failed
+    assert vote.segmented == (1, 1, "out of memory")
+    vote = vote_on_masks(
+        [said(A), said(A, B), said(B)], [failed, masked(area(0, 0, 9, 9)), masked()], SamplesConfig(count=2)
+    )
+    assert vote.told["ballots"] == 2
+    rollout = InferredRollout(
+        completion=Completion(token_ids=(), logprobs=(), text="", finish_reason=FinishReason.STOP), answer=vote.answer,
+        masks=vote.masks, reward=RewardBreakdown(reward=0.0, terms={}), told=vote.told, segmented=vote.segmented,
+    )  # fmt: skip
+    kept = rollout.without_masks()
+    assert (kept.segmented_prompts, kept.failed_prompts, kept.segmenter_error) == (4, 1, "out of memory")
+    vote = vote_on_masks([said(A), unread], [failed, masked()], SamplesConfig(count=1))
     assert vote.told == {"ballots": 0, "confidence": 0.0}
     assert vote_on_boxes([unread, unread], SamplesConfig(count=1)).answer is unread
 

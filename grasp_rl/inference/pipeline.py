@@ -7,7 +7,7 @@ them. A stage that asks the policy a second question would stand between refinem
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ from grasp_rl.inference.segmenting import view_of
 from grasp_rl.inference.voting import Vote, vote_on_boxes, vote_on_masks
 from grasp_rl.interfaces import CoordinateFrame, Policy, Segmenter
 from grasp_rl.policies.types import Sampling
-from grasp_rl.rollouts.reward_pipeline import RewardPipeline, segment
-from grasp_rl.types import Answer, Completion, FinishReason, Image, MaskPrediction, Sample, SegmentedRollout
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline, segment, within
+from grasp_rl.types import Answer, Completion, FinishReason, Image, MaskPrediction, Rollout, Sample, SegmentedRollout
 from grasp_rl.utils.files import Record
 from grasp_rl.utils.keyed_rng import keyed_generator
 
@@ -34,6 +34,15 @@ class InferredRollout(SegmentedRollout):
 
     told: Record
     """Name and settings of the options, the fit, what the segmenter saw, the vote and every answer's text."""
+    segmented: tuple[int, int, str | None] | None
+    """See :class:`~grasp_rl.inference.voting.Vote`."""
+
+    def without_masks(self) -> Rollout:
+        result = super().without_masks()
+        if self.segmented is None:
+            return result
+        tried, failed, error = self.segmented
+        return replace(result, segmented_prompts=tried, failed_prompts=failed, segmenter_error=error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +139,7 @@ class Inference:
             masks=masks,
             reward=pipeline.rewards(sample, [vote.answer], [masks])[0],
             told=self.told(vote, completions, sample.size),
+            segmented=vote.segmented,
         )
 
     def told(self, vote: Vote, completions: Sequence[Completion], size: tuple[int, int]) -> Record:
@@ -139,7 +149,8 @@ class Inference:
         if self.affine is not None:
             result["refine"] = asdict(self.affine)
         if self.options.scale.mode != "native":
-            result["seen"] = [asdict(view_of(prompt, size, self.options.scale)) for prompt in vote.answer.prompts]
+            views = [view_of(within(prompt, size), size, self.options.scale) for prompt in vote.answer.prompts]
+            result["seen"] = [asdict(view) for view in views]
         if self.options.samples.count:
             result |= vote.told | {"chosen": vote.chosen, "answers": [_stored(c) for c in completions]}
         return result

@@ -29,12 +29,21 @@ class Vote:
     """Place of the answer that it is, or is nearest to."""
     masks: MaskPrediction | None
     """None where the answer's prompts are to be segmented."""
+    segmented: tuple[int, int, str | None] | None = None
+    """Prompts of all answers that were segmented, those that failed, and the first error; None where the masks say it.
+    A failed answer has no vote, and would else be missed."""
     told: Record
     """``ballots``; ``confidence`` in [0, 1]; ``pairwise_iou``, the mean mask IoU of two ballots, where known."""
 
 
 def vote_on_masks(answers: Sequence[Answer], masks: Sequence[MaskPrediction], options: SamplesConfig) -> Vote:
     """``agreement`` or ``best_of_n`` over ``answers``, the greedy one first, and their masks."""
+    errors = [m.error for m in masks if m.error is not None]
+    segmented = sum(len(a.prompts) for a in answers), sum(m.failed for m in masks), errors[0] if errors else None
+    return replace(_vote_on_masks(answers, masks, options), segmented=segmented)
+
+
+def _vote_on_masks(answers: Sequence[Answer], masks: Sequence[MaskPrediction], options: SamplesConfig) -> Vote:
     ballots = [i for i, (a, m) in enumerate(zip(answers, masks, strict=True)) if a.ok and m.error is None]
     if not ballots:
         return Vote(answer=answers[0], chosen=0, masks=masks[0], told={"ballots": 0, "confidence": 0.0})
