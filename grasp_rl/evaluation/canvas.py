@@ -45,10 +45,12 @@ def _resized(mask: BoolMask, rows: int, columns: int, bilinear: bool) -> BoolMas
 
 
 def clipped(mask: BoolMask, box: tuple[float, float, float, float] | None) -> BoolMask:
-    """``mask`` [H, W] with all outside ``box`` removed, whose edges are rounded outwards; unchanged without one."""
+    """``mask`` [H, W] with all outside ``box`` removed, whose edges are truncated to whole pixels as in Geo-R1's
+    test_gres_eval.py; unchanged without one.
+    """
     if box is None:
         return mask
-    x0, y0, x1, y1 = int(np.floor(box[0])), int(np.floor(box[1])), int(np.ceil(box[2])), int(np.ceil(box[3]))
+    x0, y0, x1, y1 = (int(edge) for edge in box)
     result = np.zeros_like(mask)
     window = (slice(max(y0, 0), max(y1, 0)), slice(max(x0, 0), max(x1, 0)))
     result[window] = mask[window]
