@@ -193,6 +193,26 @@ def test_corners_read_as_sides() -> None:
     assert protocol("geo_r1_rec").warning is None
 
 
+def test_masks_made_otherwise_than_published_are_said() -> None:
+    from grasp_rl.evaluation.evaluate import warnings_of
+    from grasp_rl.segmenters.box_fill import BoxFillSegmenter
+
+    class Sam(BoxFillSegmenter):
+        def __init__(self, multimask: bool) -> None:
+            super().__init__()
+            self.multimask = multimask
+
+    every = instantiate(option("evaluation/protocol/all"), (), "evaluation.protocol")
+    _, single = warnings_of(every, Sam(False))
+    assert single == (
+        "vision_reasoner, seg_zero, resap: of the best of three masks of a prompt as published, scored here with "
+        "segmenter.multimask=false; evaluate, or rescore the run, with segmenter.multimask=true for such numbers"
+    )
+    assert warnings_of(every, Sam(True))[1].startswith("think2seg, think2seg_ref, geo_r1_gres: of one mask of a prompt")
+    assert len(warnings_of(every, BoxFillSegmenter())) == len(warnings_of(every, None)) == 1
+    assert warnings_of(protocol("resap"), Sam(True)) == warnings_of(protocol("ours"), Sam(False)) == []
+
+
 def test_detection_ranks_nothing() -> None:
     """Two images, one class: a hit and a false alarm on the first, a miss on the second; COCO's 101-point precision."""
     rows = [

@@ -23,6 +23,9 @@ from grasp_rl.launch.compose import option
 HEIGHT, WIDTH, SIDE = 10, 14, 28
 """Of every image, and of the canvas that stands for a protocol's own."""
 PAIRS = 60
+KINDS = (
+    "both", "close", "one", "few", "half", "none", "missed", "false", "unread", "unread none", "vain", "both",
+)  # fmt: skip
 Area = tuple[int, int, int, int]
 Mask = np.ndarray
 
@@ -54,14 +57,17 @@ def drawn_cases(seed: str) -> list[Case]:
 
     cases = []
     for number in range(PAIRS):
-        kind = ("both", "close", "one", "none", "missed", "false", "unread", "unread none", "vain", "half")[number % 10]
+        kind = KINDS[number % len(KINDS)]
         true = [area() for _ in range(draw.choice([1, 2, 3]))]
         true = [] if kind in ("none", "false", "unread none") else true[:1] if kind == "one" else true
         said = [near(a) for a in true] if kind in ("close", "one") else [area() for _ in range(draw.choice([1, 2, 3]))]
+        if kind == "few":
+            true = [area() for _ in range(3)]
+            said = [near(a) for a in true[:2]]
         if kind == "half":
             x, y = draw.randrange(WIDTH - 4), draw.randrange(HEIGHT - 3)
             true, said = [(x, y, x + 4, y + 3)], [(x, y, x + 2, y + 3)]
-        said = said if kind in ("both", "close", "one", "half", "false", "vain") else []
+        said = said if kind in ("both", "close", "one", "few", "half", "false", "vain") else []
         read = not kind.startswith("unread")
         cases.append(Case(true, said, read, kind == "vain", text_of(draw, said), draw.choice(["ship", "road"])))
     return cases

@@ -84,6 +84,9 @@ class PublishedProtocol:
     """Of which samples Pr@k is the share: all, those with a true mask, those with a predicted one."""
     strict: bool = True
     """Whether Pr@k counts an IoU greater than k, not equal."""
+    multimask: bool | None = None
+    """Whether each of its masks is the best of three by the segmenter's own score, which ``segmenter.multimask`` makes
+    so where masks are predicted; an evaluation says where the two differ. None: not said, or another kind of model."""
 
     def __post_init__(self) -> None:
         choices = {
