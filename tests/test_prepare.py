@@ -23,10 +23,13 @@ import pytest
 
 from grasp_rl.cli import data as data_cli
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import RunConfig
 from grasp_rl.data.archives import ArchiveError, Limits, unpack
 from grasp_rl.data.download import DownloadError, _Redirects, download
 from grasp_rl.data.prepare import MANIFEST, prepare
+from grasp_rl.policies.describe import terms_of
 from grasp_rl.runs import data_record
+from grasp_rl.runs.model_card import write_card
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BODY = bytes(range(256)) * 2000
@@ -516,7 +519,30 @@ def test_a_run_records_the_licence(tmp_path: Path) -> None:
     data_record.write(tmp_path / "run", [to / "images/1.tif"])
     record = json.loads((tmp_path / "run" / data_record.DATA).read_text())
     assert record["licences"][str(to)]["licence"] == "CC BY 4.0"
+    config = RunConfig(run_dir=str(tmp_path / "run"), data={"_target_": "x.Y", "name": "mine"})
+    (about,) = terms_of(config)
+    assert about == (
+        "RefSegRS: licence: CC BY 4.0; may be passed on: under CC BY 4.0, with attribution (as recorded when it was "
+        "prepared)."
+    )
+    write_card(tmp_path, config, step=1, scores={}, terms=[about])
+    assert f"## Data\n\n- {about}\n\n## Scores" in (tmp_path / "README.md").read_text()
     data_record.write(tmp_path / "run", [archive])
     assert list(json.loads((tmp_path / "run" / data_record.DATA).read_text())["licences"]) == [str(to)]
     data_record.write(tmp_path / "other", [archive])
     assert list(json.loads((tmp_path / "other" / data_record.DATA).read_text())) == ["files"]
+
+
+def test_the_card_names_the_licence_of_data_that_others_prepared(tmp_path: Path) -> None:
+    def told(data: dict[str, object]) -> list[str]:
+        return terms_of(RunConfig(run_dir=str(tmp_path), data={"_target_": "x.Y", **data}))
+
+    (one,) = told({"name": "risbench_arrow"})
+    assert one.startswith("RISBench (CroBIM): licence: its page says CC BY 4.0 and links to CC BY-NC")
+    assert "images of DOTA-v2 (academic use only)" in one
+    assert one.endswith("(by the catalog of grasp_rl, the data being named risbench_arrow).")
+    sets = {"a": {"name": "rrsis_d"}, "b": {"name": "fields"}, "c": {"train_size": 4}}
+    first, second = told({"name": "mixture", "sets": sets})
+    assert first.startswith("RRSIS-D (RMSIN): licence: none stated by its authors; images of DIOR")
+    assert second == "fields: its licence is not known here."
+    assert told({"train_size": 4}) == []
