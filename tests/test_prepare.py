@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,9 +25,11 @@ import pytest
 from grasp_rl.cli import data as data_cli
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import RunConfig
+from grasp_rl.data import transfers
 from grasp_rl.data.archives import ArchiveError, Limits, unpack
 from grasp_rl.data.download import DownloadError, _Redirects, download
 from grasp_rl.data.prepare import MANIFEST, prepare
+from grasp_rl.data.transfers import NoSpaceError
 from grasp_rl.policies.describe import terms_of
 from grasp_rl.runs import data_record
 from grasp_rl.runs.model_card import write_card
@@ -477,6 +480,24 @@ def test_limits_and_a_zip_that_lies(tmp_path: Path) -> None:
     good = tarred(member("./d", tarfile.DIRTYPE), member("./d/a", size=3), mode="w:xz")
     path.write_bytes(good)
     assert unpack(path, tmp_path / "good") == [tmp_path / "good/d/a"]
+
+
+def test_a_download_without_room_is_kept_where_it_is(
+    serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = bytes(3 << 20)
+    server, path = serve({"/a.bin": body}, "cut", "serve"), tmp_path / "a.bin"
+    free = iter([1 << 30, 1 << 20])
+    monkeypatch.setattr(transfers.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    told: list[tuple[int, int | None]] = []
+    with pytest.raises(
+        NoSpaceError, match=r"the rest of http://127\.0\.0\.1:\d+/a\.bin needs 1\.5 MiB there, 1\.0 MiB"
+    ):
+        get(server, path, moved=lambda done, total: told.append((done, total)))
+    assert told[-1] == (len(body) // 2, len(body))
+    monkeypatch.undo()
+    assert get(server, path).size == len(body)
+    assert ranges(server) == [None, f"bytes={len(body) // 2}-", f"bytes={len(body) // 2}-"]
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

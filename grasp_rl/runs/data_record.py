@@ -41,7 +41,7 @@ def write(run_dir: Path, files: Iterable[Path]) -> None:
 
 
 def licences(run_dir: Path) -> list[Record]:
-    """The licences of prepared datasets in the record in ``run_dir``: name, title, licence, upstream, redistribution."""
+    """The licences of prepared datasets in the record in ``run_dir``, as `grasp-rl data prepare` wrote each down."""
     return [about for about in _mapping(run_dir, "licences").values() if isinstance(about, dict)]
 
 
