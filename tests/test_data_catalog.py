@@ -8,7 +8,7 @@ from importlib import resources
 import pytest
 
 from grasp_rl.cli import data as data_cli
-from grasp_rl.data.catalog import CATALOG, MISSING, UNKNOWN
+from grasp_rl.data.catalog import CATALOG, FORMS, UNKNOWN
 
 OWN = {"jsonl", "synthetic", "folder", "mixture"}
 """Options that are no published dataset."""
@@ -18,8 +18,9 @@ def test_every_published_option_is_in_the_catalog() -> None:
     files = [path.name for path in resources.files("grasp_rl.conf").joinpath("data").iterdir()]
     options = {name.removesuffix(".yaml") for name in files if name.endswith(".yaml") and not name.startswith("_")}
     assert {"rrsis_d", "earthreason"} <= options
-    assert options - OWN - set(CATALOG) - MISSING == set()
-    assert not MISSING & set(CATALOG)
+    assert options - OWN - set(CATALOG) - set(FORMS) == set()
+    assert not set(FORMS) & set(CATALOG)
+    assert set(FORMS.values()) <= set(CATALOG)
     assert not OWN & set(CATALOG)
 
 

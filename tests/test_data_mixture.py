@@ -204,6 +204,33 @@ def test_through_hydra(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "data.sets: empty; name datasets, such as +data@data.sets" in capsys.readouterr().err
 
 
+def test_the_targets_of_a_mixture_are_judged_as_those_of_one_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layouts.folder(tmp_path / "a")
+    layouts.vrsbench(tmp_path / "b")
+    layouts.save(tmp_path / "a/masks/2.png", layouts.boxes_mask((0, 0, 64, 55)))
+    path = tmp_path / "b/Annotations_train/P0003.json"
+    path.write_text(path.read_text().replace('"obj_coord": [0.06, 0.1, 0.36, 0.57]', '"obj_coord": [0, 0, 0.01, 0.01]'))
+    layouts.save(tmp_path / "b/Images_val/P0007.png", layouts.picture(1))  # in a it is in train
+    words = ["data=mixture", "+data@data.sets.a=folder", "+data@data.sets.b=vrsbench", "+data.weights={a: 3, b: 1}"]
+    words += [f"data.sets.{name}.root={tmp_path / name}" for name in "ab"]
+    assert data_cli.main(["validate", *words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["rows"], report["bad"], report["kinds"]) == (16, 0, {"mask": 8, "boxes": 8})
+    odd = [finding["problem"] for finding in report["findings"] if "same picture" not in finding["problem"]]
+    assert odd == [
+        f"{tmp_path}/a/images/2.jpg: mask: the target is 98.2% of the image; check it, target and background may be "
+        "swapped",
+        f"{tmp_path}/b/Images_train/P0003.png: boxes: the target has 1 of 3584 pixels; check its coordinates, or leave "
+        "it out",
+    ]
+    assert report["images_in_several_splits"] == 1
+    places = {f["place"].partition(": ")[0] for f in report["findings"]}
+    assert places == {"a", "b"}
+    assert data_cli.main(["validate", *words, "--strict"]) == 1
+
+
 def test_a_config_cannot_mix_what_is_no_component() -> None:
     node = {"_target_": "grasp_rl.data.mixture.Mixture", "sets": {"a": {"_target_": "os.system", "command": "true"}}}
     with pytest.raises(ConfigError, match=r"data\.sets\.a\._target_='os\.system': must be a class defined in"):

@@ -17,16 +17,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from grasp_rl.cli import data as data_cli
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.schema import RunConfig
+from grasp_rl.data import transfers
 from grasp_rl.data.archives import ArchiveError, Limits, unpack
 from grasp_rl.data.download import DownloadError, _Redirects, download
 from grasp_rl.data.prepare import MANIFEST, prepare
+from grasp_rl.data.transfers import NoSpaceError
+from grasp_rl.policies.describe import terms_of
 from grasp_rl.runs import data_record
+from grasp_rl.runs.model_card import write_card
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BODY = bytes(range(256)) * 2000
@@ -476,6 +482,24 @@ def test_limits_and_a_zip_that_lies(tmp_path: Path) -> None:
     assert unpack(path, tmp_path / "good") == [tmp_path / "good/d/a"]
 
 
+def test_a_download_without_room_is_kept_where_it_is(
+    serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = bytes(3 << 20)
+    server, path = serve({"/a.bin": body}, "cut", "serve"), tmp_path / "a.bin"
+    free = iter([1 << 30, 1 << 20])
+    monkeypatch.setattr(transfers.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    told: list[tuple[int, int | None]] = []
+    with pytest.raises(
+        NoSpaceError, match=r"the rest of http://127\.0\.0\.1:\d+/a\.bin needs 1\.5 MiB there, 1\.0 MiB"
+    ):
+        get(server, path, moved=lambda done, total: told.append((done, total)))
+    assert told[-1] == (len(body) // 2, len(body))
+    monkeypatch.undo()
+    assert get(server, path).size == len(body)
+    assert ranges(server) == [None, f"bytes={len(body) // 2}-", f"bytes={len(body) // 2}-"]
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive, to = tmp_path / "set.zip", tmp_path / "data"
     archive.write_bytes(zipped(FILES))
@@ -516,7 +540,30 @@ def test_a_run_records_the_licence(tmp_path: Path) -> None:
     data_record.write(tmp_path / "run", [to / "images/1.tif"])
     record = json.loads((tmp_path / "run" / data_record.DATA).read_text())
     assert record["licences"][str(to)]["licence"] == "CC BY 4.0"
+    config = RunConfig(run_dir=str(tmp_path / "run"), data={"_target_": "x.Y", "name": "mine"})
+    (about,) = terms_of(config)
+    assert about == (
+        "RefSegRS: licence: CC BY 4.0; may be passed on: under CC BY 4.0, with attribution (as recorded when it was "
+        "prepared)."
+    )
+    write_card(tmp_path, config, step=1, scores={}, terms=[about])
+    assert f"## Data\n\n- {about}\n\n## Scores" in (tmp_path / "README.md").read_text()
     data_record.write(tmp_path / "run", [archive])
     assert list(json.loads((tmp_path / "run" / data_record.DATA).read_text())["licences"]) == [str(to)]
     data_record.write(tmp_path / "other", [archive])
     assert list(json.loads((tmp_path / "other" / data_record.DATA).read_text())) == ["files"]
+
+
+def test_the_card_names_the_licence_of_data_that_others_prepared(tmp_path: Path) -> None:
+    def told(data: dict[str, object]) -> list[str]:
+        return terms_of(RunConfig(run_dir=str(tmp_path), data={"_target_": "x.Y", **data}))
+
+    (one,) = told({"name": "risbench_arrow"})
+    assert one.startswith("RISBench (CroBIM): licence: its page says CC BY 4.0 and links to CC BY-NC")
+    assert "images of DOTA-v2 (academic use only)" in one
+    assert one.endswith("(by the catalog of grasp_rl, the data being named risbench_arrow).")
+    sets = {"a": {"name": "rrsis_d"}, "b": {"name": "fields"}, "c": {"train_size": 4}}
+    first, second = told({"name": "mixture", "sets": sets})
+    assert first.startswith("RRSIS-D (RMSIN): licence: none stated by its authors; images of DIOR")
+    assert second == "fields: its licence is not known here."
+    assert told({"train_size": 4}) == []

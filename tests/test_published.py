@@ -23,9 +23,7 @@ from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import load_config
 from grasp_rl.data import tables, xml_files
 from grasp_rl.launch import compose, worker
-from grasp_rl.policies.questions import check_questions
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
-from grasp_rl.training import train
 from grasp_rl.types import SpatialPrompt
 from grasp_rl.utils.files import write_text
 
@@ -38,22 +36,6 @@ def composed(words: list[str]) -> RunConfig:
     with compose.hydra("train") as engine:
         write_text(Path("r/config.yaml"), yaml.safe_dump(compose.single(engine, ["command=train", *words], ()).config))
     return load_config(Path("r/config.yaml"))
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_every_reader_composes_and_its_samples_encode(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = WRITERS[name](tmp_path / "data")
-    monkeypatch.chdir(tmp_path)
-    config = composed([*WORDS, f"data={name}", *(["reward=grasp", "prompt=box"] if name in BOXES else [])])
-    parts = worker.build(config)
-    for split_name in written:
-        split = parts.data.split(split_name)
-        check_questions(parts.policy, split, [config.prompt])
-        assert len(split) == len(written[split_name])
-        prompt = parts.policy.encode(split[0].image, split[0].query, config.prompt)
-        assert len(parts.policy.encode_images([prompt])) == 1
 
 
 @pytest.mark.parametrize("name", BOXES)
@@ -73,18 +55,6 @@ def test_boxes_serve_a_reward_by_boxes_and_are_refused_by_one_of_masks(
             assert len(pipeline.labels(sample).instances or ()) == len(sample.weak_labels or ()) > 0
         else:
             assert "has no mask and this reward needs one" in refusal(lambda p=pipeline, s=sample: p.labels(s))
-
-
-@pytest.mark.parametrize("name", ["geoseg_bench_unigeoseg", "vrsbench", "risbench_arrow"])
-def test_two_steps_of_training(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    WRITERS[name](tmp_path / "data")
-    monkeypatch.chdir(tmp_path)
-    words = [*WORDS, f"data={name}", "rollout.max_new_tokens=8", "rollout.reward_worker=inline"]
-    words += ["evaluation.max_new_tokens=4", "evaluation.every=0", "checkpoint.every=0"]
-    config = composed([*words, *(["reward=grasp", "prompt=box"] if name in BOXES else [])])
-    assert train.run(config, worker.build(config))["steps"] == 2
-    records = Path("r/eval_after/predictions.jsonl").read_text().splitlines()
-    assert {json.loads(record)["dataset"] for record in records} == {name}
 
 
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {

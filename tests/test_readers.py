@@ -22,13 +22,9 @@ from data import layouts
 from data.layouts import Written
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.targets import load_config
 from grasp_rl.data.base import RecordDataset
 from grasp_rl.data.readers.refer import read_plain_pickle
-from grasp_rl.launch import compose, worker
-from grasp_rl.training import train
 from grasp_rl.types import Sample
-from grasp_rl.utils.files import write_text
 
 ROOT = Path(__file__).parents[1]
 CONF = Path(next(iter(grasp_rl.conf.__path__))) / "data"
@@ -395,22 +391,6 @@ def test_a_file_that_is_not_there_is_named_when_it_is_read(tmp_path: Path) -> No
     said = refusal(lambda: split[1])
     assert "output_phrase_train.txt:2: mask: " in said
     assert "masks/2.tif" in said
-
-
-@pytest.mark.parametrize("name", ["refsegrs", "rrsis_d", "earthreason"])
-def test_two_steps_of_training(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    WRITERS[name](tmp_path / "data")
-    monkeypatch.chdir(tmp_path)
-    words = ["command=train", "policy=tiny", "policy.weights=random", f"data={name}", "data.root=data", "debug=fast"]
-    words += ["run_dir=r", "rollout.max_new_tokens=8", "rollout.reward_worker=inline", "segmenter=box_fill"]
-    words += ["evaluation.max_new_tokens=4", "evaluation.every=0", "checkpoint.every=0"]
-    with compose.hydra("train") as engine:
-        write_text(tmp_path / "r/config.yaml", yaml.safe_dump(compose.single(engine, words, ()).config))
-    config = load_config(tmp_path / "r/config.yaml")
-    assert train.run(config, worker.build(config))["steps"] == 2
-    records = [json.loads(line) for line in Path("r/eval_after/predictions.jsonl").read_text().splitlines()]
-    assert {record["dataset"] for record in records} == {name}
-    assert all(("attributes" in record) == (name != "refsegrs") for record in records)
 
 
 def test_the_reader_shown_in_the_documentation_reads(tmp_path: Path) -> None:

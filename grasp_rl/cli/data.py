@@ -263,13 +263,16 @@ def _entry_as_text(entry: Entry, *, reader: bool) -> str:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
+    from grasp_rl.cli.data_progress import TransferLines
     from grasp_rl.data.prepare import prepare
 
-    def tell(line: str) -> None:
-        sys.stderr.write(printable(line) + "\n")
-        sys.stderr.flush()
-
-    told = prepare(arguments.name, arguments.source, arguments.to, sha256=arguments.sha256, tell=tell)
+    lines = TransferLines(sys.stderr)
+    try:
+        told = prepare(
+            arguments.name, arguments.source, arguments.to, sha256=arguments.sha256, tell=lines.tell, moved=lines.moved
+        )
+    finally:
+        lines.end()
     sys.stdout.write(printable(told) + "\n")
     return 0
 

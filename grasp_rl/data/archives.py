@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -17,6 +16,7 @@ from typing import IO
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.annotations import MAX_NAME
+from grasp_rl.data.transfers import Moved, copied, demand_space, nothing_told
 from grasp_rl.utils.text import printable
 
 _DAMAGE = (
@@ -84,12 +84,14 @@ def safe_name(name: str) -> str | None:
     return None
 
 
-def unpack(path: Path, folder: Path, limits: Limits | None = None) -> list[Path]:
+def unpack(path: Path, folder: Path, limits: Limits | None = None, moved: Moved = nothing_told) -> list[Path]:
     """Unpack ``path`` into ``folder`` and return the files, in the archive's order.
 
-    Every name is checked before the first file is written; the caller removes ``folder`` where unpacking fails.
+    Every name, and the room on the disk, is checked before the first file is written; the caller removes ``folder``
+    where unpacking fails. ``moved`` is told the bytes that are written and their number.
 
     Raises:
+        NoSpaceError: the disk has less room than the files need.
         ArchiveError: a member is no plain file or folder, has an unsafe name or the name of another, there is more
             than ``limits`` allow, or the archive is damaged.
         OSError: a file cannot be written.
@@ -98,7 +100,10 @@ def unpack(path: Path, folder: Path, limits: Limits | None = None) -> list[Path]
     try:
         with _opened(path) as archive:
             members = _checked(path, archive, limits)
-            return _written(archive, members, folder)
+            total = sum(member.size for member in members)
+            folder.mkdir(parents=True, exist_ok=True)
+            demand_space(folder, total, f"unpacking {path.name}")
+            return _written(archive, members, folder, total, moved)
     except _DAMAGE as error:
         raise ArchiveError(
             f"{path}: damaged, cut short or of an unknown kind ({printable(str(error)) or type(error).__name__}); "
@@ -159,8 +164,10 @@ def _checked(path: Path, archive: zipfile.ZipFile | tarfile.TarFile, limits: Lim
     return members
 
 
-def _written(archive: zipfile.ZipFile | tarfile.TarFile, members: list[_Member], folder: Path) -> list[Path]:
-    written = list[Path]()
+def _written(
+    archive: zipfile.ZipFile | tarfile.TarFile, members: list[_Member], folder: Path, total: int, moved: Moved
+) -> list[Path]:
+    written, done = list[Path](), 0
     for member in members:
         target = folder.joinpath(*PurePosixPath(member.name).parts)
         if member.folder:
@@ -168,7 +175,7 @@ def _written(archive: zipfile.ZipFile | tarfile.TarFile, members: list[_Member],
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         with _content(archive, member) as source, target.open("xb") as file:
-            shutil.copyfileobj(source, file)  # no more than the size that was checked: both formats end there
+            done = copied(source, file, done, total, moved)  # no more than was checked: both formats end there
         written.append(target)
     return written
 

@@ -171,7 +171,7 @@ class RecordDataset:
             split=record.split,
             reasoning=record.reasoning,
             attributes=record.attributes,
-            instance_masks=_instance_masks(record, (image.shape[0], image.shape[1])),
+            instance_masks=target.instance_masks,
         )
 
     def target(self, record: Any, size: tuple[int, int]) -> Target:
@@ -230,6 +230,10 @@ class RecordDataset:
     def place_of(self, record: Any) -> str:
         """Where ``record`` stands, for messages: file and line."""
         return str(record.location)
+
+    def origin(self, record: Any) -> tuple[RecordDataset, Any]:
+        """The dataset whose reader yielded ``record``, and the record as that one knows it."""
+        return self, record
 
 
 class Split:
@@ -438,6 +442,8 @@ class Target:
     """[H, W] True where a pixel does not count; None where all do."""
     doubt: str | None = None
     """Why the mask may not be what is meant: file, what was found, remedy."""
+    instance_masks: Callable[[], list[BoolMask]] | None = None
+    """Draws the masks of the instances in the row's order; None where it names none."""
 
 
 def target_of(row: Row, size: tuple[int, int], max_pixels: int, reading: MaskReading = ALL_BUT_ZERO) -> Target:
@@ -460,12 +466,13 @@ def target_of(row: Row, size: tuple[int, int], max_pixels: int, reading: MaskRea
         if row.kind == "polygons":
             mask = np.zeros(size, dtype=np.bool_)
             weak_labels = weak_labels_from_masks(_rings_into(mask, row))
-            return Target(mask=mask, weak_labels=weak_labels)
+            return Target(mask=mask, weak_labels=weak_labels, instance_masks=_instance_masks(row, size))
         if row.kind == "rle":
             mask = np.zeros(size, dtype=np.bool_)
             for rle in row.target if isinstance(row.target, list) else [row.target]:
                 mask |= decode_rle(rle, size)
-            return Target(mask=mask, weak_labels=weak_labels_from_masks(parts(mask)))
+            weak_labels = weak_labels_from_masks(parts(mask))
+            return Target(mask=mask, weak_labels=weak_labels, instance_masks=_instance_masks(row, size))
         read = inspect_mask(row.target, size, max_pixels, reading)
         weak_labels = weak_labels_from_masks(parts(read.target), read.ignored)
         return Target(mask=read.target, weak_labels=weak_labels, ignored=read.ignored, doubt=read.doubt)

@@ -233,5 +233,10 @@ CATALOG: dict[str, Entry] = {
 }
 """By name."""
 
-MISSING = frozenset({"risbench_arrow", "vrsbench_fs", "vrsbench_rl"})
+FORMS = {"risbench_arrow": "risbench", "vrsbench_fs": "vrsbench", "vrsbench_rl": "vrsbench"}
 """Options of ``conf/data`` that have no entry on purpose: other forms of a set that has one, whose terms hold."""
+
+
+def entry_of(name: str) -> Entry | None:
+    """The entry of the dataset that the option ``name`` reads; None for data of one's own."""
+    return CATALOG.get(FORMS.get(name, name))

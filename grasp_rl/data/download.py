@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.data.transfers import Moved, demand_space, nothing_told
 from grasp_rl.utils.files import read_json, write_json
 
 TIMEOUT = 30.0
@@ -70,6 +71,7 @@ def download(
     size: int | None = None,
     timeout: float = TIMEOUT,
     wait: Callable[[float], None] = time.sleep,
+    moved: Moved = nothing_told,
 ) -> Fetched:
     """Download ``url`` to ``path``; what is in ``path``.part from before is kept where the server's file is the same.
 
@@ -81,14 +83,15 @@ def download(
         size: bytes that it must have; None where they are not known.
         timeout: seconds without a byte after which a connection counts as broken.
         wait: sleeps between two attempts.
+        moved: is told the bytes that are there and their number, as they come.
 
     Raises:
-        ConfigError: ``url`` is none that can be downloaded.
+        ConfigError: ``url`` is none that can be downloaded, or the disk has no room for it.
         DownloadError: the server refuses it, the connection breaks again and again, or the file is not what it must be.
     """
     check_url(url)
     path.parent.mkdir(parents=True, exist_ok=True)
-    transfer = _Transfer(url, path, token, timeout)
+    transfer = _Transfer(url, path, token, timeout, moved)
     failures = 0
     while True:
         before = transfer.received
@@ -135,8 +138,8 @@ def read_answer(url: str, *, token: str | None = None, timeout: float = TIMEOUT)
 class _Transfer:
     """One file on its way: what was received, and of which version of the server's file."""
 
-    def __init__(self, url: str, path: Path, token: str | None, timeout: float) -> None:
-        self.url, self.path, self.token, self.timeout = url, path, token, timeout
+    def __init__(self, url: str, path: Path, token: str | None, timeout: float, moved: Moved) -> None:
+        self.url, self.path, self.token, self.timeout, self.moved = url, path, token, timeout, moved
         self.part = path.with_name(f"{path.name}.part")
         self.notes = path.with_name(f"{path.name}.part.json")
         known = read_json(self.notes) or {}
@@ -185,9 +188,15 @@ class _Transfer:
                 length = response.headers.get("Content-Length", "")
                 self.total, self.etag = int(length) if length.isdigit() else None, etag
             write_json(self.notes, {"url": shown(self.url), "etag": self.etag, "total": self.total})
+            done = self.received
+            if self.total is not None:
+                demand_space(self.path.parent, self.total - done, f"the rest of {shown(self.url)}")
+            self.moved(done, self.total)
             with self.part.open("ab") as file:
                 while data := response.read1(_CHUNK):
                     file.write(data)
+                    done += len(data)
+                    self.moved(done, self.total)
 
     def finish(self, sha256: str | None, size: int | None) -> Fetched:
         """Check the whole file and give it its name.

@@ -136,6 +136,9 @@ class Mixture(RecordDataset):
     def place_of(self, record: Part) -> str:
         return f"{record.key}: {self.sets[record.key].place_of(record.record)}"
 
+    def origin(self, record: Part) -> tuple[RecordDataset, Any]:
+        return self.sets[record.key].origin(record.record)
+
     def _narrowed(self, key: str, records: list[Any]) -> list[Any]:
         """The records of a set in ``train``: shots, then the cap."""
         if key in self.shot_counts:

@@ -48,9 +48,11 @@ def coordinates(row: Row, size: tuple[int, int], *, turned: bool) -> str | None:
     if row.kind not in ("polygons", "boxes") or not row.target:
         return None
     points = np.concatenate([np.asarray(item, dtype=np.float64).reshape(-1, 2) for item in row.target])
-    low, high = points.min(axis=0), points.max(axis=0)
     extent, slack = np.array([size[1], size[0]]), BEYOND * max(size)
-    if (low >= -0.01).all() and (high <= 1.01).all() and max(size) > 2:
+    if row.extent is not None:  # the reader brings them into pixels
+        points = points * extent / row.extent
+    low, high = points.min(axis=0), points.max(axis=0)
+    if row.extent is None and (low >= -0.01).all() and (high <= 1.01).all() and max(size) > 2:
         return (
             f"{row.kind}: all coordinates are between 0 and 1, shares of the image and not pixels; multiply x by its "
             f"width ({size[1]}) and y by its height ({size[0]})"
@@ -80,7 +82,8 @@ def mask_before_rotation(row: Row, size: tuple[int, int]) -> str | None:
     """Whether a mask or run lengths are those of an image before it was turned to ``size`` (height, width)."""
     if row.kind not in ("mask", "rle") or size[0] == size[1]:
         return None
-    found = tuple(row.target["size"]) if row.kind == "rle" else _header(row.target)[0]
+    first = row.target[0] if isinstance(row.target, list) else row.target  # run lengths may be several
+    found = tuple(first["size"]) if row.kind == "rle" else _header(first)[0]
     return f"{row.kind}: {_turned(size)}" if found == size[::-1] else None
 
 

@@ -21,6 +21,7 @@ from grasp_rl.config.errors import ConfigError, one_of, require
 from grasp_rl.data.archives import ArchiveError, is_archive, is_packed, safe_name, unpack
 from grasp_rl.data.catalog import CATALOG, Entry
 from grasp_rl.data.download import TIMEOUT, Fetched, download, read_answer, shown
+from grasp_rl.data.transfers import Moved, copied, demand_space, held
 from grasp_rl.runs.data_record import LICENCE
 from grasp_rl.utils.files import Record, read_json, write_json
 
@@ -46,6 +47,11 @@ class _Job:
     hub: str
     timeout: float
     tell: Callable[[str], None]
+    moved: Callable[[str, int, int | None], None]
+
+    def moving(self, what: str) -> Moved:
+        """Tells the caller how far ``what`` is."""
+        return lambda done, total: self.moved(what, done, total)
 
     @property
     def files(self) -> Path:
@@ -71,6 +77,7 @@ def prepare(
     environment: Mapping[str, str] | None = None,
     hub: str = HUB,
     timeout: float = TIMEOUT,
+    moved: Callable[[str, int, int | None], None] = lambda _what, _done, _total: None,
 ) -> str:
     """Prepare the dataset ``name`` in ``to``, or verify that it lies there as it was prepared; returns what was done.
 
@@ -83,9 +90,11 @@ def prepare(
         environment: of the process; a token is read from it (:data:`TOKENS`).
         hub: address of the hub.
         timeout: seconds without a byte after which a connection counts as broken.
+        moved: is told what is being downloaded, unpacked or copied, its bytes so far, and their number where known.
 
     Raises:
-        ConfigError: an argument does not fit, the archive is refused, or a prepared file is another now.
+        ConfigError: an argument does not fit, the archive is refused, the disk has no room, another process prepares
+            the same folder, or a prepared file is another now.
         OSError: a file cannot be had or written.
     """
     one_of("grasp-rl data prepare", name, tuple(CATALOG))
@@ -95,6 +104,7 @@ def prepare(
     job = _Job(
         entry=CATALOG[name], source=source, kind=kind, to=to, sha256=sha256,
         token=environment.get(TOKENS.get(kind, "")) or None, hub=hub, timeout=timeout, tell=tell,
+        moved=moved,
     )  # fmt: skip
     if sha256 is not None and kind not in ("url", "archive"):
         raise ConfigError("--sha256: goes with an address or an archive")
@@ -102,6 +112,15 @@ def prepare(
         tell(line)
     if (to / MANIFEST).is_file():
         return _verified(job)
+    with held(to.with_name(f".{to.name}.lock"), str(to)):
+        if (to / MANIFEST).is_file():  # prepared by another process just now
+            return _verified(job)
+        return _prepared(job)
+
+
+def _prepared(job: _Job) -> str:
+    """Prepare the folder of ``job``, which this process holds; returns what was done."""
+    to, name, source, kind = job.to, job.entry.name, job.source, job.kind
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError(f"{to}: must be a new or an empty folder, or one that this command has prepared")
     job.work.mkdir(parents=True, exist_ok=True)
@@ -158,13 +177,22 @@ def _from_hub(job: _Job) -> Record:
     if not isinstance(siblings, list) or listing.get("sha") != commit:
         raise ConfigError(f"hub:{repo}@{commit}: the hub lists no files of this commit; see that the revision is right")
     downloaded: dict[str, str] = {}
-    for item in siblings:
-        name, size, lfs = _listed_file(repo, item)
+    listed = [_listed_file(repo, item) for item in siblings]
+    job.downloads.mkdir(parents=True, exist_ok=True)
+    missing = sum(max(0, (size or 0) - _there(job.downloads / name)) for name, size, _ in listed)
+    demand_space(job.downloads, missing, f"the download of {repo}")
+    for name, size, lfs in listed:
         address = f"{job.hub}/datasets/{repo}/resolve/{commit}/{urllib.parse.quote(name)}"
         downloaded[name] = _fetch(job, address, name, lfs, size).sha256
     for name in downloaded:
-        _place(job.downloads / name, job.files / name)
+        _place(job, job.downloads / name, job.files / name)
     return {"kind": "hub", "repository": repo, "revision": revision, "commit": commit, "downloaded": downloaded}
+
+
+def _there(path: Path) -> int:
+    """Bytes of a download that are there already, whole or in part."""
+    part = path.with_name(f"{path.name}.part")
+    return next((found.stat().st_size for found in (path, part) if found.is_file()), 0)
 
 
 def _commit_of_tag(job: _Job, api: str, repo: str, revision: str) -> str:
@@ -201,7 +229,9 @@ def _fetch(job: _Job, address: str, name: str, sha256: str | None, size: int | N
     if digest is not None and digest == known.get("sha256") and sha256 in (None, digest):
         return Fetched(sha256=digest, size=path.stat().st_size, etag=known.get("etag"))
     job.tell(f"{shown(address)}: downloading")
-    fetched = download(address, path, token=job.token, sha256=sha256, size=size, timeout=job.timeout)
+    fetched = download(
+        address, path, token=job.token, sha256=sha256, size=size, timeout=job.timeout, moved=job.moving(name)
+    )
     record = {"url": shown(address), "sha256": fetched.sha256, "etag": fetched.etag}
     write_json(note, record)
     job.tell(f"{shown(address)}: {fetched.size} bytes, sha256 {fetched.sha256}")
@@ -219,7 +249,7 @@ def _from_url(job: _Job) -> Record:
             f"{shown(job.source)}: is no zip or tar file, but perhaps a page that asks for something; download it by "
             "hand and give the file"
         )
-    _unpack_download(path, job.files)
+    _unpack_download(job, path, job.files)
     return {"kind": "url", "url": shown(job.source), "sha256": fetched.sha256, "etag": fetched.etag}
 
 
@@ -229,7 +259,7 @@ def _from_archive(job: _Job) -> Record:
     require(job.sha256 in (None, digest), f"--sha256 of {path}", digest, f"{job.sha256}; download it again")
     if not is_packed(path):
         raise ArchiveError(f"{path}: is no zip or tar file; unpack it yourself and give the folder")
-    unpack(path, job.files)
+    unpack(path, job.files, moved=job.moving(f"unpacking {path.name}"))
     return {"kind": "archive", "file": path.name, "sha256": digest}
 
 
@@ -237,18 +267,22 @@ def _from_folder(job: _Job) -> Record:
     folder = Path(job.source)
     if job.work.is_relative_to(folder.resolve()):
         raise ConfigError(f"{job.to}: lies in {folder}; give a folder outside of it")
-    for path in _walked(folder):
+    found, done = list(_walked(folder)), 0
+    total = sum(path.stat().st_size for path in found)
+    demand_space(job.files, total, f"copying {folder.name}")
+    for path in found:
         target = job.files / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        with path.open("rb") as file, target.open("xb") as copy:
+            done = copied(file, copy, done, total, job.moving(f"copying {folder.name}"))
     return {"kind": "folder", "folder": folder.name}
 
 
-def _place(path: Path, target: Path) -> None:
+def _place(job: _Job, path: Path, target: Path) -> None:
     """Unpack an archive into the folder of ``target``; copy any other file to it, by a hard link where there can be."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if is_archive(path):
-        _unpack_download(path, target.parent)
+        _unpack_download(job, path, target.parent)
         return
     try:
         os.link(path, target)
@@ -256,10 +290,10 @@ def _place(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def _unpack_download(path: Path, folder: Path) -> None:
+def _unpack_download(job: _Job, path: Path, folder: Path) -> None:
     """Unpack a download; one that is refused is removed, to be downloaded anew."""
     try:
-        unpack(path, folder)
+        unpack(path, folder, moved=job.moving(f"unpacking {path.name}"))
     except ArchiveError:
         path.unlink()
         raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ import numpy as np
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data import plausibility
 from grasp_rl.data.annotations import AnnotationError, Row, read_lines
-from grasp_rl.data.base import RecordDataset, distinct, load_image, target_of
+from grasp_rl.data.base import RecordDataset, distinct
 from grasp_rl.data.image_io import AS_STORED, ImageReading
 from grasp_rl.data.masks import ALL_BUT_ZERO, MaskReading
 from grasp_rl.data.plausibility import USUAL_SPLITS
@@ -125,7 +125,9 @@ def validate(
         _Entry(number=line.number, split=line.row.split if line.row else "", record=line.row, problems=line.problems)
         for line in read_lines(path)
     )
-    report = _report(path, entries, _Pictures(max_pixels, images), masks, strict=strict)
+    reader = RecordDataset(name=str(path), max_pixels=max_pixels)
+    reader.image_reading, reader.mask_reading = images, masks
+    report = _report(path, entries, reader, strict=strict)
     if not report.rows:
         report.findings.append(Finding(line=0, problem="no rows; write one JSON object a line"))
     return report
@@ -142,12 +144,7 @@ def validate_dataset(dataset: RecordDataset, path: Path, *, strict: bool = False
         path: where it lies, for the report.
         strict: warnings are errors.
     """
-    own = (RecordDataset.decode, RecordDataset._image)
-    pictures = _Pictures(dataset.max_pixels, dataset.image_reading)
-    plain = (type(dataset).decode, type(dataset)._image) == own
-    return _report(
-        path, _entries(dataset), pictures, dataset.mask_reading, strict=strict, maker=None if plain else dataset
-    )
+    return _report(path, _entries(dataset), dataset, strict=strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +173,8 @@ def _entries(dataset: RecordDataset) -> Iterator[_Entry]:
                 break
             if record is None:
                 break
+            if getattr(record, "copy", 1) > 1:  # of a mixture, drawn again in the same epoch
+                continue
             number += 1
             if isinstance(record, AnnotationError):
                 yield _Entry(number=number, split=split, record=None, problems=(str(record),), place="")
@@ -183,28 +182,21 @@ def _entries(dataset: RecordDataset) -> Iterator[_Entry]:
                 yield _Entry(number=number, split=split, record=record, place=dataset.place_of(record))
 
 
-def _report(
-    path: Path,
-    entries: Iterable[_Entry],
-    pictures: _Pictures,
-    masks: MaskReading,
-    *,
-    strict: bool,
-    maker: RecordDataset | None = None,
-) -> Report:
-    """What is wrong with ``entries``; ``maker`` makes the samples of records that are more than rows."""
+def _report(path: Path, entries: Iterable[_Entry], dataset: RecordDataset, *, strict: bool) -> Report:
+    """What is wrong with ``entries``, which are records of ``dataset``."""
+    pictures = _Pictures()
     report, names = Report(path=path, conversions=pictures.conversions), set[str]()
     for entry in entries:
         report.rows += entry.number > 0
         errors, odd = list(entry.problems), list[str]()
         if entry.record is not None:
-            if isinstance(entry.record, Row) and maker is None:
-                errors, odd = _check(entry.record, pictures, masks, report)
-                picture, shown = pictures.of(entry.record), str(entry.record.image)
+            source, row = dataset.origin(entry.record)
+            if isinstance(row, Row) and _is_plain(source):
+                errors, odd = _check(source, row, pictures, report)
+                picture, shown = pictures.of(source, row), str(row.image)
             else:
-                assert maker is not None
-                errors, odd, picture = _check_made(maker, entry.record, entry.split, report)
-                shown = str(maker.image_of(entry.record))
+                errors, odd, picture = _check_made(dataset, entry.record, entry.split, report)
+                shown = str(source.image_of(row))
             odd += pictures.leaks(picture, entry.split, entry.place or f"line {entry.number}", shown)
             slip = plausibility.alias(entry.split) if entry.split not in names else None
             odd += [slip] if slip else []
@@ -216,6 +208,12 @@ def _report(
         ]
     report.shared = pictures.shared()
     return report
+
+
+def _is_plain(source: RecordDataset) -> bool:
+    """Whether ``source`` makes its samples as the base does, so that image and target can be judged each by itself."""
+    made = (type(source).decode, type(source)._image)
+    return made == (RecordDataset.decode, RecordDataset._image)
 
 
 def _check_made(
@@ -234,9 +232,9 @@ def _check_made(
     return [], [f"{sample.sample_id}: {said}" for said in picture.odd], picture
 
 
-def _check(row: Row, pictures: _Pictures, masks: MaskReading, report: Report) -> tuple[list[str], list[str]]:
+def _check(source: RecordDataset, row: Row, pictures: _Pictures, report: Report) -> tuple[list[str], list[str]]:
     """What is wrong with a row beside its keys, and what is unlikely; a row with nothing wrong is counted."""
-    split, picture = _odd_split(row.split), pictures.of(row)
+    split, picture = _odd_split(row.split), pictures.of(source, row)
     errors, odd = [split] if split else [], list[str]()
     if picture.error is not None:
         errors.append(picture.error)
@@ -245,7 +243,7 @@ def _check(row: Row, pictures: _Pictures, masks: MaskReading, report: Report) ->
         frame = plausibility.coordinates(row, picture.size, turned=picture.turned)
         frame = f"{row.image}: {frame}" if frame else None
         try:
-            target = target_of(row, picture.size, pictures.max_pixels, masks)
+            target = source.target(row, picture.size)
         except AnnotationError as error:
             turned = plausibility.mask_before_rotation(row, picture.size) if picture.turned else None
             errors += [frame or turned or str(error)]
@@ -292,23 +290,23 @@ class _Picture:
 class _Pictures:
     """The images met so far, each decoded once."""
 
-    def __init__(self, max_pixels: int, reading: ImageReading) -> None:
-        self.max_pixels, self.reading = max_pixels, reading
+    def __init__(self) -> None:
         self.conversions = Counter[str]()
         """Images by what was done to their values to show them."""
-        self._known: dict[Path, _Picture] = {}
+        self._known: dict[tuple[int, Hashable], _Picture] = {}
         self._seen: dict[bytes, dict[str, tuple[str, str]]] = {}
         """By the digest of a picture: its first record in each split, as (place, image)."""
 
-    def of(self, row: Row) -> _Picture:
-        """The row's image."""
-        if row.image not in self._known:
-            self._known[row.image] = self._read(row)
-        return self._known[row.image]
+    def of(self, source: RecordDataset, row: Row) -> _Picture:
+        """The image of ``row``, a record of ``source``."""
+        key = (id(source), source.image_of(row))
+        if key not in self._known:
+            self._known[key] = self._read(source, row)
+        return self._known[key]
 
-    def _read(self, row: Row) -> _Picture:
+    def _read(self, source: RecordDataset, row: Row) -> _Picture:
         try:
-            image, told = load_image(row, self.max_pixels, self.reading)
+            image, told = source.load(row)
         except AnnotationError as error:
             return _Picture(error=str(error))
         if told:

@@ -27,7 +27,6 @@ import torch
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import InferenceConfig, PromptConfig, RunConfig
-from grasp_rl.config.targets import load_raw
 from grasp_rl.distributed.process_group import joined
 from grasp_rl.evaluation.calibration import inference_again
 from grasp_rl.evaluation.evaluate import files_of, last_pipeline
@@ -36,9 +35,8 @@ from grasp_rl.evaluation.stored import Rescored, read_run
 from grasp_rl.geometry import match, outside, pairwise_box_iou
 from grasp_rl.interfaces import Components
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline, segment
-from grasp_rl.runs import data_record
+from grasp_rl.runs import data_record, started
 from grasp_rl.runs.progress import ProgressWriter
-from grasp_rl.runs.run_dir import CONFIG
 from grasp_rl.types import Answer, Box, ParseStatus, Sample, SpatialPrompt
 from grasp_rl.utils.files import Record, write_json
 
@@ -99,7 +97,7 @@ def run(config: RunConfig, components: Components) -> Record:
 
 def _of_the_run(config: RunConfig, source: Path) -> bool:
     """Whether segmenter, data, prompt, parsing, inference and samples are the run's own."""
-    ours, theirs = asdict(config), load_raw(source / CONFIG)
+    ours, theirs = asdict(config), started.config_of(source)
     same = all(ours[key] == theirs.get(key) for key in ("segmenter", "data", "prompt", "parsing"))
     same = same and ours["inference"] == (theirs.get("inference") or asdict(InferenceConfig()))
     evaluation = theirs.get("evaluation") or {}

@@ -27,7 +27,16 @@ from grasp_rl.evaluation.metrics import score_of
 from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.inference.pipeline import PLAIN, Inference
 from grasp_rl.inference.segmenting import segmenter_of
-from grasp_rl.interfaces import Components, CoordinateFrame, Dataset, EvaluationProtocol, Labels, Policy, WeakLabels
+from grasp_rl.interfaces import (
+    Components,
+    CoordinateFrame,
+    Dataset,
+    EvaluationProtocol,
+    Labels,
+    Policy,
+    Segmenter,
+    WeakLabels,
+)
 from grasp_rl.planning.plausibility import doubts
 from grasp_rl.policies.questions import check_questions
 from grasp_rl.rollouts.metrics import READ, lost_answers
@@ -262,12 +271,21 @@ def last_pipeline(config: RunConfig, components: Components) -> RewardPipeline:
 
 
 def concluded(
-    config: RunConfig, components: Components, scored: Evaluation, count: int, progress: ProgressWriter | None
+    config: RunConfig,
+    components: Components,
+    scored: Evaluation,
+    count: int,
+    progress: ProgressWriter | None,
+    *,
+    segmented: bool = True,
 ) -> Record:
-    """Report what was scored to progress and tracker, of the first rank; returns what result.json holds."""
+    """Report what was scored to progress and tracker, of the first rank; returns what result.json holds.
+
+    ``segmented``: whether the run's segmenter made masks for it.
+    """
     metrics, folder, settings = scored.metrics, Path(config.run_dir) / "eval", config.evaluation
     if progress is not None:
-        for warning in warnings_of(components.protocol):
+        for warning in warnings_of(components.protocol, components.segmenter if segmented else None):
             log.warning("%s", warning)
             progress.note(warning)
         statuses = Counter(ParseStatus(record["status"]) for record in scored.records)
@@ -296,10 +314,23 @@ def check_truth(dataset: Dataset, limit: int | None) -> None:
         dataset.check_truth(limit)
 
 
-def warnings_of(protocol: EvaluationProtocol) -> list[str]:
-    """What must be said beside a protocol's numbers, or those of several."""
+def warnings_of(protocol: EvaluationProtocol, segmenter: Segmenter | None) -> list[str]:
+    """What must be said beside a protocol's numbers, or those of several, where ``segmenter`` made the masks.
+
+    A protocol is scored from stored masks, so what it demands of their making can only be compared with the
+    segmenter's setting, where that has one.
+    """
     several = [protocol, *getattr(protocol, "others", {}).values()]
-    return [warning for p in several if (warning := getattr(p, "warning", None))]
+    warnings = [warning for p in several if (warning := getattr(p, "warning", None))]
+    made = getattr(segmenter, "multimask", None)
+    other = [p.name for p in several if made is not None and getattr(p, "multimask", None) == (not made)]
+    if other:
+        masks = "one mask of a prompt" if made else "the best of three masks of a prompt"
+        warnings.append(
+            f"{', '.join(other)}: of {masks} as published, scored here with segmenter.multimask={str(made).lower()}; "
+            f"evaluate, or rescore the run, with segmenter.multimask={str(not made).lower()} for such numbers"
+        )
+    return warnings
 
 
 def files_of(dataset: Dataset, count: int | None) -> list[Path]:

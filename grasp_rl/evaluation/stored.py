@@ -68,12 +68,13 @@ def run(config: RunConfig, components: Components) -> Record:
             folder=run_dir / "eval",
             on_progress=None if progress is None else lambda done, _: progress.update("evaluate", done),
         )
-        tallies = group.all_gather(answers.tally)
+        tally = sum(group.all_gather(answers.tally), Counter[str]())
     if progress is not None:
-        for note in answers.notes(sum(tallies, Counter())):
+        for note in answers.notes(tally):
             log.warning("%s", note)
             progress.note(note)
-    return concluded(config, components, scored, count, progress)
+    segmented = config.command != "score" or tally["segmented"] > 0
+    return concluded(config, components, scored, count, progress, segmented=segmented)
 
 
 def read_run(run_dir: Path, ids: Sequence[str]) -> dict[str, Record]:

@@ -40,11 +40,12 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import one_line, quoted
 from grasp_rl.config.renamed import current_key
 from grasp_rl.config.schema import PromptConfig, RunConfig
-from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, load_raw, to_config
+from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, to_config
 from grasp_rl.launch.process import Job, folder_of
 from grasp_rl.launch.usage import HELP
+from grasp_rl.runs import started
 from grasp_rl.runs.asked import adopt
-from grasp_rl.runs.run_dir import CONFIG, config_hash
+from grasp_rl.runs.run_dir import config_hash
 from grasp_rl.utils.files import Record
 
 CONFIG_NAME = "config"
@@ -314,12 +315,14 @@ _RUNS_OWN = ("data", "prompt", "parsing", "reward", "policy", "segmenter", "infe
 
 def _as_in_run(raw: Record, named: Sequence[str]) -> Record:
     """``raw`` with what decides the answers of the run ``predictions`` and their truth, but for what was named."""
-    theirs = load_raw(Path(raw["predictions"]) / CONFIG)
     keys = [key.replace("/", ".") for key in named]
+    theirs = started.config_of(Path(raw["predictions"]))
 
     def free(prefix: str) -> bool:
         return not any(key == prefix or key.startswith(f"{prefix}.") for key in keys)
 
+    if free("data"):
+        started.demand_same_data(Path(raw["predictions"]))
     result = raw | {key: theirs[key] for key in _RUNS_OWN if key in theirs and free(key)}
     ours, evaluation = raw["evaluation"], theirs["evaluation"]
     return result | {

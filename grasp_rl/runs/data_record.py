@@ -40,6 +40,16 @@ def write(run_dir: Path, files: Iterable[Path]) -> None:
     write_json(run_dir / DATA, {"files": known} | ({"licences": licences} if licences else {}))
 
 
+def files(run_dir: Path) -> list[Path]:
+    """The files in the record in ``run_dir``, absolute."""
+    return [Path(path) for path in _known(run_dir)]
+
+
+def licences(run_dir: Path) -> list[Record]:
+    """The licences of prepared datasets in the record in ``run_dir``, as `grasp-rl data prepare` wrote each down."""
+    return [about for about in _mapping(run_dir, "licences").values() if isinstance(about, dict)]
+
+
 def changed(run_dir: Path) -> list[Path]:
     """Files of the record in ``run_dir`` whose content is another now."""
     return [Path(path) for path, about in _known(run_dir).items() if not _same(Path(path), about, absent=True)]

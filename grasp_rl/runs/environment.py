@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 
 from grasp_rl.utils.files import Record, read_json, write_json
 
+FOLDER = "folder"
+"""Key of environment.json: the folder that a run was started in."""
 _PACKAGE = "grasp-rl"
 _SECRET_NAME = re.compile(
     r"((api|access|auth|secret|private)[-_.]?key|(^|[-_.])(token|auth)|secret|passw(or)?d|credentials?)$", re.I
@@ -94,6 +96,7 @@ def environment(command: Sequence[str]) -> Record:
     names = sorted({r.name for r in requirements()} | {r.name for extra in extras() for r in requirements(extra)})
     return {
         "command": masked(command),
+        FOLDER: str(Path.cwd()),
         "python": platform.python_version(),
         "executable": sys.executable,
         "platform": platform.platform(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -38,6 +38,7 @@ def write_card(
     scores: Mapping[str, Mapping[str, float]],
     commit: str | None = None,
     asking: Asking | None = None,
+    terms: Sequence[str] = (),
 ) -> None:
     """Write ``README.md`` into a policy folder.
 
@@ -48,6 +49,7 @@ def write_card(
         scores: metrics by the name of what was scored; {} where nothing was yet.
         commit: hub commit of the base model, where it has one.
         asking: how the policy is asked; None where that is not known.
+        terms: a sentence for each dataset about its licence.
 
     Raises:
         OSError: it cannot be written.
@@ -78,6 +80,7 @@ def write_card(
         scheme=config.prompt.scheme,
         data=_class_of(config.data),
         code=_code(environment),
+        terms="".join(f"- {text}\n" for text in terms) or "No dataset with a licence of its own.\n",
         scores=_table(scores),
         protocol=_protocol(config),
         loading=loading,
@@ -201,6 +204,9 @@ prompt scheme `{scheme}`, data {data}.
 
 Code: {code}.
 
+## Data
+
+{terms}
 ## Scores
 
 {scores}

@@ -11,7 +11,7 @@ from grasp_rl.config.schema import RunConfig
 from grasp_rl.data.sampler import PromptSampler
 from grasp_rl.distributed.build import make_engine, whole
 from grasp_rl.distributed.engine import Engine, pick_device
-from grasp_rl.evaluation.evaluate import check_truth, files_of
+from grasp_rl.evaluation.evaluate import check_truth, files_of, warnings_of
 from grasp_rl.interfaces import Components, Policy
 from grasp_rl.planning.plausibility import doubts
 from grasp_rl.policies.describe import describe
@@ -44,8 +44,8 @@ def run(config: RunConfig, components: Components) -> Record:
         scored |= {"val": config.evaluation.val_limit} if config.evaluation.every else {}
         files = [path for name, limit in scored.items() for path in files_of(components.data.split(name), limit)]
         data_record.write(Path(config.run_dir), files)
-    for doubt in doubts(config):
-        trainer.log.note(doubt)
+    for text in [*doubts(config), *warnings_of(components.protocol, components.segmenter)]:
+        trainer.log.note(text)
     exit_code = 1
     try:
         result = trainer.run()

@@ -6,7 +6,7 @@ the number of shots has ``train_{shot_file}shot.jsonl`` for ``train``. What a li
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,9 +35,17 @@ class FewShotLines(FolderDataset):
     shot_file: Literal[1, 5, 10] | None = 10
     """Examples of each class in ``train``; None for one file ``train.jsonl``."""
 
+    def splits(self) -> Sequence[str]:
+        """Those whose file is there: which ones are released differs. All three where none is."""
+        usual = super().splits()
+        return [split for split in usual if (self.top / self._name(split)).is_file()] or usual
+
+    def records(self, split: str) -> Iterator[Row | AnnotationError]:
+        """As elsewhere; of a usual split whose file is missing, the error names the file."""
+        return self.rows(split) if split in super().splits() else super().records(split)
+
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
-        name = f"train_{self.shot_file}shot" if split == "train" and self.shot_file is not None else split
-        path = self.file(f"{name}.jsonl")
+        path = self.file(self._name(split))
 
         def asked(number: int, place: str, entry: Record) -> Iterator[Row | AnnotationError]:
             row = self.row(number, place, entry, split)
@@ -45,6 +53,11 @@ class FewShotLines(FolderDataset):
                 yield from self.ask(row, [question_in(entry, "problem")])
 
         yield from self.each(path, asked)
+
+    def _name(self, split: str) -> str:
+        """Of the file of ``split``."""
+        shots = f"_{self.shot_file}shot" if split == "train" and self.shot_file is not None else ""
+        return f"{split}{shots}.jsonl"
 
     def row(self, number: int, place: str, entry: Record, split: str) -> Row | None:
         """The row of a line, still without its question; None where another task is asked for.

@@ -18,8 +18,8 @@ from grasp_rl.geometry import pairwise_box_iou
 from grasp_rl.types import Box
 from grasp_rl.utils.files import Record
 
-_INTEGERS = re.compile(r"\[\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*\]")
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_INTEGERS = re.compile(r"\[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)]")
+_NUMBER = re.compile(r"-?\d*\.\d+|-?\d+")
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -36,8 +36,8 @@ class BoxProtocol:
     name: str
     """Printed with every number."""
     reading: Literal["last_integers", "first_numbers"] = "last_integers"
-    """last_integers: the last [a, b, c, d] of whole numbers within <answer>; first_numbers: the first four numbers of
-    the whole text."""
+    """last_integers: the last [a, b, c, d] of whole numbers within <answer> that stands in an object, {...};
+    first_numbers: the first four numbers of the whole text."""
     thresholds: tuple[float, ...] = (0.5,)
     strict: bool = True
     """Whether an IoU must be greater than the threshold, not equal."""
@@ -99,7 +99,8 @@ class BoxProtocol:
             found = _NUMBER.findall(text)[:4]
             return _four(found) if len(found) == 4 else None
         answer = _ANSWER.search(text)
-        boxes = _INTEGERS.findall(answer[1]) if answer else []
+        content = answer[1] if answer else ""
+        boxes = _INTEGERS.findall(content[content.find("{") + 1 : content.rfind("}") + 1]) if "{" in content else []
         return _four(boxes[-1]) if boxes else None
 
     def _as_read(self, box: Box) -> Box:

@@ -64,8 +64,8 @@ class PublishedProtocol:
     empty_by: Literal["masks", "answer"] = "masks"
     """Whether an empty mask is enough for ``both_empty``, or the answer must have been read and name nothing."""
     unread: Literal["empty", "zero", "no_area"] = "empty"
-    """An answer that was not read is an empty mask like any other (empty); or IoU 0, its target's area in cIoU's union
-    (zero) or no pixel there (no_area)."""
+    """An answer that was not read is an empty mask like any other (empty); or IoU 0 with its target's area in cIoU's
+    union (zero). no_area: IoU 0 and no pixel in the sums, for an answer that names nothing, too."""
     false_positives: bool = True
     """Whether a mask where nothing is asked for adds to the union of cIoU."""
     matching: Literal["union", "order", "order_repeat_last", "hungarian"] = "union"
@@ -84,6 +84,9 @@ class PublishedProtocol:
     """Of which samples Pr@k is the share: all, those with a true mask, those with a predicted one."""
     strict: bool = True
     """Whether Pr@k counts an IoU greater than k, not equal."""
+    multimask: bool | None = None
+    """Whether each of its masks is the best of three by the segmenter's own score, which ``segmenter.multimask`` makes
+    so where masks are predicted; an evaluation says where the two differ. None: not said, or another kind of model."""
 
     def __post_init__(self) -> None:
         choices = {
@@ -142,8 +145,10 @@ class PublishedProtocol:
     def _overlap(self, pair: Pair, predicted: BoolMask, true: BoolMask) -> Overlap | None:
         intersection, union = int(np.count_nonzero(predicted & true)), int(np.count_nonzero(predicted | true))
         has_target, has_prediction = bool(true.any()), bool(predicted.any())
-        if not pair.read and self.unread != "empty":
-            return Overlap(0.0, 0, union if self.unread == "zero" else 0, has_target, False)
+        if self.unread == "no_area" and (pair.silent or not pair.read):
+            return Overlap(0.0, 0, 0, has_target, False)
+        if self.unread == "zero" and not pair.read:
+            return Overlap(0.0, 0, union, has_target, False)
         if union == 0:
             if self.both_empty == "skip":
                 return None
