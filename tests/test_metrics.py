@@ -61,6 +61,7 @@ def test_table_by_hand() -> None:
         "no_target_accuracy": 1 / 3,
         "box_iou": (0.5 + 0.8 + 0) / 3,
         "reward": (2 + 4 + 0 + 2 + 2 + 2) / 6,
+        "reward_iou_correlation": 1.5 / np.sqrt(8 * (1 / 144 + 1 / 9 + 25 / 144)),  # 2, 4, 0 against 1/2, 3/4, 0
         "term/points": 0.25,
         "parsed": 4 / 6,
         "parse/ok": 4 / 6,

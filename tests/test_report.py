@@ -24,6 +24,7 @@ from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.prompts.render import format_answer
 from grasp_rl.reporting import content, render
+from grasp_rl.reporting.content import reward_warning
 from grasp_rl.reporting.load import read_study
 from grasp_rl.reporting.plots import moving_average
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
@@ -181,7 +182,17 @@ def test_the_page_needs_nothing_else(sweep: Path) -> None:
             assert re.match(r"data:image/(png|svg\+xml);base64,", attributes["src"] or "")
             assert attributes["alt"]
     images = [attributes["src"] or "" for tag, attributes in tags if tag == "img"]
-    assert len(images) == 4 + 8  # a reward and a gIoU panel, and two pairs of images, for each of two runs
+    assert (
+        len(images) == 6 + 8
+    )  # reward, gIoU, and one against the other, and two pairs of images, for each of two runs
+
+
+def test_a_reward_that_rises_while_the_iou_falls_is_warned_of() -> None:
+    rising = [(0.0, 2.0, 0.5), (50.0, 2.5, 0.6), (100.0, 2.9, 0.55)]
+    assert "From step 50 to 100 the reward rose from 2.500 to 2.900 while the gIoU fell" in reward_warning(rising)
+    assert reward_warning([(0.0, 2.0, 0.5), (50.0, 2.5, 0.6), (100.0, 2.4, 0.55)]) == ""  # the reward fell, too
+    assert reward_warning([(0.0, 2.0, 0.5), (50.0, 2.5, 0.6), (100.0, 2.9, 0.595)]) == ""  # within 0.01
+    assert reward_warning(rising[:2]) == ""
 
 
 def test_terms_time_and_origin(sweep: Path) -> None:

@@ -81,9 +81,30 @@ def of_answers(scores: Sequence[SampleScore]) -> dict[str, float]:
         put_mean(result, f"parse/{status}", [s.status == status for s in scores])
     for group in ("single", "multi", "no_target"):
         put_mean(result, f"share/{group}", [s.group == group for s in scores])
+    correlation = reward_iou_correlation(scores)
+    if correlation is not None:
+        result["reward_iou_correlation"] = correlation
     put_mean(result, "length", [s.tokens for s in scores])
     put_mean(result, "truncated", [s.truncated for s in scores])
     return result
+
+
+def reward_iou_correlation(scores: Sequence[SampleScore]) -> float | None:
+    """Pearson correlation of reward and mask IoU over the samples with a target.
+
+    What a reward without masks is worth as a stand-in for them. None where fewer than three samples have both, or one
+    of the two is the same for all.
+    """
+    pairs = [
+        (s.reward, s.intersection / s.union)
+        for s in scores
+        if s.has_target and s.reward is not None and s.intersection is not None and s.union
+    ]
+    table = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    if len(table) < 3 or bool(np.any(np.ptp(table, axis=0) < 1e-12)):
+        return None
+    centred = table - table.mean(0)
+    return float((centred[:, 0] @ centred[:, 1]) / np.sqrt((centred**2).sum(0).prod()))
 
 
 def put_mean(result: dict[str, float], name: str, values: Sequence[float | bool] | FloatArray) -> None:

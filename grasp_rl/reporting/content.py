@@ -10,7 +10,7 @@ from typing import Any
 
 from grasp_rl.reporting import breakdowns
 from grasp_rl.reporting.load import Scored, StudiedRun, number
-from grasp_rl.reporting.plots import REWARD, VALIDATION, curve, image
+from grasp_rl.reporting.plots import REWARD, VALIDATION, curve, image, path_of
 from grasp_rl.runs.progress import duration
 from grasp_rl.types import ParseStatus
 from grasp_rl.utils.files import Record
@@ -49,6 +49,7 @@ def context(runs: Sequence[StudiedRun], title: str) -> Record:
         "columns": [heading for heading, _ in COLUMNS],
         "rows": [_row(run, run is best) for run in runs],
         "curves": _curves(runs),
+        "reward_iou": _reward_against_iou(runs),
         "galleries": [{"label": run.label, "open": run is best, "samples": _gallery(run)} for run in shown],
         "statuses": [{"label": run.label, "bars": _bars(run)} for run in runs if _bars(run)],
         "status_names": [str(status) for status in ParseStatus],
@@ -155,6 +156,45 @@ def _curves(runs: Sequence[StudiedRun]) -> list[Record]:
             panel["giou"] = curve(giou, ylabel="validation gIoU (0 to 1)", color=VALIDATION, xlim=xlim, ylim=limits)
         panels += [panel] if reward or giou else []
     return panels
+
+
+def _reward_against_iou(runs: Sequence[StudiedRun]) -> list[Record]:
+    """Per run with two validations or more: mean validation reward against gIoU, joined in the order of the steps."""
+    panels = []
+    for run in runs:
+        points = [
+            (float(row["step"]), reward, giou)
+            for row in run.validations
+            if (reward := number(row, "val/reward")) is not None and (giou := number(row, "val/giou")) is not None
+        ]
+        if len(points) < 2:
+            continue
+        last = number(run.validations[-1], "val/reward_iou_correlation")
+        panels.append(
+            {
+                "label": run.label,
+                "image": path_of(points, xlabel="validation reward (points)", ylabel="validation gIoU (0 to 1)"),
+                "correlation": decimals(last),
+                "warning": reward_warning(points),
+            }
+        )
+    return panels
+
+
+def reward_warning(points: Sequence[tuple[float, float, float]]) -> str:
+    """What to say where a reward rose while the gIoU fell by more than 0.01; empty where it did not.
+
+    Args:
+        points: (step, validation reward, validation gIoU), by step.
+    """
+    best = max(points, key=lambda point: point[2])
+    last = points[-1]
+    if not (last[0] > best[0] and last[1] > best[1] and last[2] < best[2] - 0.01):
+        return ""
+    return (
+        f"From step {best[0]:g} to {last[0]:g} the reward rose from {best[1]:.3f} to {last[1]:.3f} while the gIoU fell "
+        f"from {best[2]:.3f} to {last[2]:.3f}: the reward pays for something else than the mask."
+    )
 
 
 def _points(rows: Sequence[Record], name: str) -> list[tuple[float, float]]:
@@ -277,15 +317,23 @@ def _diagnosis(run: StudiedRun) -> list[Record]:
 
 
 def _terms(run: StudiedRun) -> list[Record]:
-    """The reward's terms as the first step found them."""
+    """The reward's terms as the first step found them, and their share of the advantages' variance in all steps."""
     first: Record = run.rows[0] if run.rows else {}
     names = [key.split("/")[1] for key in first if key.startswith("term/") and key.endswith("/mean")]
     terms = []
     for name in names:
         spread = number(first, f"term/{name}/group_std")
         mean = decimals(number(first, f"term/{name}/mean"))
-        terms.append({"name": name, "mean": mean, "std": decimals(spread), "idle": spread == 0})
+        share = _mean(run.rows, f"term/{name}/advantage_share")
+        terms.append(
+            {"name": name, "mean": mean, "std": decimals(spread), "share": decimals(share), "idle": spread == 0}
+        )
     return terms
+
+
+def _mean(rows: Sequence[Record], name: str) -> float | None:
+    values = [value for row in rows if (value := number(row, name)) is not None]
+    return statistics.fmean(values) if values else None
 
 
 def _cost(run: StudiedRun) -> Record:

@@ -79,6 +79,28 @@ def curve(
         return _data_uri(figure)
 
 
+def path_of(points: Sequence[tuple[float, float, float]], *, xlabel: str, ylabel: str) -> str:
+    """Points joined in their order, the first and the last with their step, as an SVG data URI.
+
+    Args:
+        points: (optimizer step, x, y).
+        xlabel: what x is, with its unit.
+        ylabel: what y is.
+    """
+    steps, x, y = np.array(points, dtype=np.float64).T
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(3.4, 2.4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(x, y, color=VALIDATION, linewidth=1.2, marker="o", markersize=3.5)
+        for place in (0, -1):
+            axes.annotate(f"step {steps[place]:g}", (x[place], y[place]), (4, 4), textcoords="offset points")
+        axes.margins(0.12)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.grid(visible=True, color="#888888", alpha=0.25, linewidth=0.5)
+        return _data_uri(figure)
+
+
 def histogram(values: Sequence[float], *, xlabel: str, color: str = REWARD, bins: int = 30) -> str:
     """A histogram of one or more ``values`` as an SVG data URI; whole numbers of a small range get a bar each."""
     array = np.array(values, dtype=np.float64)

@@ -123,13 +123,15 @@ def markdown(content: Record) -> str:
     failed = [f"- {_md(row['label'])}: {_md(row['error'])}" for row in content["rows"] if row["error"]]
     lines += ["", "## Failed", "", *failed] if failed else []
     terms = [
-        [block["label"], t["name"], t["mean"], t["std"], "teaches nothing here" if t["idle"] else ""]
+        [block["label"], t["name"], t["mean"], t["std"], t["share"], "teaches nothing here" if t["idle"] else ""]
         for block in content["terms"]
         for t in block["terms"]
     ]
     if terms:
         lines += ["", "## Reward terms at the first step", ""]
-        lines += _md_table(["run", "term", "mean", "within-group std", ""], terms)
+        lines += _md_table(["run", "term", "mean", "within-group std", "share of the variance", ""], terms)
+    warned = [f"- {_md(p['label'])}: {_md(p['warning'])}" for p in content["reward_iou"] if p["warning"]]
+    lines += ["", "## Reward against mask", "", *warned] if warned else []
     if content["against"]:
         lines += ["", "## Against the best run", ""]
         body = [

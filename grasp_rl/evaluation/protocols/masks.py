@@ -11,6 +11,7 @@ What counts as what, above all where nothing is there, is decided in docs/adr/00
 ``no_target_accuracy``    share of the samples without a target whose answer was read and is empty
 ``box_iou``               :func:`matched_box_iou`, mean over the samples with a target
 ``reward``, ``term/*``    mean reward and raw terms, over the samples that could be rewarded
+``reward_iou_...``        ``reward_iou_correlation``: Pearson's, of a sample's reward and mask IoU
 ``parse/*``               share of each :class:`~grasp_rl.types.ParseStatus`; ``parsed`` is ok and repaired together
 ``giou/*``, ``share/*``   by group: ``single`` and ``multi`` instance, ``no_target``
 ========================  =============================================================================================
