@@ -10,7 +10,7 @@ import pytest
 from grasp_rl.cli import data as data_cli
 from grasp_rl.data.catalog import CATALOG, FORMS, UNKNOWN
 
-OWN = {"jsonl", "synthetic", "folder", "mixture"}
+OWN = {"jsonl", "synthetic", "folder", "mixture", "cross_view", "synthetic_cross_view"}
 """Options that are no published dataset."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -29,7 +30,9 @@ from grasp_rl.config.schema import (
     TurnConfig,
 )
 from grasp_rl.data.candidates import candidate_grid, with_candidates
+from grasp_rl.data.readers.cross_view import CrossView
 from grasp_rl.data.sampler import PromptSampler
+from grasp_rl.data.synthetic.cross_view import SyntheticCrossView
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.evaluation.evaluate import evaluate
@@ -44,7 +47,7 @@ from grasp_rl.rewards.stages import StageRubrics
 from grasp_rl.rewards.terms.boxes import BoxIou
 from grasp_rl.rewards.terms.format import KeptBoxes, ThinkFormat
 from grasp_rl.rewards.terms.points import PointLabels
-from grasp_rl.rewards.terms.text import Novelty
+from grasp_rl.rewards.terms.text import Choice, Novelty
 from grasp_rl.rollouts.collect import RolloutBatch, collect_rollouts
 from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.rollouts.metrics import advantage_shares, step_statistics
@@ -405,3 +408,71 @@ def test_shares_of_the_variance_add_up_and_can_be_negative() -> None:
     assert both["term/a/advantage_share"] == pytest.approx(
         1.5
     )  # the flat group has no advantage and counts for nothing
+
+
+# --- several images, and a choice among them
+
+
+def pairs_in(folder: Path, **changes: Any) -> Path:
+    draw = np.random.default_rng(0)
+    for name in ("street", "a", "b", "c"):
+        cv2.imwrite(str(folder / f"{name}.png"), draw.integers(0, 255, (40, 50, 3), dtype=np.uint8))
+    entry = {
+        "id": "one", "image": "street.png", "question": "Where is it?", "images": ["a.png", "b.png", "c.png"],
+        "answer": "B",
+    }  # fmt: skip
+    for split in ("train", "val", "test"):
+        (folder / f"{split}.json").write_text(json.dumps([entry | changes]))
+    return folder
+
+
+def test_pairs_of_ones_own_are_read(tmp_path: Path) -> None:
+    sample = CrossView(root=str(pairs_in(tmp_path)), name="cross_view").split("test")[0]
+    assert (sample.query, sample.choice, len(sample.more_images)) == ("Where is it?", "B", 3)
+    assert (sample.target_mask, sample.weak_labels) == (None, ())
+    np.testing.assert_array_equal(sample.more_images[1], cv2.imread(str(tmp_path / "b.png"))[..., ::-1])
+    split = CrossView(root=str(tmp_path), name="cross_view").split("test")
+    assert [path.name for path in split.files()] == ["test.json", "street.png", "a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"answer": "D"}, "answer='D': must be one of A, B, C"),
+        ({"answer": 2}, "answer"),
+        ({"images": ["a.png"]}, "a choice is between two or more"),
+        ({"images": ["../a.png", "b.png"]}, r"\.\./a\.png"),
+    ],
+)
+def test_pairs_that_cannot_be_asked_are_named(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=told):
+        CrossView(root=str(pairs_in(tmp_path, **changes)), name="cross_view").split("train")
+
+
+def test_a_choice_is_asked_rewarded_and_scored(random_policy: TinyPolicy) -> None:
+    split = SyntheticCrossView(choices=3, test_size=4).split("test")
+    samples = [split[index] for index in range(4)]
+    assert {s.choice for s in samples} <= {"A", "B", "C"}
+    assert len({s.choice for s in samples}) > 1
+    right = [s.more_images["ABC".index(s.choice or "")] for s in samples]
+    for sample, scene in zip(samples, right, strict=True):  # the first image is a turned part of the right scene
+        part = np.rot90(np.asarray(sample.image), -1)[::2, ::2].astype(int)
+        found = cv2.matchTemplate(scene, np.ascontiguousarray(part.astype(np.uint8)), cv2.TM_SQDIFF_NORMED)
+        assert found.min() < 0.02
+    scheme = PromptConfig(scheme="choice", template="compact", answer="choice", box=False, positive_points=0)
+    reward = Rubric({"choice": Choice()})
+    prompt = random_policy.encode(samples[0].image, samples[0].query, scheme, samples[0].more_images)
+    assert int((prompt.input_ids == random_policy.image_token_id).sum()) == 4 * 64
+    pipeline = RewardPipeline(segmenter=BoxFillSegmenter(), reward=reward, prompt=scheme, parsing=ParsingConfig())
+    answers = [f"<answer>{letter}</answer>" for letter in "ABC"]
+    completions = [
+        Completion(token_ids=(1,), logprobs=(0.0,), text=text, finish_reason=FinishReason.STOP) for text in answers
+    ]
+    paid = [r.reward.reward for r in pipeline.run(samples[0], prompt.frame, completions)]
+    assert paid == [float(letter == samples[0].choice) for letter in "ABC"]
+    settings = EvaluationConfig(max_new_tokens=4, bootstrap_samples=5)
+    scored = evaluate(random_policy, pipeline, split, config=settings, limit=4)
+    assert scored.metrics["samples"] == 4
+    assert {"giou", "no_target_accuracy", "box_iou", "share/no_target"}.isdisjoint(
+        {name for name, value in scored.metrics.items() if value}
+    )

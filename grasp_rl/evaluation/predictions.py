@@ -51,6 +51,7 @@ def record_of(
     answer, completion, true = rollout.answer, rollout.completion, sample.target_mask
     ignored, counted = sample.ignore_mask, outside(rollout.answer.prompts, sample.ignore_mask)
     has_target = bool(sample.weak_labels) if true is None else bool(true.any())
+    has_target = has_target or sample.choice is not None  # a choice is no question without a target
     predicted, reward = predicted_mask(sample, rollout), rollout.reward.reward
     record: Record = {
         "sample_id": sample.sample_id,
@@ -67,7 +68,7 @@ def record_of(
         "target_boxes": None if sample.weak_labels is None else [label.box for label in sample.weak_labels],
         "ignored": None if ignored is None else encode_mask(ignored),
         "has_target": has_target,
-        "instances": None if sample.weak_labels is None else len(sample.weak_labels),
+        "instances": None if sample.weak_labels is None or sample.choice is not None else len(sample.weak_labels),
         **_overlap(predicted, true, ignored),
         "box_iou": matched_box_iou(counted, sample.weak_labels or ()) if has_target and boxes else None,
         "reward": reward if math.isfinite(reward) else None,
