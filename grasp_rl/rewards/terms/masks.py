@@ -67,12 +67,12 @@ class MaskIou(AnswerTerm):
 
 
 def clipped(prediction: MaskPrediction, boxes: Sequence[Box | None]) -> MaskPrediction:
-    """``prediction`` with each of its N masks cut at its own box (pixels whose centre lies in it), where it has one."""
+    """``prediction`` with each of its N masks cut at its own box, where it has one; edges are rounded down to pixels."""
     if len(boxes) != len(prediction.masks):
         return prediction  # one mask of all instances
     masks = prediction.masks.copy() if hasattr(prediction.masks, "copy") else prediction.masks.clone()
     for mask, box in zip(masks, boxes, strict=True):
         if box is not None:
-            x0, y0, x1, y1 = (max(0, round(value)) for value in box)
+            x0, y0, x1, y1 = (max(0, int(value)) for value in box)
             mask[:y0], mask[y1:], mask[:, :x0], mask[:, x1:] = False, False, False, False
     return replace(prediction, masks=masks)
