@@ -127,9 +127,14 @@ def boxes_of(instances: Sequence[SpatialPrompt]) -> FloatArray:
     return np.array([item.box or (math.nan,) * 4 for item in instances], float).reshape(len(instances), 4)
 
 
-def sides_of(size: tuple[int, int], squash: bool) -> FloatArray:
-    """[2] what distances in x and in y are fractions of: the longer side, or each its own side with ``squash``."""
-    return np.array([size[1], size[0]], float) if squash else np.full(2, float(max(size)))
+def stretch(size: tuple[int, int], squash: bool) -> FloatArray:
+    """[2] what an image of ``size`` (height, width) is stretched by in x and y: to a square of its longer side, or not.
+
+    Args:
+        size: in pixels.
+        squash: whether it is stretched at all.
+    """
+    return max(size) / np.array([size[1], size[0]], float) if squash else np.ones(2)
 
 
 def plain_name(category: str | None) -> str:

@@ -13,7 +13,7 @@ from grasp_rl.geometry import FloatArray, box_iou, pairwise_box_iou
 from grasp_rl.interfaces import Labels, WeakLabels
 from grasp_rl.rewards.average_precision import coco_average_precision
 from grasp_rl.rewards.matching import greedy, repeats
-from grasp_rl.rewards.terms.base import MODES, AnswerTerm, InstanceTerm, boxes_of, plain_name, sides_of
+from grasp_rl.rewards.terms.base import MODES, AnswerTerm, InstanceTerm, boxes_of, plain_name, stretch
 from grasp_rl.types import Answer, MaskPrediction, SpatialPrompt
 
 
@@ -55,7 +55,7 @@ class BoxIou(InstanceTerm):
     def table(
         self, predicted: Sequence[SpatialPrompt], reference: Sequence[SpatialPrompt], size: tuple[int, int]
     ) -> FloatArray:
-        grown = np.array([0, 0, *(self.margin * sides_of(size, self.squash))])
+        grown = np.array([0, 0, *(self.margin * max(size) / stretch(size, self.squash))])
         first, second = boxes_of(predicted) + grown, boxes_of(reference) + grown
         with np.errstate(all="ignore"):
             iou = _generalised(first, second) if self.mode == "generalised" else pairwise_box_iou(first, second)
@@ -133,7 +133,7 @@ class BoxL1(InstanceTerm):
     ) -> FloatArray:
         with np.errstate(all="ignore"):
             offsets = np.abs(boxes_of(predicted)[:, None] - boxes_of(reference)[None])
-            distance = (offsets / np.tile(sides_of(size, self.squash), 2)).sum(-1) / 4
+            distance = (offsets * np.tile(stretch(size, self.squash), 2)).sum(-1) / 4 / max(size)
             match self.mode:
                 case "soft":
                     value = np.exp(-distance / self.fraction)

@@ -11,7 +11,7 @@ import numpy as np
 
 from grasp_rl.geometry import FloatArray, match
 from grasp_rl.interfaces import Labels, WeakLabels
-from grasp_rl.rewards.terms.base import MODES, AnswerTerm, InstanceTerm, closeness, sides_of
+from grasp_rl.rewards.terms.base import MODES, AnswerTerm, InstanceTerm, closeness, stretch
 from grasp_rl.types import Answer, BoolMask, Box, MaskPrediction, Point, SpatialPrompt
 
 
@@ -35,10 +35,10 @@ class PointDistance(InstanceTerm):
     def table(
         self, predicted: Sequence[SpatialPrompt], reference: Sequence[SpatialPrompt], size: tuple[int, int]
     ) -> FloatArray:
-        x_side, y_side = sides_of(size, self.squash).tolist()
+        side, (in_x, in_y) = float(max(size)), stretch(size, self.squash).tolist()
 
         def placed(points: Sequence[Point]) -> list[Point]:
-            return [(x / x_side, y / y_side) for x, y in points]
+            return [(x * in_x, y * in_y) for x, y in points]
 
         def score(a: SpatialPrompt, b: SpatialPrompt) -> float:
             if not a.positive_points or not b.positive_points:
@@ -46,7 +46,7 @@ class PointDistance(InstanceTerm):
             if a.box is not None and points_inside(a.positive_points, a.box) < 1:
                 return 0.0
             distance = point_distance(placed(a.positive_points), placed(b.positive_points))
-            return closeness(distance, self.mode, self.fraction)
+            return closeness(distance / side, self.mode, self.fraction)
 
         return np.array([[score(a, b) for b in reference] for a in predicted], float)
 
