@@ -1,7 +1,7 @@
 """VisionReasoner (arXiv 2505.12081): vision_reasoner.py of dvlab-research/Seg-Zero.
 
-The first pair of answer tags holds a JSON list; each field of each object counts by itself for the format value, and
-objects whose fields are all well-formed are matched.
+The first pair of answer tags holds a JSON list; each field of each object counts by itself for the format value. One
+malformed field voids the boxes and points of all objects.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ def visionreasoner(text: str, prompt: PromptConfig, frame: CoordinateFrame, conf
     if not isinstance(value, list):
         raise ReadError(ParseStatus.BAD_SCHEMA)
     read = [_fields(item, prompt, config) for item in value[: config.max_instances]]
-    instances = tuple(_instance(fields, prompt, frame) for fields in read if None not in fields.values())
     total = len(read) * len(prompt.fields)
-    form = sum(value is not None for fields in read for value in fields.values()) / total if total else 0.0
-    return Reading(instances=instances, form=form)
+    well = sum(value is not None for fields in read for value in fields.values())
+    if well < total:
+        return Reading(status=ParseStatus.BAD_SCHEMA, form=well / total)
+    return Reading(instances=tuple(_instance(fields, prompt, frame) for fields in read), form=float(bool(read)))
 
 
 def _instance(fields: dict[str, list[float] | None], prompt: PromptConfig, frame: CoordinateFrame) -> SpatialPrompt:

@@ -67,7 +67,7 @@ class MaskIou(AnswerTerm):
 
 
 def clipped(prediction: MaskPrediction, boxes: Sequence[Box | None]) -> MaskPrediction:
-    """``prediction`` with each of its N masks cut at its own box, where it has one; edges are rounded down to pixels."""
+    """``prediction`` with each of its N masks cut at its own box, where it has one; edges are rounded down."""
     if len(boxes) != len(prediction.masks):
         return prediction  # one mask of all instances
     masks = prediction.masks.copy() if hasattr(prediction.masks, "copy") else prediction.masks.clone()
