@@ -9,6 +9,7 @@ import contextlib
 import io
 import math
 import random
+import re
 import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -148,6 +149,11 @@ def test_every_preset_has_a_dozen_goldens() -> None:
         assert len({case.text for case in preset.cases.values()}) >= 10, name
 
 
+def test_a_reading_says_whether_there_was_a_fence() -> None:
+    assert [read("geo_r1_gres", text).fenced for text in (fenced(gres(T)), said(gres(T)))] == [True, False]
+    assert [read("geo_r1_ovd", text).fenced for text in (fenced(det(T)), said(det(T)))] == [True, False]
+
+
 def test_every_reader_can_be_configured() -> None:
     assert set(schema.READERS) == {"scheme", *READERS}
     found = {parsing(name).reader for name in PRESETS} | {"think2seg"}
@@ -156,6 +162,17 @@ def test_every_reader_can_be_configured() -> None:
         options = yaml.safe_load(path.read_text())
         assert ParsingConfig(**options).reader == options.get("reader", "scheme")
         assert path.stem in (*READERS, "strict")
+
+
+def test_the_documentation_has_every_preset_and_its_examples_build() -> None:
+    text = (CONF.parent / "docs/rewards.md").read_text()
+    named = re.findall(r"^\| `(\w+)` \|.*\| `(\w+)` \|", text, flags=re.MULTILINE)
+    assert {
+        name: reader for name, reader in named if name not in ("grasp", "think2seg", "hybrid", "sam_r1", "sam_r1_fixed")
+    } == {name: node(name)["reader"] for name in PRESETS if "reader" in node(name)}
+    assert {name for name, _ in named} == {path.stem for path in (CONF / "reward").glob("*.yaml")}
+    for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL):
+        assert isinstance(instantiate(yaml.safe_load(block), key="reward"), Rubric)
 
 
 # Invariants
