@@ -130,7 +130,10 @@ class Answer:
     fenced: bool = False
     """True iff the JSON stood in a ```json fence inside the answer."""
     form: float = 0.0
-    """Share of the fields that the scheme asks for that were well-formed; 1 or 0 where an answer is read whole."""
+    """The format value of the reader: the share of the scheme's fields that were well-formed, or what a released system
+    pays, whatever the status; 1 or 0 where an answer is read whole."""
+    listed: int | None = None
+    """Objects that the answer lists, also those that cannot be used; None for as many as ``prompts``."""
     repeated_sentences: int = 0
     """Sentences of the completion that repeat an earlier one."""
     point_labels: tuple[int, ...] = ()

@@ -99,13 +99,20 @@ class PromptConfig:
         return [f"{key}{self.flat_separator}{i + 1}" for i in range(count)]
 
 
+READERS = (
+    *("scheme", "think2seg", "visionreasoner", "seg_zero", "vlm_r1_rec", "vlm_r1_od", "vlm_r1_detection"),
+    *("geo_r1_gres", "choice", "rs_eot", "rs_hyre", "rs_hyre_detection", "socio_turn1", "socio_turn2"),
+    *("resap", "resap_points", "r1_sgg", "remote_reasoner", "rsthinker"),
+)
+
+
 @dataclass
 class ParsingConfig:
     """How a completion becomes an Answer."""
 
     reader: str = "scheme"
-    """scheme: exactly what the prompt scheme asks for. think2seg, visionreasoner: as their released code reads, where
-    the scheme has their fields; see grasp_rl.prompts.released."""
+    """scheme: exactly what the prompt scheme asks for. Any other: as the released code of that system reads, where the
+    scheme has its fields; see grasp_rl.prompts.released."""
     repair: bool = False
     """Accept JSON that json-repair can mend. Off in training: repaired JSON scores 0."""
     require_fence: bool = False
@@ -118,7 +125,7 @@ class ParsingConfig:
     max_abs_coordinate: float = 1e6
 
     def __post_init__(self) -> None:
-        one_of("parsing.reader", self.reader, ("scheme", "think2seg", "visionreasoner"))
+        one_of("parsing.reader", self.reader, READERS)
         require(0 <= self.nms_iou <= 1, "parsing.nms_iou", self.nms_iou, "in [0, 1]")
         for key in ("max_chars", "max_depth", "max_instances"):
             require(getattr(self, key) >= 1, f"parsing.{key}", getattr(self, key), ">= 1")

@@ -54,16 +54,16 @@ def parse(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: Parsi
         return Answer(prompts=(), status=ParseStatus.TOO_LONG)
     thinking, layout = _read_thinking(text) if prompt.thinking else (None, _answer_alone(text))
     repeated = repeated_sentences(text)
-    if prompt.answer in ("labels", "choice") and config.reader == "scheme":
+    if prompt.answer in ("labels", "choice") and not released.reads(config.reader, prompt):
         answer = _read_bare(text, prompt, config)
         return replace(answer, thinking=thinking, think_layout=layout, repeated_sentences=repeated)
-    form = 0.0
     if released.reads(config.reader, prompt):
         layout = released.layout(text)
-        prompts, status, fenced, form = _read_as_released(text, prompt, frame, config)
+        reading = _read_as_released(text, prompt, frame, config)
+        prompts, status, fenced = _distinct(list(reading.instances), config.nms_iou), reading.status, reading.fenced
     else:
         prompts, status, fenced = _read_strictly(text, prompt, frame, config)
-        form = float(status is ParseStatus.OK)
+        reading = released.Reading(form=float(status is ParseStatus.OK))
     if config.repair and status is not ParseStatus.OK:
         prompts, status, fenced = _read_leniently(text, prompt, frame, config)
     if prompt.center_point:
@@ -76,8 +76,11 @@ def parse(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: Parsi
         thinking=thinking,
         think_layout=layout,
         fenced=fenced,
-        form=form,
+        form=reading.form,
         repeated_sentences=repeated,
+        listed=reading.listed,
+        point_labels=reading.point_labels,
+        choice=reading.choice,
     )
 
 
@@ -134,13 +137,12 @@ def _answer_alone(text: str) -> bool:
 
 def _read_as_released(
     text: str, prompt: PromptConfig, frame: CoordinateFrame, config: ParsingConfig
-) -> tuple[tuple[SpatialPrompt, ...], ParseStatus, bool, float]:
-    """The instances, the status, whether a fence was there, and the share of well-formed fields."""
+) -> released.Reading:
+    """What the reader of a released system makes of ``text``."""
     try:
-        instances, fenced, form = released.READERS[config.reader](text, prompt, frame, config)
-        return _distinct(instances, config.nms_iou), ParseStatus.OK, fenced, form
+        return released.READERS[config.reader](text, prompt, frame, config)
     except ReadError as error:
-        return (), error.status, False, 0.0
+        return released.Reading(status=error.status)
 
 
 def _read_strictly(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: ParsingConfig) -> _Reading:

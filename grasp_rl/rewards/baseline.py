@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from grasp_rl.config.errors import one_of, require
 from grasp_rl.geometry import FloatArray
-from grasp_rl.interfaces import Labels, WeakLabels
 from grasp_rl.rewards.terms.base import InstanceTerm
 from grasp_rl.types import SpatialPrompt
 
@@ -36,18 +35,26 @@ class RandomBox:
         require(0 <= self.smallest <= 1, "reward.baseline.smallest", self.smallest, "in [0, 1]")
 
     def expected(
-        self, terms: Mapping[str, InstanceTerm], weights: Mapping[str, float], labels: WeakLabels | Labels
+        self,
+        terms: Mapping[str, InstanceTerm],
+        weights: Mapping[str, float],
+        reference: Sequence[SpatialPrompt],
+        size: tuple[int, int],
     ) -> float:
-        """Weighted sum of the instance terms that a random box earns on average, by the reference box it fits best."""
-        if not terms or not labels.instances:
+        """Weighted sum of the instance terms that a random box earns on average, by the reference box it fits best.
+
+        Args:
+            terms: the instance terms by name.
+            weights: theirs, by name.
+            reference: the instances that answers are matched with.
+            size: (height, width) of the image in pixels.
+        """
+        if not terms or not reference:
             return 0.0
-        height, width = labels.image_size
-        instances = _instances(self.boxes, self.seed, self.smallest, width, height)
-        tables = [
-            weights[name] * term.table(instances, labels.instances, labels.image_size) for name, term in terms.items()
-        ]
+        instances = _instances(self.boxes, self.seed, self.smallest, size[1], size[0])
+        tables = [weights[name] * term.table(instances, reference, size) for name, term in terms.items()]
         total: FloatArray = np.sum(tables, axis=0)
-        return float(total.max(1).mean()) / len(labels.instances)
+        return float(total.max(1).mean()) / len(reference)
 
     def change(self, accuracy: float, expected: float, most: float) -> float:
         """What is added to ``accuracy``, of at most ``most``, where chance earns ``expected``."""

@@ -110,7 +110,8 @@ class Rubric:
         values = [self._values(*pair, labels) for pair in zip(answers, predictions, strict=True)]
         for name, term in self.group_terms("group").items():
             _fill(values, name, term.values(answers, [_passes(term, row) for row in values]))
-        return [self._paid(row, answer, labels, step) for row, answer in zip(values, answers, strict=True)]
+        chance = self._chance(labels, step)
+        return [self._paid(row, chance, step) for row in values]
 
     def group_terms(self, scope: str) -> dict[str, GroupTerm]:
         """The terms that compare completions with one another within ``scope``, by name."""
@@ -135,21 +136,28 @@ class Rubric:
             for reward, raw, row in zip(rewards, values, paid, strict=True)
         ]
 
-    def _paid(
-        self, values: Mapping[str, float], answer: Answer, labels: WeakLabels | Labels, step: int | None
-    ) -> RewardBreakdown:
+    def _chance(self, labels: WeakLabels | Labels, step: int | None) -> float | None:
+        """What the baseline's random box earns of the accuracy terms at ``step``; None without one or a target."""
+        if self.baseline is None or not labels.has_target:
+            return None
+        terms = {name: term for name, term in self.terms.items() if isinstance(term, InstanceTerm)}
+        weights = {name: term.weight_at(step) for name, term in terms.items()}
+        reference: Sequence[SpatialPrompt] = labels.instances or ()
+        if self.matching == "union_box":
+            reference = union_of(reference)
+        return float(self.baseline.expected(terms, weights, reference, labels.image_size))
+
+    def _paid(self, values: Mapping[str, float], chance: float | None, step: int | None) -> RewardBreakdown:
         """The reward for raw ``values``: each term's weight at ``step`` where its gate lets it pass."""
         weights = {name: term.weight_at(step) for name, term in self.terms.items() if name in values}
         paid = {
             name: weight * values[name] if _passes(self.terms[name], values) else 0.0
             for name, weight in weights.items()
         }
-        if self.baseline is not None and labels.has_target:
+        if self.baseline is not None and chance is not None:
             named = [name for name in paid if _is_accuracy(self.terms[name])]
-            tables = {n: t for n, t in self.terms.items() if isinstance(t, InstanceTerm)}
-            expected = self.baseline.expected(tables, weights, labels)
-            accuracy = sum(paid[name] for name in named)
-            paid["random_box"] = self.baseline.change(accuracy, expected, sum(weights[name] for name in named))
+            accuracy, most = sum(paid[name] for name in named), sum(weights[name] for name in named)
+            paid["random_box"] = self.baseline.change(accuracy, chance, most)
         return RewardBreakdown(reward=sum(paid.values()), terms=values, paid=paid)
 
     def _values(

@@ -127,6 +127,21 @@ def boxes_of(instances: Sequence[SpatialPrompt]) -> FloatArray:
     return np.array([item.box or (math.nan,) * 4 for item in instances], float).reshape(len(instances), 4)
 
 
+def stretch(size: tuple[int, int], squash: bool) -> FloatArray:
+    """[2] what an image of ``size`` (height, width) is stretched by in x and y: to a square of its longer side, or not.
+
+    Args:
+        size: in pixels.
+        squash: whether it is stretched at all.
+    """
+    return max(size) / np.array([size[1], size[0]], float) if squash else np.ones(2)
+
+
+def plain_name(category: str | None) -> str:
+    """A class's name without capitals, commas and runs of spaces; "" for none."""
+    return " ".join((category or "").lower().replace(",", " ").split())
+
+
 def closeness(distance: float, mode: str, fraction: float) -> float:
     """1 for no distance, by ``mode``: exp(-distance / fraction) or distance < fraction; 0 if it is not finite."""
     if not math.isfinite(distance):

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from grasp_rl.geometry import FloatArray, match, pairwise_box_iou
+from grasp_rl.geometry import FloatArray, box_iou, pairwise_box_iou
 from grasp_rl.interfaces import Labels, WeakLabels
 from grasp_rl.rewards.average_precision import coco_average_precision
-from grasp_rl.rewards.matching import repeats
-from grasp_rl.rewards.terms.base import MODES, AnswerTerm, InstanceTerm, boxes_of
+from grasp_rl.rewards.matching import greedy, repeats
+from grasp_rl.rewards.terms.base import MODES, AnswerTerm, InstanceTerm, boxes_of, plain_name, stretch
 from grasp_rl.types import Answer, MaskPrediction, SpatialPrompt
 
 
@@ -24,7 +24,8 @@ class BoxIou(InstanceTerm):
     ``soft``: x. ``threshold``: 1 where x exceeds ``threshold`` (Seg-Zero, arXiv 2503.06520: 0.5). ``gated``: x where it
     is no smaller than ``threshold``, else 0 (VLM-R1's detection score). ``piecewise``: x from ``threshold`` on, 0.8 x
     from 0.3 on, else 0 (RS-HyRe-R1, arXiv 2604.17504). ``exponential``: (exp(k x) - 1) / (exp(k) - 1), x for k = 0
-    (RS-EoT, arXiv 2511.22396).
+    (RS-EoT, arXiv 2511.22396). ``generalised``: (1 + g) / 2 for the generalised IoU g of arXiv 1902.09630 (the matching
+    of R1-SGG).
     """
 
     mode: str = "soft"
@@ -34,17 +35,35 @@ class BoxIou(InstanceTerm):
     margin: float = 0.0
     """Added to every width and height, as a fraction of the image's longer side. Seg-Zero and VisionReasoner count
     pixels inclusively, so that a box of x0..x1 is x1 - x0 + 1 wide: 1/840 of their canvas."""
+    squash: bool = False
+    """``margin`` is a fraction of the width in x and of the height in y, as on a canvas that squashes the image."""
+    least_overlap: float = 0.0
+    """Boxes that overlap by no more than so many pixels in width or height have an IoU of 0 (VLM-R1: 1)."""
+    same_category: bool = False
+    """0 for boxes of different classes; case, commas and spaces of the names do not count."""
     needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
-    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"threshold": (0, 1), "margin": (0, 1), "k": (0, 50)}
-    choices: ClassVar[Mapping[str, Sequence[str]]] = {"mode": (*MODES, "gated", "piecewise", "exponential")}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "threshold": (0, 1),
+        "margin": (0, 1),
+        "k": (0, 50),
+        "least_overlap": (0, 1e6),
+    }
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {
+        "mode": (*MODES, "gated", "piecewise", "exponential", "generalised")
+    }
 
     def table(
         self, predicted: Sequence[SpatialPrompt], reference: Sequence[SpatialPrompt], size: tuple[int, int]
     ) -> FloatArray:
-        grown = np.array([0, 0, 1, 1]) * self.margin * max(size)
+        grown = np.array([0, 0, *(self.margin * max(size) / stretch(size, self.squash))])
+        first, second = boxes_of(predicted) + grown, boxes_of(reference) + grown
         with np.errstate(all="ignore"):
-            iou = pairwise_box_iou(boxes_of(predicted) + grown, boxes_of(reference) + grown)
+            iou = _generalised(first, second) if self.mode == "generalised" else pairwise_box_iou(first, second)
+            if self.least_overlap:
+                iou = np.where((_overlap(first, second) > self.least_overlap).all(-1), iou, 0.0)
         iou = np.where(np.isfinite(iou), iou, 0.0)
+        if self.same_category:
+            iou = iou * same_names(predicted, reference)
         match self.mode:
             case "threshold":
                 return (iou > self.threshold).astype(float)
@@ -57,24 +76,71 @@ class BoxIou(InstanceTerm):
         return iou
 
 
+def _overlap(first: FloatArray, second: FloatArray) -> FloatArray:
+    """[M, N, 2] width and height of what boxes [M, 4] and [N, 4] share; negative where there is a gap."""
+    result: FloatArray = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    return result - np.maximum(first[:, None, :2], second[None, :, :2])
+
+
+def _generalised(first: FloatArray, second: FloatArray) -> FloatArray:
+    """[M, N] (1 + GIoU) / 2 of boxes [M, 4] and [N, 4]; a half where the box around both has no area."""
+    iou = pairwise_box_iou(first, second)
+    hull = np.maximum(first[:, None, 2:], second[None, :, 2:]) - np.minimum(first[:, None, :2], second[None, :, :2])
+    around = hull.prod(-1)
+    both = np.clip(_overlap(first, second), 0, None).prod(-1)
+    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1][None] - both
+    waste = np.divide(around - union, around, out=np.zeros_like(around), where=around > 0)
+    result: FloatArray = np.clip((1 + iou - waste) / 2, 0, 1)
+    return result
+
+
+def same_names(predicted: Sequence[SpatialPrompt], reference: Sequence[SpatialPrompt]) -> FloatArray:
+    """[M, N] 1 where the two instances' classes have the same name, else 0."""
+    names = [plain_name(item.category) for item in reference]
+    rows = [[float(plain_name(item.category) == name) for name in names] for item in predicted]
+    return np.array(rows, float).reshape(len(predicted), len(reference))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SameCategory(InstanceTerm):
+    """1 where the two instances' classes have the same name; case, commas and spaces do not count."""
+
+    def table(
+        self, predicted: Sequence[SpatialPrompt], reference: Sequence[SpatialPrompt], size: tuple[int, int]
+    ) -> FloatArray:
+        return same_names(predicted, reference)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BoxL1(InstanceTerm):
-    """Closeness of the two boxes: d is the mean distance of the four edges (Seg-Zero: 10 pixels of 840)."""
+    """Closeness of the two boxes: d is the mean distance of the four edges (Seg-Zero: 10 pixels of 840).
+
+    Beside the two shapes of all distances, ``linear``: 1 - d, whatever ``fraction`` (the matching of R1-SGG).
+    """
 
     mode: str = "threshold"
     fraction: float = 10 / 840
     """Tolerance as a fraction of the image's longer side."""
+    squash: bool = False
+    """Distances are fractions of the width in x and of the height in y, as on a canvas that squashes the image."""
     needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"fraction": (1e-6, 1)}
-    choices: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES}
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {"mode": (*MODES, "linear")}
 
     def table(
         self, predicted: Sequence[SpatialPrompt], reference: Sequence[SpatialPrompt], size: tuple[int, int]
     ) -> FloatArray:
         with np.errstate(all="ignore"):
             offsets = np.abs(boxes_of(predicted)[:, None] - boxes_of(reference)[None])
-            distance = offsets.sum(-1) / 4 / max(size)
-            value = np.exp(-distance / self.fraction) if self.mode == "soft" else (distance < self.fraction) * 1.0
+            distance = (offsets * np.tile(stretch(size, self.squash), 2)).sum(-1) / 4 / max(size)
+            match self.mode:
+                case "soft":
+                    value = np.exp(-distance / self.fraction)
+                case "linear":
+                    value = np.clip(1 - distance, 0, 1)
+                case _:
+                    value = (distance < self.fraction) * 1.0
         return np.where(np.isfinite(distance), value, 0.0)
 
 
@@ -127,10 +193,11 @@ class Count(AnswerTerm):
     mode: str = "ratio"
     k: float = 2.0
     repeated: bool = False
-    """Whether an instance that repeats another counts."""
+    """Whether an instance that repeats another counts; and with it every object that the answer lists, also one that
+    could not be used."""
     always: bool = False
     """Whether the formula holds for empty answers and without a target, too, instead of the rubric's rule; an answer
-    that was not read earns 0 either way."""
+    that was not read earns 0 either way, unless its objects could be counted."""
     needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"k": (1e-6, 1e3)}
     choices: ClassVar[Mapping[str, Sequence[str]]] = {"mode": ("ratio", "exponential")}
@@ -141,9 +208,9 @@ class Count(AnswerTerm):
         return not self.always
 
     def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
-        if not answer.ok:
+        if not answer.ok and answer.listed is None:
             return 0.0
-        found = len(answer.prompts) if self.repeated else repeats(answer.prompts).count(False)
+        found = listed(answer) if self.repeated else repeats(answer.prompts).count(False)
         true = len(labels.instances or ())
         if self.mode == "ratio":
             return count_ratio(found, true)
@@ -172,7 +239,7 @@ class AreaSaved(AnswerTerm):
 class DetectionErrors(AnswerTerm):
     """1 - (misses / J + false alarms / K) / 2, where a pair is one with an IoU of ``threshold`` or more (VLM-R1).
 
-    J true and K predicted boxes; the pairs are those of greatest summed IoU.
+    J true and K listed boxes; the pair of greatest IoU is made first, then the next.
     """
 
     threshold: float = 0.5
@@ -183,18 +250,18 @@ class DetectionErrors(AnswerTerm):
         reference = labels.instances or ()
         gated = BoxIou(mode="gated", threshold=self.threshold)
         table = gated.table(answer.prompts, reference, labels.image_size)
-        hits = sum(bool(table[pair]) for pair in match(table))
-        found, true = len(answer.prompts), len(reference)
+        hits = len(greedy(table))
+        found, true = listed(answer), len(reference)
         return 1.0 - ((true - hits) / true + (found - hits) / found) / 2 if found and true else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionAp(AnswerTerm):
-    """COCO's average precision of the predicted boxes, every score 1, one class each; times a penalty on their number.
+    """COCO's average precision, mean over the reference's classes, times a penalty for boxes in excess.
 
-    Averaged over IoU thresholds .50:.05:.95 and over the classes that the truth or the answer names. The penalty is
-    min(1, (J / K) ** ``count_power``) with J true and K predicted boxes: 0.5 in Geo-R1's detection reward (arXiv
-    2509.21976), 1 in VLM-R1's odLength, 0 for none.
+    min(1, (J / K) ** ``count_power``) with J true boxes and K listed ones: 0.5 in Geo-R1's detection reward (arXiv
+    2509.21976), 1 in VLM-R1's odLength, 0 for none. All boxes have the same score, so that their order decides. A box
+    of a class that the reference does not have counts in K alone.
     """
 
     count_power: float = 0.5
@@ -203,14 +270,45 @@ class DetectionAp(AnswerTerm):
 
     def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
         reference = labels.instances or ()
-        names = {item.category for item in (*answer.prompts, *reference)}
         precisions = []
-        for name in names:
+        for name in {item.category for item in reference}:
             found = [item.box for item in answer.prompts if item.category == name and item.box is not None]
             true = [item.box for item in reference if item.category == name and item.box is not None]
             precisions.append(coco_average_precision(found, true))
-        penalty = min(1.0, (len(reference) / max(1, len(answer.prompts))) ** self.count_power)
+        penalty = min(1.0, (len(reference) / max(1, listed(answer))) ** self.count_power)
         return penalty * float(np.mean(precisions)) if precisions else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionF1(AnswerTerm):
+    """2 t / (K + J) for K predicted and J true boxes: t is 1 for each hit and a half for each box that nearly hits.
+
+    In the order in which they were said, each box takes the free reference box of its class (case, commas and spaces of
+    the names do not count) that it overlaps most: a hit from ``threshold`` on, which takes the reference box away, and
+    nearly one from ``near`` on, which does not (RS-HyRe-R1, arXiv 2604.17504): copies of such a box all earn.
+    """
+
+    threshold: float = 0.5
+    near: float = 0.3
+    needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"threshold": (0, 1), "near": (0, 1)}
+
+    def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
+        free = [(plain_name(item.category), item.box) for item in labels.instances or () if item.box is not None]
+        found, true, earned = len(answer.prompts), len(free), 0.0
+        for item in answer.prompts:
+            name, box = plain_name(item.category), item.box
+            overlaps = [box_iou(box, other) if box and name == named else 0.0 for named, other in free]
+            best = max(overlaps, default=0.0)
+            if best >= self.threshold:
+                del free[overlaps.index(best)]
+            earned += 1.0 if best >= self.threshold else 0.5 * (best >= self.near)
+        return 2 * earned / (found + true) if found + true else 0.0
+
+
+def listed(answer: Answer) -> int:
+    """How many objects an answer lists, also those that cannot be used."""
+    return len(answer.prompts) if answer.listed is None else answer.listed
 
 
 def count_ratio(predicted: int, reference: int) -> float:

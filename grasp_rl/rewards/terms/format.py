@@ -39,13 +39,14 @@ class AnswerFormat(AnswerTerm):
 
     require_fence: bool = False
     share: bool = False
-    """Pay the share of the fields that were well-formed instead of all or nothing (VisionReasoner)."""
+    """Pay the reader's own format value instead of all or nothing, also where no instance was read: the share of the
+    fields that were well-formed (VisionReasoner), or what else a released system pays."""
     accuracy: ClassVar[bool] = False
 
     def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
-        if answer.status is not ParseStatus.OK or (self.require_fence and not answer.fenced):
+        if self.require_fence and not answer.fenced:
             return 0.0
-        return answer.form if self.share else 1.0
+        return answer.form if self.share else float(answer.status is ParseStatus.OK)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from grasp_rl.geometry import FloatArray, match
 from grasp_rl.interfaces import Labels, WeakLabels
-from grasp_rl.rewards.terms.base import MODES, AnswerTerm, InstanceTerm, closeness
+from grasp_rl.rewards.terms.base import MODES, AnswerTerm, InstanceTerm, closeness, stretch
 from grasp_rl.types import Answer, BoolMask, Box, MaskPrediction, Point, SpatialPrompt
 
 
@@ -26,6 +26,8 @@ class PointDistance(InstanceTerm):
     mode: str = "soft"
     fraction: float = 30 / 840
     """Tolerance as a fraction of the image's longer side."""
+    squash: bool = False
+    """Distances are fractions of the width in x and of the height in y, as on a canvas that squashes the image."""
     needs: ClassVar[frozenset[str]] = frozenset({"points"})
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"fraction": (1e-6, 1)}
     choices: ClassVar[Mapping[str, Sequence[str]]] = {"mode": MODES}
@@ -33,14 +35,18 @@ class PointDistance(InstanceTerm):
     def table(
         self, predicted: Sequence[SpatialPrompt], reference: Sequence[SpatialPrompt], size: tuple[int, int]
     ) -> FloatArray:
-        side = float(max(size))
+        side, (in_x, in_y) = float(max(size)), stretch(size, self.squash).tolist()
+
+        def placed(points: Sequence[Point]) -> list[Point]:
+            return [(x * in_x, y * in_y) for x, y in points]
 
         def score(a: SpatialPrompt, b: SpatialPrompt) -> float:
             if not a.positive_points or not b.positive_points:
                 return 0.0
             if a.box is not None and points_inside(a.positive_points, a.box) < 1:
                 return 0.0
-            return closeness(point_distance(a.positive_points, b.positive_points) / side, self.mode, self.fraction)
+            distance = point_distance(placed(a.positive_points), placed(b.positive_points))
+            return closeness(distance / side, self.mode, self.fraction)
 
         return np.array([[score(a, b) for b in reference] for a in predicted], float)
 
@@ -86,7 +92,8 @@ class PointCount(AnswerTerm):
 class PointLabels(AnswerTerm):
     """Share of the given candidate points whose label, 1 on the target and 0 off it, the answer says right (ReSaP).
 
-    Labels are compared in order up to the shorter list and divided by the number of candidates.
+    Labels are compared in order up to the shorter list and divided by the number of candidates. The rubric's rule for
+    empty answers does not hold for it: such an answer has labels and no instances.
     """
 
     accuracy: ClassVar[bool] = False
@@ -99,7 +106,7 @@ class PointLabels(AnswerTerm):
 
 
 def point_distance(predicted: Sequence[Point], reference: Sequence[Point]) -> float:
-    """Mean Euclidean distance in pixels of the predicted points to the reference ones under the best pairing.
+    """Mean Euclidean distance of the predicted points to the reference ones under the best pairing.
 
     Every predicted point counts, and no reference point serves more of them than its share, ceil(P / K): so a point
     said twice cannot stand for two, and points sprayed around are not forgiven. Infinite where a number is not finite.

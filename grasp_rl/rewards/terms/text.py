@@ -24,17 +24,37 @@ class Length(AnswerTerm):
 
     The cosine length reward of arXiv 2502.03373 for right answers: 1 for no token, falling to ``longest`` at N and
     staying there. Which answers are right is for the ``gate`` to say: what does not pass it earns 0. (VLM-R1's released
-    term takes every answer for right, and rises again behind N.)
+    term takes every answer for right.)
     """
 
     max_tokens: int = 1024
     longest: float = 0.5
+    periodic: bool = False
+    """Let the cosine go on behind N, so that the value rises again to 1 at 2 N (VLM-R1's released term)."""
     accuracy: ClassVar[bool] = False
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"max_tokens": (1, 1e6), "longest": (0, 1)}
 
     def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
-        share = min(answer.tokens, self.max_tokens) / self.max_tokens
+        tokens = answer.tokens if self.periodic else min(answer.tokens, self.max_tokens)
+        share = tokens / self.max_tokens
         return self.longest + (1 - self.longest) * (1 + math.cos(math.pi * share)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repetition(AnswerTerm):
+    """Share of the completion's runs of ``words`` words that are different; 1 for a shorter completion.
+
+    VLM-R1 pays this less 1, in [-1, 0]; within a group the two differ by a constant.
+    """
+
+    words: int = 6
+    accuracy: ClassVar[bool] = False
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"words": (1, 1000)}
+
+    def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
+        words = answer.text.lower().split()
+        runs = [tuple(words[place : place + self.words]) for place in range(len(words) - self.words + 1)]
+        return len(set(runs)) / len(runs) if runs else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
