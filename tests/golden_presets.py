@@ -18,6 +18,10 @@ from grasp_rl.types import SpatialPrompt
 T, U, NEAR, FAR = "[100,100,300,300]", "[600,600,700,700]", "[150,100,350,300]", "[600,600,800,800]"
 BOX = PromptConfig(scheme="box", positive_points=0)
 BOX_2 = PromptConfig()
+KEYPOINTS = PromptConfig(scheme="keypoints", positive_key="keypoint", flat_points=True, flat_separator="")
+POINTS_IN_BOX = PromptConfig(scheme="points", positive_key="points")
+LABELS = PromptConfig(scheme="labels", answer="labels", box=False, positive_points=0)
+CHOICE = PromptConfig(scheme="choice", answer="choice", box=False, positive_points=0)
 SEG_ZERO = PromptConfig(scheme="seg_zero", box_key="bbox", positive_key="points", flat_points=True, single_object=True)
 VISIONREASONER = PromptConfig(scheme="visionreasoner", positive_points=1, positive_key="point_2d", flat_points=True)
 
@@ -201,6 +205,7 @@ GEO_R1_GRES = Preset(
         "no target, None": Case(said("None"), 1, NONE),
         "no target, a box": Case(fenced(gres(T)), 1, NONE),
     },
+    prompt=KEYPOINTS,
     grown=20,
 )
 
@@ -398,6 +403,7 @@ RESAP_POINTS = Preset(  # the labels are 1, 0, 1, 1
         "no tags": Case("[1,0,1,1]", 0),
         "nested": Case(said("[[1,0,1,1]]"), 0),
     },
+    prompt=LABELS,
     labels={"point_labels": (1, 0, 1, 1)},
 )
 
@@ -450,6 +456,7 @@ SOCIO_2 = Preset(  # exp(-1/8) = 0.882497
         "no target, empty": Case(said("[]"), 1, NONE),
         "no target, a box": Case(said(pointed(T)), 2, NONE),
     },
+    prompt=POINTS_IN_BOX,
     side=756,
     previous=said(boxes(T)),
 )
@@ -505,6 +512,7 @@ CROSS_VIEW = Preset(  # the right one is B
         "empty": Case("", 2),
         "six of seven runs are different": Case("one two three four five six " * 2, 1 + 6 / 7),
     },
+    prompt=CHOICE,
     labels={"choice": "B"},
 )
 

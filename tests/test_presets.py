@@ -53,6 +53,7 @@ from grasp_rl.config.schema import ParsingConfig
 from grasp_rl.config.targets import instantiate
 from grasp_rl.geometry import FloatArray, box_iou, match
 from grasp_rl.interfaces import CoordinateFrame, Labels, WeakLabels
+from grasp_rl.launch.compose import option
 from grasp_rl.prompts.parse import parse
 from grasp_rl.prompts.released import READERS
 from grasp_rl.rewards.average_precision import coco_average_precision
@@ -66,6 +67,11 @@ from grasp_rl.rewards.terms.text import Length, Novelty, Repetition
 from grasp_rl.types import Answer, MaskPrediction, SpatialPrompt
 
 CONF = Path(__file__).parents[1] / "conf"
+IN_STAGES = {
+    "socio_reasoner": {"first": "socio_reasoner_turn1", "second": "socio_reasoner_turn2"},
+    "resap_two_tasks": {"first": "resap", "labels": "resap_points"},
+}
+"""Rewards with a rubric for each stage, which is one of the others."""
 EXPECTED = {"rs_eot": 0.2}
 """What a random box earns, in the goldens; elsewhere it is drawn."""
 
@@ -123,7 +129,7 @@ def earned(name: str, case: Case, reward: Rubric | None = None) -> float:
     answer = read(name, case.text, case.tokens)
     extra = dict(preset.labels)
     if preset.previous:
-        extra["previous"] = read("socio_reasoner_turn1", preset.previous)
+        answer = replace(answer, previous=read("socio_reasoner_turn1", preset.previous))
     if "mask" not in reward.needs:
         return reward(answer, WeakLabels(instances=case.truth, image_size=(preset.side,) * 2, **extra)).reward
     target = filled(case.truth, preset.side).any(0)
@@ -142,8 +148,16 @@ def test_golden(name: str, label: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert earned(name, case) == pytest.approx(case.reward, abs=1e-6)
 
 
+def test_rewards_of_stages_are_those_of_their_stages() -> None:
+    for name, parts in IN_STAGES.items():
+        built = instantiate(option(f"reward/{name}"), key="reward")
+        assert {stage: rubric.terms for stage, rubric in built.stages.items()} == {
+            stage: preset_rubric(part).terms for stage, part in parts.items()
+        }
+
+
 def test_every_preset_has_a_dozen_goldens() -> None:
-    assert {path.stem for path in (CONF / "reward").glob("*.yaml")} == {*PRESETS, "grasp", "think2seg"}
+    assert {path.stem for path in (CONF / "reward").glob("*.yaml")} == {*PRESETS, *IN_STAGES, "grasp", "think2seg"}
     for name, preset in PRESETS.items():
         assert len(preset.cases) >= 12, name
         assert len({case.text for case in preset.cases.values()}) >= 10, name
@@ -170,7 +184,8 @@ def test_the_documentation_has_every_preset_and_its_examples_build() -> None:
     assert {
         name: reader for name, reader in named if name not in ("grasp", "think2seg", "hybrid", "sam_r1", "sam_r1_fixed")
     } == {name: node(name)["reader"] for name in PRESETS if "reader" in node(name)}
-    assert {name for name, _ in named} == {path.stem for path in (CONF / "reward").glob("*.yaml")}
+    assert {name for name, _ in named} == {path.stem for path in (CONF / "reward").glob("*.yaml")} - set(IN_STAGES)
+    assert all(f"reward={name}" in text for name in IN_STAGES)
     for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL):
         assert isinstance(instantiate(yaml.safe_load(block), key="reward"), Rubric)
 

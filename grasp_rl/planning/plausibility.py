@@ -9,6 +9,7 @@ from pathlib import Path
 
 from grasp_rl.config.schema import PromptConfig, RunConfig
 from grasp_rl.interfaces import CoordinateFrame
+from grasp_rl.prompts import released
 from grasp_rl.prompts.render import worked_example
 from grasp_rl.runs.asked import FILE
 
@@ -33,6 +34,12 @@ def doubts(config: RunConfig) -> Iterator[str]:
         )
     if not toy:
         yield from _short_caps(config)
+        reader = config.parsing.reader
+        if reader in released.SCHEMES and not released.reads(reader, config.prompt):
+            yield (
+                f"parsing.reader={reader} does not know the fields of prompt={config.prompt.scheme}, whose own rules "
+                f"are used instead: prompt={released.SCHEMES[reader]} asks for what it reads"
+            )
     taught_here = pretrained and (Path(policy["path"]) / FILE).is_file()
     if pretrained and not taught_here and (config.data or {}).get("_target_") == _TOY_DATA:
         yield (

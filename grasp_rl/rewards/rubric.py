@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,9 @@ class Rubric:
         if isinstance(labels, Labels) != ("mask" in self.needs):
             expected = "Labels with a mask" if "mask" in self.needs else "WeakLabels, without a mask"
             raise TypeError(f"this rubric is scored with {expected}; it was handed {type(labels).__name__}")
+        if _without_classes(answers, labels):
+            answers = [replace(a, prompts=tuple(replace(p, category=None) for p in a.prompts)) for a in answers]
+            labels = replace(labels, instances=tuple(replace(p, category=None) for p in labels.instances or ()))
         values = [self._values(*pair, labels) for pair in zip(answers, predictions, strict=True)]
         for name, term in self.group_terms("group").items():
             _fill(values, name, term.values(answers, [_passes(term, row) for row in values]))
@@ -221,6 +225,15 @@ def _checked(terms: Mapping[str, Any]) -> dict[str, Term]:
                 f"their own: {', '.join(simple)}"
             )
     return used
+
+
+def _without_classes(answers: Sequence[Answer], labels: WeakLabels | Labels) -> bool:
+    """Whether the reference instances name classes and the answers do not, or the other way round.
+
+    Then classes cannot be compared: the prompt scheme does not ask for them, or the dataset does not have them.
+    """
+    named = any(item.category is not None for answer in answers for item in answer.prompts)
+    return named != any(item.category is not None for item in labels.instances or ())
 
 
 def _is_accuracy(term: Term) -> bool:

@@ -118,6 +118,10 @@ class RewardPipeline:
                 f"reward: sample {sample.sample_id} has no boxes or points and this reward needs them; take a mask "
                 "reward such as reward=think2seg, or data with boxes and points"
             )
+        instances = sample.weak_labels
+        name = sample.attributes.get("category")
+        if instances is not None and name is not None:
+            instances = tuple(replace(item, category=item.category or str(name)) for item in instances)
         about: dict[str, Any] = {
             "image": sample.image if "image" in self.reward.needs else None,
             "query": sample.query,
@@ -125,7 +129,7 @@ class RewardPipeline:
             "point_labels": sample.candidates.point_labels if sample.candidates is not None else (),
         }
         if "mask" not in self.reward.needs:
-            return WeakLabels(instances=sample.weak_labels or (), image_size=sample.size, **about)
+            return WeakLabels(instances=instances or (), image_size=sample.size, **about)
         if sample.target_mask is None:
             raise ConfigError(
                 f"reward: sample {sample.sample_id} has no mask and this reward needs one; take a mask-free one, such "
@@ -133,7 +137,7 @@ class RewardPipeline:
             )
         return Labels(
             target_mask=sample.target_mask,
-            instances=sample.weak_labels,
+            instances=instances,
             ignore_mask=sample.ignore_mask,
             **about,
         )

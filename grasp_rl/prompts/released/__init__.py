@@ -18,7 +18,7 @@ from grasp_rl.prompts.released.seg_zero import seg_zero
 from grasp_rl.prompts.released.think2seg import think2seg
 from grasp_rl.prompts.released.visionreasoner import visionreasoner
 
-__all__ = ["READERS", "Reader", "Reading", "layout", "reads"]
+__all__ = ["READERS", "SCHEMES", "Reader", "Reading", "layout", "reads"]
 
 READERS: dict[str, Reader] = {
     "think2seg": think2seg,
@@ -40,16 +40,38 @@ READERS: dict[str, Reader] = {
     "remote_reasoner": remote_reasoner,
     "rsthinker": rsthinker,
 }
-_POINTS_OF_THEIR_OWN = ("geo_r1_gres", "choice", "socio_turn2", "resap_points")
+SCHEMES = {
+    "think2seg": "box_2points",
+    "visionreasoner": "visionreasoner",
+    "seg_zero": "seg_zero",
+    "vlm_r1_rec": "box",
+    "vlm_r1_od": "detection",
+    "vlm_r1_detection": "detection",
+    "geo_r1_gres": "keypoints",
+    "choice": "choice",
+    "rs_eot": "box",
+    "rs_hyre": "box",
+    "rs_hyre_detection": "detection",
+    "socio_turn1": "box",
+    "socio_turn2": "box_2points",
+    "resap": "boxes_thousand",
+    "resap_points": "point_labels",
+    "r1_sgg": "detection",
+    "remote_reasoner": "box_center",
+    "rsthinker": "boxes_thousand",
+}
+"""The option of ``prompt`` that asks for what a reader reads, or comes nearest to it."""
 
 
 def reads(reader: str, prompt: PromptConfig) -> bool:
     """Whether ``reader`` knows the fields of a scheme; those of another system are read by the scheme's own rules."""
     few = prompt.positive_points + prompt.negative_points == 0
-    if reader == "think2seg":
-        return not (prompt.flat_points or prompt.single_object)
-    if reader == "visionreasoner":
-        return (prompt.flat_points or few) and not prompt.single_object
-    if reader == "seg_zero":
-        return prompt.flat_points and prompt.single_object
-    return reader in _POINTS_OF_THEIR_OWN or (reader in READERS and few)
+    known = {
+        "think2seg": not (prompt.flat_points or prompt.single_object),
+        "visionreasoner": (prompt.flat_points or few) and not prompt.single_object,
+        "seg_zero": prompt.flat_points and prompt.single_object,
+        "geo_r1_gres": prompt.positive_fields == ["keypoint1", "keypoint2"],
+        "socio_turn2": prompt.box and prompt.positive_key == "points" and not prompt.flat_points,
+    }
+    answer = {"choice": ("choice",), "resap_points": ("labels",)}.get(reader, ("instances", "boxes"))
+    return reader in READERS and prompt.answer in answer and known.get(reader, few)
