@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.types import EncodedPrompt
 from grasp_rl.prompts.parse import parse
 from grasp_rl.prompts.render import build_messages, format_answer
-from grasp_rl.types import Completion, FinishReason, SpatialPrompt
+from grasp_rl.types import Completion, FinishReason, ParseStatus, SpatialPrompt
 
+SCHEMES = Path(__file__).parents[1] / "conf/prompt"
 PROMPT = PromptConfig(positive_points=1)
 SQUARES = {"qwen2_5_vl": 112, "qwen3_vl": 128, "internvl": 112, "llava": 100, "llava_onevision": 112}
 """A side that each tiny checkpoint can see."""
@@ -61,6 +63,32 @@ def stock_inputs(policy: HfVlmPolicy, prompt: EncodedPrompt, completion: tuple[i
     if "image_grid_thw" in prompt.inputs:
         inputs["mm_token_type_ids"] = (row == policy.image_token_id).int()
     return inputs
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(SCHEMES.glob("*.yaml"))])
+def test_every_scheme_shows_an_example_that_it_reads(name: str, family: str, policy: HfVlmPolicy) -> None:
+    """The example in the question, in the family's own frame, read back: within half a unit of what it is made of."""
+    option = yaml.safe_load((SCHEMES / f"{name}.yaml").read_text())
+    scheme = PromptConfig(**option | {"template": "think2seg"})
+    more = [image(84, 84)] * 2 if scheme.answer == "choice" else []
+    points = [(50.0, 20.0), (3.0, 90.0)] if scheme.answer == "labels" else []
+    prompt = policy.encode(image(100, 140), "the roofs", scheme, more, points)
+    assert int((prompt.input_ids == policy.image_token_id).sum()) == len(policy.encode_images([prompt])[0].tokens)
+    text = prompt.messages[-1]["content"][-1]["text"]
+    answer = parse(text[text.rindex("<think>") :], scheme, prompt.frame, ParsingConfig(nms_iou=1.0))
+    assert answer.status is ParseStatus.OK
+    if scheme.answer == "labels":
+        unit = prompt.frame.scale
+        spoken = [[int(x / unit[0]), int(y / unit[1])] for x, y in points]
+        assert json.dumps(spoken, separators=(",", ":")) in text
+    if scheme.answer not in ("instances", "boxes"):
+        return
+    meant = [(14.0, 15.0, 49.0, 40.0), (77.0, 60.0, 119.0, 90.0)]  # in 140 x 100
+    half = np.tile(np.array(prompt.frame.scale) / 2 + 1e-9, 2)
+    assert len(answer.prompts) == (1 if scheme.single_object else 2)
+    for item, box in zip(answer.prompts, meant, strict=False):
+        assert item.box is None or np.all(np.abs(np.subtract(item.box, box)) <= half)
+        assert all(box[0] <= x <= box[2] and box[1] <= y <= box[3] for x, y in item.positive_points)
 
 
 def test_packed_rows_equal_the_stock_model(policy: HfVlmPolicy) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,7 @@ from rubrics import rubric
 from grasp_rl.cli import predict
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import (
+    CandidatesConfig,
     EvaluationConfig,
     InferenceConfig,
     ParsingConfig,
@@ -29,6 +31,7 @@ from grasp_rl.config.schema import (
     SamplesConfig,
     ScaleConfig,
 )
+from grasp_rl.data.candidates import candidate_grid
 from grasp_rl.data.image_io import write_image
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.distributed.process_group import ALONE, ProcessGroup
@@ -41,6 +44,8 @@ from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.evaluation.stored import Rescored, completions_of
 from grasp_rl.geometry import clipped
 from grasp_rl.inference import refine
+from grasp_rl.inference.candidates import LabelledPoint, confidences, with_points
+from grasp_rl.inference.candidates import Labelling as Answered
 from grasp_rl.inference.pipeline import Inference, InferredRollout
 from grasp_rl.inference.refine import Affine
 from grasp_rl.inference.segmenting import (
@@ -55,7 +60,7 @@ from grasp_rl.inference.segmenting import (
     view_of,
 )
 from grasp_rl.inference.voting import vote_on_boxes, vote_on_masks
-from grasp_rl.interfaces import Components
+from grasp_rl.interfaces import Components, CoordinateFrame
 from grasp_rl.launch import compose
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.reporting.breakdowns import inference_of
@@ -621,3 +626,99 @@ def test_the_report_names_the_options() -> None:
     assert named(asdict(EVERYTHING)) == "mine"
     config = InferenceConfig(clip_to_box=True, scale=ScaleConfig(mode="crop"))
     assert named(asdict(config)) == config.label == "default with scale.mode=crop, clip_to_box=True"
+
+
+# candidate points
+
+LABELS = PromptConfig(scheme="labels", answer="labels", box=False, positive_points=0, template="compact")
+
+
+@dataclass
+class Labelling:
+    """A question for labels, as an encoded prompt."""
+
+    points: Sequence[tuple[float, float]]
+    frame: CoordinateFrame
+
+
+class Labels:
+    """The tiny policy, but what it says of candidate points is scripted: left of the middle is on the target, surely."""
+
+    def __init__(self) -> None:
+        self.inner = policy()
+        self.asked: list[Labelling] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def encode(self, image: Any, query: str, prompt: PromptConfig, more: Any = (), candidates: Any = ()) -> Any:
+        if prompt.answer != "labels":
+            return self.inner.encode(image, query, prompt)
+        side = image.shape[1]
+        frame = CoordinateFrame(width=side, height=side, image_width=side, image_height=side)
+        self.asked.append(Labelling(candidates, frame))
+        return self.asked[-1]
+
+    def embed(self, prompts: Sequence[Any]) -> Any:
+        return prompts if isinstance(prompts[0], Labelling) else self.inner.embed(prompts)
+
+    def generate(self, prompts: Sequence[Any], uniforms: Any, **kwargs: Any) -> Any:
+        if not isinstance(prompts[0], Labelling):
+            return self.inner.generate(prompts, uniforms, **kwargs)
+        return [[self.answer(prompt)] for prompt in prompts]
+
+    def answer(self, prompt: Labelling) -> Completion:
+        labels = [int(x < prompt.frame.image_width / 2) for x, _ in prompt.points]
+        tokens = self.tokenizer(f"<answer>{json.dumps(labels)}</answer>", add_special_tokens=False)["input_ids"]
+        pieces = [self.tokenizer.decode([token]) for token in tokens]
+        logprobs = [math.log(0.95) if "1" in piece else math.log(0.5) if "0" in piece else 0.0 for piece in pieces]
+        return Completion(
+            token_ids=tuple(tokens), logprobs=tuple(logprobs), text="".join(pieces), finish_reason=FinishReason.STOP
+        )
+
+
+def test_confidences_are_those_of_the_labels_tokens() -> None:
+    point = Labelling([(10, 1), (90, 1), (20, 1)], CoordinateFrame(width=1, height=1, image_width=100, image_height=1))
+    completion = Labels().answer(point)
+    assert json.loads(completion.text[8:-9]) == [1, 0, 1]
+    assert confidences(completion, policy().tokenizer) == pytest.approx([0.95, 0.5, 0.95])
+    assert confidences(replace(completion, token_ids=(), logprobs=()), policy().tokenizer) == []
+
+
+def test_sure_labels_become_points_of_every_box() -> None:
+    answer = said(boxed(0, 0, 9, 9, points=[(1, 1)]), boxed(10, 10, 20, 20))
+    three = [((1.0, 2.0), 1, 0.95), ((3.0, 4.0), 0, 0.9), ((5.0, 6.0), 1, 0.89)]
+    points = tuple(LabelledPoint(point=p, label=label, confidence=c) for p, label, c in three)
+    sure = with_points(answer, Answered(points=points, text="t"), 0.9)
+    assert [p.point_coords for p in sure.prompts] == [((1, 2), (3, 4))] * 2
+    assert [p.point_labels for p in sure.prompts] == [(1, 0)] * 2
+    assert with_points(answer, Answered(points=points, text="t"), 0.96) is answer
+    assert Answered.of(json.loads(json.dumps(Answered(points=points, text="t").told))).points == points
+
+
+def test_a_second_question_about_candidate_points(tmp_path: Path) -> None:
+    options = InferenceConfig(name="resap", candidates=CandidatesConfig(alpha=16.0, prompt=LABELS))
+    inference, labels = Inference(options=options), Labels()
+    found = evaluate(
+        labels, pipeline(options), SPLIT, config=SETTINGS, limit=4, folder=tmp_path / "one", inference=inference
+    )  # type: ignore[arg-type]
+    boxes = [[p["box"] for p in record["prompts"]] for record in found.records]
+    size = SPLIT[0].size
+    grids = [[q for box in its for q in candidate_grid(tuple(box), size)] for its in boxes if its]
+    assert [list(asked.points) for asked in labels.asked] == grids
+    for record in found.records:
+        told = record["inference"]["candidates"]["points"]
+        sure = [(x, y) for x, y, label, confidence in told if confidence >= 0.9]
+        assert all(x < size[1] / 2 for x, _ in sure)
+        assert all([tuple(q) for q in p["point_coords"]] == sure for p in record["prompts"] if sure)
+    stored = {str(r["sample_id"]): r for r in read_predictions(tmp_path / "one" / "predictions.jsonl")}
+    answers = Rescored(stored, pipeline(options), inference)
+    measure(answers, SPLIT, boxes=True, config=SETTINGS, limit=4, folder=tmp_path / "two")
+    assert (tmp_path / "two/predictions.jsonl").read_bytes() == (tmp_path / "one/predictions.jsonl").read_bytes()
+    coarse = Inference(options=replace(options, candidates=replace(options.candidates, most=2)))
+    with pytest.raises(ConfigError, match="has no labels of these candidate points"):
+        list(Rescored(stored, pipeline(coarse.options), coarse)([SPLIT[0]]))
+    with pytest.raises(ConfigError, match=r"inference\.candidates\.prompt"):
+        CandidatesConfig(alpha=16.0)
+    with pytest.raises(ConfigError, match=r"inference\.samples\.count=2"):
+        replace(options, samples=SamplesConfig(count=2))

@@ -125,7 +125,9 @@ class Predictor:
             (said,) = self.inference.completions(self.policy, embedded, [name], max_new_tokens=length, rows=rows)
         answered = time.perf_counter()
         answers = [parse(c.text, self.config.prompt, prompt.frame, self.config.parsing) for c in said]
-        vote, masks = self.inference.decide(self.segmenter, image, answers, name="the image")
+        with torch.no_grad():
+            (labelling,) = self.inference.label(self.policy, [image], [query], answers[:1], max_new_tokens=length)
+        vote, masks = self.inference.decide(self.segmenter, image, answers, name="the image", labelling=labelling)
         if masks.error is not None:
             raise ConfigError(f"segmenter: could not segment the answer ({masks.error})")
         return Prediction(

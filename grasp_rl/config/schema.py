@@ -401,6 +401,28 @@ class SamplesConfig:
 
 
 @dataclass
+class CandidatesConfig:
+    """A second question about points on a grid in the boxes; see grasp_rl.inference.candidates."""
+
+    alpha: float = 0.0
+    """Rows of points in a box as high as the image (ReSaP: 16); 0 asks no second question."""
+    most: int = 6
+    """Rows, and columns, in a box at most."""
+    confidence: float = 0.9
+    """Probability of its label from which on a point counts."""
+    prompt: PromptConfig | None = None
+    """The scheme of the second question, with answer=labels."""
+
+    def __post_init__(self) -> None:
+        require(self.alpha >= 0, "inference.candidates.alpha", self.alpha, ">= 0 (0 asks no second question)")
+        require(self.most >= 1, "inference.candidates.most", self.most, ">= 1")
+        require(0 <= self.confidence <= 1, "inference.candidates.confidence", self.confidence, "in [0, 1]")
+        labels = self.prompt is not None and self.prompt.answer == "labels"
+        told = "a scheme with answer=labels, as inference=resap has"
+        require(not self.alpha or labels, "inference.candidates.prompt", self.prompt, told)
+
+
+@dataclass
 class InferenceConfig:
     """What is done with an answer beyond one prompt an instance; evaluate, rescore, diagnose and predict honour it.
 
@@ -413,10 +435,15 @@ class InferenceConfig:
     routes: RoutesConfig = field(default_factory=RoutesConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
+    candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
     clip_to_box: bool = False
     """Cut each mask to its own box (Geo-R1)."""
     multimask: bool = False
     """The best of the segmenter's three masks by predicted IoU (Seg-Zero, ReSaP); for the SAM family."""
+
+    def __post_init__(self) -> None:
+        drawn = self.samples.count if self.candidates.alpha else 0
+        require(not drawn, "inference.samples.count", drawn, "0 with inference.candidates")
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -441,7 +468,8 @@ def _changed(ours: Any, usual: Any) -> dict[str, Any]:
     for part in fields(ours):
         value, other = getattr(ours, part.name), getattr(usual, part.name)
         if is_dataclass(value):
-            result |= {f"{part.name}.{key}": inner for key, inner in _changed(value, other).items()}
+            usual_value = other if is_dataclass(other) else type(value)()  # type: ignore[misc]
+            result |= {f"{part.name}.{key}": inner for key, inner in _changed(value, usual_value).items()}
         elif value != other:
             result[part.name] = value
     return result

@@ -362,9 +362,19 @@ def _answer(
         max_new_tokens=config.max_new_tokens,
         rows=config.batch_size,
     )
-    for sample, prompt, completions in zip(samples, prompts, groups, strict=True):
-        rollout = inference.follow(pipeline_for(sample, pipeline), sample, prompt.frame, completions)
-        yield sample, prompt.frame, rollout
+    labellings = inference.label(
+        policy,
+        [s.image for s in samples],
+        [s.query for s in samples],
+        [pipeline.read(p.frame, c[:1])[0] for p, c in zip(prompts, groups, strict=True)],
+        max_new_tokens=config.max_new_tokens,
+    )
+    for sample, prompt, completions, labelling in zip(samples, prompts, groups, labellings, strict=True):
+        yield (
+            sample,
+            prompt.frame,
+            inference.follow(pipeline_for(sample, pipeline), sample, prompt.frame, completions, labelling),
+        )
 
 
 def answer_in_turns(

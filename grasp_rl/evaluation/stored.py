@@ -20,6 +20,7 @@ from grasp_rl.distributed.process_group import joined
 from grasp_rl.evaluation import foreign, predictions
 from grasp_rl.evaluation.calibration import inference_again
 from grasp_rl.evaluation.evaluate import concluded, files_of, last_pipeline, measure, pipeline_for
+from grasp_rl.inference.candidates import NOTHING, Labelling
 from grasp_rl.inference.pipeline import KEY, PLAIN, Inference
 from grasp_rl.interfaces import Components, CoordinateFrame
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
@@ -137,8 +138,27 @@ class Rescored:
             if "earlier_turns" in record:
                 said = pipeline.run(sample, frame, answers[:1], previous=[earlier_answer(record)])[0]
             else:
-                said = self.inference.follow(pipeline, sample, frame, answers)
+                said = self.inference.follow(pipeline, sample, frame, answers, self._labelling(record))
             yield sample, frame, said
+
+    def _labelling(self, record: Record) -> Labelling:
+        """The stored labels of candidate points, where the options ask for such.
+
+        Raises:
+            ConfigError: there are none, or they are of another grid or scheme.
+        """
+        wanted = {k: v for k, v in self.inference.options.changed.items() if k.startswith("candidates.")}
+        if not self.inference.options.candidates.alpha:
+            return NOTHING
+        told = record.get(KEY) or {}
+        stored = {k: v for k, v in (told.get("settings") or {}).items() if k.startswith("candidates.")}
+        free = "candidates.confidence"
+        if "candidates" not in told or stored | {free: 0} != wanted | {free: 0}:
+            raise ConfigError(
+                f"inference.candidates: {record['sample_id']} has no labels of these candidate points; "
+                "evaluate with these options asks for them"
+            )
+        return Labelling.of(told["candidates"])
 
 
 def frame_of(record: Record, sample: Sample) -> CoordinateFrame:

@@ -1,7 +1,7 @@
 """From completions to one mask: the options of conf/inference, in their order.
 
-The answers are read; boxes refined; every answer segmented, by routes and scale and clipped as asked; one made of
-them. A stage that asks the policy a second question would stand between refinement and segmentation.
+The answers are read; boxes refined; candidate points in them labelled by a second question; every answer segmented, by
+routes and scale and clipped as asked; one made of them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from grasp_rl.config.schema import InferenceConfig
+from grasp_rl.inference.candidates import NOTHING, Labelling, ask, with_points
 from grasp_rl.inference.refine import Affine
 from grasp_rl.inference.segmenting import view_of
 from grasp_rl.inference.voting import Vote, vote_on_boxes, vote_on_masks
@@ -94,8 +95,31 @@ class Inference:
         count = self.options.samples.count
         return [keyed_generator("inference", self.seed, name, number).random(length) for number in range(count)]
 
+    def label(
+        self,
+        policy: Policy,
+        images: Sequence[Image],
+        queries: Sequence[str],
+        answers: Sequence[Answer],
+        *,
+        max_new_tokens: int,
+    ) -> list[Labelling]:
+        """What ``policy`` says of candidate points in the refined boxes of N answers; nothing where none is asked."""
+        if not self.options.candidates.alpha:
+            return [NOTHING] * len(answers)
+        if self.affine is not None:
+            sizes = [(image.shape[0], image.shape[1]) for image in images]
+            answers = [self.affine.answer(answer, size) for answer, size in zip(answers, sizes, strict=True)]
+        return ask(policy, images, queries, answers, self.options.candidates, max_new_tokens=max_new_tokens)
+
     def decide(
-        self, segmenter: Segmenter, image: Image, answers: Sequence[Answer], *, name: str
+        self,
+        segmenter: Segmenter,
+        image: Image,
+        answers: Sequence[Answer],
+        *,
+        name: str,
+        labelling: Labelling = NOTHING,
     ) -> tuple[Vote, MaskPrediction]:
         """One answer out of ``answers``, the greedy one first, and its masks.
 
@@ -104,10 +128,12 @@ class Inference:
             image: [H, W, 3] uint8 RGB.
             answers: prompts in pixels of the image; a single one unless options.samples draws more.
             name: of the image or sample, for the log.
+            labelling: of :meth:`label`.
         """
         size, options = (image.shape[0], image.shape[1]), self.options
         if self.affine is not None:
             answers = [self.affine.answer(answer, size) for answer in answers]
+        answers = [with_points(answer, labelling, options.candidates.confidence) for answer in answers]
         if options.samples.count and options.samples.pick == "majority":
             vote = vote_on_boxes(answers, options.samples)
         elif options.samples.count:
@@ -120,11 +146,17 @@ class Inference:
         return vote, segment(segmenter, image, [vote.answer], name=name)[0]
 
     def follow(
-        self, pipeline: RewardPipeline, sample: Sample, frame: CoordinateFrame, completions: Sequence[Completion]
+        self,
+        pipeline: RewardPipeline,
+        sample: Sample,
+        frame: CoordinateFrame,
+        completions: Sequence[Completion],
+        labelling: Labelling = NOTHING,
     ) -> SegmentedRollout:
         """The completions of one sample followed to one answer, its mask and reward.
 
-        The reward is of the answer as it is segmented, refined or voted.
+        The reward is of the answer as it is segmented, refined, labelled or voted; ``labelling`` is that of
+        :meth:`label`.
 
         Raises:
             ConfigError: the sample lacks what the reward needs.
@@ -132,13 +164,17 @@ class Inference:
         if self.plain:
             return pipeline.run(sample, frame, completions[:1])[0]
         answers = pipeline.read(frame, completions)
-        vote, masks = self.decide(pipeline.segmenter, sample.image, answers, name=sample.sample_id)
+        name = sample.sample_id
+        vote, masks = self.decide(pipeline.segmenter, sample.image, answers, name=name, labelling=labelling)
+        told = self.told(vote, completions, sample.size)
+        if self.options.candidates.alpha:
+            told["candidates"] = labelling.told
         return InferredRollout(
             completion=completions[vote.chosen],
             answer=vote.answer,
             masks=masks,
             reward=pipeline.rewards(sample, [vote.answer], [masks])[0],
-            told=self.told(vote, completions, sample.size),
+            told=told,
             segmented=vote.segmented,
         )
 
