@@ -276,6 +276,15 @@ def test_a_null_leaves_a_term_out_and_an_empty_rubric_is_refused() -> None:
         Rubric({"odd": 3})
 
 
+def test_a_term_that_is_neither_paid_nor_audited_is_not_computed() -> None:
+    terms = {"think": ThinkFormat(), "mask": MaskIou(weight=0.0, audit=False), "iou": BoxIou(weight=0.0)}
+    reward = Rubric(terms)
+    assert reward.needs == {"boxes"}  # no mask is predicted for it
+    assert reward(said(*HONEST), REFERENCE).terms.keys() == {"think", "iou"}
+    assert "mask" in Rubric(terms | {"mask": MaskIou(weight=0.0)}).needs
+    assert "mask" in Rubric(terms | {"mask": replace(MaskIou(audit=False), start_weight=0.0, ramp_steps=5)}).needs
+
+
 # The rules
 
 

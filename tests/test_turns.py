@@ -240,6 +240,20 @@ def test_a_run_of_two_turns_goes_on_to_the_bit(tmp_path: Path) -> None:
     assert {key: parts[-1][key] for key in keys} == {key: whole[-1][key] for key in keys}
 
 
+def test_terms_of_a_batch_compare_the_answers_to_all_questions(speaking: TinyPolicy, samples: list[Sample]) -> None:
+    reward = Rubric({"think": ThinkFormat(), "new": Novelty(scope="batch", weight=0.5, min_characters=1)})
+    groups = collect(speaking, samples[:2], config_of({}), reward).groups
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    values = Novelty(min_characters=1).values([r.answer for r in rollouts], [True] * len(rollouts))
+    assert [r.reward.terms["new"] for r in rollouts] == pytest.approx(values)
+    assert max(values) > 0.5
+    for group in groups:
+        rewards = [r.reward.terms["think"] + 0.5 * r.reward.terms["new"] for r in group.rollouts]
+        assert [r.reward.reward for r in group.rollouts] == pytest.approx(rewards)
+        gains = [reward - float(np.mean(rewards)) for reward in rewards]
+        assert group.advantages == pytest.approx(gains, abs=1e-5)
+
+
 # --- rewards of stages
 
 
