@@ -102,6 +102,14 @@ def test_the_same_answer_on_any_layout(reference: Path, tmp_path: Path, layout: 
 
 
 @pytest.mark.long
+def test_two_turns_over_ranks(tmp_path: Path) -> None:
+    words = ["rollout=two_turns", "prompt=box", "algorithm.micro_batch_groups=1"]
+    train(tmp_path / "alone", *words)
+    train(tmp_path / "two", *words, "engine=zero3", "engine.nproc=2")
+    close(tmp_path / "two", tmp_path / "alone")
+
+
+@pytest.mark.long
 def test_ranks_with_nothing_to_learn_keep_in_step(tmp_path: Path) -> None:
     """Three questions over two ranks, micro-batches of one, groups without advantage left out: uneven everywhere."""
     words = ["algorithm.prompts_per_step=3", "algorithm.micro_batch_groups=1", "reward=grasp", "algorithm=dr_grpo"]

@@ -344,6 +344,11 @@ class VlmPolicy(nn.Module):
         on = together({"ids": ids, "places": visual.nonzero()[:, 0]}, self.device)
         lookup = self.core.get_input_embeddings()(on["ids"])  # one call, see TokenScorer
         tokens = torch.cat([image.tokens for image in images]).to(lookup.dtype)
+        if len(tokens) != len(on["places"]):
+            raise RuntimeError(
+                f"{len(tokens)} image features for {len(on['places'])} image tokens: the processor and the "
+                "model of this checkpoint do not belong together"
+            )
         lengths = [len(prompt.input_ids) - start for prompt, start, _ in parts]
         embeddings = torch.split(lookup.index_copy(0, on["places"], tokens), lengths)
         return [
