@@ -90,7 +90,7 @@ def _run(words: list[str]) -> int:
         if not job.bill.fits:
             told[job.name] = advice(job.config, device, job.assumed, flags.gpus)
             console.print(_said(job.name if len(planned) > 1 else "it", job.bill, device, told[job.name], flags.gpus))
-    for doubt in dict.fromkeys(doubt for job in planned for doubt in doubts(job.config)):
+    for doubt in dict.fromkeys(doubt for job in planned for doubt in _doubts(job.config)):
         console.print(f"warning: {doubt}")
     console.print(_assumed(planned, flags))
     if not device.measured:
@@ -218,11 +218,21 @@ def _as_record(device: Device, planned: Sequence[Planned], told: Mapping[str, li
             **asdict(job.bill),
             "image": job.assumed.image,
             "advice": told.get(job.name),
-            "warnings": list(doubts(job.config)),
+            "warnings": _doubts(job.config),
         }
         for job in planned
     ]
     return {"device": asdict(device), "jobs": jobs}
+
+
+def _doubts(config: RunConfig) -> list[str]:
+    """What is unlikely to be meant, and what the estimate leaves out."""
+    turns = config.rollout.turns
+    left_out = (
+        f"rollout.turns={', '.join(turns)}: not in the estimate, which is of one turn; a later turn has a prompt of its own "
+        "for every completion, with one image more"
+    )
+    return [*doubts(config), *([left_out] if turns else [])]
 
 
 def _print_json(flags: argparse.Namespace, record: Record) -> None:
