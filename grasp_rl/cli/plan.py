@@ -229,8 +229,8 @@ def _doubts(config: RunConfig) -> list[str]:
     """What is unlikely to be meant, and what the estimate leaves out."""
     turns = config.rollout.turns
     left_out = (
-        f"rollout.turns={', '.join(turns)}: not in the estimate, which is of one turn; a later turn has a prompt of its own "
-        "for every completion, with one image more"
+        f"rollout.turns={', '.join(turns)}: not in the estimate, which is of one turn; a later turn has a prompt of "
+        "its own for every completion, with one image more"
     )
     return [*doubts(config), *([left_out] if turns else [])]
 
