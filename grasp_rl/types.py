@@ -32,8 +32,8 @@ class SpatialPrompt:
     """K points (x, y) in original-image pixels."""
     point_labels: tuple[int, ...] = ()
     """K labels: 1 foreground, 0 background."""
-    category: str | None = None
-    """Name of the instance's class, where answers name it (detection); None elsewhere."""
+    category: str | None = field(default=None, repr=False)
+    """Name of the instance's class, where answers name it (detection); None elsewhere. No segmenter sees it."""
 
     def __post_init__(self) -> None:
         if len(self.point_coords) != len(self.point_labels):
