@@ -142,12 +142,20 @@ class AlgorithmConfig:
     baseline: str = "mean"
     """mean of the group, or leave_one_out (RLOO)."""
     scale_advantages: bool = False
-    """Divide the centred rewards by the group's sample standard deviation + 1e-4 (GRPO)."""
+    """Divide the centred rewards by the group's sample standard deviation + scale_epsilon (GRPO)."""
+    scale_epsilon: float = 1e-4
+    min_reward_range: float = 0.0
+    """A group whose rewards differ by no more than this has no advantage (ReSaP: 0.01)."""
     loss: str = "constant"
-    """sequence_mean (GRPO), token_mean over the whole optimizer step (DAPO), constant divisor (Dr. GRPO)."""
+    """sequence_mean (GRPO), token_mean over the whole optimizer step (DAPO), constant divisor (Dr. GRPO). none makes no
+    optimizer step whatever ``steps`` says: the policy is scored as it is, a zero-shot row of a grid."""
     importance: str = "token"
     """Level of the importance ratio: token, or sequence (GSPO)."""
+    surrogate: str = "clipped"
+    """clipped: the smaller of ratio and clipped ratio, times the advantage (PPO). cispo: the clipped ratio, detached,
+    times advantage and log-probability, so that no token loses its gradient (MiniMax-M1, arXiv 2506.13585)."""
     clip_low: float = 0.2
+    """The ratio is clipped to [1 - clip_low, 1 + clip_high]; with clip_low=1 it has no lower bound."""
     clip_high: float = 0.2
     beta: float = 0.0
     """Weight of the k3 KL estimate to the reference policy; 0 runs no reference."""
@@ -160,13 +168,21 @@ class AlgorithmConfig:
     prompts_per_step groups have an advantage; 1 takes the first questions as they come."""
 
     def __post_init__(self) -> None:
-        for key in ("steps", "prompts_per_step", "iterations", "micro_batch_groups", "sampling_rounds"):
+        one_of("algorithm.loss", self.loss, ("sequence_mean", "token_mean", "constant", "none"))
+        if self.loss == "none":
+            self.steps = 0
+        counts = ["prompts_per_step", "iterations", "micro_batch_groups", "sampling_rounds"]
+        for key in counts if self.loss == "none" else ["steps", *counts]:
             require(getattr(self, key) >= 1, f"algorithm.{key}", getattr(self, key), ">= 1")
         require(self.group_size >= 2, "algorithm.group_size", self.group_size, ">= 2 (a group needs siblings)")
         one_of("algorithm.baseline", self.baseline, ("mean", "leave_one_out"))
-        one_of("algorithm.loss", self.loss, ("sequence_mean", "token_mean", "constant"))
         one_of("algorithm.importance", self.importance, ("token", "sequence"))
-        require(0 <= self.clip_low < 1, "algorithm.clip_low", self.clip_low, "in [0, 1)")
+        one_of("algorithm.surrogate", self.surrogate, ("clipped", "cispo"))
+        if self.surrogate == "cispo":
+            require(self.importance == "token", "algorithm.importance", self.importance, "token with surrogate=cispo")
+        require(self.scale_epsilon >= 0, "algorithm.scale_epsilon", self.scale_epsilon, ">= 0")
+        require(self.min_reward_range >= 0, "algorithm.min_reward_range", self.min_reward_range, ">= 0")
+        require(0 <= self.clip_low <= 1, "algorithm.clip_low", self.clip_low, "in [0, 1]")
         require(self.clip_high >= 0, "algorithm.clip_high", self.clip_high, ">= 0")
         require(self.beta >= 0, "algorithm.beta", self.beta, ">= 0")
 
