@@ -47,6 +47,7 @@ from grasp_rl.runs.run_dir import (
     mark_ended,
     run_lock,
     seconds_between,
+    stages_in,
     state_of,
 )
 from grasp_rl.utils.files import Record, read_json, to_json, write_json
@@ -195,6 +196,11 @@ def _single(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *,
         return _start(command_line, wanted, overrides, resume=resume)
 
 
+def _with_stages(run_dirs: Sequence[Path]) -> list[Path]:
+    """Each run directory, and those of its earlier stages in it that have begun."""
+    return [found for run_dir in run_dirs for found in (run_dir, *stages_in(run_dir))]
+
+
 def _tell_adopted(command_line: CommandLine, jobs: Sequence[Job]) -> None:
     """Say what the folder of the weights decided about how its policy is asked."""
     for adopted in dict.fromkeys(wanted.adopted for wanted in jobs if wanted.adopted):
@@ -215,7 +221,7 @@ def _start(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *, 
     command_line.console.print(f"{command_line.command}: {wanted.run_dir}")
     _tell_adopted(command_line, [wanted])
     stop = StopFile(wanted.run_dir)
-    with stop.listening(), ProgressWatcher(command_line.console, lambda: [wanted.run_dir]):
+    with stop.listening(), ProgressWatcher(command_line.console, lambda: _with_stages([wanted.run_dir])):
         code = process.run_worker(wanted, stop)
     ended = process.outcome(wanted.run_dir)
     command_line.console.print(f"{ended['state']} after {_took(ended)}")
@@ -299,7 +305,7 @@ def _drive(
 
     stop = StopFile(folder)
     task = partial(run_job, trusted=trusted, command=command_line.argv, stop=stop, driver=os.getpid())
-    with stop.listening(), ProgressWatcher(command_line.console, folders):
+    with stop.listening(), ProgressWatcher(command_line.console, lambda: _with_stages(folders())):
         engine.multirun(compose.CONFIG_NAME, task, [*overrides, *fixed, "hydra.mode=MULTIRUN"])
         stopped = bool(stop.signals())
     outcomes = [process.outcome(run_dir) for run_dir in folders()]
