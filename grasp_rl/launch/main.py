@@ -145,8 +145,10 @@ def _begin_or_go_on(command_line: CommandLine, overrides: list[str]) -> int:
             command_line.console.print(f"{wanted.run_dir}: done before")
             return 0
         if claim == "resume":
-            steps = sorted(path.name for path in (wanted.run_dir / "checkpoints").glob("step_*"))
-            after = steps[-1] if steps else "no checkpoint yet"
+            after = next(
+                filter(None, map(_last_checkpoint, (wanted.run_dir, *reversed(stages_in(wanted.run_dir))))), ""
+            )
+            after = after or "no checkpoint yet"
             command_line.console.print(f"going on after {after}; the log says from where")
             if changed := process.other_commit(wanted.run_dir):
                 command_line.console.print(f"warning: {changed}")
@@ -194,6 +196,13 @@ def _single(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *,
         else:
             process.claim(wanted, again=False)
         return _start(command_line, wanted, overrides, resume=resume)
+
+
+def _last_checkpoint(run_dir: Path) -> str:
+    """Name of the newest checkpoint, behind that of its stage; empty where there is none."""
+    steps = sorted(path.name for path in (run_dir / "checkpoints").glob("step_*"))
+    stage = f"{run_dir.name}/" if (run_dir.parent / CONFIG).is_file() else ""
+    return f"{stage}{steps[-1]}" if steps else ""
 
 
 def _with_stages(run_dirs: Sequence[Path]) -> list[Path]:

@@ -27,13 +27,11 @@ from grasp_rl.config.targets import instantiate
 from grasp_rl.distributed.build import loading
 from grasp_rl.distributed.process_group import kept
 from grasp_rl.interfaces import Components
-from grasp_rl.runs.run_dir import CONFIG, RESULT, ROUND, SFT, config_hash, mark_ended, mark_started
+from grasp_rl.runs.run_dir import CONFIG, MINING, RESULT, ROUND, SFT, config_hash, mark_ended, mark_started
 from grasp_rl.training import mining, sft, train
 from grasp_rl.training.questions import chosen
 from grasp_rl.utils.files import Record, read_json, write_json, write_text
 
-MINING = "mining.json"
-"""How many questions were asked and kept; there once the pass is over."""
 _VERIFIER = "grasp_rl.policies.verifier.PolicyVerifier"
 _SEEDS_APART = 100_003
 """Between the seeds of rounds, so that no round asks the questions of another or of a run beside it in a sweep."""
