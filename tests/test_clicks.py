@@ -63,6 +63,9 @@ def test_clicks_end_where_nothing_is_left_to_say() -> None:
     other = block(40, 10, 50, 20)
     assert clicks_of(truth, always(truth | other), 2).point_labels == (1, 0)
     assert clicks_of(truth, always(truth | other), 2, free=truth | other).point_labels == (1,)
+    short = block(10, 10, 24, 20)  # 60 pixels are missed, 100 of the other instance covered
+    assert clicks_of(truth, always(short | other), 2).point_labels == (1, 0)
+    assert clicks_of(truth, always(short | other), 2, free=truth | other).point_labels == (1, 1)
 
 
 def test_every_click_is_seen_by_the_segmenter() -> None:
@@ -102,7 +105,7 @@ def test_a_sample_is_simulated_once_and_needs_a_mask(samples: list[Sample]) -> N
         raise RuntimeError("no weights")
 
     segmenter.decode = fails  # type: ignore[assignment]
-    with pytest.raises(ConfigError, match="the segmenter failed .*no weights"):
+    with pytest.raises(ConfigError, match=r"the segmenter failed .*no weights"):
         simulator(replace(sample, sample_id="another"))
 
 
