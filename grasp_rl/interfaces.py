@@ -228,6 +228,15 @@ class Labels:
         return bool(self.target_mask.any())
 
 
+@runtime_checkable
+class Verifier(Protocol):
+    """Says whether an image satisfies a question: what a reward without labels asks."""
+
+    def verify(self, image: Image, query: str) -> float:
+        """How sure it is, in [0, 1], that ``image`` [H, W, 3] uint8 RGB shows what ``query`` asks for."""
+        ...
+
+
 class RewardTerm(Protocol):
     """A named, weighted part of a reward; see grasp_rl.rewards.terms for the two kinds of it."""
 

@@ -368,6 +368,20 @@ def test_sft_over_ranks_ends_at_the_same_weights(tmp_path: Path, layout: str) ->
         assert (found[name] - tensor).abs().max() < 1e-5, name
 
 
+@pytest.mark.long
+def test_sft_then_grpo_over_ranks_is_that_of_one_process(tmp_path: Path) -> None:
+    """Both stages in one command, each with an engine and, under ZeRO, a policy of its own."""
+    words = [
+        "regime=sft_grpo", "sft.phases=[{steps: 3, batch_size: 5, warmup_steps: 0, lr: 1e-4}]", "sft.log_every=1",
+        "algorithm.steps=3", "checkpoint.every=3",
+    ]  # fmt: skip
+    train(tmp_path / "alone", *words)
+    train(tmp_path / "two", *words, "engine=zero3", "engine.nproc=2")
+    for ours, theirs in zip(rows(tmp_path / "two" / "sft"), rows(tmp_path / "alone" / "sft"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+    close(tmp_path / "two", tmp_path / "alone", steps=3)
+
+
 def test_sft_of_several_phases_under_zero_is_refused(tmp_path: Path) -> None:
     line = [
         sys.executable, "-m", "grasp_rl.cli.main", "sft", f"run_dir={tmp_path / 'r'}", "engine=zero2",

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from grasp_rl.grpo.advantages import advantages
 from grasp_rl.grpo.loss import LossConfig, StepSize, policy_loss
 
-OPTIONS = ("grpo", "dapo", "dr_grpo", "rloo", "gspo")
+OPTIONS = ("grpo", "dapo", "dr_grpo", "rloo", "gspo", "cispo", "sam_r1", "resap")
 
 
 def option(name: str, beta: float | None = None) -> LossConfig:
@@ -25,6 +25,7 @@ def option(name: str, beta: float | None = None) -> LossConfig:
         clip_low=values.clip_low,
         clip_high=values.clip_high,
         beta=values.beta if beta is None else beta,
+        surrogate=values.get("surrogate", "clipped"),
     )
 
 
@@ -143,6 +144,51 @@ def test_clipping_stops_the_gradient_outside_the_region() -> None:
     assert leaf.grad is not None
     assert (leaf.grad[0, 0] != 0).tolist() == [True, False, True, True]  # low ratios with a gain may still rise
     assert float(shares["clip_fraction"]) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "gain", "low", "high", "expected"),
+    [
+        (3.0, 1.0, 1.0, 0.28, 1.28),  # capped at 1 + clip_high
+        (3.0, 1.0, 1.0, 4.0, 3.0),  # TRL with epsilon_high = 5
+        (0.1, -1.0, 1.0, 0.28, -0.1),  # no lower bound
+        (0.1, -1.0, 0.2, 0.28, -0.8),
+    ],
+)
+def test_cispo_by_hand(ratio: float, gain: float, low: float, high: float, expected: float) -> None:
+    """One token of log-probability -1: the loss is -weight * gain * -1, its slope -weight * gain on either side."""
+    config = LossConfig(
+        loss="token_mean", importance="token", clip_low=low, clip_high=high, beta=0.0, surrogate="cispo"
+    )
+    logp = torch.full((1, 1, 1), -1.0, dtype=torch.float64, requires_grad=True)
+    loss, shares = policy_loss(
+        logp, logp.detach() - math.log(ratio), None, torch.tensor([[gain]]), torch.ones(1, 1, 1, dtype=torch.bool),
+        config=config, step=StepSize(sequences=1, tokens=1, max_tokens=1),
+    )  # fmt: skip
+    loss.backward()
+    assert loss.item() == pytest.approx(expected)
+    assert logp.grad is not None
+    assert logp.grad.item() == pytest.approx(-expected)
+    assert float(shares["clip_fraction"]) == float(abs(expected) != pytest.approx(ratio))
+
+
+def test_cispo_on_policy_has_the_gradient_of_grpo() -> None:
+    step = random_step() | {"old_logp": random_step()["logp"]}
+    shared = {"loss": "token_mean", "importance": "token", "clip_low": 0.2, "clip_high": 0.2, "beta": 0.0}
+    cispo, loss = gradient(step, LossConfig(**shared, surrogate="cispo"), 6)  # type: ignore[arg-type]
+    clipped, other = gradient(step, LossConfig(**shared), 6)  # type: ignore[arg-type]
+    torch.testing.assert_close(cispo, clipped)
+    assert abs(loss - other) > 1e-3  # the value is another
+
+
+def test_a_small_range_of_rewards_is_no_advantage() -> None:
+    rewards = torch.tensor([[0.5, 0.505, 0.5, 0.5], [0.5, 0.52, 0.5, 0.5]])
+    small, large = advantages(rewards, scale=True, epsilon=0.0, min_range=0.01).tolist()
+    assert small == [0.0] * 4
+    assert large == pytest.approx([-0.5, 1.5, -0.5, -0.5], abs=1e-5)  # (r - mean) / deviation, whatever its size
+    assert any(advantages(rewards)[0])
+    tiny = torch.tensor([[0.0, 1e-200]], dtype=torch.float64)
+    assert advantages(tiny, epsilon=0.0).tolist() == [[0.0, 0.0]]
 
 
 def test_k3_is_zero_at_the_reference_and_positive_elsewhere() -> None:

@@ -44,8 +44,9 @@ def random_instances(draw: np.random.Generator, count: int, frame: CoordinateFra
         low = draw.uniform(0, size - 2 * scale)
         high = draw.uniform(low + 2 * scale, size)
         points = tuple((float(x), float(y)) for x, y in draw.uniform(0, size, (16, 2)))
+        labels = (1, 0) * 8
         box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
-        items.append(SpatialPrompt(box=box, point_coords=points, point_labels=(1,) * 8 + (0,) * 8, category="roof"))
+        items.append(SpatialPrompt(box=box, point_coords=points, point_labels=labels, category="roof"))
     return items
 
 
@@ -70,6 +71,7 @@ def test_packaged_schemes() -> None:
         "detection": (True, 0, 0),
         "point_labels": (False, 0, 0),
         "choice": (False, 0, 0),
+        "clicks": (False, 0, 0),
     }
     assert all(option["scheme"] == name for name, option in OPTIONS.items())
     assert all(option["template"] == "${policy.prompt_template}" for option in OPTIONS.values())
@@ -150,8 +152,11 @@ def test_round_trip_moves_nothing_by_more_than_half_a_unit(prompt: PromptConfig,
             if said.box is not None and heard.box is not None:
                 assert np.all(np.abs(np.subtract(said.box, heard.box)) <= np.tile(half, 2))
             expected = said.positive_points[: prompt.positive_points] + said.negative_points[: prompt.negative_points]
+            labels = (1,) * prompt.positive_points + (0,) * prompt.negative_points
+            if prompt.clicks:
+                expected, labels = said.point_coords[: prompt.clicks], said.point_labels[: prompt.clicks]
             assert len(heard.point_coords) == len(expected)
-            assert heard.point_labels == (1,) * prompt.positive_points + (0,) * prompt.negative_points
+            assert heard.point_labels == labels
             moved = np.reshape(expected, (-1, 2)) - np.reshape(heard.point_coords, (-1, 2))
             assert np.all(np.abs(moved) <= half)
 
@@ -253,6 +258,7 @@ def test_compact_is_one_short_turn() -> None:
         "detection": "bbox_2d label",
         "point_labels": "",
         "choice": "",
+        "clicks": "clicks:6",
     }
 
 

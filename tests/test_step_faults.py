@@ -218,12 +218,13 @@ class FailsOn(BoxFillSegmenter):
 
 
 def trainer(
-    folder: Path, reward: Any = None, *, steps: int = 4, segmenter: Any = None, weights: str = "random", **rollout: Any
-) -> Trainer:
+    folder: Path, reward: Any = None, *, steps: int = 4, segmenter: Any = None, weights: str = "random",
+    loss: str = "constant", **rollout: Any,
+) -> Trainer:  # fmt: skip
     config = RunConfig(
         run_dir=str(folder),
         prompt=COMPACT,
-        algorithm=AlgorithmConfig(steps=steps, prompts_per_step=2, group_size=3),
+        algorithm=AlgorithmConfig(steps=steps, prompts_per_step=2, group_size=3, loss=loss),
         optimizer=OptimizerConfig(lr=1e-3),
         rollout=RolloutConfig(**({"max_new_tokens": 8, "reward_worker": "inline"} | rollout)),
         evaluation=EvaluationConfig(every=0, test_limit=2, overlays=0, bootstrap_samples=5, max_new_tokens=4),
@@ -250,6 +251,21 @@ def test_rewards_all_alike_move_nothing_and_stop_nothing(tmp_path: Path) -> None
     assert len(rows) == 5
     assert all(row["empty"] == 1 and row["zero_variance"] == 1 and row["skipped"] == 0 for row in rows)
     assert run.engine.steps_done == 5
+
+
+def test_a_run_of_no_steps_scores_once_under_both_names(tmp_path: Path) -> None:
+    """``algorithm=none``: a zero-shot row of a grid, whatever number of steps the grid sets."""
+    run = trainer(tmp_path, steps=7, loss="none")
+    before = torch.cat([p.detach().flatten().clone() for p in run.policy.parameters()])
+    scored, calls = run.evaluator._scored, []
+    run.evaluator._scored = lambda *words: calls.append(words) or scored(*words)  # type: ignore[method-assign,func-returns-value]
+    result = run.run()
+    assert torch.equal(before, torch.cat([p.detach().flatten() for p in run.policy.parameters()]))
+    assert (result["steps"], result["best_step"], len(calls)) == (0, None, 1)
+    assert result["before"] == result["after"]
+    assert rows_of(tmp_path) == []
+    first, last = ((tmp_path / f"eval_{when}" / "predictions.jsonl").read_bytes() for when in ("before", "after"))
+    assert first == last
 
 
 def test_a_segmenter_that_always_fails_stops_the_run(tmp_path: Path) -> None:

@@ -32,6 +32,10 @@ class PromptConfig:
     box_key: str = "bbox_2d"
     positive_key: str = "positive_points"
     negative_key: str = "negative_points"
+    clicks: int = 0
+    """At most so many clicks [x, y, label] an instance, in one field and in the order in which they are made: label 1
+    on the instance, 0 beside it, the first one 1. 0: no such field; else the scheme has no other points."""
+    clicks_key: str = "clicks"
     flat_points: bool = False
     """Each point a field of its own, [x, y]: KEY where there is one, else KEY_1, KEY_2, ... (Seg-Zero)."""
     flat_separator: str = "_"
@@ -65,15 +69,19 @@ class PromptConfig:
             require(not self.category_key, "prompt.category_key", self.category_key, "empty with this prompt.answer")
         if self.center_point:
             require(self.box and not self.positive_points, "prompt.center_point", True, "false where points are said")
+        require(0 <= self.clicks <= 16, "prompt.clicks", self.clicks, "in 0..16")
+        if self.clicks:
+            others = self.positive_points + self.negative_points
+            require(not bare and not others, "prompt.clicks", self.clicks, "0 with other points or another answer")
         boxes_alone = self.box and self.positive_points + self.negative_points == 0
         if self.answer == "boxes":
             require(boxes_alone, "prompt.answer", self.answer, "instances, where a scheme has points or no box")
         require(0 <= self.positive_points <= 8, "prompt.positive_points", self.positive_points, "in 0..8")
         require(0 <= self.negative_points <= 8, "prompt.negative_points", self.negative_points, "in 0..8")
-        spatial = self.answer in ("labels", "choice") or self.box or self.positive_points > 0
+        spatial = self.answer in ("labels", "choice") or self.box or self.positive_points + self.clicks > 0
         require(spatial, "prompt.box", self.box, "true, or prompt.positive_points > 0")
-        keys = (self.box_key, self.positive_key, self.negative_key)
-        require(len(set(keys)) == 3 and all(keys), "prompt.*_key", keys, "three different non-empty names")
+        keys = (self.box_key, self.positive_key, self.negative_key, self.clicks_key)
+        require(len(set(keys)) == 4 and all(keys), "prompt.*_key", keys, "four different non-empty names")
         names = self.fields
         require(len(set(names)) == len(names), "prompt.*_key", names, "different names for every field")
 
@@ -81,7 +89,8 @@ class PromptConfig:
     def fields(self) -> list[str]:
         """Names of the fields of one instance, in order."""
         category = [self.category_key] if self.category_key else []
-        return ([self.box_key] if self.box else []) + self.positive_fields + self.negative_fields + category
+        clicks = [self.clicks_key] if self.clicks else []
+        return ([self.box_key] if self.box else []) + self.positive_fields + self.negative_fields + clicks + category
 
     @property
     def positive_fields(self) -> list[str]:
@@ -149,12 +158,20 @@ class AlgorithmConfig:
     baseline: str = "mean"
     """mean of the group, or leave_one_out (RLOO)."""
     scale_advantages: bool = False
-    """Divide the centred rewards by the group's sample standard deviation + 1e-4 (GRPO)."""
+    """Divide the centred rewards by the group's sample standard deviation + scale_epsilon (GRPO)."""
+    scale_epsilon: float = 1e-4
+    min_reward_range: float = 0.0
+    """A group whose rewards differ by no more than this has no advantage (ReSaP: 0.01)."""
     loss: str = "constant"
-    """sequence_mean (GRPO), token_mean over the whole optimizer step (DAPO), constant divisor (Dr. GRPO)."""
+    """sequence_mean (GRPO), token_mean over the whole optimizer step (DAPO), constant divisor (Dr. GRPO). none makes no
+    optimizer step whatever ``steps`` says: the policy is scored as it is, a zero-shot row of a grid."""
     importance: str = "token"
     """Level of the importance ratio: token, or sequence (GSPO)."""
+    surrogate: str = "clipped"
+    """clipped: the smaller of ratio and clipped ratio, times the advantage (PPO). cispo: the clipped ratio, detached,
+    times advantage and log-probability, so that no token loses its gradient (MiniMax-M1, arXiv 2506.13585)."""
     clip_low: float = 0.2
+    """The ratio is clipped to [1 - clip_low, 1 + clip_high]; with clip_low=1 it has no lower bound."""
     clip_high: float = 0.2
     beta: float = 0.0
     """Weight of the k3 KL estimate to the reference policy; 0 runs no reference."""
@@ -167,13 +184,21 @@ class AlgorithmConfig:
     prompts_per_step groups have an advantage; 1 takes the first questions as they come."""
 
     def __post_init__(self) -> None:
-        for key in ("steps", "prompts_per_step", "iterations", "micro_batch_groups", "sampling_rounds"):
+        one_of("algorithm.loss", self.loss, ("sequence_mean", "token_mean", "constant", "none"))
+        if self.loss == "none":
+            self.steps = 0
+        counts = ["prompts_per_step", "iterations", "micro_batch_groups", "sampling_rounds"]
+        for key in counts if self.loss == "none" else ["steps", *counts]:
             require(getattr(self, key) >= 1, f"algorithm.{key}", getattr(self, key), ">= 1")
         require(self.group_size >= 2, "algorithm.group_size", self.group_size, ">= 2 (a group needs siblings)")
         one_of("algorithm.baseline", self.baseline, ("mean", "leave_one_out"))
-        one_of("algorithm.loss", self.loss, ("sequence_mean", "token_mean", "constant"))
         one_of("algorithm.importance", self.importance, ("token", "sequence"))
-        require(0 <= self.clip_low < 1, "algorithm.clip_low", self.clip_low, "in [0, 1)")
+        one_of("algorithm.surrogate", self.surrogate, ("clipped", "cispo"))
+        if self.surrogate == "cispo":
+            require(self.importance == "token", "algorithm.importance", self.importance, "token with surrogate=cispo")
+        require(self.scale_epsilon >= 0, "algorithm.scale_epsilon", self.scale_epsilon, ">= 0")
+        require(self.min_reward_range >= 0, "algorithm.min_reward_range", self.min_reward_range, ">= 0")
+        require(0 <= self.clip_low <= 1, "algorithm.clip_low", self.clip_low, "in [0, 1]")
         require(self.clip_high >= 0, "algorithm.clip_high", self.clip_high, ">= 0")
         require(self.beta >= 0, "algorithm.beta", self.beta, ">= 0")
 
@@ -270,7 +295,8 @@ class RolloutConfig:
     ``first`` and one for each name."""
     reward_worker: str = "auto"
     """Where answers are segmented and rewarded while the next ones are generated: process (of its own), thread (with a
-    stream of its own on a GPU), inline (no overlap); auto takes a thread for a segmenter on a GPU, else a process."""
+    stream of its own on a GPU), inline (no overlap); auto takes a thread for a segmenter on a GPU or a reward with a
+    model of its own, else a process."""
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, "rollout.temperature", self.temperature, "> 0 (evaluation is greedy by itself)")
@@ -529,17 +555,96 @@ class SftPhase:
 
 
 @dataclass
+class ClicksConfig:
+    """Where the clicks of a scheme with ``prompt.clicks`` come from in supervised fine-tuning."""
+
+    source: str = "simulated"
+    """simulated: through the run's segmenter, see grasp_rl.training.clicks. weak_labels: points of the true instances,
+    foreground first."""
+    stop_iou: float = 0.95
+    """No click follows a mask that has this IoU with its instance."""
+
+    def __post_init__(self) -> None:
+        one_of("sft.clicks.source", self.source, ("simulated", "weak_labels"))
+        require(0 < self.stop_iou <= 1, "sft.clicks.stop_iou", self.stop_iou, "in (0, 1]")
+
+
+@dataclass
 class SftConfig:
     """Supervised fine-tuning on demonstrations derived from the dataset's weak labels: the papers' SFT baseline."""
 
     phases: list[SftPhase] = field(default_factory=lambda: [SftPhase()])
     scheme_weights: dict[str, float] = field(default_factory=dict)
     """Draw each example's scheme from conf/prompt with these weights; empty for the configured scheme alone."""
+    reasoning: str = "given"
+    """The demonstrated thought: given by the dataset (empty where it has none), none (always empty), or template, a
+    sentence about the question and the number of instances."""
+    clicks: ClicksConfig = field(default_factory=ClicksConfig)
     bf16: bool = False
     """Autocast to bfloat16; weights and optimizer stay in float32."""
     log_every: int = 50
     save_every: int = 500
     """Save the policy after every so many steps, so that a broken run can go on with init_from."""
+
+    def __post_init__(self) -> None:
+        one_of("sft.reasoning", self.reasoning, ("given", "none", "template"))
+        require(bool(self.phases), "sft.phases", self.phases, "one phase or more")
+        for key in ("log_every", "save_every"):
+            require(getattr(self, key) >= 1, f"sft.{key}", getattr(self, key), ">= 1")
+
+
+@dataclass
+class MiningConfig:
+    """Questions whose answers are neither all right nor all wrong; see grasp_rl.training.mining."""
+
+    before: bool = False
+    """Answer the training questions before GRPO begins, and train on those that are kept."""
+    reuse: str | None = None
+    """A run directory with a mined.jsonl, or such a file, whose questions are trained on without a pass before."""
+    limit: int | None = None
+    """Questions asked at most, None for all of the training split."""
+    min_range: float = 0.01
+    """A question is kept where the rewards of its answers differ by more than this, in points of the reward."""
+    min_mean: float | None = None
+    """And where their mean is at least this; null for no bound."""
+    max_mean: float | None = None
+    """And where their mean is at most this; null for no bound."""
+
+    def __post_init__(self) -> None:
+        require(self.limit is None or self.limit >= 1, "regime.mining.limit", self.limit, ">= 1 or null")
+        require(self.min_range >= 0, "regime.mining.min_range", self.min_range, ">= 0")
+        low, high = self.min_mean, self.max_mean
+        require(low is None or high is None or low <= high, "regime.mining.min_mean", low, "<= regime.mining.max_mean")
+
+
+@dataclass
+class RegimeConfig:
+    """What `grasp-rl train` does before GRPO, on which questions, and how often; see grasp_rl.training.regimes."""
+
+    name: str = "grpo"
+    """Name of the option, for tables."""
+    sft: bool = False
+    """Supervised fine-tuning through ``sft.phases`` first, in <run_dir>/sft; what follows goes on from its weights."""
+    shots: int | None = None
+    """So many samples of each category of the training split, drawn by the run's seed; null for all."""
+    mining: MiningConfig = field(default_factory=MiningConfig)
+    rounds: int = 1
+    """Runs of GRPO, each from the weights of the one before, which also verifies its answers (RemoteZero); all but
+    the last in <run_dir>/round_1, round_2, ..."""
+
+    def __post_init__(self) -> None:
+        require(self.shots is None or self.shots >= 1, "regime.shots", self.shots, ">= 1, or null for all")
+        require(1 <= self.rounds <= 100, "regime.rounds", self.rounds, "in 1..100")
+
+    @property
+    def mines(self) -> bool:
+        """Whether the training questions are answered before GRPO."""
+        return self.mining.before and self.mining.reuse is None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one run of GRPO and nothing before it."""
+        return not self.sft and not self.mines and self.rounds == 1
 
 
 ENGINES = ("local", "zero1", "zero2", "zero3", "zero3_offload")
@@ -654,6 +759,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     sft: SftConfig = field(default_factory=SftConfig)
+    regime: RegimeConfig = field(default_factory=RegimeConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
     def __post_init__(self) -> None:
@@ -666,6 +772,9 @@ class RunConfig:
         if self.inference.changed and self.command not in ("evaluate", "rescore", "diagnose"):
             told = f"default with {self.command}; evaluate, rescore, diagnose and predict have other options"
             require(False, "inference", self.inference.name, told)
+        if self.command != "train":
+            told = f"grpo with {self.command}; train has the others"
+            require(self.regime.plain, "regime", self.regime.name, told)
         require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")
         if self.rollout.turns:
             rounds, layers = self.algorithm.sampling_rounds, self.engine.ranks_forward_together

@@ -79,6 +79,23 @@ def joined(engine: EngineConfig) -> Iterator[ProcessGroup]:
         destroy()
 
 
+@contextlib.contextmanager
+def kept(engine: EngineConfig) -> Iterator[ProcessGroup]:
+    """Within the block the process group of a run's processes outlives the engines that are built and closed in it."""
+    global _kept  # noqa: PLW0603
+    group = init(engine.timeout_s) if engine.nproc * engine.nnodes > 1 else ProcessGroup()
+    _kept += 1
+    try:
+        yield group
+    finally:
+        _kept -= 1
+        destroy()
+
+
+_kept = 0
+"""Blocks of :func:`kept` that are open."""
+
+
 def init(timeout_s: float) -> ProcessGroup:
     """Initialise the process group of the processes that torchrun started, if it did; with gloo on a CPU, NCCL on a
     GPU.
@@ -97,8 +114,8 @@ def init(timeout_s: float) -> ProcessGroup:
 
 
 def destroy() -> None:
-    """Destroy the process group."""
-    if dist.is_available() and dist.is_initialized():
+    """Destroy the process group, unless it is :func:`kept`."""
+    if not _kept and dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 

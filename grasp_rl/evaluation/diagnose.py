@@ -165,6 +165,9 @@ def _iou(sample: Sample, prompts: Prompts, masks: object) -> float:
 
 def in_scheme(label: SpatialPrompt, scheme: PromptConfig) -> SpatialPrompt:
     """A true instance as an answer in ``scheme`` would put it."""
+    if scheme.clicks:
+        coords, labels = label.point_coords[: scheme.clicks], label.point_labels[: scheme.clicks]
+        return SpatialPrompt(box=label.box if scheme.box else None, point_coords=coords, point_labels=labels)
     positive = label.positive_points[: scheme.positive_points]
     negative = label.negative_points[: scheme.negative_points]
     return SpatialPrompt(

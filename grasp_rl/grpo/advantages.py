@@ -9,17 +9,26 @@ STD_EPSILON = 1e-4
 """Added to the standard deviation, as in Think2Seg-RS and TRL."""
 
 
-def advantages(rewards: Tensor, *, baseline: str = "mean", scale: bool = True) -> Tensor:
+def advantages(
+    rewards: Tensor,
+    *,
+    baseline: str = "mean",
+    scale: bool = True,
+    epsilon: float = STD_EPSILON,
+    min_range: float = 0.0,
+) -> Tensor:
     """Group-relative advantages.
 
     Args:
         rewards: [N, G] one row per prompt. A reward that is not finite takes the group's smallest finite one, or 0.
         baseline: ``mean`` of the group (GRPO, arXiv 2402.03300, section 4.1.2), or ``leave_one_out``, the mean of the
             siblings (RLOO, arXiv 2402.14740).
-        scale: divide by the group's sample standard deviation plus 1e-4; Dr. GRPO (arXiv 2503.20783) does not.
+        scale: divide by the group's sample standard deviation plus ``epsilon``; Dr. GRPO (arXiv 2503.20783) does not.
+        epsilon: >= 0.
+        min_range: a group whose rewards differ by no more than this has no advantage (ReSaP: 0.01).
 
     Returns:
-        [N, G]; exactly 0 in a group whose rewards are all equal.
+        [N, G]; exactly 0 in a group whose rewards are all equal, or differ by no more than ``min_range``.
 
     Raises:
         ValueError: fewer than two siblings, or an unknown baseline.
@@ -39,7 +48,9 @@ def advantages(rewards: Tensor, *, baseline: str = "mean", scale: bool = True) -
         result = centred
     else:
         raise ValueError(f"advantages: baseline {baseline!r} is neither mean nor leave_one_out")
+    varied = values.amax(1, keepdim=True) - values.amin(1, keepdim=True) > min_range
     if scale:
-        result = result / (values.std(1, keepdim=True) + STD_EPSILON)
-    varied = values.amax(1, keepdim=True) > values.amin(1, keepdim=True)
+        divisor = values.std(1, keepdim=True) + epsilon
+        varied = varied & (divisor > 0)  # rewards that differ by 1e-200 have a deviation of 0
+        result = result / divisor
     return torch.where(varied, result, torch.zeros_like(result)).to(rewards.dtype)

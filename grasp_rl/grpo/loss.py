@@ -36,6 +36,8 @@ class LossConfig:
     clip_low: float
     clip_high: float
     beta: float
+    surrogate: str = "clipped"
+    """clipped | cispo"""
 
 
 def policy_loss(
@@ -68,8 +70,10 @@ def policy_loss(
 
     ``sequence_mean``: mean over a completion's tokens, then over completions (GRPO). ``token_mean``: mean over all
     tokens of the step (DAPO, arXiv 2503.14476). ``constant``: sum over tokens / (completions * longest) (Dr. GRPO).
-    ``importance=sequence`` uses the geometric mean of the token ratios, as a whole (GSPO, arXiv 2507.18071). The KL
-    term is the k3 estimate exp(d) - d - 1 with d = log ref - log policy.
+    ``importance=sequence`` uses the geometric mean of the token ratios, as a whole (GSPO, arXiv 2507.18071).
+    ``surrogate=cispo`` weighs log-probabilities with the clipped ratio, detached, so that no token loses its gradient
+    (MiniMax-M1, arXiv 2506.13585, equation 4); where every ratio is 1 its gradient is that of ``clipped``. The KL term
+    is the k3 estimate exp(d) - d - 1 with d = log ref - log policy.
     """
     mask = valid.to(logp.dtype)
     lengths = mask.sum(-1, keepdim=True).clamp(min=1)
@@ -79,7 +83,10 @@ def policy_loss(
     ratio = log_ratio.exp()
     gain = advantage[..., None]
     clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
-    per_token = -torch.minimum(ratio * gain, clipped * gain)
+    if config.surrogate == "cispo":
+        per_token = -clipped.detach() * gain * logp
+    else:
+        per_token = -torch.minimum(ratio * gain, clipped * gain)
     if weights is not None:
         per_token = per_token * weights
     kl = torch.zeros_like(per_token)
@@ -99,8 +106,9 @@ def policy_loss(
     else:
         raise ValueError(f"policy_loss: unknown loss {config.loss!r}")
     with torch.no_grad():
-        low = (ratio < 1 - config.clip_low) & (gain < 0)
-        high = (ratio > 1 + config.clip_high) & (gain > 0)
+        low, high = ratio < 1 - config.clip_low, ratio > 1 + config.clip_high
+        if config.surrogate == "clipped":  # where the other side of the minimum is taken nothing is cut
+            low, high = low & (gain < 0), high & (gain > 0)
         sums = {
             "loss": loss.detach().double(),
             "kl": (kl * mask).sum().double() / step.tokens,

@@ -180,6 +180,7 @@ PATHS = (
     "prompt.template",
     "policy.prompt_template",
     "inference.refine.path",
+    "regime.mining.reuse",
     "engine.hostfile",
     "engine.deepspeed_config",
 )

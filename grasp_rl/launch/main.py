@@ -47,6 +47,7 @@ from grasp_rl.runs.run_dir import (
     mark_ended,
     run_lock,
     seconds_between,
+    stages_in,
     state_of,
 )
 from grasp_rl.utils.files import Record, read_json, to_json, write_json
@@ -144,8 +145,10 @@ def _begin_or_go_on(command_line: CommandLine, overrides: list[str]) -> int:
             command_line.console.print(f"{wanted.run_dir}: done before")
             return 0
         if claim == "resume":
-            steps = sorted(path.name for path in (wanted.run_dir / "checkpoints").glob("step_*"))
-            after = steps[-1] if steps else "no checkpoint yet"
+            after = next(
+                filter(None, map(_last_checkpoint, (wanted.run_dir, *reversed(stages_in(wanted.run_dir))))), ""
+            )
+            after = after or "no checkpoint yet"
             command_line.console.print(f"going on after {after}; the log says from where")
             if changed := process.other_commit(wanted.run_dir):
                 command_line.console.print(f"warning: {changed}")
@@ -195,6 +198,18 @@ def _single(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *,
         return _start(command_line, wanted, overrides, resume=resume)
 
 
+def _last_checkpoint(run_dir: Path) -> str:
+    """Name of the newest checkpoint, behind that of its stage; empty where there is none."""
+    steps = sorted(path.name for path in (run_dir / "checkpoints").glob("step_*"))
+    stage = f"{run_dir.name}/" if (run_dir.parent / CONFIG).is_file() else ""
+    return f"{stage}{steps[-1]}" if steps else ""
+
+
+def _with_stages(run_dirs: Sequence[Path]) -> list[Path]:
+    """Each run directory, and those of its earlier stages in it that have begun."""
+    return [found for run_dir in run_dirs for found in (run_dir, *stages_in(run_dir))]
+
+
 def _tell_adopted(command_line: CommandLine, jobs: Sequence[Job]) -> None:
     """Say what the folder of the weights decided about how its policy is asked."""
     for adopted in dict.fromkeys(wanted.adopted for wanted in jobs if wanted.adopted):
@@ -215,7 +230,7 @@ def _start(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *, 
     command_line.console.print(f"{command_line.command}: {wanted.run_dir}")
     _tell_adopted(command_line, [wanted])
     stop = StopFile(wanted.run_dir)
-    with stop.listening(), ProgressWatcher(command_line.console, lambda: [wanted.run_dir]):
+    with stop.listening(), ProgressWatcher(command_line.console, lambda: _with_stages([wanted.run_dir])):
         code = process.run_worker(wanted, stop)
     ended = process.outcome(wanted.run_dir)
     command_line.console.print(f"{ended['state']} after {_took(ended)}")
@@ -299,7 +314,7 @@ def _drive(
 
     stop = StopFile(folder)
     task = partial(run_job, trusted=trusted, command=command_line.argv, stop=stop, driver=os.getpid())
-    with stop.listening(), ProgressWatcher(command_line.console, folders):
+    with stop.listening(), ProgressWatcher(command_line.console, lambda: _with_stages(folders())):
         engine.multirun(compose.CONFIG_NAME, task, [*overrides, *fixed, "hydra.mode=MULTIRUN"])
         stopped = bool(stop.signals())
     outcomes = [process.outcome(run_dir) for run_dir in folders()]

@@ -10,7 +10,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import closest
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.runs.checkpoints import find_policy
-from grasp_rl.runs.run_dir import CONFIG
+from grasp_rl.runs.run_dir import CONFIG, MINED
 from grasp_rl.utils.files import Record
 
 _TEMPLATES = Path(__file__).parents[1] / "prompts/templates"
@@ -43,6 +43,9 @@ def _problems(config: RunConfig) -> Iterator[tuple[str, str]]:
     fit = config.inference.refine.path
     if fit is not None and not Path(fit).exists():
         yield f"inference.refine.path={fit!r}", "no such run directory or file"
+    mined = config.regime.mining.reuse
+    if mined is not None and not (Path(mined) / MINED if Path(mined).is_dir() else Path(mined)).is_file():
+        yield f"regime.mining.reuse={mined!r}", f"no {MINED} there; name a run of regime=mined, or such a file"
     if config.init_from is not None:
         yield from _of_weights(config.init_from)
     yield from _of_components(config)

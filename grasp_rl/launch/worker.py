@@ -38,7 +38,7 @@ from grasp_rl.runs.run_dir import (
 from grasp_rl.utils.files import Record, write_json
 
 _RUNNERS = {
-    "train": "grasp_rl.training.train",
+    "train": "grasp_rl.training.regimes",
     "sft": "grasp_rl.training.sft",
     "evaluate": "grasp_rl.evaluation.evaluate",
     "score": "grasp_rl.evaluation.stored",
@@ -159,17 +159,18 @@ def build(config: RunConfig, trusted: Sequence[str] = ()) -> Components:
 def _dispatch(config: RunConfig, trusted: Sequence[str]) -> Record:
     if trusted and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    components = build(config, trusted)
+    components = [build(config, trusted)]
+    data = components[0].data
     import torch
 
     torch.set_num_threads(config.engine.threads)
     run: Callable[[RunConfig, Components], Record] = importlib.import_module(_RUNNERS[config.command]).run
     signals.ready()
     try:
-        return run(config, components)
+        return run(config, components.pop())  # nothing here holds a policy that a later stage builds anew
     finally:
         if int(os.environ.get("RANK", "0")) == 0:
-            conversions = getattr(components.data, "conversions", {})
+            conversions = getattr(data, "conversions", {})
             environment.add_conversions(Path(config.run_dir) / ENVIRONMENT, conversions)
 
 

@@ -153,7 +153,7 @@ def _unwrapped(value: Any) -> Any:
     """``value`` without lists that hold nothing but a list of coordinates or of points."""
     while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
         inner = value[0]
-        if len(inner) == 2 and all(_is_number(number) for number in inner):  # a single point in its list
+        if len(inner) in (2, 3) and all(_is_number(number) for number in inner):  # a single point or click in its list
             break
         value = inner
     return value

@@ -9,7 +9,7 @@ the rewards look at the status. The rules, in order:
 4. Nesting, instances, and brackets beyond what so many instances need are capped before the JSON is decoded: TOO_LONG.
 5. A list of objects (one object or null, ``single_object``; bare boxes, ``answer=boxes``; the scheme's word for
    nothing) with exactly the scheme's fields and counts, no field twice: else BAD_SCHEMA. Booleans and strings
-   are not numbers.
+   are not numbers. Of clicks there are one to the scheme's number, labelled 0 or 1, the first of them 1.
 6. A number of more than 32 characters, not finite, or beyond ``max_abs_coordinate`` is BAD_NUMBER.
 7. Box corners are put in order and everything is clipped to the image. A box of no area after that is BAD_NUMBER and
    fails the whole answer, since an answer that loses its bad boxes for free would pay for guessing.
@@ -228,8 +228,9 @@ def _read_instances(
         box = image_box(_read_numbers(item[prompt.box_key], 4, limit), frame) if prompt.box else None
         positive = _read_points(item, prompt.positive_fields, prompt.positive_points, prompt.flat_points, limit)
         negative = _read_points(item, prompt.negative_fields, prompt.negative_points, prompt.flat_points, limit)
-        points = tuple(image_point(point, frame) for point in positive + negative)
-        labels = (1,) * len(positive) + (0,) * len(negative)
+        clicks = _read_clicks(item[prompt.clicks_key], prompt.clicks, limit) if prompt.clicks else []
+        points = tuple(image_point(point[:2], frame) for point in positive + negative + clicks)
+        labels = (1,) * len(positive) + (0,) * len(negative) + tuple(int(click[2]) for click in clicks)
         category = _read_category(item[prompt.category_key]) if prompt.category_key else None
         instances.append(SpatialPrompt(box=box, point_coords=points, point_labels=labels, category=category))
     return instances
@@ -258,6 +259,16 @@ def _read_points(item: dict[str, Any], names: list[str], count: int, flat: bool,
     if not isinstance(points, list) or len(points) != count:
         raise ReadError(ParseStatus.BAD_SCHEMA)
     return [_read_numbers(point, 2, limit) for point in points]
+
+
+def _read_clicks(value: object, most: int, limit: float) -> list[list[float]]:
+    """One to ``most`` clicks [x, y, label], the first one on the instance."""
+    if not isinstance(value, list) or not 1 <= len(value) <= most:
+        raise ReadError(ParseStatus.BAD_SCHEMA)
+    clicks = [_read_numbers(click, 3, limit) for click in value]
+    if any(click[2] not in (0, 1) for click in clicks) or clicks[0][2] != 1:
+        raise ReadError(ParseStatus.BAD_SCHEMA)
+    return clicks
 
 
 def _read_numbers(value: object, count: int, limit: float) -> list[float]:

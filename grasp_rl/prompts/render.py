@@ -6,11 +6,11 @@ The instruction, its worked example and the parser all read their field names an
 A template is a Jinja file. Its block ``system``, if any, is the system turn and its block ``user`` the text of the user
 turn; a file without blocks is the text of the user turn. Variables: ``query``, ``width`` and ``height`` (of the
 policy's frame), ``box``, ``positive_points``, ``negative_points``, ``box_key``, ``positive_key``, ``negative_key``,
-``positive_fields``, ``negative_fields`` (the fields' names), ``flat_points``, ``single_object``, ``category_key``,
-``answer``, ``flat_single``, ``nothing_word``, ``fence``, ``thinking``, ``images`` (how many are shown), ``letters`` (A
-for the second image, B for the third, ...), ``feedback`` (in a later turn what the image shows: overlay, crop or
-zoom; else empty), ``candidates`` (points that the question lists, as JSON) and ``example`` (a worked completion with
-two instances, or with one where the scheme says one).
+``positive_fields``, ``negative_fields`` (the fields' names), ``clicks``, ``clicks_key``, ``flat_points``,
+``single_object``, ``category_key``, ``answer``, ``flat_single``, ``nothing_word``, ``fence``, ``thinking``, ``images``
+(how many are shown), ``letters`` (A for the second image, B for the third, ...), ``feedback`` (in a later turn what the
+image shows: overlay, crop or zoom; else empty), ``candidates`` (points that the question lists, as JSON) and
+``example`` (a worked completion with two instances, or with one where the scheme says one).
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ def build_messages(
         "negative_key": prompt.negative_key,
         "positive_fields": prompt.positive_fields,
         "negative_fields": prompt.negative_fields,
+        "clicks": prompt.clicks,
+        "clicks_key": prompt.clicks_key,
         "flat_points": prompt.flat_points,
         "single_object": prompt.single_object,
         "category_key": prompt.category_key,
@@ -113,7 +115,8 @@ def format_answer(prompts: Sequence[SpatialPrompt], thinking: str, frame: Coordi
     anything outside the image apart).
 
     Args:
-        prompts: Instances in original-image pixels; the first points of each label are used, as many as the scheme has.
+        prompts: Instances in original-image pixels; the first points of each label are used, as many as the scheme has;
+            as clicks, the first points in their order.
         thinking: The thought, without any of the four tags.
         frame: The policy's frame for this image.
         prompt: The scheme; decides the fields of each instance.
@@ -167,6 +170,11 @@ def _instance(item: SpatialPrompt, frame: CoordinateFrame, prompt: PromptConfig)
             raise ValueError(f"format_answer: the scheme {prompt.scheme!r} needs {count} {key}, found {len(points)}")
         spoken = [_spoken_point(p, frame) for p in points[:count]]
         fields |= dict(zip(names, spoken if prompt.flat_points else [spoken], strict=False))
+    if prompt.clicks:
+        if item.point_labels[:1] != (1,):
+            raise ValueError(f"format_answer: the scheme {prompt.scheme!r} needs a foreground point first")
+        made = list(zip(item.point_coords, item.point_labels, strict=True))[: prompt.clicks]
+        fields[prompt.clicks_key] = [[*_spoken_point(point, frame), label] for point, label in made]
     if prompt.category_key:
         if item.category is None:
             raise ValueError(f"format_answer: the scheme {prompt.scheme!r} needs a category")
@@ -213,19 +221,24 @@ def worked_example(frame: CoordinateFrame, prompt: PromptConfig) -> str:
 
 
 def _example_prompts(frame: CoordinateFrame, prompt: PromptConfig) -> list[SpatialPrompt]:
-    """Two made-up instances: positive points down the box's diagonal, negative ones just right of the box."""
+    """Two made-up instances: positive points down the box's diagonal, negative ones just right of the box.
+
+    As clicks two positive ones and a negative one, as far as so many are allowed.
+    """
     width, height = frame.image_width, frame.image_height
     examples = []
+    positive = min(prompt.clicks, 2) or prompt.positive_points
+    negative = int(prompt.clicks > 2) or prompt.negative_points
     for left, top, right, bottom in _EXAMPLE_BOXES:
-        steps = [(i + 1) / (prompt.positive_points + 1) for i in range(prompt.positive_points)]
+        steps = [(i + 1) / (positive + 1) for i in range(positive)]
         points = [((left + t * (right - left)) * width, (top + t * (bottom - top)) * height) for t in steps]
-        steps = [(i + 1) / (prompt.negative_points + 1) for i in range(prompt.negative_points)]
+        steps = [(i + 1) / (negative + 1) for i in range(negative)]
         points += [((right + 0.05) * width, (top + t * (bottom - top)) * height) for t in steps]
         examples.append(
             SpatialPrompt(
                 box=(left * width, top * height, right * width, bottom * height),
                 point_coords=tuple(points),
-                point_labels=(1,) * prompt.positive_points + (0,) * prompt.negative_points,
+                point_labels=(1,) * positive + (0,) * negative,
                 category=_EXAMPLE_CATEGORY if prompt.category_key else None,
             )
         )

@@ -12,6 +12,7 @@ from grasp_rl.reporting import breakdowns
 from grasp_rl.reporting.load import Scored, StudiedRun, number
 from grasp_rl.reporting.plots import REWARD, VALIDATION, curve, image, path_of
 from grasp_rl.runs.progress import duration
+from grasp_rl.runs.run_dir import SFT
 from grasp_rl.types import ParseStatus
 from grasp_rl.utils.files import Record
 
@@ -48,6 +49,7 @@ def context(runs: Sequence[StudiedRun], title: str) -> Record:
         "axes": list(runs[0].axes),
         "columns": [heading for heading, _ in COLUMNS],
         "rows": [_row(run, run is best) for run in runs],
+        "regimes": [{"label": run.label, "rows": rows} for run in runs if (rows := _stages(run))],
         "curves": _curves(runs),
         "reward_iou": _reward_against_iou(runs),
         "galleries": [{"label": run.label, "open": run is best, "samples": _gallery(run)} for run in shown],
@@ -133,6 +135,35 @@ def _row(run: StudiedRun, is_best: bool) -> Record:
         "certain": change is not None and (change.low > 0 or change.high < 0),
         "cells": [(decimals(_of(run.before, name)), decimals(_of(run.after, name))) for _, name in COLUMNS],
     }
+
+
+def _stages(run: StudiedRun) -> list[Record]:
+    """What a run of several stages did, one row a stage; nothing for a run of one."""
+    if not run.earlier and run.mining is None:
+        return []
+    stages = [*run.earlier, run]
+    rows = []
+    for place, stage in enumerate(stages):
+        is_last = stage is run
+        following = stages[place + 1].before if not is_last else None
+        name = "reward" if any("reward" in row for row in stage.rows) else "loss"
+        values = [value for row in stage.rows if (value := number(row, name)) is not None]
+        rows.append(
+            {
+                "name": "grpo" if is_last else stage.folder.name,
+                "state": stage.state,
+                "steps": int(stage.rows[-1]["step"]) if stage.rows else 0,
+                "course": f"{name} {values[0]:.3f} to {values[-1]:.3f}" if values else NOTHING,
+                "before": decimals(_of(stage.before, "giou")),
+                "after": decimals(_of(stage.after or following, "giou")),
+            }
+        )
+    if run.mining is not None:
+        asked, kept = (run.mining.get(key, NOTHING) for key in ("asked", "kept"))
+        told = {"name": f"mining: {kept} of {asked} questions kept", "state": "done", "steps": 0}
+        told |= dict.fromkeys(("course", "before", "after"), NOTHING)
+        rows.insert(int(bool(run.earlier) and run.earlier[0].folder.name == SFT), told)
+    return rows
 
 
 def _curves(runs: Sequence[StudiedRun]) -> list[Record]:

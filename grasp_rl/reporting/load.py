@@ -14,7 +14,17 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.evaluation import predictions
 from grasp_rl.evaluation.significance import Interval, paired_difference
 from grasp_rl.runs import data_record
-from grasp_rl.runs.run_dir import CONFIG, ENVIRONMENT, ERROR, LOG, STATUS, seconds_between, state_of
+from grasp_rl.runs.run_dir import (
+    CONFIG,
+    ENVIRONMENT,
+    ERROR,
+    LOG,
+    MINING,
+    STATUS,
+    seconds_between,
+    stages_in,
+    state_of,
+)
 from grasp_rl.tracking.metrics_log import METRICS, TIMINGS, read_rows
 from grasp_rl.utils.files import Record, read_json
 
@@ -69,6 +79,10 @@ class StudiedRun:
     """What could not be read."""
     diagnosis: Record | None = None
     """What `grasp-rl diagnose` found, where it was asked."""
+    earlier: tuple[StudiedRun, ...] = ()
+    """Stages before the last one, each with a folder of its own, in their order; see grasp_rl.training.regimes."""
+    mining: Record | None = None
+    """How many training questions were asked before training, and how many kept."""
 
 
 def number(record: Mapping[str, Any], name: str) -> float | None:
@@ -164,6 +178,8 @@ def _read_run(folder: Path, axes: dict[str, str]) -> StudiedRun:
         difference=_difference(before, after, config, notes),
         notes=tuple(notes),
         diagnosis=_read_json(folder / DIAGNOSIS),
+        earlier=tuple(_read_run(stage, {}) for stage in stages_in(folder)),
+        mining=_read_json(folder / MINING),
     )
 
 

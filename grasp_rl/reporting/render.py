@@ -143,6 +143,13 @@ def markdown(content: Record) -> str:
         keys = ("label", "seeds", "giou", "spread", "verdict", "difference", "interval")
         head = ["configuration", "seeds", "gIoU", "std over seeds", "", "difference", "95 % interval"]
         lines += _md_table(head, [[row[key] for key in keys] for row in content["seeds"]])
+    for block in content["regimes"]:
+        lines += ["", f"## Stages: {_md(block['label'])}", ""]
+        body = [
+            [r["name"], r["state"], str(r["steps"] or NOTHING), r["course"], r["before"], r["after"]]
+            for r in block["rows"]
+        ]
+        lines += _md_table(["stage", "state", "steps", "first to last step", "gIoU before", "after"], body)
     for block in content["protocols"]:
         lines += ["", f"## The same answers by other protocols: {_md(block['label'])}", ""]
         body = [[row["protocol"], *row["cells"]] for row in block["rows"]]

@@ -75,6 +75,11 @@ class Rubric:
         self.needs: frozenset[str] = frozenset().union(*(term.needs for term in self.terms.values()))
         """What the terms compare with. Without ``mask`` in it, the rubric is handed labels that cannot hold one."""
 
+    @property
+    def holds_model(self) -> bool:
+        """Whether a term has a model of its own, which is not to be sent to another process."""
+        return any(getattr(term, "verifier", None) is not None for term in self.terms.values())
+
     def __call__(
         self,
         answer: Answer,

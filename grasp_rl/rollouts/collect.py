@@ -107,7 +107,13 @@ class RolloutBatch:
             compared = number < len(self._rewarded)
             rollouts = tuple(self._rewarded[number] if compared else self._wait(pending))
             rewards = torch.tensor([[r.reward.reward for r in rollouts]])
-            gains = advantages(rewards, baseline=self.algorithm.baseline, scale=self.algorithm.scale_advantages)
+            gains = advantages(
+                rewards,
+                baseline=self.algorithm.baseline,
+                scale=self.algorithm.scale_advantages,
+                epsilon=self.algorithm.scale_epsilon,
+                min_range=self.algorithm.min_reward_range,
+            )
             self._judged.append(
                 RolloutGroup(
                     sample=pending.sample,

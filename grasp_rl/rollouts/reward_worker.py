@@ -62,7 +62,8 @@ class RewardWorker:
         self.stages = stages or {FIRST: pipeline}
         device = getattr(pipeline.segmenter, "device", None)
         on_gpu = device is not None and torch.device(device).type == "cuda"
-        self.where = ("thread" if on_gpu else "process") if where == "auto" else where
+        here = on_gpu or any(getattr(stage.reward, "holds_model", False) for stage in self.stages.values())
+        self.where = ("thread" if here else "process") if where == "auto" else where
         self._stream: Any = torch.cuda.Stream(device) if on_gpu and self.where == "thread" else None  # type: ignore[no-untyped-call]
         self._executor: Executor | None = None
         if self.where == "process":

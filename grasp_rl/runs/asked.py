@@ -127,12 +127,13 @@ def _read(folder: Path, named: Sequence[str]) -> Record | None:
         )
     keys = {field.name for field in fields(PromptConfig)}
     prompt, image = record.get("prompt"), record.get("image")
-    whole = isinstance(prompt, Mapping) and set(prompt) == keys and isinstance(image, Mapping)
+    whole = isinstance(prompt, Mapping) and {"scheme", "template"} <= set(prompt) <= keys and isinstance(image, Mapping)
     if record.get("format") != _FORMAT or not whole or not all(_is_text(record.get(key)) for key in _POLICY_KEYS):
         raise ConfigError(f"{folder / FILE}: is damaged or of another version of grasp_rl; export the policy again")
     if not _is_text(template := record["prompt"]["template"]) or "/" in template or "\\" in template:
         raise ConfigError(f"{folder / FILE}: prompt.template={template!r}: must be a packaged one or {TEMPLATE}")
-    return record
+    usual = {key: value for key, value in asdict(PromptConfig()).items() if key not in record["prompt"]}
+    return record | {"prompt": record["prompt"] | usual}  # fields that its version did not have
 
 
 def _is_text(value: Any) -> bool:

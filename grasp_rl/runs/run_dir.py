@@ -26,12 +26,17 @@ PROGRESS = "progress.json"
 RESULT = "result.json"
 ERROR = "error.json"
 LOG = "log.txt"
+MINED, MINING = "mined.jsonl", "mining.json"
+"""The training questions that a pass of mining kept, and how many of how many; the second is there once it is over."""
 LOCK = ".lock"
 """Held by the worker while it runs."""
 LAUNCHER_LOCK = ".launcher"
 """Held by the launcher from before it decides what to do about the folder until its worker has ended."""
 
 State = Literal["running", "done", "failed", "interrupted"]
+
+SFT, ROUND = "sft", "round_{}"
+"""Folders of a training run's stages before its last one, each a run directory itself."""
 
 _PLACES = ("node_rank", "rendezvous", "hostfile", "timeout_s")
 _INDECISIVE = ("run_dir", "name", "resume", "trusted_modules", "tracker", "sweep")
@@ -131,6 +136,13 @@ def state_of(run_dir: Path) -> State | None:
     if state == "running" and not is_locked(run_dir) and not _just_started(status):
         return "interrupted"
     return state
+
+
+def stages_in(run_dir: Path) -> list[Path]:
+    """The run directories of earlier stages in that of a training run, in their order."""
+    rounds = [path for path in run_dir.glob(ROUND.format("*")) if path.name.removeprefix(ROUND.format("")).isdigit()]
+    found = [run_dir / SFT, *sorted(rounds, key=lambda path: int(path.name.removeprefix(ROUND.format(""))))]
+    return [path for path in found if (path / STATUS).is_file()]
 
 
 def seconds_between(begin: str | None, end: str | None) -> float | None:

@@ -1,4 +1,5 @@
-"""Demonstrations for supervised fine-tuning: weak labels as they are, or with the bias and noise of a poor pointer.
+"""Demonstrations for supervised fine-tuning: thoughts, and weak labels as they are or with a poor pointer's bias and
+noise.
 
 GeoSeg (arXiv 2603.03983) reports systematic shifts of the boxes that multimodal language models draw. The warm start of
 the `tiny` policy imitates such demonstrations last, so that it sees well but points badly.
@@ -10,7 +11,34 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from grasp_rl.types import Point, SpatialPrompt
+from grasp_rl.types import Point, Sample, SpatialPrompt
+
+THOUGHTS = (
+    "The question asks for {query}. {found}.",
+    "I look for {query}. {found}.",
+    "To answer, find {query}: {found}.",
+    "{found} for {query}.",
+)
+"""Written here; the query goes in as it stands, less the mark at its end."""
+
+
+def thought_of(sample: Sample, how: str, rng: np.random.Generator, instances: int) -> str:
+    """The thought that a demonstration has.
+
+    Args:
+        sample: the question.
+        how: ``given`` by the dataset, ``none``, or ``template``; see ``sft.reasoning``.
+        rng: draws the sentence.
+        instances: of the demonstrated answer.
+    """
+    if how == "given":
+        return sample.reasoning or ""
+    if how == "none":
+        return ""
+    places = {0: "nothing fits", 1: "one place fits"}.get(instances, f"{instances} places fit")
+    said = THOUGHTS[int(rng.integers(len(THOUGHTS)))]
+    thought = said.format(query=sample.query.strip().rstrip(".?!"), found=places)
+    return thought[0].upper() + thought[1:]
 
 
 def distort(

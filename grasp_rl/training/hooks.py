@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -169,6 +170,15 @@ class Evaluator:
         self.scores[name] = self._scored(self.config.test_split, self.config.test_limit, folder, shown)
         self.log.test(when, step, self.scores[name], folder)
         return self.scores[name]
+
+    def untrained(self) -> dict[str, float]:
+        """The test after no optimizer step at all: that from before, as ``eval_after/``, too."""
+        before, after = self.run_dir / "eval_before", self.run_dir / "eval_after"
+        group = self.engine.process_group
+        if group.is_main:
+            shutil.copytree(before, after, dirs_exist_ok=True)
+        group.barrier()
+        return self.test("after", 0, keep=True)
 
     def _scored(
         self, split: str, limit: int | None, folder: Path | None = None, shown: Callable[[int, int], None] | None = None

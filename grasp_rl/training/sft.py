@@ -11,11 +11,12 @@ without any pretraining otherwise sits on a plateau before it discovers looking.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.schema import OptimizerConfig, PromptConfig, RunConfig, SftPhase
+from grasp_rl.config.schema import OptimizerConfig, PromptConfig, RunConfig, SftConfig, SftPhase
 from grasp_rl.distributed.build import make_engine, whole
 from grasp_rl.distributed.engine import Engine, pick_device
 from grasp_rl.distributed.process_group import ALONE, ProcessGroup
 from grasp_rl.evaluation.evaluate import check_truth, evaluate, files_of
-from grasp_rl.interfaces import Components, CoordinateFrame, Dataset
+from grasp_rl.interfaces import Components, CoordinateFrame, Dataset, Segmenter
 from grasp_rl.policies.describe import describe
 from grasp_rl.policies.questions import check_questions
 from grasp_rl.policies.types import EncodedImage, EncodedPrompt
@@ -42,8 +43,10 @@ from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import checkpoints, data_record
 from grasp_rl.runs.progress import ProgressWriter
 from grasp_rl.tracking.metrics_log import MetricsLog
-from grasp_rl.training.demonstrations import distort
-from grasp_rl.types import Sample
+from grasp_rl.training.clicks import ClickSimulator
+from grasp_rl.training.demonstrations import distort, thought_of
+from grasp_rl.training.questions import chosen
+from grasp_rl.types import Sample, SpatialPrompt
 from grasp_rl.utils.files import Record
 from grasp_rl.utils.keyed_rng import keyed_generator, sample_order
 
@@ -98,15 +101,20 @@ def run(config: RunConfig, components: Components) -> Record:
         if config.init_from:
             policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
     schemes = _schemes(config)
-    data = components.data.split("train")
-    for split in (data, components.data.split(config.evaluation.test_split)):
+    training = components.data.split("train")
+    data = chosen(config, training)
+    for split in (training, components.data.split(config.evaluation.test_split)):
         check_questions(policy, split, [prompt for prompt, _ in schemes.values()])
     check_truth(components.data.split(config.evaluation.test_split), config.evaluation.test_limit)
     total = sum(phase.steps for phase in config.sft.phases)
     policy.train()
-    done = 0
+    done = first = _resumed(config, policy, total) if config.resume is not None else 0
+    begin = 0
     record: Record = {}
     for number, phase in enumerate(config.sft.phases):
+        begin += phase.steps
+        if done >= begin and begin < total:
+            continue
         optimizer = OptimizerConfig(
             lr=phase.lr,
             weight_decay=config.optimizer.weight_decay,
@@ -115,43 +123,107 @@ def run(config: RunConfig, components: Components) -> Record:
             final_lr_ratio=phase.final_lr_ratio,
         )
         engine = make_engine(policy, optimizer, phase.steps, config.engine)
-        group = engine.process_group
-        metrics = MetricsLog(run_dir, resume_step=done or None) if group.is_main else None
-        progress = ProgressWriter(run_dir, total) if group.is_main else None
-        if group.is_main:
-            scored = components.data.split(config.evaluation.test_split)
-            data_record.write(run_dir, files_of(scored, config.evaluation.test_limit))
-        rows = _RowStream(policy, data, schemes, phase, seed=config.seed, phase_number=number, process_group=group)
-        losses: list[dict[str, float]] = []
+        group, made = engine.process_group, done - (begin - phase.steps)
+        if made:  # the run goes on within this phase
+            ranks = checkpoints.load_state(run_dir, done)["ranks"]
+            engine.load(checkpoints.folder_of(run_dir, done) / checkpoints.ENGINE, ranks=ranks)
+        rows = _RowStream(
+            policy,
+            data,
+            schemes,
+            phase,
+            seed=config.seed,
+            phase_number=number,
+            process_group=group,
+            sft=config.sft,
+            segmenter=components.segmenter,
+        )
         try:
-            for batch in DataLoader(rows, batch_size=None, num_workers=1, prefetch_factor=4):
-                losses.append(_step(policy, engine, batch, phase, bf16=config.sft.bf16))
-                done += 1
-                if done % config.sft.log_every == 0 or done == total:
-                    row = {key: math.fsum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
-                    row["phase"] = float(number)
-                    losses.clear()
-                    if metrics is not None and progress is not None:
-                        metrics.log(done, row)
-                        progress.update(f"sft phase {number + 1}", done)
-                if done % config.sft.save_every == 0 or done == total:
-                    _save(policy, engine, config, done, number)
+            files = _SftLog(config, components, total, done, first) if group.is_main else None
+            done = _run_phase(policy, engine, rows, made, config, files, done)
             if done == total:
-                record = {"steps": done, **_examine(config, components, policy, engine, progress, done)}
+                record = {"steps": done}
+                if not _is_stage(config):  # what follows scores the policy before it begins
+                    record |= _examine(config, components, policy, engine, files.progress if files else None, done)
         finally:
             engine.close()
     return record
 
 
+class _SftLog:
+    """metrics.jsonl, progress.json and the record of the data, of the main rank."""
+
+    def __init__(self, config: RunConfig, components: Components, total: int, done: int, first: int) -> None:
+        run_dir = Path(config.run_dir)
+        self.metrics = MetricsLog(run_dir, resume_step=done or None)
+        self.progress = ProgressWriter(run_dir, total, first)
+        scored = components.data.split(config.evaluation.test_split)
+        data_record.write(run_dir, files_of(scored, config.evaluation.test_limit))
+
+
+def _run_phase(
+    policy: VlmPolicy, engine: Engine, rows: _RowStream, made: int, config: RunConfig, files: _SftLog | None, done: int
+) -> int:
+    """The steps of a phase from its step ``made`` on, the run's ``done`` before them; returns those done after."""
+    sft, total = config.sft, sum(phase.steps for phase in config.sft.phases)
+    losses: list[dict[str, float]] = []
+    for batch in rows.loader(made):
+        losses.append(_step(policy, engine, batch, rows.phase, bf16=sft.bf16))
+        done += 1
+        if done % sft.log_every == 0 or done == total:
+            row = {key: math.fsum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
+            row["phase"] = float(rows.number)
+            losses.clear()
+            if files is not None:
+                files.metrics.log(done, row)
+                files.progress.update(f"sft phase {rows.number + 1}", done)
+        if done % sft.save_every == 0 or done == total:
+            _save(policy, engine, config, done, rows.number)
+    return done
+
+
+def _is_stage(config: RunConfig) -> bool:
+    """Whether this is a stage of a training run: it can be gone on with, and what follows scores the policy."""
+    return config.command == "train"
+
+
+def _resumed(config: RunConfig, policy: VlmPolicy, total: int) -> int:
+    """Load the policy of the newest sound checkpoint and return its step; 0 where there is none yet.
+
+    Raises:
+        ConfigError: the run already has more steps than it shall, or another engine's state.
+    """
+    run_dir, group = Path(config.run_dir), ProcessGroup()
+    step = group.all_gather(checkpoints.newest_sound(run_dir) if group.is_main else None)[0]
+    if step is None:
+        return 0
+    state = checkpoints.load_state(run_dir, step)
+    if step > total:
+        raise ConfigError(f"sft.phases: have {total} steps, {run_dir} already has {step}")
+    if (state["engine"] == "local") != (config.engine.name == "local"):
+        raise ConfigError(f"engine={config.engine.name}: {run_dir} was begun with engine={state['engine']}; go on so")
+    if config.engine.name == "local":
+        policy.load_weights(checkpoints.folder_of(run_dir, step) / checkpoints.POLICY)
+    log.info("sft: resuming from step %d, %d steps left", step, total - step)
+    return int(step)
+
+
 def _save(policy: VlmPolicy, engine: Engine, config: RunConfig, step: int, phase: int) -> None:
-    """Write the checkpoint of ``step`` with all ranks: the policy alone."""
+    """Write the checkpoint of ``step`` with all ranks: the policy, and in a stage of a run the optimizer's state."""
     run_dir, group = Path(config.run_dir), engine.process_group
-    with engine.full_parameters(whole=True):
+    with checkpoints.building(run_dir, step) if group.is_main else contextlib.nullcontext():
+        group.barrier()
+        part = checkpoints.part_of(run_dir, step)
+        if _is_stage(config):
+            engine.save(part / checkpoints.ENGINE)
+        with engine.full_parameters(whole=True):
+            if group.is_main:
+                policy.save(part / checkpoints.POLICY)
+                describe(part / checkpoints.POLICY, policy, config, step=step, scores={})
+        group.barrier()
         if group.is_main:
-            with checkpoints.building(run_dir, step) as folder:
-                policy.save(folder / checkpoints.POLICY)
-                describe(folder / checkpoints.POLICY, policy, config, step=step, scores={})
-                checkpoints.commit(run_dir, step, {"phase": phase})
+            state = {"phase": phase, "ranks": group.world_size, "engine": config.engine.name}
+            checkpoints.commit(run_dir, step, state)
             checkpoints.prune(run_dir, config.checkpoint.keep_last)
     group.barrier()
 
@@ -245,7 +317,7 @@ def _schemes(config: RunConfig) -> dict[str, tuple[PromptConfig, float]]:
     """Scheme name to its config and weight."""
     if not config.sft.scheme_weights:
         return {config.prompt.scheme: (config.prompt, 1.0)}
-    folder = files("grasp_rl.conf") / "prompt"
+    folder = resources.files("grasp_rl.conf") / "prompt"
     packaged = sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
     schemes = {}
     for name, weight in config.sft.scheme_weights.items():
@@ -275,6 +347,8 @@ class _RowStream(TorchDataset[list[Row]]):
         seed: int,
         phase_number: int,
         process_group: ProcessGroup = ALONE,
+        sft: SftConfig | None = None,
+        segmenter: Segmenter | None = None,
     ) -> None:
         self.policy, self.data, self.phase = policy, data, phase
         self.seed, self.number = seed, phase_number
@@ -284,11 +358,24 @@ class _RowStream(TorchDataset[list[Row]]):
                 f"sft.phases[].batch_size={phase.batch_size}: must be >= {self.world_size}, the number of processes"
             )
         self.prompts = [prompt for prompt, _ in schemes.values()]
+        self.sft = sft or SftConfig()
+        self.clicks: dict[str, ClickSimulator] = {}
+        """By the scheme's name, where clicks are simulated."""
+        if segmenter is not None and self.sft.clicks.source == "simulated":
+            stop = self.sft.clicks.stop_iou
+            self.clicks = {p.scheme: ClickSimulator(segmenter, p.clicks, stop) for p in self.prompts if p.clicks}
         weights = torch.tensor([weight for _, weight in schemes.values()], dtype=torch.float64)
         self.weights = (weights / weights.sum()).numpy()
 
     def __len__(self) -> int:
         return self.phase.steps
+
+    def loader(self, first: int) -> DataLoader[list[Row]]:
+        """The batches from number ``first`` on, made ahead by a process; by this one where it needs its GPU."""
+        numbers: Any = range(first, len(self))
+        if any(simulator.on_gpu for simulator in self.clicks.values()):
+            return DataLoader(self, batch_size=None, sampler=numbers, num_workers=0)
+        return DataLoader(self, batch_size=None, sampler=numbers, num_workers=1, prefetch_factor=4)
 
     def __getitem__(self, index: int) -> list[Row]:
         if index >= len(self):
@@ -307,27 +394,25 @@ class _RowStream(TorchDataset[list[Row]]):
         split = self.policy.image_end(encoded[0])
         completions, unscored, looks = [], [], []
         for place, (sample, scheme, question) in enumerate(zip(samples, chosen, encoded, strict=True)):
-            if sample.weak_labels is None:
-                raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset} has no boxes or points")
+            shown = self._shown(sample, scheme)
             weak_labels = distort(
-                sample.weak_labels,
+                shown,
                 rng,
                 sample.size,
                 scale=self.phase.box_scale_bias,
                 shift=self.phase.box_shift_bias,
                 noise=self.phase.noise,
             )
+            thought = thought_of(sample, self.sft.reasoning, rng, len(shown))
             try:
-                text = format_answer(weak_labels, sample.reasoning or "", question.frame, scheme)
+                text = format_answer(weak_labels, thought, question.frame, scheme)
             except ValueError as error:  # a weak label without the points that the scheme asks for
                 raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset}: {error}") from error
             asked, said = tuple(question.input_ids[split:].tolist()), self.policy.tokens_of(text)
             completions.append((*asked, *said))
             unscored.append(len(asked))
             if self.phase.attention_weight:
-                covered = [
-                    self.policy.covered(weak_label.box, question) for weak_label in sample.weak_labels if weak_label.box
-                ]
+                covered = [self.policy.covered(weak_label.box, question) for weak_label in shown if weak_label.box]
                 looks += [(place, len(asked) + t, covered[i]) for t, i in self.policy.coordinates_in(said)]
         first = encoded[0]
         return Row(
@@ -340,6 +425,14 @@ class _RowStream(TorchDataset[list[Row]]):
             unscored=tuple(unscored),
             looks=tuple(looks),
         )
+
+    def _shown(self, sample: Sample, scheme: PromptConfig) -> tuple[SpatialPrompt, ...]:
+        """The instances that a demonstration in ``scheme`` shows."""
+        if scheme.scheme in self.clicks:
+            return self.clicks[scheme.scheme](sample)
+        if sample.weak_labels is None:
+            raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset} has no boxes or points")
+        return sample.weak_labels
 
     def _same_image(self, number: int) -> list[Sample]:
         several = getattr(self.data, "same_image", None)

@@ -22,6 +22,7 @@ from grasp_rl.rollouts.reward_worker import RewardWorker
 from grasp_rl.rollouts.turns import stages_of, turns_of
 from grasp_rl.runs import checkpoints, data_record
 from grasp_rl.training.hooks import Checkpointer, Evaluator, RunLog, StopRules
+from grasp_rl.training.questions import chosen
 from grasp_rl.training.trainer import Trainer
 from grasp_rl.training.update import PolicyUpdater, make_reference
 from grasp_rl.types import Sample
@@ -77,7 +78,7 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
         check_truth(split, config.evaluation.val_limit)
     if config.rollout.turns and not getattr(components.generator, "takes_turns", True):
         raise ConfigError("rollout.turns: this generator asks one turn only; take generator=in_process")
-    sampler = PromptSampler(training, config, masks="mask" in components.reward.needs)
+    sampler = PromptSampler(chosen(config, training), config, masks="mask" in components.reward.needs)
     engine, update = _engine_and_update(config, policy, components.generator.mismatch_cap)
     scores: dict[str, dict[str, float]] = {}
 

@@ -69,7 +69,7 @@ class Trainer:
     """Whether a step's samples are drawn once, so that its rollouts can be left in the middle on several ranks."""
 
     def run(self) -> Record:
-        """Make the optimizer steps that are left, with a test before and after."""
+        """Make the optimizer steps that are left, with a test before and after; of a run of no steps it is one test."""
         before = self.evaluator.test("before", self.first_step, keep=self.resumed)
         self.policy.train()
         if self.overdue:
@@ -92,7 +92,7 @@ class Trainer:
                     self._milestones(step + 1)
                     self.generator.weights_changed(self.policy, step + 1)
         best = self.checkpointer.load_best()
-        after = self.evaluator.test("after", self.steps)
+        after = self.evaluator.test("after", self.steps) if self.steps else self.evaluator.untrained()
         return {"steps": self.steps, "best_step": best, "before": before, "after": after}
 
     def close(self) -> None:

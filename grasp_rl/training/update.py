@@ -75,6 +75,7 @@ class PolicyUpdater:
             clip_low=algorithm.clip_low,
             clip_high=algorithm.clip_high,
             beta=algorithm.beta,
+            surrogate=algorithm.surrogate,
         )
 
     def __call__(self, groups: Iterable[RolloutGroup], size: StepSize) -> dict[str, float]:

@@ -107,6 +107,7 @@ def test_algorithms_are_named_like_their_file(path: Path) -> None:
 
 def test_published_settings() -> None:
     found = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "algorithm").glob("*.yaml")}
+    assert found.pop("none") == {"name": "none", "loss": "none"}
     shape = {name: (a["baseline"], a["scale_advantages"], a["loss"], a["importance"]) for name, a in found.items()}
     assert shape["grpo"] == ("mean", True, "sequence_mean", "token")
     assert shape["dapo"] == ("mean", True, "token_mean", "token")
@@ -117,6 +118,11 @@ def test_published_settings() -> None:
     assert clips["grpo"] == (0.2, 0.2, 0.001)
     assert clips["dapo"] == (0.2, 0.28, 0.0)
     assert clips["gspo"] == (3e-4, 4e-4, 0.0)
+    assert shape["cispo"] == shape["sam_r1"] == shape["dapo"]
+    assert (clips["cispo"], found["cispo"]["surrogate"]) == ((1.0, 4.0, 0.0), "cispo")
+    assert clips["sam_r1"][1] == 0.3
+    assert clips["resap"] == (0.1, 0.1, 0.04)
+    assert (found["resap"]["min_reward_range"], found["resap"]["scale_epsilon"]) == (0.01, 0.0)
 
 
 def test_job_folders_are_safe_and_say_what_is_special() -> None:

@@ -48,7 +48,7 @@ def test_verb_help_lists_options_and_values(door: Run) -> None:
     ended = door("train", "--help")
     assert ended.returncode == 0, ended.stderr
     for text in (
-        "algorithm: dapo, dr_grpo, grpo, gspo, rloo",
+        "algorithm: cispo, dapo, dr_grpo, grpo, gspo, none, resap, rloo, sam_r1",
         "launcher: joblib, ray, serial, slurm",
         "group_size: 8",
         "--json",

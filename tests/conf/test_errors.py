@@ -26,7 +26,10 @@ CASES: list[tuple[str, list[str]]] = [
     ("engine.nproc=2", ["engine.nproc=2", "must be 1"]),
     ("sft.phases=[{steps: 0}]", ["sft.phases[].steps=0", ">= 1"]),
     ("sft.phases=[{stps: 1}]", ["sft.phases[].stps", "did you mean sft.phases[].steps?"]),
-    ("algorithm=grop", ["algorithm=grop", "dapo, dr_grpo, grpo, gspo, rloo", "did you mean grpo?"]),
+    (
+        "algorithm=grop",
+        ["algorithm=grop", "cispo, dapo, dr_grpo, grpo, gspo, none, resap, rloo, sam_r1", "did you mean grpo?"],
+    ),
     ("launcher=slurn", ["launcher=slurn", "joblib, ray, serial, slurm", "did you mean slurm?"]),
     ("launcher=joblib", ["launcher=joblib", "jobs of a sweep", "-m"]),
     ("policy=null", ["policy=null", "the name of an option"]),

@@ -32,8 +32,10 @@ SETTINGS = {
         "loss_type": "grpo", "scale_rewards": "group", "epsilon": 3e-4, "epsilon_high": 4e-4, "beta": 0.0,
         "importance_sampling_level": "sequence",
     },
+    # TRL's epsilon_high is the cap itself; ratios around 1 exceed this one
+    "cispo": {"loss_type": "cispo", "scale_rewards": "group", "epsilon": 0.2, "epsilon_high": 1.1, "beta": 0.0},
 }  # fmt: skip
-LOSSES = {"grpo": "sequence_mean", "dapo": "token_mean", "dr_grpo": "constant"}
+LOSSES = {"grpo": "sequence_mean", "dapo": "token_mean", "dr_grpo": "constant", "cispo": "token_mean"}
 
 
 def make_trainer(policy: TinyPolicy, folder: Path, **settings: Any) -> Any:
@@ -89,6 +91,8 @@ def test_loss_and_gradient_equal_trl(name: str, samples: list[Sample], tmp_path:
     rewards = torch.rand(2, GROUP, generator=generator)
     gains = advantages(rewards, scale=settings["scale_rewards"] == "group")
 
+    cispo = settings["loss_type"] == "cispo"
+
     scores = policy.logprobs(policy.embed(encoded), ids)
     logp, valid = scores.logp, scores.valid
     old = logp.detach() + 0.2 * torch.randn(logp.shape, generator=generator) * valid
@@ -102,8 +106,9 @@ def test_loss_and_gradient_equal_trl(name: str, samples: list[Sample], tmp_path:
         config=LossConfig(
             loss=LOSSES[str(settings["loss_type"])],
             importance=str(settings.get("importance_sampling_level", "token")),
-            clip_low=float(str(settings["epsilon"])),
-            clip_high=float(str(settings.get("epsilon_high", settings["epsilon"]))),
+            clip_low=1.0 if cispo else float(str(settings["epsilon"])),
+            clip_high=float(str(settings.get("epsilon_high", settings["epsilon"]))) - cispo,
+            surrogate="cispo" if cispo else "clipped",
             beta=float(str(settings["beta"])),
         ),
         step=StepSize(sequences=2 * GROUP, tokens=int(valid.sum()), max_tokens=LENGTH),

@@ -74,4 +74,5 @@ def reads(reader: str, prompt: PromptConfig) -> bool:
         "socio_turn2": prompt.box and prompt.positive_key == "points" and not prompt.flat_points,
     }
     answer = {"choice": ("choice",), "resap_points": ("labels",)}.get(reader, ("instances", "boxes"))
-    return reader in READERS and prompt.answer in answer and known.get(reader, few)
+    usable = prompt.answer in answer and not prompt.clicks
+    return reader in READERS and usable and known.get(reader, few)
