@@ -157,7 +157,13 @@ def test_rewards_of_stages_are_those_of_their_stages() -> None:
 
 
 def test_every_preset_has_a_dozen_goldens() -> None:
-    assert {path.stem for path in (CONF / "reward").glob("*.yaml")} == {*PRESETS, *IN_STAGES, "grasp", "think2seg"}
+    assert {path.stem for path in (CONF / "reward").glob("*.yaml")} == {
+        *PRESETS,
+        *IN_STAGES,
+        "grasp",
+        "think2seg",
+        "remote_zero",  # tests/test_verify.py: it needs somebody who verifies
+    }
     for name, preset in PRESETS.items():
         assert len(preset.cases) >= 12, name
         assert len({case.text for case in preset.cases.values()}) >= 10, name
@@ -182,7 +188,9 @@ def test_the_documentation_has_every_preset_and_its_examples_build() -> None:
     text = (CONF.parent / "docs/rewards.md").read_text()
     named = re.findall(r"^\| `(\w+)` \|.*\| `(\w+)` \|", text, flags=re.MULTILINE)
     assert {
-        name: reader for name, reader in named if name not in ("grasp", "think2seg", "hybrid", "sam_r1", "sam_r1_fixed")
+        name: reader
+        for name, reader in named
+        if name not in ("grasp", "think2seg", "hybrid", "sam_r1", "sam_r1_fixed", "remote_zero")
     } == {name: node(name)["reader"] for name in PRESETS if "reader" in node(name)}
     assert {name for name, _ in named} == {path.stem for path in (CONF / "reward").glob("*.yaml")} - set(IN_STAGES)
     assert all(f"reward={name}" in text for name in IN_STAGES)

@@ -14,9 +14,11 @@ from rubrics import rubric
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.config.targets import instantiate
-from grasp_rl.interfaces import WeakLabels
+from grasp_rl.interfaces import CoordinateFrame, WeakLabels
+from grasp_rl.launch.compose import option
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.policies.verifier import PolicyVerifier
+from grasp_rl.prompts.parse import parse
 from grasp_rl.rewards.rubric import Rubric
 from grasp_rl.rewards.terms.verify import CropArea, CropVerify, crop
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
@@ -83,6 +85,46 @@ def test_a_label_free_reward_pays_what_the_verifier_says() -> None:
     assert [query for _, query in verifier.seen] == ["the green field"] * 2
     target = replace(labels, instances=(SpatialPrompt(box=(0, 0, 5, 5)),))  # a label changes nothing
     assert reward(answer((20, 10, 40, 20)), target).reward == exact.reward
+
+
+INNER = "[25,12,35,18]"  # a crop of 16 x 12 with 16 x 10 green; 60 of 2400 pixels
+GOLDEN = {  # 0.5 thought + share of green in the crop + 0.2 (1 - area), the last from a share of 0.5 on
+    "exact": (["[20,10,40,20]"], 0.5 + 200 / 600),  # the margin makes the crop three times as large
+    "inside": ([INNER], 0.5 + 160 / 192 + 0.2 * (1 - 60 / 2400)),
+    "the smallest box inside earns most": (["[29,14,31,16]"], 0.5 + 1 + 0.2 * (1 - 4 / 2400)),
+    "whole image": (["[0,0,60,40]"], 0.5 + 200 / 2400),
+    "far": (["[0,0,10,5]"], 0.5),
+    "too wide": (["[0,10,40,20]"], 0.5 + 200 / 1500),
+    "shifted": (["[30,10,50,20]"], 0.5 + 150 / 600),
+    "in two": (["[25,12,30,18]", "[30,12,35,18]"], 0.5 + 160 / 192 + 0.2 * (1 - 60 / 2400)),
+    "twice": ([INNER, INNER], 0.5 + 160 / 192 + 0.2 * (1 - 60 / 2400)),
+    "superfluous": ([INNER, "[0,0,5,5]"], 0.5 + 200 / 1188),
+    "empty": ([], 0.5),
+    "unreadable": (["[1,2"], 0.5),
+    "wrong layout": ([INNER, "no thought"], 160 / 192 + 0.2 * (1 - 60 / 2400)),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_remote_zero(name: str) -> None:
+    node = option("reward/remote_zero")
+    node["terms"]["crop_verify"]["verifier"] = Scripted()
+    reward = Rubric({key: _built(value) for key, value in node["terms"].items()})
+    boxes, expected = GOLDEN[name]
+    bare = "no thought" in boxes
+    items = ",".join(f'{{"bbox_2d":{box}}}' for box in boxes if box != "no thought")
+    text = f"<answer>[{items}]</answer>"
+    frame = CoordinateFrame(width=60, height=40, image_width=60, image_height=40)
+    scheme = PromptConfig(positive_points=0)
+    read = parse(text if bare else f"<think>so</think>{text}", scheme, frame, ParsingConfig())
+    labels = WeakLabels(instances=(), image_size=(40, 60), image=picture(), query="the green field")
+    assert reward(read, labels).reward == pytest.approx(expected)
+
+
+def _built(node: dict[str, Any]) -> Any:
+    plain = {key: value for key, value in node.items() if key != "verifier"}
+    term = instantiate(plain, key="term")
+    return replace(term, verifier=node["verifier"]) if "verifier" in node else term
 
 
 def test_a_term_without_a_verifier_is_refused() -> None:
