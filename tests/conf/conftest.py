@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 
 COMPONENTS = '''
@@ -121,3 +122,9 @@ def door(tmp_path: Path, script: Path, quiet: dict[str, str]) -> Run:
         )
 
     return run
+
+
+@pytest.fixture
+def forked_door(tmp_path: Path) -> Run:
+    """Run a command line in ``tmp_path`` where the console script itself is not what is tested."""
+    return forked.door(tmp_path)

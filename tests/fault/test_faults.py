@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 import yaml
@@ -56,17 +57,24 @@ from grasp_rl.utils.files import read_json, write_text
 deepspeed = pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install 'grasp-rl[train]'")
 
 
-@pytest.fixture(scope="module", params=tuple(harness.ENGINES))
+@pytest.fixture(scope="module")
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """An uninterrupted run and its words."""
-    words = [*harness.WORDS, *harness.ENGINES[request.param]]
-    folder = tmp_path_factory.mktemp(request.param) / "whole"
+    """An uninterrupted run of an engine and of so many steps, and its words."""
+    engine, steps = request.param
+    words = [*harness.WORDS, *harness.ENGINES[engine], f"algorithm.steps={steps}"]
+    folder = tmp_path_factory.mktemp(engine) / "whole"
     harness.finish(folder, words)
     return folder, words
 
 
 @pytest.mark.parametrize(
-    "whole", ["local", pytest.param("zero3x2", marks=pytest.mark.long)], indirect=True, scope="module"
+    "whole",
+    [
+        pytest.param(("local", harness.STEPS), id="local"),
+        pytest.param(("zero3x2", harness.STEPS), id="zero3x2", marks=pytest.mark.long),
+    ],
+    indirect=True,
+    scope="module",
 )
 def test_kill_nine_and_going_on_is_the_same_run(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
     """Killed in a rollout, gone on, killed where a checkpoint is written, gone on: the run that nobody killed."""
@@ -82,7 +90,13 @@ def test_kill_nine_and_going_on_is_the_same_run(whole: tuple[Path, list[str]], t
 
 
 @pytest.mark.parametrize(
-    "whole", [pytest.param("local", marks=pytest.mark.long), "zero3x2"], indirect=True, scope="module"
+    "whole",
+    [
+        pytest.param(("local", harness.STEPS), id="local", marks=pytest.mark.long),
+        pytest.param(("zero3x2", 5), id="zero3x2"),  # struck after the third step
+    ],
+    indirect=True,
+    scope="module",
 )
 def test_sigterm_leaves_a_checkpoint_of_the_last_step(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
     """In the middle of a rollout: the step before is saved within ten seconds, and the run goes on from it."""
@@ -160,6 +174,8 @@ def test_of_several_starts_at_once_one_runs_and_the_others_are_refused(tmp_path:
         "algorithm.steps=1",
         "evaluation.every=0",
         "evaluation.test_limit=1",
+        "segmenter=box_fill",
+        "rollout.reward_worker=inline",
     ]
     line = [sys.executable, "-m", "grasp_rl.cli.main", "train", f"run_dir={tmp_path / 'run'}", *words]
     started = {
@@ -316,17 +332,7 @@ if __name__ == "__main__":
     print("sound", flush=True)
 """
     (tmp_path / "two.py").write_text(code)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(tmp_path / "two.py"),
-        engine,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = forked.ranks(str(tmp_path / "two.py"), engine, DS_ACCELERATOR="cpu")
     assert done.stdout.count("sound") == 2, done.stdout[-2000:] + done.stderr[-3000:]
 
 
@@ -478,23 +484,16 @@ def test_a_sweep_of_twelve_with_three_faults(tmp_path: Path) -> None:
 
 def test_two_drivers_do_not_share_a_sweep(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
-    command = [
-        sys.executable, "-m", "grasp_rl.cli.main", "train", "-m", "debug=fast", "seed=1,2", f"hydra.sweep.dir={sweep}",
-    ]  # fmt: skip
     with run_lock(sweep):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = forked.grasp_rl("train", "-m", "debug=fast", "seed=1,2", f"hydra.sweep.dir={sweep}")
     assert done.returncode == 2
     assert "a run is going on there" in done.stderr
 
 
 def test_a_sweep_can_stop_at_the_first_failure(tmp_path: Path) -> None:
     write_text(tmp_path / "empty/config.json", "{}")  # without weights, which a worker finds out
-    command = [
-        sys.executable, "-m", "grasp_rl.cli.main", "train", "-m", "debug=fast", f"init_from={tmp_path / 'empty'}",
-        "seed=1,2,3",
-        "sweep.on_error=stop", f"hydra.sweep.dir={tmp_path / 'sweep'}",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    words = ["debug=fast", f"init_from={tmp_path / 'empty'}", "seed=1,2,3", "sweep.on_error=stop"]
+    done = forked.grasp_rl("train", "-m", *words, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert done.returncode == 1
     assert "0 of 3 done, 1 failed, 2 not started" in done.stdout
     assert "log: " in done.stderr
