@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.geometry import mask_iou
 from grasp_rl.interfaces import Segmenter
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
@@ -86,13 +85,12 @@ def test_grabcut_obeys_its_points() -> None:
     assert not mask[40, 50]
 
 
-def test_grabcut_cuts_alike_whatever_the_instance_is_called(source: SyntheticSource) -> None:
-    segmenter = GrabCutSegmenter()
-    embedding = segmenter.encode(source.split("test")[0].image)
-    prompt = SpatialPrompt(box=(13, 64, 65, 112), point_coords=((40.5, 86.5), (52.5, 98.5)), point_labels=(1, 1))
-    named = [prompt, *(replace(prompt, category=name) for name in ("field", "pond", "roof"))]
-    masks = np.asarray(segmenter.decode(embedding, named).masks)
-    assert (masks == masks[0]).all()
+def test_grabcut_cuts_alike_whatever_the_instance_is_called(samples: list[Sample]) -> None:
+    segmenter, sample = GrabCutSegmenter(), samples[0]
+    for prompt in sample.weak_labels:
+        named = [replace(prompt, category=name) for name in (None, "field", "pond", "roof")]
+        masks = np.asarray(segmenter.decode(segmenter.encode(sample.image), named).masks)
+        assert (masks == masks[0]).all()
 
 
 def test_grabcut_fills_where_the_cut_fails() -> None:
