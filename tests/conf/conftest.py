@@ -118,7 +118,7 @@ def door(tmp_path: Path, script: Path, quiet: dict[str, str]) -> Run:
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [script, *words], cwd=tmp_path, env=quiet, capture_output=True, text=True, timeout=120, check=False
+            [script, *words], cwd=tmp_path, env=quiet, capture_output=True, text=True, timeout=300, check=False
         )
 
     return run

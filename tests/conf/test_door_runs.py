@@ -35,7 +35,7 @@ def _status(run_dir: Path) -> dict[str, Any]:
     return status
 
 
-def _until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+def _until(true: Callable[[], bool], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -134,7 +134,7 @@ def test_interruption(forked_door: Run, start: Start, lab: Path, outside: list[s
     assert third.returncode == 2
     assert "a run is going on there" in third.stderr
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 130
     assert _status(lab / "r")["state"] == "interrupted"
     assert not (lab / "r/.stop").exists()
@@ -176,9 +176,9 @@ def test_an_interrupted_sweep_starts_nothing_more(start: Start, lab: Path, outsi
     words = [*outside, f"launcher={launcher}", "policy.trouble=sleep", "seed=1,2,3,4", "hydra.sweep.dir=s"]
     process = start("train", "-m", *words)
     wanted = 2 if launcher == "joblib" else 1
-    _until(lambda: sum(is_locked(path) for path in (lab / "s").glob("seed=*")) == wanted, 60)
+    _until(lambda: sum(is_locked(path) for path in (lab / "s").glob("seed=*")) == wanted)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     states = [state_of(next(iter((lab / "s").glob(f"seed={seed}-*")), lab / "none")) for seed in (1, 2, 3, 4)]
     assert states.count("interrupted") == wanted

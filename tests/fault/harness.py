@@ -72,7 +72,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     for pid in everyone:
         signal_quietly(pid, signal.SIGKILL)
     process.communicate()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and any(lives(pid) for pid in everyone):
         time.sleep(0.01)
 

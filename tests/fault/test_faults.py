@@ -107,8 +107,8 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(whole: tuple[Path, list[st
     time.sleep(0.05)
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert time.monotonic() - begun < 10 * max(1.0, os.getloadavg()[0] / 2)  # seconds of a machine with two cores
+    process.communicate(timeout=240)
+    assert time.monotonic() - begun < 10 * slowed()
     assert process.returncode == 130
     assert state_of(run_dir) == "interrupted"
     steps = checkpoints.steps(run_dir)
@@ -134,13 +134,13 @@ def test_a_rank_that_is_gone_takes_the_others_with_it(tmp_path: Path, number: in
     assert len(workers) == 1
     os.kill(workers[0], number)
     begun = time.monotonic()
-    process.communicate(timeout=timeout + 60)
+    process.communicate(timeout=timeout + 240)
     took = time.monotonic() - begun
     assert process.returncode not in (0, None)
-    assert took < timeout + 15
+    assert took < timeout + 15 * slowed()
     log = (run_dir / "log.txt").read_text()
     assert "rank 1" in log or "rank: 1" in log or "Rank 1" in log, log[-3000:]
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and any(harness.lives(pid) for pid in members):
         time.sleep(0.1)
     assert not [pid for pid in members if harness.lives(pid)]
@@ -156,7 +156,7 @@ def test_a_killed_launcher_takes_its_worker_along_with_a_checkpoint(tmp_path: Pa
     workers = [pid for pid in harness.family(process.pid) if pid != process.pid]
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and any(harness.lives(pid) for pid in workers):
         time.sleep(0.2)
     assert not [pid for pid in workers if harness.lives(pid)]
@@ -189,6 +189,11 @@ def test_of_several_starts_at_once_one_runs_and_the_others_are_refused(tmp_path:
     assert {code for seed, code in codes.items() if seed != ran} == {2}
     assert all("run_dir=" in text for seed, text in said.items() if seed != ran)
     assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "done"
+
+
+def slowed() -> float:
+    """How many times longer anything takes on a machine that has other work to do."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def _command(pid: int) -> bytes:
