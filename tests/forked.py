@@ -1,7 +1,7 @@
 """Command lines in a fork of a process that has the heavy imports behind it.
 
-A run of its own spends 4 to 6 seconds of CPU on importing torch, transformers and DeepSpeed, in the launcher's worker and
-again in every rank. Here one server a test session imports them, and each command line is a fork of it: the launcher
+A worker of its own spends 3.5 s of CPU on importing torch and transformers, and a rank under ZeRO 1.5 s more on DeepSpeed,
+which imports torch's compiler. Here one server a test session imports them, and each command line is a fork of it: the launcher
 in one process and its worker, or its ranks, in others, with exit codes, signals and files as ever. What is not
 tested this way: the console script, `python -m`, torchrun and the C library's settings; the tests of the door and of
 faults start those.
@@ -10,7 +10,6 @@ faults start those.
 from __future__ import annotations
 
 import contextlib
-import logging
 import multiprocessing
 import os
 import runpy
@@ -22,7 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from multiprocessing import process as multiprocessing_process
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
@@ -30,10 +29,10 @@ from typing import Any, NoReturn
 from grasp_rl.utils import memory
 
 WORKER = "grasp_rl.launch.worker"
-TORCHRUN = "torch.distributed.run"
 IMPORTS = (
     "deepspeed", "deepspeed.module_inject.auto_ep_layer", "deepspeed.runtime.zero.muon.muon_optimizer",
-    "deepspeed.runtime.zero.stage3", "deepspeed.utils.zero_to_fp32", "grasp_rl.cli.main", "grasp_rl.cli.predict", "grasp_rl.data.readers.jsonl", "grasp_rl.data.synthetic.dataset",
+    "deepspeed.runtime.zero.stage3", "deepspeed.utils.zero_to_fp32", "grasp_rl.cli.main", "grasp_rl.cli.predict",
+    "grasp_rl.data.readers.jsonl", "grasp_rl.data.synthetic.dataset",
     "grasp_rl.distributed.deepspeed", "grasp_rl.evaluation.diagnose", "grasp_rl.evaluation.evaluate",
     "grasp_rl.evaluation.stored", "grasp_rl.launch.main", WORKER, "grasp_rl.policies.tiny.policy",
     "grasp_rl.reporting.render", "grasp_rl.segmenters.box_fill", "grasp_rl.segmenters.grabcut", "grasp_rl.segmenters.sam2",
@@ -110,9 +109,16 @@ def _command(line: list[str]) -> int:
     from grasp_rl.cli import main
     from grasp_rl.launch import process
 
+    _Subprocess.parent, here = multiprocessing.Pipe()
+    pid = _fork(partial(_parent_of_workers, _Subprocess.parent, here))
+    here.close()
     process.subprocess = _Subprocess  # type: ignore[attr-defined]
     os.execve = _module_instead  # type: ignore[assignment]
-    return main.main(line)
+    try:
+        return main.main(line)
+    finally:
+        _Subprocess.parent.close()
+        os.waitpid(pid, 0)
 
 
 def _module_instead(_path: str, words: Sequence[str], _variables: Mapping[str, str]) -> NoReturn:
@@ -124,37 +130,60 @@ def _module_instead(_path: str, words: Sequence[str], _variables: Mapping[str, s
 
 
 class _Subprocess:
-    """Of :mod:`subprocess`, what the launcher starts its worker with."""
+    """Of :mod:`subprocess`, what the launcher starts its worker with.
+
+    The launcher has a thread that watches progress, and a fork beside a thread may take a held lock along. So a process
+    that was made before the launcher began has the workers.
+    """
 
     DEVNULL, STDOUT, TimeoutExpired = subprocess.DEVNULL, subprocess.STDOUT, subprocess.TimeoutExpired
+    parent: Connection
 
     class Popen:
         """A worker, or the parent of as many ranks as torchrun is told to start."""
 
         def __init__(self, words: Sequence[str], *, stdout: Any, env: Mapping[str, str], **_: Any) -> None:
-            arguments = list(words[words.index(WORKER) + 1 :])
-            ranks = next((int(word.partition("=")[2]) for word in words if word.startswith("--nproc-per-node=")), 0)
-
-            def work() -> int:
-                os.setsid()
-                os.dup2(stdout.fileno(), 1)
-                os.dup2(stdout.fileno(), 2)
-                os.environ.clear()
-                os.environ.update(env)
-                return _all(partial(_worker, arguments), ranks) if ranks else _worker(arguments)
-
-            self.pid, self._code = _fork(work), None
+            _Subprocess.parent.send((list(words), dict(env), os.path.abspath(stdout.name)))
+            self.pid = _Subprocess.parent.recv()
 
         def wait(self, timeout: float) -> int:
             deadline = time.monotonic() + timeout
-            while (code := _ended(self.pid)) is None:
+            while (code := self._code()) is None:
                 if time.monotonic() > deadline:
                     raise subprocess.TimeoutExpired(WORKER, timeout)
                 time.sleep(0.01)
             return code
 
+        def _code(self) -> int | None:
+            _Subprocess.parent.send(self.pid)
+            found: int | None = _Subprocess.parent.recv()
+            return found
+
         def send_signal(self, number: int) -> None:
             os.kill(self.pid, number)
+
+
+def _parent_of_workers(there: Connection, here: Connection) -> int:
+    """Start what is asked for and say its process id, or say the exit code of one that was started; until the end."""
+    there.close()  # so that the launcher's end is the end of the connection
+    while True:
+        try:
+            asked = here.recv()
+        except EOFError:
+            return 0
+        here.send(_ended(asked) if isinstance(asked, int) else _fork(partial(_started, *asked)))
+
+
+def _started(words: list[str], variables: Mapping[str, str], log: str) -> int:
+    os.setsid()
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(variables)
+    arguments = words[words.index(WORKER) + 1 :]
+    count = next((int(word.partition("=")[2]) for word in words if word.startswith("--nproc-per-node=")), 0)
+    return _all(partial(_worker, arguments), count) if count else _worker(arguments)
 
 
 def _worker(arguments: Sequence[str]) -> int:
@@ -215,10 +244,6 @@ def _fork(work: Callable[[], int]) -> int:
         return pid
     code = 1
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
-        logging.root.handlers.clear()
-        multiprocessing_process._children.clear()  # type: ignore[attr-defined]
         code = work()
     finally:
         if sys.exc_info()[0] is not None:
