@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -135,20 +136,8 @@ def test_odd_images_go_all_the_way(kind: str, tmp_path: Path, speaker: Speaker) 
 
 @pytest.fixture
 def door(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the console script in ``tmp_path``."""
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [Path(sys.executable).parent / "grasp-rl", *words],
-            cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "TERM": "dumb"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-
-    return run
+    """Run a command line in ``tmp_path``."""
+    return forked.door(tmp_path)
 
 
 Door = Callable[..., subprocess.CompletedProcess[str]]

@@ -127,32 +127,27 @@ def test_on_a_gpu_one_side_is_kept_before_the_other_begins(tmp_path: Path, monke
     assert not (tmp_path / "trl.json").exists()
 
 
-def test_json_is_one_object_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["step", *SIZES, "--only", "ours", "--json", "--out", str(tmp_path)]) == 0
+def test_json_is_one_object_and_says_what_was_measured(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And --attention mask, which goes around the packed kernel, reaches the measured policy: another way, the same loss."""
+    assert main(["step", *SIZES, "--only", "ours", "--attention", "mask", "--json", "--out", str(tmp_path)]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["command"].startswith("grasp-rl bench step --shape smoke")
     assert {"date", "device", "git", "versions", "model", "task", "sides"} <= set(told)
     assert told["task"]["prompt_tokens"] == prompt_tokens(SIDE)
+    assert told["task"]["attention"] == "mask"
     side = told["sides"]["ours"]
     assert all(side[key]["median"] > 0 for key in ("cpu_s", "wall_s", "tokens_per_s"))
     assert set(side["phases_s"]) == set(PHASES)
     assert json.loads((tmp_path / "step.json").read_text()) == told
     assert (tmp_path / "step.md").read_text() == table(told, profile=False)
-
-
-def test_the_packed_kernel_can_be_gone_around(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--attention mask reaches the measured policy: another way, the same loss."""
-    assert main(["step", *SIZES, "--only", "ours", "--attention", "mask", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["task"]["attention"] == "mask"
     pipe = Recorder()
     task = Task(model=str(model), groups=GROUPS, length=LENGTH, side=SIDE, mode="lora", steps=2)
-    assert [ours.make_policy(t).packed_attention for t in (task, replace(task, attention="mask"))] == [
-        "two_calls",
-        "mask",
-    ]
+    policies = [ours.make_policy(t) for t in (task, replace(task, attention="mask"))]
+    assert [policy.packed_attention for policy in policies] == ["two_calls", "mask"]
     ours.run(task, pipe)
-    assert told["sides"]["ours"]["steps"][0]["loss"] == pytest.approx(pipe.records[-1]["loss"], abs=1e-6)
+    assert side["steps"][0]["loss"] == pytest.approx(pipe.records[-1]["loss"], abs=1e-6)
 
 
 @pytest.mark.parametrize(

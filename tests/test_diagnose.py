@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 
@@ -168,21 +169,17 @@ def test_configurations_are_compared_over_their_seeds(tmp_path: Path) -> None:
 
 
 def test_a_run_is_diagnosed_and_its_report_shows_it(tmp_path: Path) -> None:
-    from grasp_rl.launch.main import main
-
+    run, here = tmp_path / "run", forked.door(tmp_path)
     words = ["policy.weights=warm_start", "evaluation.test_limit=6", "evaluation.overlays=1", "segmenter=box_fill"]
-    assert main("evaluate", [f"run_dir={tmp_path / 'run'}", *words]) == 0
-    assert main("diagnose", [str(tmp_path / "run"), f"run_dir={tmp_path / 'out'}"]) == 0
-    found = json.loads((tmp_path / "run/diagnosis.json").read_text())
-    numbers = json.loads((tmp_path / "run/eval/metrics.json").read_text())
+    assert here("evaluate", "run_dir=run", *words).returncode == 0
+    assert here("diagnose", run, "run_dir=out").returncode == 0
+    found = json.loads((run / "diagnosis.json").read_text())
+    numbers = json.loads((run / "eval/metrics.json").read_text())
     assert found["giou"] == pytest.approx(numbers["giou"])
     assert sum(found["lost"].values()) == pytest.approx(1 - found["giou"])
-    assert main("diagnose", [str(tmp_path / "run"), f"run_dir={tmp_path / 'other'}", "segmenter=grabcut"]) == 0
-    assert json.loads((tmp_path / "run/diagnosis.json").read_text()) == found  # another segmenter's is not this run's
-    assert (
-        main("diagnose", [str(tmp_path / "run"), f"run_dir={tmp_path / 'ranks'}", "engine=zero1", "engine.nproc=2"])
-        == 0
-    )
+    assert here("diagnose", run, "run_dir=other", "segmenter=grabcut").returncode == 0
+    assert json.loads((run / "diagnosis.json").read_text()) == found  # another segmenter's is not this run's
+    assert here("diagnose", run, "run_dir=ranks", "engine=zero1", "engine.nproc=2").returncode == 0
     assert json.loads((tmp_path / "ranks/diagnosis.json").read_text()) == found
     write_report(tmp_path / "run", tmp_path / "report")
     page = (tmp_path / "report/report.html").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import tiny_models
 import torch
@@ -50,10 +50,8 @@ LONG = {
 
 
 def train(run_dir: Path, *words: str, code: int = 0) -> str:
-    """One run by the door; its log."""
-    command = [sys.executable, "-m", "grasp_rl.cli.main", "train", f"run_dir={run_dir}", *WORDS, *words]
-    environment = memory.environment() | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    """One run by the launcher; its log."""
+    done = forked.grasp_rl("train", f"run_dir={run_dir}", *WORDS, *words)
     log = (run_dir / "log.txt").read_text() if (run_dir / "log.txt").exists() else ""
     assert done.returncode == code, done.stdout + done.stderr + log[-3000:]
     return done.stderr + log
@@ -140,12 +138,7 @@ def test_weights_to_start_from_and_a_reference_over_ranks(reference: Path, tmp_p
 def test_ranks_whose_shares_differ_fetch_alike(tmp_path: Path, lora_rank: int) -> None:
     """Other numbers of groups, tokens and chunks on each rank, two passes, a reference; every collective is compared."""
     path = tmp_path / "weights.safetensors"
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", uneven_ranks.__file__,
-        "zero3", str(lora_rank), str(path),
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    done = forked.ranks(uneven_ranks.__file__, "zero3", lora_rank, path, TORCH_DISTRIBUTED_DEBUG="DETAIL")
     assert done.returncode == 0, done.stderr[-5000:]
     alone, two = uneven_ranks.learned("local", lora_rank), load_file(path)
     assert alone.keys() == two.keys()
@@ -158,11 +151,7 @@ def test_going_on_with_another_number_of_ranks(reference: Path, tmp_path: Path, 
     """Two ranks, then one, and the other way round, through the universal checkpoint: the run is the uninterrupted one to rounding."""
     run = tmp_path / "run"
     train(run, "engine=zero3", f"engine.nproc={before}", "algorithm.steps=3", "checkpoint.every=3")
-    words = [f"resume={run}", f"engine.nproc={after}", f"algorithm.steps={STEPS}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "grasp_rl.cli.main", "train", *words], env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = forked.grasp_rl("train", f"resume={run}", f"engine.nproc={after}", f"algorithm.steps={STEPS}")
     log = (run / "log.txt").read_text()
     assert done.returncode == 0, done.stderr + log[-3000:]
     assert f"written by {before} ranks, read by {after}" in log
@@ -176,8 +165,7 @@ def test_another_kind_of_engine_is_refused(reference: Path, tmp_path: Path) -> N
     config = (run / "config.yaml").read_text()
     config = config.replace("name: local\n", "name: zero2\n").replace(f"steps: {STEPS}\n", "steps: 9\n", 1)
     (run / "config.yaml").write_text(config.replace(str(reference), str(run)))
-    command = [sys.executable, "-m", "grasp_rl.launch.worker", str(run / "config.yaml"), "--resume"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = forked.worker(run / "config.yaml", "--resume")
     assert done.returncode == 2
     assert "was written by engine=local" in done.stderr
 
@@ -285,20 +273,7 @@ def test_half_precision_gives_the_same_statistics(tmp_path: Path) -> None:
     found = []
     for name, layout in (("alone", []), ("two", ["engine=zero3", "engine.nproc=2"])):
         run = tmp_path / name
-        command = [
-            sys.executable,
-            "-m",
-            "grasp_rl.cli.main",
-            "train",
-            f"run_dir={run}",
-            *words_of_tiny,
-            *words,
-            *layout,
-        ]
-        done = subprocess.run(
-            command, env=memory.environment() | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-            check=False,
-        )  # fmt: skip
+        done = forked.grasp_rl("train", f"run_dir={run}", *words_of_tiny, *words, *layout)
         assert done.returncode == 0, done.stderr + (run / "log.txt").read_text()[-3000:]
         found.append(rows(run))
     for ours, theirs in zip(*found, strict=True):
@@ -311,9 +286,7 @@ def test_half_precision_gives_the_same_statistics(tmp_path: Path) -> None:
 
 def other(command: str, run_dir: Path, *words: str) -> Path:
     """One run of another command through the launcher; its folder."""
-    line = [sys.executable, "-m", "grasp_rl.cli.main", command, f"run_dir={run_dir}", "segmenter=box_fill", *words]
-    environment = memory.environment() | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = forked.grasp_rl(command, f"run_dir={run_dir}", "segmenter=box_fill", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return run_dir
 
@@ -326,12 +299,18 @@ SMALL = [
 ]
 
 
+@pytest.fixture(scope="module")
+def scored_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process writes of the seven samples."""
+    return other("evaluate", tmp_path_factory.mktemp("scored") / "one", *SMALL) / "eval"
+
+
 @pytest.mark.parametrize(
     "layout", [pytest.param("zero1 x 2", marks=pytest.mark.long), "zero3 x 2", "zero3 x 2, layer by layer"]
 )
-def test_evaluate_shares_samples_out_and_scores_the_same(tmp_path: Path, layout: str) -> None:
+def test_evaluate_shares_samples_out_and_scores_the_same(scored_alone: Path, tmp_path: Path, layout: str) -> None:
     """predictions.jsonl equal to the byte, the same metrics and overlays; 7 samples in batches of 2 over 2 ranks."""
-    one = other("evaluate", tmp_path / "one", *SMALL) / "eval"
+    one = scored_alone
     two = other("evaluate", tmp_path / "two", *SMALL, *(LAYOUTS | LONG)[layout]) / "eval"
     assert (two / "predictions.jsonl").read_bytes() == (one / "predictions.jsonl").read_bytes()
     numbers = [json.loads((folder / "metrics.json").read_text()) for folder in (one, two)]
@@ -383,10 +362,7 @@ def test_sft_then_grpo_over_ranks_is_that_of_one_process(tmp_path: Path) -> None
 
 
 def test_sft_of_several_phases_under_zero_is_refused(tmp_path: Path) -> None:
-    line = [
-        sys.executable, "-m", "grasp_rl.cli.main", "sft", f"run_dir={tmp_path / 'r'}", "engine=zero2",
-        "sft.phases=[{steps: 1}, {steps: 1}]",
-    ]  # fmt: skip
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    phases = "sft.phases=[{steps: 1}, {steps: 1}]"
+    done = forked.grasp_rl("sft", f"run_dir={tmp_path / 'r'}", "engine=zero2", phases)
     assert done.returncode == 2
     assert "sft.phases: 2 phases" in done.stderr

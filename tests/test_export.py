@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import tiny_models
 import torch
@@ -33,14 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_sam2: Path) -> Path:
         "debug=fast", "algorithm.steps=2", "algorithm.group_size=2", "evaluation.every=2", "evaluation.overlays=1",
         "rollout.max_new_tokens=8", "evaluation.max_new_tokens=8", f"run_dir={folder / 'run'}", "optimizer.lr=0.01",
     ]  # fmt: skip
-    ended = subprocess.run(
-        [sys.executable, "-m", "grasp_rl.cli.main", *words],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        timeout=300,
-        check=False,
-    )
+    ended = forked.grasp_rl(*words, cwd=folder)
     assert ended.returncode == 0, ended.stderr[-2000:]
     adapter = folder / "run/checkpoints/step_000002/policy/adapter_model.safetensors"
     torch.manual_seed(0)  # random answers earn nothing, so two steps of them need not move the adapter
@@ -64,9 +57,8 @@ def test_every_checkpoint_has_a_card(run: Path) -> None:
 def test_export_merges_the_adapter(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["export", str(run), "--out", str(out), "--merge", "--json"]
-    ended = subprocess.run(
-        [sys.executable, "-m", "grasp_rl.cli.main", *words], capture_output=True, text=True, timeout=300, check=True
-    )
+    ended = forked.grasp_rl(*words)
+    assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
     assert told["merged"]
     assert told["step"] == 2
@@ -86,8 +78,8 @@ def test_export_merges_the_adapter(run: Path, tmp_path: Path) -> None:
 
 def test_no_card_config_or_export_names_a_folder_of_this_machine(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "adapter"
-    command = [sys.executable, "-m", "grasp_rl.cli.main", "export", str(run), "--out", str(out)]
-    subprocess.run(command, capture_output=True, timeout=300, check=True)
+    ended = forked.grasp_rl("export", run, "--out", out)
+    assert ended.returncode == 0, ended.stderr
     machine = [str(run.parent), str(tmp_path), str(AERIAL.resolve()), str(Path(sys.prefix))]
     for folder in (run / "checkpoints/step_000002/policy", out):
         for path in folder.iterdir():

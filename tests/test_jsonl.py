@@ -311,10 +311,10 @@ def test_ids_are_unique(tmp_path: Path) -> None:
 
 def test_hostile_lines_are_refused_quickly(tmp_path: Path) -> None:
     for line in ("[" * 100_000, '{"id": ' + "9" * 5000 + "}", '{"id": 1e999}', '"\\ud800"'):
-        began = time.monotonic()
+        began = time.process_time()
         with pytest.raises(AnnotationError, match=r"annotations.jsonl:1: "):
             train(write(tmp_path, line))
-        assert time.monotonic() - began < 2
+        assert time.process_time() - began < 2
     (tmp_path / "annotations.jsonl").write_bytes(b'{"id": "\xff"}\n')
     with pytest.raises(AnnotationError, match="not UTF-8 at byte 8"):
         train(tmp_path)

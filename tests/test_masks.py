@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 from PIL import Image as Pillow
@@ -375,13 +374,13 @@ def test_a_run_refuses_what_is_in_doubt_and_writes_down_what_it_did(tmp_path: Pa
     """Through the launcher: conf/data/jsonl.yaml raises, environment.json counts images."""
     save(tmp_path / "m.png", classes())
     write_dataset(tmp_path, 2, split="test")
-    run = [sys.executable, "-m", "grasp_rl.cli.main", "evaluate", "data=jsonl", f"data.root={tmp_path}"]
+    run = ["evaluate", "data=jsonl", f"data.root={tmp_path}"]
     run += ["policy.weights=random", "evaluation.max_new_tokens=4", "evaluation.bootstrap_samples=10"]
-    refused = subprocess.run([*run, f"run_dir={tmp_path}/r"], capture_output=True, text=True, check=False)
+    refused = forked.grasp_rl(*run, f"run_dir={tmp_path}/r")
     assert refused.returncode == 2
     assert "255 beside 0, 1, as if it were to be ignored" in refused.stderr
-    done = [*run, f"run_dir={tmp_path}/s", "data.ignore_value=255", "data.bands=[1,2,3]"]
-    subprocess.run(done, capture_output=True, text=True, check=True)
+    done = forked.grasp_rl(*run, f"run_dir={tmp_path}/s", "data.ignore_value=255", "data.bands=[1,2,3]")
+    assert done.returncode == 0, done.stderr
     told = "bands 1, 2, 3 of 4; uint16 stretched from its 2nd..98th percentile to 0..255"
     about = json.loads((tmp_path / "s/environment.json").read_text())
     assert about["image_conversions"] == {told: 1}

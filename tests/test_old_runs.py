@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from rubrics import THRESHOLDS, rubric
 
@@ -41,23 +42,18 @@ def test_its_config_is_one_of_today(old_run: Path) -> None:
 
 
 def test_it_is_evaluated_and_reported(old_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert (
-        command_line.main(
-            ["evaluate", f"init_from={old_run}", f"run_dir={tmp_path / 'e'}", "policy.lora_rank=1", *SMALL]
-        )
-        == 0
-    )
+    words = ["evaluate", f"init_from={old_run}", f"run_dir={tmp_path / 'e'}", "policy.lora_rank=1", *SMALL]
+    assert forked.grasp_rl(*words).returncode == 0
     then = json.loads((old_run / "eval_after/metrics.json").read_text())
     now = json.loads((tmp_path / "e/eval/metrics.json").read_text())
     assert now["giou"] == pytest.approx(then["giou"], abs=1e-6)
-    capfd.readouterr()
     assert command_line.main(["report", str(old_run), "--json"]) == 0
     told: dict[str, Any] = json.loads(capfd.readouterr().out)
     assert len(told["runs"]) == 1
 
 
 def test_it_goes_on(old_run: Path) -> None:
-    assert command_line.main(["train", f"resume={old_run}", "algorithm.steps=3"]) == 0
+    assert forked.grasp_rl("train", f"resume={old_run}", "algorithm.steps=3").returncode == 0
     rows = [json.loads(line) for line in (old_run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "reward" in row] == [1, 2, 3]
 

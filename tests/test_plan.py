@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import tiny_models
@@ -269,13 +269,9 @@ engine.close()
 )
 def test_deepspeeds_checkpoints_are_as_large_as_planned(saved: str, tmp_path: Path, name: str, dtype: str) -> None:
     pytest.importorskip("deepspeed")
-    command = [sys.executable, "-c", ZERO, name, dtype, str(tmp_path)]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    environment = os.environ | alone | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    script = tmp_path / "zero.py"
+    script.write_text(ZERO)
+    done = forked.ranks(str(script), name, dtype, tmp_path, count=1)
     assert done.returncode == 0, done.stderr
     size, each = 512 * 512, 4 if dtype == "float32" else 2
     shapes = shapes_of(component(saved), (280, 280))

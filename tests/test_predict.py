@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import yaml
@@ -210,21 +208,8 @@ def test_equal_input_gives_equal_answers() -> None:
     assert not predictor.policy.training
 
 
-def test_as_a_module(image: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "grasp_rl.cli.predict",
-        str(image),
-        "--query",
-        "the roof",
-        "--json",
-        *RANDOM,
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
-    )
+def test_as_a_command(image: Path, tmp_path: Path) -> None:
+    done = forked.grasp_rl("predict", image, "--query", "the roof", "--json", *RANDOM, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["query"] == "the roof"
     assert predict.MAX_QUERY == 2000

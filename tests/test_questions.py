@@ -123,9 +123,9 @@ def test_skip_leaves_it_out(policy: TinyPolicy, caplog: pytest.LogCaptureFixture
 def test_many_short_questions_are_cheap(policy: TinyPolicy) -> None:
     """The million of a large dataset takes ten times as long."""
     source = Questions([f"Where could boat number {number} land at low tide?" for number in range(100_000)])
-    began = time.monotonic()
+    began = time.process_time()
     check_questions(policy, source.split("train"), [PROMPT])
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
     assert source.read == 0
     long = Questions(["Where could a boat land? " * 40] * 20)
     check_questions(policy, long.split("train"), [PROMPT])

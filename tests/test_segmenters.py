@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,14 @@ def test_grabcut_obeys_its_points() -> None:
     mask = segmenter.decode(segmenter.encode(image), [prompt]).union
     assert mask[40, 30]
     assert not mask[40, 50]
+
+
+def test_grabcut_cuts_alike_whatever_the_instance_is_called(samples: list[Sample]) -> None:
+    segmenter, sample = GrabCutSegmenter(), samples[0]
+    for prompt in sample.weak_labels:
+        named = [replace(prompt, category=name) for name in (None, "field", "pond", "roof")]
+        masks = np.asarray(segmenter.decode(segmenter.encode(sample.image), named).masks)
+        assert (masks == masks[0]).all()
 
 
 def test_grabcut_fills_where_the_cut_fails() -> None:

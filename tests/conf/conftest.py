@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 
 COMPONENTS = '''
@@ -117,7 +118,13 @@ def door(tmp_path: Path, script: Path, quiet: dict[str, str]) -> Run:
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [script, *words], cwd=tmp_path, env=quiet, capture_output=True, text=True, timeout=120, check=False
+            [script, *words], cwd=tmp_path, env=quiet, capture_output=True, text=True, timeout=300, check=False
         )
 
     return run
+
+
+@pytest.fixture
+def forked_door(tmp_path: Path) -> Run:
+    """Run a command line in ``tmp_path`` where the console script itself is not what is tested."""
+    return forked.door(tmp_path)

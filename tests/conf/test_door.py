@@ -114,14 +114,14 @@ def test_tab_completion_in_bash(script: Path, quiet: dict[str, str]) -> None:
     assert ended.stdout.split() == ["algorithm=dapo", "algorithm=dr_grpo"], ended.stderr
 
 
-def test_doctor(door: Run) -> None:
+def test_doctor(door: Run, forked_door: Run) -> None:
     ended = door("doctor", "--json")
     found = json.loads(ended.stdout)
     assert (ended.returncode == 0) == found["ok"]
     assert found["devices"][0]["name"] == "cpu"
     assert {"torch", "hydra-core"} <= {package["name"] for package in found["packages"]}
     assert [extra["name"] for extra in found["extras"]] == ["track", "launch", "train", "bench"]
-    text = door("doctor").stdout
+    text = forked_door("doctor").stdout
     assert "device cpu" in text
     assert "extra track" in text
 

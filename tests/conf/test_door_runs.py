@@ -6,13 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from rich.console import Console
 
@@ -35,7 +35,7 @@ def _status(run_dir: Path) -> dict[str, Any]:
     return status
 
 
-def _until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+def _until(true: Callable[[], bool], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -61,9 +61,11 @@ def test_how_a_run_fails(door: Run, lab: Path, outside: list[str], trouble: str)
     assert "Traceback" in (lab / "r/log.txt").read_text() or trouble in ("config", "kill")
 
 
-def test_what_a_run_folder_holds(door: Run, lab: Path, outside: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_run_folder_holds(
+    forked_door: Run, lab: Path, outside: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LAB_SECRET", "s3cr3t-canary")
-    door("train", *outside, "policy.trouble=config", "run_dir=r", "name=hf_abcdefghijklmnop")
+    forked_door("train", *outside, "policy.trouble=config", "run_dir=r", "name=hf_abcdefghijklmnop")
     config = (lab / "r/config.yaml").read_text()
     assert "run_dir: r\n" in config
     assert "${" not in config
@@ -77,18 +79,18 @@ def test_what_a_run_folder_holds(door: Run, lab: Path, outside: list[str], monke
     assert b"hf_abcdefghijklmnop" not in (lab / "r/environment.json").read_bytes()
 
 
-def test_a_folder_that_holds_a_run_is_refused(door: Run, lab: Path, outside: list[str]) -> None:
+def test_a_folder_that_holds_a_run_is_refused(forked_door: Run, lab: Path, outside: list[str]) -> None:
     words = ["train", *outside, "policy.trouble=config", "run_dir=r"]
-    door(*words)
+    forked_door(*words)
     before = {path: path.stat().st_mtime_ns for path in (lab / "r").iterdir()}
-    ended = door(*words)
+    ended = forked_door(*words)
     assert ended.returncode == 2
     assert "run_dir='r': holds a run (failed); go on with resume=r" in ended.stderr
     assert {path: path.stat().st_mtime_ns for path in (lab / "r").iterdir()} == before
 
 
-def test_going_on_with_a_run(door: Run, lab: Path, outside: list[str]) -> None:
-    door("train", *outside, "policy.trouble=config", "run_dir=r", "algorithm.steps=7")
+def test_going_on_with_a_run(forked_door: Run, lab: Path, outside: list[str]) -> None:
+    forked_door("train", *outside, "policy.trouble=config", "run_dir=r", "algorithm.steps=7")
     trust = "trusted_modules=[outside_lab]"
     refused = {
         "trusted_modules: the run trusts ['outside_lab']": ["resume=r"],
@@ -99,11 +101,11 @@ def test_going_on_with_a_run(door: Run, lab: Path, outside: list[str]) -> None:
         "one run": ["-m", "resume=r", trust],
     }
     for said, words in refused.items():
-        ended = door("train", *words)
+        ended = forked_door("train", *words)
         assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
         assert said in ended.stderr
-    assert "goes with" in door("sft", "resume=r", trust).stderr
-    ended = door("train", "resume=r", trust, "algorithm.steps=9", "evaluation.every=2")
+    assert "goes with" in forked_door("sft", "resume=r", trust).stderr
+    ended = forked_door("train", "resume=r", trust, "algorithm.steps=9", "evaluation.every=2")
     assert ended.returncode == 2
     config = (lab / "r/config.yaml").read_text()
     assert "steps: 9\n" in config
@@ -123,19 +125,16 @@ def start(lab: Path, script: Path, quiet: dict[str, str]) -> Start:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interruption(
-    door: Run, start: Start, quiet: dict[str, str], lab: Path, outside: list[str], number: int
-) -> None:
+def test_interruption(forked_door: Run, start: Start, lab: Path, outside: list[str], number: int) -> None:
     process = start("train", *outside, "policy.trouble=sleep", "run_dir=r")
     _until(lambda: is_locked(lab / "r"))
-    second = door("train", "resume=r", "trusted_modules=[outside_lab]")
+    second = forked_door("train", "resume=r", "trusted_modules=[outside_lab]")
     assert "found a run that is still going on" in second.stderr
-    worker = [sys.executable, "-m", "grasp_rl.launch.worker", "r/config.yaml", "--trust", "outside_lab"]
-    third = subprocess.run(worker, cwd=lab, capture_output=True, text=True, env=quiet, timeout=60, check=False)
+    third = forked.worker("r/config.yaml", "--trust", "outside_lab", cwd=lab)
     assert third.returncode == 2
     assert "a run is going on there" in third.stderr
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 130
     assert _status(lab / "r")["state"] == "interrupted"
     assert not (lab / "r/.stop").exists()
@@ -152,9 +151,11 @@ def test_a_vanished_run_counts_as_interrupted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("launcher", ["serial", "joblib"])
-def test_failed_jobs_take_no_other_with_them(door: Run, lab: Path, outside: list[str], launcher: str) -> None:
+def test_failed_jobs_take_no_other_with_them(
+    door: Run, forked_door: Run, lab: Path, outside: list[str], launcher: str
+) -> None:
     words = ["train", "-m", *outside, f"launcher={launcher}", "policy.trouble=config,bug,kill", "hydra.sweep.dir=s"]
-    ended = door(*words, "--json")
+    ended = (door if launcher == "joblib" else forked_door)(*words, "--json")
     assert ended.returncode == 1
     answer = json.loads(ended.stdout)
     assert answer["sweep_dir"] == "s"
@@ -175,9 +176,9 @@ def test_an_interrupted_sweep_starts_nothing_more(start: Start, lab: Path, outsi
     words = [*outside, f"launcher={launcher}", "policy.trouble=sleep", "seed=1,2,3,4", "hydra.sweep.dir=s"]
     process = start("train", "-m", *words)
     wanted = 2 if launcher == "joblib" else 1
-    _until(lambda: sum(is_locked(path) for path in (lab / "s").glob("seed=*")) == wanted, 60)
+    _until(lambda: sum(is_locked(path) for path in (lab / "s").glob("seed=*")) == wanted)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     states = [state_of(next(iter((lab / "s").glob(f"seed={seed}-*")), lab / "none")) for seed in (1, 2, 3, 4)]
     assert states.count("interrupted") == wanted
@@ -185,17 +186,17 @@ def test_an_interrupted_sweep_starts_nothing_more(start: Start, lab: Path, outsi
     assert f"{4 - wanted} not started" in out
 
 
-def test_a_sweep_keeps_what_is_done(door: Run, lab: Path, outside: list[str]) -> None:
+def test_a_sweep_keeps_what_is_done(forked_door: Run, lab: Path, outside: list[str]) -> None:
     words = ["train", "-m", *outside, "policy.trouble=config", "seed=1,2", "hydra.sweep.dir=s"]
-    door(*words)
+    forked_door(*words)
     first = next((lab / "s").glob("seed=1-*"))
     mark_ended(first, "done", 0)
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in first.iterdir()}
-    ended = door(*words)
+    ended = forked_door(*words)
     assert "2 jobs in s, 1 of them done before" in ended.stdout
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in first.iterdir()} == before
     assert (next((lab / "s").glob("seed=2-*")) / "earlier/1/status.json").exists()
-    other = door(*words, "algorithm.steps=3")
+    other = forked_door(*words, "algorithm.steps=3")
     assert other.returncode == 1
     assert len(list((lab / "s").glob("seed=*"))) == 4  # other configs have other folders
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in first.iterdir()} == before

@@ -229,7 +229,7 @@ Record = dict[str, Any]
 
 
 @pytest.fixture
-def run(tmp_path: Path, door: Run) -> Callable[..., Record]:
+def run(tmp_path: Path, forked_door: Run) -> Callable[..., Record]:
     """Runs a verb on ``experiment=fields`` and other words in the folder ``r``, and gives its result.json."""
     texts = {f"my_lab/{name}.py": text for name, text in FILES.items()}
     texts |= {f"options/{name}.yaml": text for name, text in OPTIONS.items()}
@@ -248,7 +248,7 @@ def run(tmp_path: Path, door: Run) -> Callable[..., Record]:
 
     def run(verb: str, *words: str) -> Record:
         outside = ["trusted_modules=[my_lab]", f"hydra.searchpath=[file://{tmp_path}/options]"]
-        ended = door(verb, *outside, "experiment=fields", "debug=fast", *words, "run_dir=r", "--json")
+        ended = forked_door(verb, *outside, "experiment=fields", "debug=fast", *words, "run_dir=r", "--json")
         assert ended.returncode == 0, ended.stderr
         result: Record = json.loads(ended.stdout)
         return result

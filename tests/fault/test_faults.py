@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 import yaml
@@ -56,17 +57,24 @@ from grasp_rl.utils.files import read_json, write_text
 deepspeed = pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install 'grasp-rl[train]'")
 
 
-@pytest.fixture(scope="module", params=tuple(harness.ENGINES))
+@pytest.fixture(scope="module")
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """An uninterrupted run and its words."""
-    words = [*harness.WORDS, *harness.ENGINES[request.param]]
-    folder = tmp_path_factory.mktemp(request.param) / "whole"
+    """An uninterrupted run of an engine and of so many steps, and its words."""
+    engine, steps = request.param
+    words = [*harness.WORDS, *harness.ENGINES[engine], f"algorithm.steps={steps}"]
+    folder = tmp_path_factory.mktemp(engine) / "whole"
     harness.finish(folder, words)
     return folder, words
 
 
 @pytest.mark.parametrize(
-    "whole", ["local", pytest.param("zero3x2", marks=pytest.mark.long)], indirect=True, scope="module"
+    "whole",
+    [
+        pytest.param(("local", harness.STEPS), id="local"),
+        pytest.param(("zero3x2", harness.STEPS), id="zero3x2", marks=pytest.mark.long),
+    ],
+    indirect=True,
+    scope="module",
 )
 def test_kill_nine_and_going_on_is_the_same_run(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
     """Killed in a rollout, gone on, killed where a checkpoint is written, gone on: the run that nobody killed."""
@@ -82,7 +90,13 @@ def test_kill_nine_and_going_on_is_the_same_run(whole: tuple[Path, list[str]], t
 
 
 @pytest.mark.parametrize(
-    "whole", [pytest.param("local", marks=pytest.mark.long), "zero3x2"], indirect=True, scope="module"
+    "whole",
+    [
+        pytest.param(("local", harness.STEPS), id="local", marks=pytest.mark.long),
+        pytest.param(("zero3x2", 5), id="zero3x2"),  # struck after the third step
+    ],
+    indirect=True,
+    scope="module",
 )
 def test_sigterm_leaves_a_checkpoint_of_the_last_step(whole: tuple[Path, list[str]], tmp_path: Path) -> None:
     """In the middle of a rollout: the step before is saved within ten seconds, and the run goes on from it."""
@@ -93,8 +107,8 @@ def test_sigterm_leaves_a_checkpoint_of_the_last_step(whole: tuple[Path, list[st
     time.sleep(0.05)
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert time.monotonic() - begun < 10 * max(1.0, os.getloadavg()[0] / 2)  # seconds of a machine with two cores
+    process.communicate(timeout=240)
+    assert time.monotonic() - begun < 10 * slowed()
     assert process.returncode == 130
     assert state_of(run_dir) == "interrupted"
     steps = checkpoints.steps(run_dir)
@@ -120,13 +134,13 @@ def test_a_rank_that_is_gone_takes_the_others_with_it(tmp_path: Path, number: in
     assert len(workers) == 1
     os.kill(workers[0], number)
     begun = time.monotonic()
-    process.communicate(timeout=timeout + 60)
+    process.communicate(timeout=timeout + 240)
     took = time.monotonic() - begun
     assert process.returncode not in (0, None)
-    assert took < timeout + 15
+    assert took < timeout + 15 * slowed()
     log = (run_dir / "log.txt").read_text()
     assert "rank 1" in log or "rank: 1" in log or "Rank 1" in log, log[-3000:]
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and any(harness.lives(pid) for pid in members):
         time.sleep(0.1)
     assert not [pid for pid in members if harness.lives(pid)]
@@ -142,7 +156,7 @@ def test_a_killed_launcher_takes_its_worker_along_with_a_checkpoint(tmp_path: Pa
     workers = [pid for pid in harness.family(process.pid) if pid != process.pid]
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and any(harness.lives(pid) for pid in workers):
         time.sleep(0.2)
     assert not [pid for pid in workers if harness.lives(pid)]
@@ -160,6 +174,8 @@ def test_of_several_starts_at_once_one_runs_and_the_others_are_refused(tmp_path:
         "algorithm.steps=1",
         "evaluation.every=0",
         "evaluation.test_limit=1",
+        "segmenter=box_fill",
+        "rollout.reward_worker=inline",
     ]
     line = [sys.executable, "-m", "grasp_rl.cli.main", "train", f"run_dir={tmp_path / 'run'}", *words]
     started = {
@@ -173,6 +189,11 @@ def test_of_several_starts_at_once_one_runs_and_the_others_are_refused(tmp_path:
     assert {code for seed, code in codes.items() if seed != ran} == {2}
     assert all("run_dir=" in text for seed, text in said.items() if seed != ran)
     assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "done"
+
+
+def slowed() -> float:
+    """How many times longer anything takes on a machine that has other work to do."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def _command(pid: int) -> bytes:
@@ -316,17 +337,7 @@ if __name__ == "__main__":
     print("sound", flush=True)
 """
     (tmp_path / "two.py").write_text(code)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(tmp_path / "two.py"),
-        engine,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = forked.ranks(str(tmp_path / "two.py"), engine, DS_ACCELERATOR="cpu")
     assert done.stdout.count("sound") == 2, done.stdout[-2000:] + done.stderr[-3000:]
 
 
@@ -478,23 +489,16 @@ def test_a_sweep_of_twelve_with_three_faults(tmp_path: Path) -> None:
 
 def test_two_drivers_do_not_share_a_sweep(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
-    command = [
-        sys.executable, "-m", "grasp_rl.cli.main", "train", "-m", "debug=fast", "seed=1,2", f"hydra.sweep.dir={sweep}",
-    ]  # fmt: skip
     with run_lock(sweep):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = forked.grasp_rl("train", "-m", "debug=fast", "seed=1,2", f"hydra.sweep.dir={sweep}")
     assert done.returncode == 2
     assert "a run is going on there" in done.stderr
 
 
 def test_a_sweep_can_stop_at_the_first_failure(tmp_path: Path) -> None:
     write_text(tmp_path / "empty/config.json", "{}")  # without weights, which a worker finds out
-    command = [
-        sys.executable, "-m", "grasp_rl.cli.main", "train", "-m", "debug=fast", f"init_from={tmp_path / 'empty'}",
-        "seed=1,2,3",
-        "sweep.on_error=stop", f"hydra.sweep.dir={tmp_path / 'sweep'}",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    words = ["debug=fast", f"init_from={tmp_path / 'empty'}", "seed=1,2,3", "sweep.on_error=stop"]
+    done = forked.grasp_rl("train", "-m", *words, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert done.returncode == 1
     assert "0 of 3 done, 1 failed, 2 not started" in done.stdout
     assert "log: " in done.stderr

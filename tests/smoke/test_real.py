@@ -1,13 +1,11 @@
-"""Real images through the real door: both rewards, once with GrabCut and once with a Sam2Model of the real class."""
+"""Real images through the launcher: both rewards, once with GrabCut and once with a Sam2Model of the real class."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 from PIL import Image as Pillow
 
@@ -44,15 +42,7 @@ WORDS = [
 def test_five_steps_on_real_images(tmp_path: Path, tiny_sam2: Path, segmenter: str, reward: str) -> None:
     words = ["train", *WORDS, f"reward={reward}", f"segmenter={segmenter}", "run_dir=r", "--json"]
     words += [f"segmenter.path={tiny_sam2}"] if segmenter == "sam2" else []
-    ended = subprocess.run(
-        [Path(sys.executable).parent / "grasp-rl", *words],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TERM": "dumb", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    ended = forked.grasp_rl(*words, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     result = json.loads(ended.stdout)
     assert result["before"]["samples"] == result["after"]["samples"] == 3
