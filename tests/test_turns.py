@@ -312,6 +312,14 @@ def test_candidate_points_are_a_grid_in_the_box_and_know_whether_they_are_on_the
 LABELS = PromptConfig(scheme="labels", template="compact", answer="labels", box=False, positive_points=0)
 
 
+def test_labels_are_asked_for_in_a_task_alone() -> None:
+    """Elsewhere the question would list no candidate points, and every answer would earn 0."""
+    with pytest.raises(ConfigError, match=r"^prompt\.answer='labels'.*rollout=resap"):
+        RunConfig(prompt=LABELS)
+    with pytest.raises(ConfigError, match=r"^rollout\.turns\.second\.prompt\.answer='labels'"):
+        RunConfig(rollout=RolloutConfig(turns={"second": TurnConfig(prompt=LABELS)}))
+
+
 def test_a_share_of_the_questions_is_asked_for_labels(source: SyntheticSource) -> None:
     tasks = {"labels": TaskConfig(share=0.25, prompt=LABELS)}
     config = RunConfig(algorithm=AlgorithmConfig(prompts_per_step=40), rollout=RolloutConfig(tasks=tasks), prompt=BOX)

@@ -776,6 +776,11 @@ class RunConfig:
             told = f"grpo with {self.command}; train has the others"
             require(self.regime.plain, "regime", self.regime.name, told)
         require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")
+        asked = {"prompt.answer": self.prompt}
+        asked |= {f"rollout.turns.{name}.prompt.answer": turn.prompt for name, turn in self.rollout.turns.items()}
+        for key, prompt in asked.items():  # only a task's questions list candidate points
+            told = "another than labels; ask for labels in a task beside the first, as rollout=resap does"
+            require(prompt.answer != "labels", key, prompt.answer, told)
         if self.rollout.turns:
             rounds, layers = self.algorithm.sampling_rounds, self.engine.ranks_forward_together
             require(rounds == 1, "algorithm.sampling_rounds", rounds, "1 with rollout.turns")
