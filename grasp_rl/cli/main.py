@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from grasp_rl import __version__
 from grasp_rl.utils import memory
 
-_COMPOSED = ("train", "sft", "evaluate", "score", "rescore", "diagnose")
+_COMPOSED = ("train", "sft", "fit-segmenter", "evaluate", "score", "rescore", "diagnose")
 _MODULES = {
     "plan": "grasp_rl.cli.plan",
     "predict": "grasp_rl.cli.predict",
@@ -29,6 +29,7 @@ Usage: grasp-rl COMMAND [arguments]
 
   train      train the policy by GRPO               grasp-rl train algorithm.steps=50
   sft        supervised fine-tuning on weak labels         grasp-rl sft
+  fit-segmenter  train a promptable segmenter      grasp-rl fit-segmenter segmenter=synthetic_sam2_small
   evaluate   score a policy on a split              grasp-rl evaluate init_from=RUN_FOLDER
   score      score another system's answers         grasp-rl score FILE data=jsonl data.root=FOLDER
   rescore    a run's answers, another segmenter     grasp-rl rescore RUN_FOLDER segmenter=sam2_1_hiera_large
