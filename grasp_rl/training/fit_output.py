@@ -57,7 +57,7 @@ def preprocessor(segmenter: PromptableSegmenter) -> dict[str, Any]:
 
 def card(segmenter: PromptableSegmenter, config: RunConfig, scores: Mapping[str, Mapping[str, float]]) -> str:
     """The model card in Markdown."""
-    fit, began = config.fit, config.segmenter["path"]
+    fit, began = config.fit, config.segmenter.get("path", "")
     count = sum(parameter.numel() for parameter in segmenter.model.parameters())
     mix = ", ".join(f"{kind} {weight:g}" for kind, weight in fit.mix.items() if weight)
     limit = config.evaluation.test_limit

@@ -26,6 +26,7 @@ from torch import Tensor
 from grasp_rl.config.errors import ConfigError, require
 from grasp_rl.config.schema import FitConfig, RunConfig
 from grasp_rl.distributed.local import LocalEngine
+from grasp_rl.evaluation.evaluate import files_of
 from grasp_rl.interfaces import Components, Dataset
 from grasp_rl.runs import checkpoints, data_record, signals
 from grasp_rl.runs.progress import ProgressWriter
@@ -65,7 +66,7 @@ def run(config: RunConfig, components: Components) -> Record:
     first = _load(run_dir, trainer) if config.resume else 0
     metrics = MetricsLog(run_dir, resume_step=first if config.resume else None)
     progress = ProgressWriter(run_dir, fit.steps, first)
-    data_record.write(run_dir, [])
+    data_record.write(run_dir, files_of(test, config.evaluation.test_limit))
     validation = components.data.split("val") if config.evaluation.every else None
     for step in range(first, fit.steps):
         with signals.held():
@@ -96,7 +97,7 @@ def _trainable(config: RunConfig, components: Components) -> PromptableSegmenter
             "segmenter=synthetic_sam2_small"
         )
     require(segmenter.dtype == torch.float32, "segmenter.dtype", str(segmenter.dtype), "float32 to be trained")
-    cache = config.segmenter["cache"] if isinstance(config.segmenter, dict) else "none"
+    cache = config.segmenter.get("cache", "none")
     require(cache == "none", "segmenter.cache", cache, "none: the embeddings of a segmenter that is trained change")
     require(config.engine.name == "local", "engine.name", config.engine.name, "local with fit-segmenter")
     return segmenter
