@@ -59,17 +59,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     source = SyntheticSource(test_size=max(512, arguments.scenes))
-    rows = []
     for name in arguments.segmenters:
+        rows = []
         segmenter = instantiate(option(f"segmenter/{name}"))
         for split in ("test", "test_ood"):
             numbers = measured(segmenter, source.split(split), arguments.scenes)
             rows.append({"segmenter": name, "split": split, "kB": kilobytes(name), **numbers})
             print({key: round(value, 3) if isinstance(value, float) else value for key, value in rows[-1].items()})
-    with (HERE / "segmenters.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+        with (HERE / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 if __name__ == "__main__":

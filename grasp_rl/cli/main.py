@@ -42,7 +42,7 @@ Usage: grasp-rl COMMAND [arguments]
   bench      what a step costs, here and in TRL     grasp-rl bench step
   doctor     what is installed, what is missing     grasp-rl doctor
 
-  grasp-rl COMMAND --help     the arguments of a command; for train, sft, fit-segmenter and evaluate every option and value
+  grasp-rl COMMAND --help     the arguments of a command; for train, sft, fit-segmenter, evaluate every option and value
   grasp-rl COMMAND --json     one JSON object on stdout, everything else on stderr
   grasp-rl --version       the version
 
