@@ -1,7 +1,7 @@
 """`grasp-rl`: one console script, a few commands.
 
-Nothing heavy is imported before a command is known: help answers at once. train, sft and evaluate speak Hydra's syntax
-and start a worker; the others read their own flags.
+Nothing heavy is imported before a command is known: help answers at once. train, sft, fit-segmenter and evaluate speak
+Hydra's syntax and start a worker; the others read their own flags.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from grasp_rl import __version__
 from grasp_rl.utils import memory
 
-_COMPOSED = ("train", "sft", "evaluate", "score", "rescore", "diagnose")
+_COMPOSED = ("train", "sft", "fit-segmenter", "evaluate", "score", "rescore", "diagnose")
 _MODULES = {
     "plan": "grasp_rl.cli.plan",
     "predict": "grasp_rl.cli.predict",
@@ -29,6 +29,7 @@ Usage: grasp-rl COMMAND [arguments]
 
   train      train the policy by GRPO               grasp-rl train algorithm.steps=50
   sft        supervised fine-tuning on weak labels         grasp-rl sft
+  fit-segmenter  train a promptable segmenter      grasp-rl fit-segmenter segmenter=synthetic_sam2_small
   evaluate   score a policy on a split              grasp-rl evaluate init_from=RUN_FOLDER
   score      score another system's answers         grasp-rl score FILE data=jsonl data.root=FOLDER
   rescore    a run's answers, another segmenter     grasp-rl rescore RUN_FOLDER segmenter=sam2_1_hiera_large
@@ -41,7 +42,7 @@ Usage: grasp-rl COMMAND [arguments]
   bench      what a step costs, here and in TRL     grasp-rl bench step
   doctor     what is installed, what is missing     grasp-rl doctor
 
-  grasp-rl COMMAND --help     the arguments of a command; for train, sft and evaluate every option and value
+  grasp-rl COMMAND --help     the arguments of a command; for train, sft, fit-segmenter, evaluate every option and value
   grasp-rl COMMAND --json     one JSON object on stdout, everything else on stderr
   grasp-rl --version       the version
 

@@ -647,6 +647,56 @@ class RegimeConfig:
         return not self.sft and not self.mines and self.rounds == 1
 
 
+PROMPT_KINDS = (
+    *("tight", "loose", "shifted", "shrunk"),
+    *("box_points", "box_negatives", "points", "point_negatives"),
+)
+"""Kinds of prompts that fit-segmenter draws; see grasp_rl.training.prompt_mix."""
+
+
+@dataclass
+class FitConfig:
+    """Training of a promptable segmenter on masks, with prompts drawn from them; see grasp_rl.training.fit_segmenter.
+
+    ``optimizer``, ``checkpoint.every`` and ``evaluation`` (every, val_limit, test_split, test_limit) hold here, too.
+    """
+
+    parts: str = "all"
+    """What is trained: all, or mask_decoder."""
+    steps: int = 1000
+    """Optimizer steps."""
+    blind_steps: int = 0
+    """Steps of the beginning in which image features are zero: the decoder alone learns what prompts mean. From random
+    weights it otherwise gives one mask for every prompt; 0 for trained weights."""
+    images: int = 4
+    """Images per optimizer step."""
+    prompts: int = 8
+    """Prompts an image in each of a step's two decoder calls; all of a call have a box or none, and as many points."""
+    mix: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(PROMPT_KINDS[:4], 1.0) | dict.fromkeys(PROMPT_KINDS[4:], 2.0)
+    )
+    """How often each kind of prompt is drawn, as weights; 0 never."""
+    multimask_every: int = 4
+    """Every so many steps the best of the three masks is trained, too; 0 never."""
+    ema_decay: float = 0.99
+    """Of the running average of the weights, which is what is scored and saved."""
+    colour_jitter: bool = False
+    """Draw another light and other colours for each image."""
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        one_of("fit.parts", self.parts, ("all", "mask_decoder"))
+        for key in ("steps", "images", "prompts", "log_every"):
+            require(getattr(self, key) >= 1, f"fit.{key}", getattr(self, key), ">= 1")
+        for key in ("blind_steps", "multimask_every"):
+            require(getattr(self, key) >= 0, f"fit.{key}", getattr(self, key), ">= 0")
+        require(0 <= self.ema_decay < 1, "fit.ema_decay", self.ema_decay, "in [0, 1)")
+        for kind, weight in self.mix.items():
+            one_of("fit.mix", kind, PROMPT_KINDS)
+            require(weight >= 0, f"fit.mix.{kind}", weight, ">= 0")
+        require(sum(self.mix.values()) > 0, "fit.mix", self.mix, "weights of which one is > 0")
+
+
 ENGINES = ("local", "zero1", "zero2", "zero3", "zero3_offload")
 
 
@@ -760,12 +810,13 @@ class RunConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     regime: RegimeConfig = field(default_factory=RegimeConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
     def __post_init__(self) -> None:
         require(self.version == CONFIG_VERSION, "version", self.version, f"{CONFIG_VERSION}; compose the run anew")
         stored = {"score": "a file or folder of answers", "rescore": "a run directory", "diagnose": "a run directory"}
-        one_of("command", self.command, ("train", "evaluate", "sft", *stored))
+        one_of("command", self.command, ("train", "evaluate", "sft", "fit-segmenter", *stored))
         wanted = self.command in stored
         told = stored.get(self.command, f"null for {self.command}")
         require(wanted == (self.predictions is not None), "predictions", self.predictions, told)

@@ -252,9 +252,10 @@ def _resume(command_line: CommandLine, flags: argparse.Namespace) -> int:
     run_dir = Path(str(changes.pop("resume").value()))
     trusted = compose.trusted_on(flags.overrides)
     changes.pop("trusted_modules", None)
-    if flags.multirun or command_line.command != "train":
+    if flags.multirun or command_line.command not in process.RESUMED:
         raise ConfigError(
-            "resume: goes with `grasp-rl train` and one run; a sweep is started again with hydra.sweep.dir"
+            "resume: goes with `grasp-rl train` or fit-segmenter and one run; a sweep is started again with "
+            "hydra.sweep.dir"
         )
     if refused := [k for k, o in changes.items() if o.is_delete() or not k.startswith(_RESUMABLE)]:
         allowed = ", ".join(key + ("*" if key.endswith(".") else "") for key in _RESUMABLE)

@@ -74,7 +74,8 @@ def _of_components(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield f"policy.weights={weights!r}", said
     for name, component in (("policy", policy), ("segmenter", segmenter)):
         path = component.get("path")
-        if isinstance(path, str) and not (path and Path(path).exists()) and not _is_hub_id(path):
+        own = name == "segmenter" and str(path).startswith(("packaged:", "random:"))  # its loader knows the names
+        if isinstance(path, str) and not own and not (path and Path(path).exists()) and not _is_hub_id(path):
             yield f"{name}.path={path!r}", "no such folder or file, and not a hub id (ORGANISATION/NAME)"
     path = policy.get("path")
     if isinstance(path, str) and (Path(path) / CONFIG).is_file():

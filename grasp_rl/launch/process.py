@@ -38,6 +38,8 @@ from grasp_rl.utils.files import Record, read_json, write_json, write_text
 
 Claim = Literal["start", "resume", "done"]
 
+RESUMED = ("train", "fit-segmenter")
+"""Commands whose runs go on from a checkpoint."""
 _INTERRUPTED = 130
 _POLL_S = 0.2
 _MEETING_S = 600.0
@@ -146,7 +148,7 @@ def claim(job: Job, *, again: bool) -> Claim:
         return "start"  # what it holds are answers to other questions
     if state == "done":
         return "done"
-    return "resume" if job.config["command"] == "train" else "start"
+    return "resume" if job.config["command"] in RESUMED else "start"
 
 
 def _stored_hash(run_dir: Path) -> str | None:

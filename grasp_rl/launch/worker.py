@@ -40,6 +40,7 @@ from grasp_rl.utils.files import Record, write_json
 _RUNNERS = {
     "train": "grasp_rl.training.regimes",
     "sft": "grasp_rl.training.sft",
+    "fit-segmenter": "grasp_rl.training.fit_segmenter",
     "evaluate": "grasp_rl.evaluation.evaluate",
     "score": "grasp_rl.evaluation.stored",
     "rescore": "grasp_rl.evaluation.stored",
@@ -142,7 +143,7 @@ def build(config: RunConfig, trusted: Sequence[str] = ()) -> Components:
     generator = instantiate(config.generator, trusted, "generator")
     protocol = instantiate(config.evaluation.protocol, trusted, "evaluation.protocol")
     policy: Any = None
-    if config.predictions is None:  # their answers are there already
+    if config.predictions is None and config.command != "fit-segmenter":  # the answers are there, or not asked for
         with loading(config):
             policy = instantiate(config.policy, trusted, "policy")
     return Components(

@@ -41,7 +41,8 @@ class PromptableSegmenter:
     """A frozen member of the SAM family.
 
     Args:
-        path: a hub id, a local folder of the port, or one of Meta's original ``.pt`` / ``.pth`` files.
+        path: a hub id, a local folder of the port, one of Meta's original ``.pt`` / ``.pth`` files, ``packaged:NAME``
+            for small weights that come with the package, or ``random:NAME`` for a small model to be trained.
         revision: hub branch, tag or commit; pin a commit for a reproducible result.
         architecture: published architecture of an original file; see the family's ``ARCHITECTURES``.
         allow_pickle_weights: read original files, which are pickles (``weights_only``: no code in them is run).
@@ -127,15 +128,26 @@ class PromptableSegmenter:
         return Embedding(features=tuple(f.to(self.device) for f in result), size=size)
 
     def _features(self, image: Image) -> Features:
+        embeddings = self.model.get_image_embeddings(self.prepare(image).to(self.dtype))
+        return tuple(embeddings) if isinstance(embeddings, list | tuple) else (embeddings,)
+
+    def prepare(self, image: Image) -> Tensor:
+        """What the encoder sees of ``image`` [H, W, 3] uint8 RGB: [1, 3, S, S] float32, normalised, padded with 0."""
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device).permute(2, 0, 1)[None].float() / 255
         resized = torch.nn.functional.interpolate(
             pixels, self.seen_size(image.shape[:2]), mode="bilinear", antialias=True, align_corners=False
         )
         mean, deviation = (resized.new_tensor(v)[:, None, None] for v in (self.MEAN, self.DEVIATION))
         normal = (resized - mean) / deviation
-        padded = torch.nn.functional.pad(normal, (0, self.side - normal.shape[3], 0, self.side - normal.shape[2]))
-        embeddings = self.model.get_image_embeddings(padded.to(self.dtype))
-        return tuple(embeddings) if isinstance(embeddings, list | tuple) else (embeddings,)
+        return torch.nn.functional.pad(normal, (0, self.side - normal.shape[3], 0, self.side - normal.shape[2]))
+
+    def embed(self, pixels: Tensor) -> Features:
+        """Image embeddings of ``pixels`` [B, 3, S, S], coarsest last, with gradients; what training calls.
+
+        Raises:
+            ConfigError: this family cannot be trained here.
+        """
+        raise ConfigError(f"segmenter: {type(self).__name__} cannot be trained; take one of SAM or SAM 2")
 
     def seen_size(self, size: Sequence[int]) -> tuple[int, int]:
         """(height, width) that an image of ``size`` (height, width) fills of the encoder's square: all of it."""
@@ -192,8 +204,17 @@ class PromptableSegmenter:
 
     def decode_prompts(self, prompts: Sequence[SpatialPrompt], embedding: Embedding) -> tuple[Tensor, Tensor]:
         """Low-resolution logits [N, h, w] and predicted IoU [N] of prompts of one signature."""
-        height, width = embedding.size
-        seen = self.seen_size(embedding.size)
+        inputs = self.inputs_of(prompts, embedding.size)
+        output = self.model(image_embeddings=self.joined(embedding.features), multimask_output=self.multimask, **inputs)
+        logits, scores = output.pred_masks[0], output.iou_scores[0]  # (N, K, h, w), (N, K)
+        best = scores.argmax(1)
+        row = torch.arange(len(prompts), device=self.device)
+        return logits[row, best], scores[row, best]
+
+    def inputs_of(self, prompts: Sequence[SpatialPrompt], size: tuple[int, int]) -> dict[str, Tensor]:
+        """The stock model's keywords for prompts of one signature about an image of ``size`` (height, width)."""
+        height, width = size
+        seen = self.seen_size(size)
         scale = torch.tensor([seen[1] / width, seen[0] / height])
         limit = torch.tensor([width, height], dtype=torch.float32)
         inputs: dict[str, Tensor] = {}
@@ -206,11 +227,7 @@ class PromptableSegmenter:
             inputs["input_boxes"] = boxes.reshape(1, -1, 4).to(self.device)
         if self.dtype != torch.float32:
             inputs = {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
-        output = self.model(image_embeddings=self.joined(embedding.features), multimask_output=self.multimask, **inputs)
-        logits, scores = output.pred_masks[0], output.iou_scores[0]  # (N, K, h, w), (N, K)
-        best = scores.argmax(1)
-        row = torch.arange(len(prompts), device=self.device)
-        return logits[row, best], scores[row, best]
+        return inputs
 
     def joined(self, features: Features) -> Any:
         """The embeddings as the stock model takes them."""

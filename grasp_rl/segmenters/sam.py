@@ -50,6 +50,9 @@ class SamSegmenter(PromptableSegmenter):
         height, width = self.seen_size(size)
         return torch.nn.functional.interpolate(square[..., :height, :width], size, mode="bilinear", align_corners=False)
 
+    def embed(self, pixels: Tensor) -> Features:
+        return (self.model.vision_encoder(pixels).last_hidden_state,)
+
     def joined(self, features: Features) -> Tensor:
         return features[0]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.segmenters.base import PromptableSegmenter
+from grasp_rl.segmenters.embedding_cache import Features
 from grasp_rl.segmenters.weights import Weights
 
 VIDEO = ("memory_", "obj_ptr_", "maskmem_", "mask_downsample", "no_mem_pos_enc", "no_obj_ptr", "no_obj_embed_spatial")
@@ -41,7 +42,8 @@ class Sam2Segmenter(PromptableSegmenter):
     """``Sam2Model``. The original squashes every image to a square; so prompts scale by side / width, side / height.
 
     Args:
-        path: a hub id (``facebook/sam2.1-hiera-small``), a local folder of the port, or an original ``.pt`` file.
+        path: a hub id (``facebook/sam2.1-hiera-small``), a local folder of the port, an original ``.pt`` file,
+            ``packaged:NAME`` or ``random:NAME``.
         backend: transformers | sam2, the package of that name; it takes original files only.
         **options: as for :class:`~grasp_rl.segmenters.base.PromptableSegmenter`.
     """
@@ -86,6 +88,16 @@ class Sam2Segmenter(PromptableSegmenter):
         from grasp_rl.segmenters.sam2_package import load_package
 
         return load_package(weights), None
+
+    def embed(self, pixels: Tensor) -> Features:
+        if self.backend != "transformers":
+            raise ConfigError(f"segmenter.backend={self.backend!r}: must be transformers to be trained")
+        levels = list(self.model.get_image_features(pixels, return_dict=True).fpn_hidden_states)
+        levels[-1] = levels[-1] + self.model.no_memory_embedding
+        sizes = self.model.backbone_feature_sizes
+        return tuple(
+            level.permute(1, 2, 0).reshape(len(pixels), -1, *size) for level, size in zip(levels, sizes, strict=True)
+        )
 
     @staticmethod
     def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.segmenters.synthetic import build as small
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +59,17 @@ def load(
 
     Raises:
         ConfigError: this transformers has no such class; there is nothing at the path; the file is damaged or a pickle
-            that is not trusted; or the keys or shapes do not fit.
+            that is not trusted; the keys or shapes do not fit; or no small architecture has that name.
     """
     if not hasattr(transformers, model_class):
         raise ConfigError(
             f"segmenter: transformers {transformers.__version__} has no {model_class}; "
             "pip install --upgrade transformers"
         )
+    if weights.path.startswith(small.RANDOM):
+        return small.build(weights.path.removeprefix(small.RANDOM), model_class), None
+    if weights.path.startswith(small.PACKAGED):
+        weights = replace(weights, path=str(small.packaged(weights.path.removeprefix(small.PACKAGED))))
     if Path(weights.path).suffix in ORIGINAL:
         return _original(weights, model_class, architectures, rename), None
     return _ported(weights, model_class)

@@ -72,7 +72,7 @@ def test_experiment_composes(option: str) -> None:
             assert compose.single(engine, overrides, ()).config["command"] == "train"
 
 
-@pytest.mark.parametrize("command", ["train", "sft", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "sft", "fit-segmenter", "evaluate"])
 def test_defaults_compose_for_every_verb(command: str) -> None:
     with compose.hydra(command) as engine:
         job = compose.single(engine, [f"command={command}"], ())

@@ -10,9 +10,9 @@ import numpy as np
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.base import RecordDataset, Split
 from grasp_rl.data.synthetic.questions import ask
-from grasp_rl.data.synthetic.scenes import OOD_STYLE, TRAIN_STYLE, draw_scene
+from grasp_rl.data.synthetic.scenes import OOD_STYLE, TRAIN_STYLE, Scene, draw_scene
 from grasp_rl.data.weak_labels import weak_labels_from_masks
-from grasp_rl.types import Image, Sample
+from grasp_rl.types import BoolMask, Image, Sample
 
 SPLITS = ("train", "val", "test", "test_ood")
 
@@ -68,11 +68,15 @@ class SyntheticSource(RecordDataset):
     def place_of(self, record: int) -> str:
         return f"scene {record}"
 
+    def scene(self, index: int, split: str) -> tuple[np.random.Generator, Scene]:
+        """Scene ``index`` of ``split``, and the generator that goes on to draw its questions."""
+        rng = np.random.default_rng([self.seed, zlib.crc32(split.encode()), index])
+        return rng, draw_scene(rng, OOD_STYLE if split == "test_ood" else TRAIN_STYLE, self.image_size)
+
     def draw(self, index: int, split: str, count: int) -> list[Sample]:
         """``count`` samples about scene ``index`` of ``split`` with different draws of the question."""
-        rng = np.random.default_rng([self.seed, zlib.crc32(split.encode()), index])
+        rng, scene = self.scene(index, split)
         ood = split == "test_ood"
-        scene = draw_scene(rng, OOD_STYLE if ood else TRAIN_STYLE, self.image_size)
         samples = []
         for number in range(count):
             question = ask(rng, scene, ood)
@@ -102,3 +106,8 @@ class _ScenesSplit(Split):
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}/{self.split} has {len(self)} samples, asked for number {index}")
         return self.dataset.draw(index, self.split, count)
+
+    def instances(self, index: int) -> tuple[Image, list[BoolMask]]:
+        """Image ``index`` and the masks [H, W] of all that is on it, asked for or not."""
+        scene = self.dataset.scene(self.records[index], self.split)[1]
+        return scene.image, [item.mask for item in scene.objects]

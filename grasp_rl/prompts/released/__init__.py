@@ -55,12 +55,12 @@ SCHEMES = {
     "socio_turn1": "box",
     "socio_turn2": "box_2points",
     "resap": "boxes_thousand",
-    "resap_points": "point_labels",
     "r1_sgg": "detection",
     "remote_reasoner": "box_center",
     "rsthinker": "boxes_thousand",
 }
-"""The option of ``prompt`` that asks for what a reader reads, or comes nearest to it."""
+"""The option of ``prompt`` that asks for what a reader reads, or comes nearest to it; ``resap_points`` reads the answers
+of a task (``rollout=resap``)."""
 
 
 def reads(reader: str, prompt: PromptConfig) -> bool:
