@@ -59,8 +59,10 @@ SCHEMES = {
     "remote_reasoner": "box_center",
     "rsthinker": "boxes_thousand",
 }
-"""The option of ``prompt`` that asks for what a reader reads, or comes nearest to it; ``resap_points`` reads the answers
-of a task (``rollout=resap``)."""
+"""The option of ``prompt`` that asks for what a reader reads, or comes nearest to it.
+
+``resap_points`` is not among them: it reads the answers of a task (``rollout=resap``).
+"""
 
 
 def reads(reader: str, prompt: PromptConfig) -> bool:
