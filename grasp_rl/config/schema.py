@@ -666,8 +666,8 @@ class FitConfig:
     steps: int = 1000
     """Optimizer steps."""
     blind_steps: int = 0
-    """Steps of the beginning in which image features are zero: the decoder alone learns what prompts mean. From random
-    weights it otherwise gives one mask for every prompt; 0 for trained weights."""
+    """Steps of the beginning in which image features are zero: the decoder alone learns what prompts mean, which from
+    random weights is slower with an image in sight; 0 for trained weights."""
     images: int = 4
     """Images per optimizer step."""
     prompts: int = 8

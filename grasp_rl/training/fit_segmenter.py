@@ -6,8 +6,8 @@ The loss of a mask is 5 BCE + dice, of three masks that of the best one, as SAM 
 weights chosen here), and the squared error of each predicted IoU. All draws are functions of the seed and the step, so
 a run that goes on equals one that was never stopped, to the bit on one thread.
 
-From random weights ``fit.blind_steps`` come first: image features are zero, and the decoder learns what a prompt means.
-Otherwise it settles on one mask for all prompts of an image.
+From random weights ``fit.blind_steps`` come first: image features are zero, and the decoder learns what a prompt means
+at the cost of a step without encoder. Otherwise it takes longer to tell the prompts of an image apart.
 """
 
 from __future__ import annotations
