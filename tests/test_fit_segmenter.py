@@ -56,7 +56,7 @@ def small(name: str = "sam2_tiny", **options: Any) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------------- what is shipped
-@pytest.mark.parametrize("name", ["sam2_small", "sam_small"])
+@pytest.mark.parametrize("name", ["sam2_small", "sam2_tiny", "sam_small"])
 def test_the_shipped_weights_segment_drawn_scenes(source: SyntheticSource, name: str) -> None:
     segmenter = instantiate(option(f"segmenter/synthetic_{name}"))
     found = score(segmenter, source.split("test"), 16)
@@ -206,7 +206,7 @@ def test_settings_are_refused_by_name() -> None:
         small("sam2_huge")
     with pytest.raises(ConfigError, match=r"random:sam_small.*sam2_small"):
         Sam2Segmenter(path="random:sam_small")
-    with pytest.raises(ConfigError, match=r"packaged:sam9.*sam2_small, sam_small"):
+    with pytest.raises(ConfigError, match=r"packaged:sam9.*sam2_small, sam2_tiny, sam_small"):
         Sam2Segmenter(path="packaged:sam9")
 
 
