@@ -16,6 +16,7 @@ from grasp_rl.types import (
     Image,
     MaskPrediction,
     Point,
+    Relation,
     RewardBreakdown,
     Sample,
     SpatialPrompt,
@@ -195,6 +196,8 @@ class WeakLabels:
     """Labels of the question's candidate points, 1 on the target; () where it has none."""
     choice: str | None = None
     """Which of several images is the right one; None where the question does not ask for that."""
+    relations: tuple[Relation, ...] = ()
+    """What holds between the instances; () where the dataset does not say."""
 
     @property
     def has_target(self) -> bool:
@@ -216,6 +219,7 @@ class Labels:
     query: str = ""
     point_labels: tuple[int, ...] = ()
     choice: str | None = None
+    relations: tuple[Relation, ...] = ()
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -20,6 +20,8 @@ Point = tuple[float, float]
 BoolMask = NDArray[np.bool_]
 Image = NDArray[np.uint8]
 Attribute = str | int | float
+Relation = tuple[int, str, int]
+"""(subject, predicate, object): two instances by their index, and what holds between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,8 @@ class Sample:
     """Points that the question asks about, each with its true label; None where it asks about none."""
     choice: str | None = None
     """The letter of the right one of ``more_images``, where the question asks for one."""
+    relations: tuple[Relation, ...] = ()
+    """What holds between the weak labels, where the dataset says so."""
     task: str = ""
     """Name of the run's task that asks the question; empty for the first."""
     instance_masks: Callable[[], list[BoolMask]] | None = field(default=None, compare=False, repr=False)
@@ -140,6 +144,8 @@ class Answer:
     """Labels that the answer gives to the question's candidate points: 1 on the target, 0 off it."""
     choice: str | None = None
     """Which of several images the answer names, where the question asks for that."""
+    relations: tuple[Relation, ...] = ()
+    """What the answer says of its instances, where the question asks for a scene graph."""
     previous: Answer | None = field(default=None, compare=False, repr=False)
     """The answer of the turn before; None in the first turn."""
     text: str = field(default="", compare=False, repr=False)

@@ -494,6 +494,33 @@ R1_SGG_BOXES = Preset(
         "no target, a box": Case(said(graph(T)), 1, NONE),
     }
 )
+
+
+def beside(subject: int = 0, other: int = 1, predicate: str = "next to") -> str:
+    return f'{{"subject":"plane.{subject}","predicate":"{predicate}","object":"plane.{other}"}}'
+
+
+R1_SGG = Preset(  # of two: the first is next to the second
+    {
+        "exact": Case(said(graph(T, U, relations=f"[{beside()}]")), 10, TWO),
+        "swapped": Case(said(graph(U, T, relations=f"[{beside(1, 0)}]")), 10, TWO),
+        "capitals": Case(said(graph(T, U, relations=f"[{beside(predicate='Next To')}]")), 10, TWO),
+        "another predicate": Case(said(graph(T, U, relations=f"[{beside(predicate='on')}]")), 5, TWO),
+        "the other way round": Case(said(graph(T, U, relations=f"[{beside(1, 0)}]")), 5, TWO),
+        "none": Case(said(graph(T, U)), 5, TWO),
+        "missing": Case(said(graph(T)), 3, TWO),
+        "superfluous": Case(said(graph(T, U, FAR, relations=f"[{beside()}]")), 10, TWO),
+        "of two the last": Case(said(graph(T, U, relations=f"[{beside()},{beside(predicate='on')}]")), 5, TWO),
+        "one of what is not there": Case(said(graph(T, U, relations=f"[{beside()},{beside(0, 9)}]")), 9, TWO),
+        "far": Case(said(graph(FAR)), 3 + 10 * math.exp(-2) / 7),  # the class is right
+        "no tags": Case(graph(T, U, relations=f"[{beside()}]"), 9.5, TWO),
+        "empty": Case(said(graph()), 1, TWO),
+        "unreadable": Case(said(graph(T)[:-1]), 0, TWO),
+        "no target, empty": Case(said(graph()), 1, NONE),
+        "no target, a box": Case(said(graph(T)), 1, NONE),
+    },
+    labels={"relations": ((0, "next to", 1),)},
+)
 CROSS_VIEW = Preset(  # the right one is B
     {
         "exact": Case(said("B", "x"), 4),
@@ -640,5 +667,6 @@ PRESETS = {
     "socio_reasoner_turn2": SOCIO_2,
     "r1_sgg_boxes": R1_SGG_BOXES,
     "geo_r1_cross_view": CROSS_VIEW,
+    "r1_sgg": R1_SGG,
     "hybrid": HYBRID,
 }

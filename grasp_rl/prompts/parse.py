@@ -81,6 +81,7 @@ def parse(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: Parsi
         listed=reading.listed,
         point_labels=reading.point_labels,
         choice=reading.choice,
+        relations=reading.relations if len(prompts) == len(reading.instances) else (),
     )
 
 

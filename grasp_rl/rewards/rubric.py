@@ -12,7 +12,7 @@ from grasp_rl.config.errors import ConfigError, one_of
 from grasp_rl.interfaces import Labels, WeakLabels
 from grasp_rl.rewards.baseline import RandomBox
 from grasp_rl.rewards.matching import MATCHINGS, matched_pairs, repeats, union_of
-from grasp_rl.rewards.terms.base import AnswerTerm, GroupTerm, InstanceTerm, Term
+from grasp_rl.rewards.terms.base import AnswerTerm, GroupTerm, InstanceTerm, PairsTerm, Term
 from grasp_rl.types import Answer, MaskPrediction, RewardBreakdown, SpatialPrompt
 
 NORMALISERS = ("larger", "reference", "predicted")
@@ -192,12 +192,13 @@ class Rubric:
         return values | {n: t(answer, labels, prediction) for n, t in terms.items() if isinstance(t, AnswerTerm)}
 
     def _instance_values(self, answer: Answer, labels: WeakLabels | Labels) -> dict[str, float]:
-        """Each instance term summed over the matched pairs, over a number of instances."""
+        """Each instance term summed over the matched pairs, over a number of instances; and the terms of all pairs."""
         terms = {name: term for name, term in self.terms.items() if isinstance(term, InstanceTerm)}
+        of_pairs = {name: term for name, term in self.terms.items() if isinstance(term, PairsTerm)}
         predicted: Sequence[SpatialPrompt] = answer.prompts
         reference: Sequence[SpatialPrompt] = labels.instances or ()
         if not terms or not reference:
-            return dict.fromkeys(terms, 0.0)
+            return dict.fromkeys([*terms, *of_pairs], 0.0)
         if self.matching == "union_box":
             predicted, reference = union_of(predicted), union_of(reference)
         tables = {name: term.table(predicted, reference, labels.image_size) for name, term in terms.items()}
@@ -209,7 +210,8 @@ class Rubric:
         pairs = matched_pairs(tables, weights, self.matching)
         counts = {"predicted": len(predicted), "reference": len(reference)}
         divisor = counts.get(self.normalise, max(counts.values()))
-        return {name: float(sum(table[pair] for pair in pairs)) / divisor for name, table in tables.items()}
+        values = {name: float(sum(table[pair] for pair in pairs)) / divisor for name, table in tables.items()}
+        return values | {name: term.value(answer, labels, pairs) for name, term in of_pairs.items()}
 
 
 def _checked(terms: Mapping[str, Any]) -> dict[str, Term]:
@@ -218,7 +220,7 @@ def _checked(terms: Mapping[str, Any]) -> dict[str, Term]:
     if not given:
         raise ConfigError(f"reward.terms={terms!r}: must name one term or more")
     for name, term in given.items():
-        if not isinstance(term, AnswerTerm | InstanceTerm | GroupTerm):
+        if not isinstance(term, AnswerTerm | InstanceTerm | PairsTerm | GroupTerm):
             raise ConfigError(f"reward.terms.{name}={term!r}: must be an option with the _target_ of a reward term")
         term.check(f"reward.terms.{name}")
     used = {name: term for name, term in given.items() if term.used}
@@ -243,7 +245,7 @@ def _without_classes(answers: Sequence[Answer], labels: WeakLabels | Labels) -> 
 
 def _is_accuracy(term: Term) -> bool:
     """Whether the rule for questions without a target and for empty answers decides about ``term``."""
-    return isinstance(term, InstanceTerm) or (isinstance(term, AnswerTerm) and term.by_rule)
+    return isinstance(term, InstanceTerm | PairsTerm) or (isinstance(term, AnswerTerm) and term.by_rule)
 
 
 def _passes(term: Term, values: Mapping[str, float]) -> bool:

@@ -126,6 +126,7 @@ class RewardPipeline:
             "image": sample.image if "image" in self.reward.needs else None,
             "query": sample.query,
             "choice": sample.choice,
+            "relations": sample.relations,
             "point_labels": sample.candidates.point_labels if sample.candidates is not None else (),
         }
         if "mask" not in self.reward.needs:

@@ -15,7 +15,7 @@ from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.prompts.json_text import ReadError
 from grasp_rl.prompts.released.reading import Reading, between, layout, load, numbers, prompt_as_said
 from grasp_rl.prompts.render import ANSWER_CLOSE, ANSWER_OPEN
-from grasp_rl.types import ParseStatus, SpatialPrompt
+from grasp_rl.types import ParseStatus, Relation, SpatialPrompt
 
 
 def r1_sgg(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: ParsingConfig) -> Reading:
@@ -34,7 +34,8 @@ def r1_sgg(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: Pars
     if len(items) > config.max_instances:
         return Reading(status=ParseStatus.TOO_LONG, form=form)
     try:
-        return Reading(instances=tuple(_instance(item, frame, config) for item in items), form=form)
+        instances = tuple(_instance(item, frame, config) for item in items)
+        return Reading(instances=instances, form=form, relations=_relations(graph, items))
     except ReadError as error:
         return Reading(status=error.status, form=form)
 
@@ -44,6 +45,20 @@ def _instance(item: Any, frame: CoordinateFrame, config: ParsingConfig) -> Spati
         raise ReadError(ParseStatus.BAD_SCHEMA)
     name = item["id"].lower().replace("_", " ").replace("-", " ").partition(".")[0]
     return prompt_as_said(numbers(item.get("bbox"), 4, config), [], frame, name)
+
+
+def _relations(graph: dict[str, Any], items: list[Any]) -> tuple[Relation, ...]:
+    """The relationships whose ends are objects of the graph; of several between the same two the last."""
+    place = {item["id"]: number for number, item in enumerate(items)}
+    found: dict[tuple[int, int], str] = {}
+    listed = graph.get("relationships")
+    for item in listed if isinstance(listed, list) else []:
+        ends = [item.get(key) for key in ("subject", "object")] if isinstance(item, dict) else []
+        if len(ends) == 2 and all(isinstance(end, str) and end in place for end in ends):
+            predicate = item.get("predicate")
+            if isinstance(predicate, str):
+                found[place[ends[0]], place[ends[1]]] = predicate
+    return tuple((subject, predicate, other) for (subject, other), predicate in found.items())
 
 
 def _is_graph(graph: dict[str, Any]) -> bool:

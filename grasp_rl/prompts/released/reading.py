@@ -17,7 +17,7 @@ from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.prompts.coordinates import scaled
 from grasp_rl.prompts.json_text import ReadError, check_caps
 from grasp_rl.prompts.render import ANSWER_CLOSE, ANSWER_OPEN, FENCE_CLOSE, FENCE_OPEN, THINK_CLOSE, THINK_OPEN
-from grasp_rl.types import Box, ParseStatus, SpatialPrompt
+from grasp_rl.types import Box, ParseStatus, Relation, SpatialPrompt
 
 _JOINT = re.compile(rf"{THINK_CLOSE}\s*{ANSWER_OPEN}")
 
@@ -39,6 +39,8 @@ class Reading:
     """Labels of the question's candidate points."""
     choice: str | None = None
     """Which of several images is named."""
+    relations: tuple[Relation, ...] = ()
+    """Of a scene graph, between ``instances`` by their index."""
 
 
 Reader = Callable[[str, PromptConfig, CoordinateFrame, ParsingConfig], Reading]

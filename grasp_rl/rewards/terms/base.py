@@ -110,6 +110,15 @@ class InstanceTerm(Term):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairsTerm(Term):
+    """A term about the matched pairs together."""
+
+    def value(self, answer: Answer, labels: WeakLabels | Labels, pairs: Sequence[tuple[int, int]]) -> float:
+        """The raw value in [0, 1] for the matched ``pairs`` (predicted, reference) of instances."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
 class GroupTerm(Term):
     """A term that compares completions with one another."""
 
