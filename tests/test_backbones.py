@@ -65,10 +65,11 @@ def stock_inputs(policy: HfVlmPolicy, prompt: EncodedPrompt, completion: tuple[i
     return inputs
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(SCHEMES.glob("*.yaml"))])
+@pytest.mark.parametrize("name", [*(path.stem for path in sorted(SCHEMES.glob("*.yaml"))), "point_labels"])
 def test_every_scheme_shows_an_example_that_it_reads(name: str, family: str, policy: HfVlmPolicy) -> None:
     """The example in the question, in the family's own frame, read back: within half a unit of what it is made of."""
-    option = yaml.safe_load((SCHEMES / f"{name}.yaml").read_text())
+    labels = {"scheme": name, "answer": "labels", "box": False, "positive_points": 0, "fence": False}
+    option = labels if name == "point_labels" else yaml.safe_load((SCHEMES / f"{name}.yaml").read_text())
     scheme = PromptConfig(**option | {"template": "think2seg"})
     more = [image(84, 84)] * 2 if scheme.answer == "choice" else []
     points = [(50.0, 20.0), (3.0, 90.0)] if scheme.answer == "labels" else []

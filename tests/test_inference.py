@@ -46,8 +46,9 @@ from grasp_rl.geometry import clipped
 from grasp_rl.inference import refine
 from grasp_rl.inference.candidates import LabelledPoint, confidences, with_points
 from grasp_rl.inference.candidates import Labelling as Answered
-from grasp_rl.inference.pipeline import Inference, InferredRollout
+from grasp_rl.inference.pipeline import Inference
 from grasp_rl.inference.refine import Affine
+from grasp_rl.inference.rollout import InferredRollout
 from grasp_rl.inference.segmenting import (
     ClippedSegmenter,
     RoutedSegmenter,

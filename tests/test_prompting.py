@@ -22,7 +22,11 @@ OPTIONS = {
     path.stem: yaml.safe_load(path.read_text())
     for path in sorted((Path(str(files("grasp_rl.conf"))) / "prompt").glob("*.yaml"))
 }
-SCHEMES = {name: PromptConfig(**{**option, "template": "think2seg"}) for name, option in OPTIONS.items()}
+LABELS = PromptConfig(scheme="point_labels", answer="labels", box=False, positive_points=0, fence=False)
+"""Of a task beside the first, so no option of the group."""
+SCHEMES = {name: PromptConfig(**{**option, "template": "think2seg"}) for name, option in OPTIONS.items()} | {
+    "point_labels": LABELS
+}
 SPOKEN = {name: scheme for name, scheme in SCHEMES.items() if scheme.answer in ("instances", "boxes")}
 """Schemes whose answers name places."""
 PIXELS = CoordinateFrame(width=840, height=616, image_width=1024, image_height=768)
@@ -243,7 +247,7 @@ def test_compact_is_one_short_turn() -> None:
         assert message["role"] == "user"
         assert message["content"][0] == {"type": "image"}
         query, _, fields[name] = text_of(message).partition("\n")
-        assert query == ("the red roof []" if option.get("answer") == "labels" else "the red roof")
+        assert query == "the red roof"
     assert fields == {
         "box": "bbox_2d",
         "points": "positive_points:2",
@@ -256,7 +260,6 @@ def test_compact_is_one_short_turn() -> None:
         "box_center": "bbox_2d",
         "boxes_thousand": "bbox_2d",
         "detection": "bbox_2d label",
-        "point_labels": "",
         "choice": "",
         "clicks": "clicks:6",
     }

@@ -22,7 +22,7 @@ from grasp_rl.data.image_io import write_image
 from grasp_rl.data.rasterize import decode_rle
 from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, score_of
 from grasp_rl.geometry import outside
-from grasp_rl.inference.pipeline import KEY, InferredRollout
+from grasp_rl.inference.rollout import KEY, InferredRollout
 from grasp_rl.interfaces import CoordinateFrame, EvaluationProtocol
 from grasp_rl.types import BoolMask, FinishReason, Image, Sample, SegmentedRollout, SpatialPrompt
 from grasp_rl.utils.files import Record, to_json, write_json, write_text

@@ -21,7 +21,8 @@ from grasp_rl.evaluation import foreign, predictions
 from grasp_rl.evaluation.calibration import inference_again
 from grasp_rl.evaluation.evaluate import concluded, files_of, last_pipeline, measure, pipeline_for
 from grasp_rl.inference.candidates import NOTHING, Labelling
-from grasp_rl.inference.pipeline import KEY, PLAIN, Inference
+from grasp_rl.inference.pipeline import PLAIN, Inference
+from grasp_rl.inference.rollout import KEY
 from grasp_rl.interfaces import Components, CoordinateFrame
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import data_record

@@ -7,7 +7,7 @@ routes and scale and clipped as asked; one made of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,34 +16,15 @@ import torch
 from grasp_rl.config.schema import InferenceConfig
 from grasp_rl.inference.candidates import NOTHING, Labelling, ask, with_points
 from grasp_rl.inference.refine import Affine
+from grasp_rl.inference.rollout import InferredRollout
 from grasp_rl.inference.segmenting import view_of
 from grasp_rl.inference.voting import Vote, vote_on_boxes, vote_on_masks
 from grasp_rl.interfaces import CoordinateFrame, Policy, Segmenter
 from grasp_rl.policies.types import Sampling
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline, segment, within
-from grasp_rl.types import Answer, Completion, FinishReason, Image, MaskPrediction, Rollout, Sample, SegmentedRollout
+from grasp_rl.types import Answer, Completion, FinishReason, Image, MaskPrediction, Sample, SegmentedRollout
 from grasp_rl.utils.files import Record
 from grasp_rl.utils.keyed_rng import keyed_generator
-
-KEY = "inference"
-"""Of predictions.jsonl: what :class:`InferredRollout` tells."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferredRollout(SegmentedRollout):
-    """A rollout that inference options had a part in."""
-
-    told: Record
-    """Name and settings of the options, the fit, what the segmenter saw, the vote and every answer's text."""
-    segmented: tuple[int, int, str | None] | None
-    """See :class:`~grasp_rl.inference.voting.Vote`."""
-
-    def without_masks(self) -> Rollout:
-        result = super().without_masks()
-        if self.segmented is None:
-            return result
-        tried, failed, error = self.segmented
-        return replace(result, segmented_prompts=tried, failed_prompts=failed, segmenter_error=error)
 
 
 @dataclass(frozen=True, kw_only=True)
