@@ -14,6 +14,7 @@ from pycocotools import mask as coco
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import EvaluationConfig, ParsingConfig, PromptConfig
+from grasp_rl.config.targets import load_config
 from grasp_rl.data.readers.jsonl import JsonlSource
 from grasp_rl.evaluation.evaluate import Evaluation, measure
 from grasp_rl.evaluation.foreign import Foreign
@@ -294,3 +295,17 @@ def test_score_and_rescore_are_runs_like_others(tmp_path: Path, data: Path) -> N
     )
     assert missing.returncode == 2
     assert "val" in missing.stderr
+
+
+def test_a_rescored_run_keeps_its_turns_and_what_was_not_named(tmp_path: Path) -> None:
+    words = ["evaluation.test_limit=4", "evaluation.overlays=0", "segmenter=box_fill", "prompt=box", "reward=think2seg"]
+    words += ["rollout=two_turns", "rollout.turns.second.feedback=crop"]
+    done = forked.grasp_rl("evaluate", f"run_dir={tmp_path / 'one'}", *words)
+    assert done.returncode == 0, done.stderr
+    done = forked.grasp_rl("rescore", str(tmp_path / "one"), f"run_dir={tmp_path / 'two'}", "parsing.nms_iou=0.9")
+    assert done.returncode == 0, done.stderr
+    one, two = (tmp_path / name / "eval/predictions.jsonl" for name in ("one", "two"))
+    assert '"earlier_turns"' in one.read_text()
+    assert one.read_bytes() == two.read_bytes()
+    parsing = load_config(tmp_path / "two/config.yaml").parsing
+    assert (parsing.reader, parsing.nms_iou) == ("think2seg", 0.9)  # the reward brought the reader, the line the number

@@ -7,6 +7,7 @@ environment, name the modules that are trusted.
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import os
 import re
@@ -324,11 +325,29 @@ def _as_in_run(raw: Record, named: Sequence[str]) -> Record:
 
     if free("data"):
         started.demand_same_data(Path(raw["predictions"]))
-    result = raw | {key: theirs[key] for key in _RUNS_OWN if key in theirs and free(key)}
-    ours, evaluation = raw["evaluation"], theirs["evaluation"]
+    result = raw | {key: _with_named(theirs[key], raw[key], key, keys) for key in _RUNS_OWN if key in theirs}
+    ours, evaluation, rollout = raw["evaluation"], theirs["evaluation"], theirs.get("rollout") or {}
+    turns = {key: rollout[key] for key in ("turns", "tasks") if key in rollout and free("rollout")}
     return result | {
-        "evaluation": ours | {key: evaluation[key] for key in ours if key in evaluation and free(f"evaluation.{key}")}
+        "rollout": raw["rollout"] | turns,
+        "evaluation": ours | {key: evaluation[key] for key in ours if key in evaluation and free(f"evaluation.{key}")},
     }
+
+
+def _with_named(theirs: Any, ours: Any, group: str, keys: Sequence[str]) -> Any:
+    """The run's value of ``group``, with those of its keys that were named; ours where the group itself was."""
+    below = [key.removeprefix(f"{group}.").split(".") for key in keys if key.startswith(f"{group}.")]
+    if group in keys or (below and not isinstance(theirs, dict)):
+        return ours
+    result = copy.deepcopy(theirs)
+    for path in below:
+        source, target = ours, result
+        for part in path[:-1]:
+            source = source.get(part) if isinstance(source, dict) else None
+            target = target.setdefault(part, {}) if isinstance(target, dict) else {}
+        if isinstance(source, dict) and path[-1] in source and isinstance(target, dict):
+            target[path[-1]] = source[path[-1]]
+    return result
 
 
 def _named(hydra: Any, raw: Record) -> list[str]:
