@@ -527,6 +527,7 @@ def test_two_ranks_give_what_one_gives(tmp_path: Path) -> None:
             barrier.abort()
 
     policy(1)
+    rubric("grasp")  # composed before the threads: Hydra is one for all of them
     threads = [threading.Thread(target=rank, args=(number,)) for number in (0, 1)]
     for thread in threads:
         thread.start()

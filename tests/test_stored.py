@@ -302,10 +302,13 @@ def test_a_rescored_run_keeps_its_turns_and_what_was_not_named(tmp_path: Path) -
     words += ["rollout=two_turns", "rollout.turns.second.feedback=crop"]
     done = forked.grasp_rl("evaluate", f"run_dir={tmp_path / 'one'}", *words)
     assert done.returncode == 0, done.stderr
-    done = forked.grasp_rl("rescore", str(tmp_path / "one"), f"run_dir={tmp_path / 'two'}", "parsing.nms_iou=0.9")
+    done = forked.grasp_rl("rescore", str(tmp_path / "one"), f"run_dir={tmp_path / 'two'}", "parsing.max_chars=9999")
     assert done.returncode == 0, done.stderr
     one, two = (tmp_path / name / "eval/predictions.jsonl" for name in ("one", "two"))
     assert '"earlier_turns"' in one.read_text()
     assert one.read_bytes() == two.read_bytes()
     parsing = load_config(tmp_path / "two/config.yaml").parsing
-    assert (parsing.reader, parsing.nms_iou) == ("think2seg", 0.9)  # the reward brought the reader, the line the number
+    assert (parsing.reader, parsing.max_chars) == (
+        "think2seg",
+        9999,
+    )  # the reward brought the reader, the line the number
