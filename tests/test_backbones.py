@@ -183,6 +183,20 @@ def test_second_turns_behind_a_shared_first_one_equal_rows_of_their_own(policy: 
             assert (found[name] - parameter.grad).abs().max() < 2e-5 * scale, name
 
 
+def test_an_image_token_in_an_earlier_answer_is_no_image(policy: HfVlmPolicy) -> None:
+    """A policy can draw the id that stands for the image: it is read as the word that it is, and moves no position."""
+    first = policy.encode(image(100, 140), "the roof", PROMPT)
+    token, later = policy.image_token_id, []
+    for ids in ((45, token, 46), (45, 47, 46)):
+        said = Completion(token_ids=ids, logprobs=(0.0,) * 3, text="", finish_reason=FinishReason.LENGTH)
+        later.append(policy.encode_next_turn(first, said, image(84, 84), "look again", PROMPT))
+    drawn, plain = policy.embed(later)
+    place = len(first.input_ids) + 1
+    assert torch.equal(drawn.embeddings[place], policy.core.get_input_embeddings()(torch.tensor(token)))
+    assert torch.equal(drawn.visual, plain.visual)
+    assert torch.equal(drawn.positions, plain.positions)
+
+
 def image_only(family: str, policy: HfVlmPolicy) -> Any:
     """The family's own processor without its video part, the one piece that needs torchvision."""
     stock: dict[str, Any] = {

@@ -84,6 +84,34 @@ def test_the_lock_names_all_that_the_installed_ones_require(pins: dict[str, Vers
     assert sorted(name for name in missing - pins.keys() if not re.match(r"nvidia|cuda|triton", name)) == []
 
 
+def test_a_wheel_has_every_file_of_the_package() -> None:
+    """Templates, weights, cards and configs: an editable installation would not miss one."""
+    listed = subprocess.run(
+        [sys.executable, "-c", _FILES], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    ).stdout.split("\n")
+    tree = {
+        str(path.relative_to(ROOT))
+        for folder in ("grasp_rl", "conf")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert {name for name in tree if name.endswith((".jinja", ".safetensors", ".yaml", "MODEL_CARD.md"))}
+    assert tree - set(listed) == set()
+
+
+_FILES = """
+from distutils.core import run_setup
+from setuptools import Distribution
+distribution = run_setup("setup.py", ["--quiet"], stop_after="init")
+distribution.parse_config_files()
+command = distribution.get_command_obj("build_py")
+command.ensure_finalized()
+for _, source, _, names in command.data_files:
+    for name in names:
+        print(f"{source}/{name}")
+"""
+
+
 def test_every_lower_bound_becomes_a_pin() -> None:
     oldest = subprocess.run(
         [sys.executable, "scripts/bounds.py", "oldest"], cwd=ROOT, check=True, capture_output=True, text=True

@@ -41,6 +41,15 @@ class EncodedPrompt:
     """Leading tokens that are the first turn's prompt; 0 in the first turn."""
     shared_images: int = 0
     """Images among them."""
+    said: tuple[tuple[int, int], ...] = ()
+    """First token and the one after the last of each earlier answer: an image token in there was drawn, not an image."""
+
+    def image_tokens(self, token_id: int) -> Tensor:
+        """[P] bool: where ``token_id`` stands for a part of an image."""
+        result = self.input_ids == token_id
+        for start, stop in self.said:
+            result[start:stop] = False
+        return result
 
     @property
     def inputs(self) -> Mapping[str, Tensor]:

@@ -253,6 +253,7 @@ class VlmPolicy(nn.Module):
             messages=[*before.messages, shown, *turn],
             shared=before.shared or len(before.input_ids),
             shared_images=before.shared_images or len(before.images),
+            said=(*before.said, (len(before.input_ids), len(before.input_ids) + len(own))),
         )
 
     @property
@@ -291,7 +292,7 @@ class VlmPolicy(nn.Module):
 
     def image_end(self, prompt: EncodedPrompt) -> int:
         """Number of leading tokens of ``prompt`` up to and including the image: what its questions share."""
-        return int((prompt.input_ids == self.image_token_id).nonzero()[-1]) + 1
+        return int(prompt.image_tokens(self.image_token_id).nonzero()[-1]) + 1
 
     def tokens_of(self, text: str) -> tuple[int, ...]:
         """Token ids of a completion, end of sequence included."""
@@ -340,7 +341,7 @@ class VlmPolicy(nn.Module):
         """Each prompt from a token and an image on, by their numbers."""
         images = self._features([prompt.images[first:] for prompt, _, first in parts])
         ids = torch.cat([prompt.input_ids[start:] for prompt, start, _ in parts])
-        visual = ids == self.image_token_id
+        visual = torch.cat([prompt.image_tokens(self.image_token_id)[start:] for prompt, start, _ in parts])
         on = together({"ids": ids, "places": visual.nonzero()[:, 0]}, self.device)
         lookup = self.core.get_input_embeddings()(on["ids"])  # one call, see TokenScorer
         tokens = torch.cat([image.tokens for image in images]).to(lookup.dtype)
@@ -362,7 +363,7 @@ class VlmPolicy(nn.Module):
 
     def _positions(self, prompt: EncodedPrompt, start: int) -> Tensor:
         """[A, P - start] positions of the tokens of ``prompt`` from ``start`` on."""
-        visual = prompt.input_ids == self.image_token_id
+        visual = prompt.image_tokens(self.image_token_id)
         return self.backbone.positions(self.core, prompt.input_ids, visual, prompt.inputs)[:, start:]
 
     def encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[ImageFeatures]:

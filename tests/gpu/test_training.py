@@ -70,6 +70,19 @@ def test_a_pretrained_policy_and_sam2_train_and_resume(
     assert all(row["mismatch"] < 0.1 for row in found)
 
 
+def test_two_turns_train(qwen: Path, tiny_sam2: Path, tmp_path: Path) -> None:
+    """The second turn's image and question packed behind the first's, in bfloat16."""
+    words = [
+        f"run_dir={tmp_path / 'run'}", "policy=hf_vlm", f"policy.path={qwen}", "policy.lora_rank=4",
+        "policy.image.max_pixels=12544", "segmenter=sam2", f"segmenter.path={tiny_sam2}", *TRAINING,
+        "rollout=socio_reasoner", "reward=socio_reasoner", "prompt=box", "algorithm.steps=2",
+    ]  # fmt: skip
+    run("train", *words)
+    found = [row for row in rows(tmp_path / "run") if "loss" in row]
+    assert [row["step"] for row in found] == [1, 2]
+    assert all(math.isfinite(row["loss"]) and row["mismatch"] < 0.1 for row in found)
+
+
 def test_the_tiny_policy_learns_the_same_as_on_the_cpu(tmp_path: Path) -> None:
     """The first step's rollouts and loss, in float32."""
     found = {}
