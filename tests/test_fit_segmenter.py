@@ -56,7 +56,7 @@ def small(name: str = "sam2_tiny", **options: Any) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------------- what is shipped
-@pytest.mark.parametrize("name", ["sam2_small", "sam2_tiny", "sam_small"])
+@pytest.mark.parametrize("name", ["sam2_small", "sam2_tiny", "sam_base"])
 def test_the_shipped_weights_segment_drawn_scenes(source: SyntheticSource, name: str) -> None:
     segmenter = instantiate(option(f"segmenter/synthetic_{name}"))
     found = score(segmenter, source.split("test"), 16)
@@ -150,7 +150,7 @@ def test_targets_lie_where_the_encoder_sees_the_image() -> None:
     """An image of 224 x 448 fills the upper half of SAM's canvas, and all of SAM 2's."""
     mask = np.zeros((224, 448), dtype=np.bool_)
     mask[:, 224:] = True
-    below = on_canvas(small("sam_small"), [mask], (224, 448))[0]
+    below = on_canvas(small("sam_base"), [mask], (224, 448))[0]
     assert below[:56, 58:].min() == 1
     assert below[56:].max() == below[:, :54].max() == 0
     whole = on_canvas(small(), [mask], (224, 448))[0]
@@ -174,7 +174,7 @@ def test_two_steps_and_one_more_are_three(tmp_path: Path, source: SyntheticSourc
     assert score(loaded, source.split("test"), 1)["tight"] == pytest.approx(result["test"]["tight"], abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["sam2_tiny", "sam_small"])
+@pytest.mark.parametrize("name", ["sam2_tiny", "sam_base"])
 def test_only_the_mask_decoder(tmp_path: Path, source: SyntheticSource, name: str) -> None:
     segmenter = small(name)
     before = {key: value.clone() for key, value in segmenter.model.state_dict().items()}
@@ -204,9 +204,9 @@ def test_settings_are_refused_by_name() -> None:
         FitConfig(mix={"loose": -1.0, "tight": 2.0})
     with pytest.raises(ConfigError, match=r"random:sam2_huge.*sam2_small, sam2_tiny"):
         small("sam2_huge")
-    with pytest.raises(ConfigError, match=r"random:sam_small.*sam2_small"):
-        Sam2Segmenter(path="random:sam_small")
-    with pytest.raises(ConfigError, match=r"packaged:sam9.*sam2_small, sam2_tiny, sam_small"):
+    with pytest.raises(ConfigError, match=r"random:sam_base.*sam2_small"):
+        Sam2Segmenter(path="random:sam_base")
+    with pytest.raises(ConfigError, match=r"packaged:sam9.*sam2_small, sam2_tiny, sam_base"):
         Sam2Segmenter(path="packaged:sam9")
 
 
