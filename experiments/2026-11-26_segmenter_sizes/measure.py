@@ -37,7 +37,12 @@ KINDS = (
     *((kind, error) for kind in ("shifted", "grown", "shrunk") for error in ERRORS[1:]),
     *((kind, 0.0) for kind in ("tight", "box_2points", "points")),
 )
-PAIRS = (("sam2_tiny", "sam2_large"), ("sam2_small", "sam2_large"), ("sam2_tiny", "sam2_small"), ("sam_base", "sam_huge"))
+PAIRS = (
+    ("sam2_tiny", "sam2_large"),
+    ("sam2_small", "sam2_large"),
+    ("sam2_tiny", "sam2_small"),
+    ("sam_base", "sam_huge"),
+)
 
 
 def prompt(mask: BoolMask, number: int, kind: str, error: float) -> SpatialPrompt:
@@ -90,7 +95,9 @@ def difference(a: NDArray[np.float64], b: NDArray[np.float64], rng: np.random.Ge
     draws = []
     for _ in range(4000):
         at = rng.integers(scenes, size=scenes)
-        draws.append(a[rng.integers(seeds, size=seeds)][:, at].mean() - b[rng.integers(seeds, size=seeds)][:, at].mean())
+        draws.append(
+            a[rng.integers(seeds, size=seeds)][:, at].mean() - b[rng.integers(seeds, size=seeds)][:, at].mean()
+        )
     low, high = np.quantile(draws, (0.025, 0.975))
     return float(a.mean() - b.mean()), float(low), float(high)
 
@@ -104,7 +111,9 @@ def table(found: dict[str, dict[str, NDArray[np.float64]]]) -> Iterator[str]:
         yield "|---" * (len(shown) + 1) + "|"
         for name, worlds in found.items():
             by_seed = worlds[world].mean(1)  # [seeds, kinds]
-            cells = [f"{by_seed[:, i].mean():.3f} ({by_seed[:, i].min():.3f} to {by_seed[:, i].max():.3f})" for i in shown]
+            cells = [
+                f"{by_seed[:, i].mean():.3f} ({by_seed[:, i].min():.3f} to {by_seed[:, i].max():.3f})" for i in shown
+            ]
             yield f"| `{name}` | " + " | ".join(cells if len(by_seed) > 1 else [c.split(" ")[0] for c in cells]) + " |"
     rng = np.random.default_rng(0)
     yield "\n| world | pair | " + " | ".join(names[i] for i in shown) + " |"
@@ -121,7 +130,9 @@ def table(found: dict[str, dict[str, NDArray[np.float64]]]) -> Iterator[str]:
 
 def plot(found: dict[str, dict[str, NDArray[np.float64]]], path: Path) -> None:
     kinds = ("shifted", "grown", "shrunk")
-    figure, axes = plt.subplots(len(WORLDS), len(kinds), figsize=(11, 11), sharex=True, sharey="row", layout="constrained")
+    figure, axes = plt.subplots(
+        len(WORLDS), len(kinds), figsize=(11, 11), sharex=True, sharey="row", layout="constrained"
+    )
     for row, world in zip(axes, WORLDS, strict=True):
         for axis, kind in zip(row, kinds, strict=True):
             columns = [KINDS.index(("tight", 0.0)), *(KINDS.index((kind, error)) for error in ERRORS[1:])]
