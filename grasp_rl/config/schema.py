@@ -772,6 +772,9 @@ class SweepConfig:
 
     on_error: str = "continue"
     """After a job has failed: continue with the others, or stop before the next one."""
+    zip: dict[str, list[Any]] = field(default_factory=dict)
+    """Keys whose values move together, each with its value in the first job, the second, and so on: {policy: [a, b],
+    algorithm.group_size: [16, 12]}. Multiplied with whatever else is swept."""
 
     def __post_init__(self) -> None:
         one_of("sweep.on_error", self.on_error, ("continue", "stop"))
