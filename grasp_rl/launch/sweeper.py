@@ -26,7 +26,7 @@ def multirun(engine: Hydra, config_name: str, task: Callable[[DictConfig], Any],
         engine.multirun(config_name, task, overrides)
         return
     context = HydraContext(config_loader=engine.config_loader, callbacks=Callbacks(config))
-    sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=task, config=config)
+    sweeper: Any = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=task, config=config)
     # Hydra's own sweeper, with these points in place of its product
     sweeper.split_arguments = lambda overrides, _: [split_points(overrides, config.sweep.zip)]
     sweeper.sweep(list(config.hydra.overrides.task))
@@ -52,7 +52,7 @@ def split_points(overrides: list[Override], zipped: Mapping[str, Sequence[Any]])
     if twice:
         left = ", ".join(sorted(set(lengths) - twice))
         raise ConfigError(
-            f"sweep.zip.{min(twice)}: moves together with {left} and is not overridden alone; override all of these keys, "
+            f"sweep.zip.{min(twice)}: moves together with {left} and is not overridden alone; override all of these, "
             "or write an experiment of your own"
         )
     rows = zip(*lists.values(), strict=True)
