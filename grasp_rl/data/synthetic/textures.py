@@ -221,7 +221,7 @@ def orchard(rng: Rng, frame: Frame) -> Light:
     lattice = np.cos(2 * np.pi * frame.along / (1.9 * frame.period)) + np.cos(
         2 * np.pi * frame.across / (1.9 * frame.period)
     )
-    return np.where(lattice > 0.1, 0.7 - 0.3 * frame.along / frame.half[0], -1.3).astype(np.float32)
+    return np.where(lattice > 0.45, 0.7 - 0.3 * frame.along / frame.half[0], -1.3).astype(np.float32)
 
 
 def swell(rng: Rng, frame: Frame) -> Light:
