@@ -7,14 +7,17 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.errors import ConfigError, one_of
 from grasp_rl.data.base import RecordDataset, Split
 from grasp_rl.data.synthetic.questions import ask
+from grasp_rl.data.synthetic.questions_hard import ask_hard
 from grasp_rl.data.synthetic.scenes import OOD_STYLE, TRAIN_STYLE, Scene, draw_scene
+from grasp_rl.data.synthetic.scenes_hard import OOD_HARD, TRAIN_HARD, draw_hard_scene
 from grasp_rl.data.weak_labels import weak_labels_from_masks
 from grasp_rl.types import BoolMask, Image, Sample
 
 SPLITS = ("train", "val", "test", "test_ood")
+LEVELS = ("easy", "hard")
 
 
 class SyntheticSource(RecordDataset):
@@ -29,22 +32,30 @@ class SyntheticSource(RecordDataset):
         test_size: samples of ``test`` and of ``test_ood``.
         image_size: side of the square images in pixels.
         seed: selects another world of scenes with the same rules.
+        level: ``easy``, or ``hard``: texture, thin and touching things, shadows and clutter.
 
     Raises:
-        ConfigError: a size is out of range.
+        ConfigError: a size is out of range, or there is no such level.
     """
 
     def __init__(
-        self, train_size: int = 100_000, val_size: int = 256, test_size: int = 512, image_size: int = 112, seed: int = 0
+        self,
+        train_size: int = 100_000,
+        val_size: int = 256,
+        test_size: int = 512,
+        image_size: int = 112,
+        seed: int = 0,
+        level: str = "easy",
     ) -> None:
         super().__init__(name="synthetic")
+        one_of("data.level", level, LEVELS)
         for key, value in (("train_size", train_size), ("val_size", val_size), ("test_size", test_size)):
             if value < 1:
                 raise ConfigError(f"data.{key}={value!r}: must be >= 1")
         if not 56 <= image_size <= 2048:
             raise ConfigError(f"data.image_size={image_size!r}: must be in 56..2048")
         self.sizes = {"train": train_size, "val": val_size, "test": test_size, "test_ood": test_size}
-        self.image_size, self.seed = image_size, seed
+        self.image_size, self.seed, self.level = image_size, seed, level
 
     def splits(self) -> Sequence[str]:
         return SPLITS
@@ -71,7 +82,10 @@ class SyntheticSource(RecordDataset):
     def scene(self, index: int, split: str) -> tuple[np.random.Generator, Scene]:
         """Scene ``index`` of ``split``, and the generator that goes on to draw its questions."""
         rng = np.random.default_rng([self.seed, zlib.crc32(split.encode()), index])
-        return rng, draw_scene(rng, OOD_STYLE if split == "test_ood" else TRAIN_STYLE, self.image_size)
+        ood = split == "test_ood"
+        if self.level == "hard":
+            return rng, draw_hard_scene(rng, OOD_HARD if ood else TRAIN_HARD, self.image_size)
+        return rng, draw_scene(rng, OOD_STYLE if ood else TRAIN_STYLE, self.image_size)
 
     def draw(self, index: int, split: str, count: int) -> list[Sample]:
         """``count`` samples about scene ``index`` of ``split`` with different draws of the question."""
@@ -79,7 +93,7 @@ class SyntheticSource(RecordDataset):
         ood = split == "test_ood"
         samples = []
         for number in range(count):
-            question = ask(rng, scene, ood)
+            question = (ask_hard if self.level == "hard" else ask)(rng, scene, ood)
             masks = [item.mask for item in question.answers]
             target = np.any(masks, axis=0) if masks else np.zeros(scene.image.shape[:2], dtype=np.bool_)
             samples.append(
