@@ -100,6 +100,15 @@ def test_a_policy_of_another_kind_is_named(source: SyntheticSource) -> None:
         run(RunConfig(), components)
 
 
+def test_a_layer_that_the_policy_lacks_is_named(random_policy: TinyPolicy, source: SyntheticSource) -> None:
+    components = Components(
+        policy=random_policy, segmenter=None, reward=None, protocol=None, data=source, tracker=None, generator=None
+    )  # type: ignore[arg-type]
+    phases = [SftPhase(steps=1), SftPhase(steps=1, attention_weight=0.1, attention_layers=[1, 4])]
+    with pytest.raises(ConfigError, match=r"sft\.phases\[1\]\.attention_layers: 4: .* decoder layers 0 to 3"):
+        run(RunConfig(sft=SftConfig(phases=phases)), components)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_question_that_is_too_long_is_named_before_the_first_row(
     random_policy: TinyPolicy, tmp_path: Path, split: str

@@ -83,8 +83,8 @@ def run(config: RunConfig, components: Components) -> Record:
     Several processes share the rows of every optimizer step; the loss has the divisors of the whole step.
 
     Raises:
-        ConfigError: the policy is no ``VlmPolicy``, the train split gives no weak labels, a scheme is unknown, or
-            several phases are to run under ZeRO.
+        ConfigError: the policy is no ``VlmPolicy``, the train split gives no weak labels, a scheme is unknown,
+            ``attention_layers`` names a layer that the policy lacks, or several phases are to run under ZeRO.
     """
     if config.engine.zero_stage and len(config.sft.phases) > 1:
         raise ConfigError(
@@ -98,6 +98,7 @@ def run(config: RunConfig, components: Components) -> Record:
             f"policy: {type(policy).__name__} cannot be fine-tuned on demonstrations: it is no "
             "grasp_rl.policies.vlm.VlmPolicy, whose tokens sft teaches"
         )
+    _check_layers(config, policy)
     with whole(policy):
         if config.init_from:
             policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
@@ -160,6 +161,16 @@ class _SftLog:
         self.progress = ProgressWriter(run_dir, total, first)
         scored = components.data.split(config.evaluation.test_split)
         data_record.write(run_dir, files_of(scored, config.evaluation.test_limit))
+
+
+def _check_layers(config: RunConfig, policy: VlmPolicy) -> None:
+    layers = policy.model.config.get_text_config().num_hidden_layers
+    for number, phase in enumerate(config.sft.phases):
+        absent = [layer for layer in phase.attention_layers if not 0 <= layer < layers]
+        if phase.attention_weight and absent:
+            raise ConfigError(
+                f"sft.phases[{number}].attention_layers: {absent[0]}: the policy has decoder layers 0 to {layers - 1}"
+            )
 
 
 def _run_phase(
