@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data import layouts
 from PIL import Image as Pillow
 
 from grasp_rl.cli import data as data_cli
@@ -21,6 +20,7 @@ from grasp_rl.data.base import RecordDataset
 from grasp_rl.data.mixture import Mixture
 from grasp_rl.data.readers.jsonl import JsonlSource
 from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.rehearsal import layouts
 
 AERIAL = Path(__file__).parent / "data/aerial"
 

@@ -170,11 +170,13 @@ Splits = dict[str, list[Written]]
 
 
 def write(path: Path, text: str) -> None:
+    """Write ``text``, its folders too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
 
 def lines(path: Path, entries: Sequence[Any]) -> None:
+    """Write JSON Lines."""
     write(path, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
@@ -550,7 +552,26 @@ def folder(root: Path) -> Splits:
     return written
 
 
-PUBLISHED: dict[str, Callable[[Path], Splits]] = {
+def cross_view(root: Path) -> None:
+    """A JSON list for each split: a picture, three others, and which of them answers."""
+    for name in ("street", "a", "b", "c"):
+        save(root / f"{name}.png", picture(len(name) + ord(name[0])))
+    for split, images in SPLITS.items():
+        entries = [
+            {"id": f"{split}-{number}", "image": "street.png", "question": "Where is it?", "answer": "ABC"[number % 3]}
+            | {"images": ["a.png", "b.png", "c.png"]}
+            for number in range(images)
+        ]
+        write(root / f"{split}.json", json.dumps(entries))
+
+
+WRITERS: dict[str, Callable[[Path], Splits]] = {
+    "refsegrs": lambda root: phrases(root, images="images", masks="masks", suffix=".tif", named=False, separator="\t "),
+    "risbench": lambda root: phrases(root, images="img_rgb", masks="mask", suffix=".png", named=True, separator=" "),
+    "rrsis_d": lambda root: refer(root, folder="rrsisd"),
+    "rrsis_hr": lambda root: refer(root, folder="rrsis_hr", same_ids=False, protocol=2),
+    "ris_lad": lambda root: refer(root, folder="ris_lad", same_ids=False),
+    "earthreason": earthreason,
     "risbench_arrow": risbench_arrow,
     "earthreason_fs": earthreason_fs,
     "vrsbench_fs": vrsbench_fs,
