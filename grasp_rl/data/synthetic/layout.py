@@ -18,6 +18,8 @@ CLUSTERS = ("roof", "tank", "court", "vehicle", "vessel")
 _TRIES = 14
 _SMALLEST = 14
 """Least area of an object, in square units."""
+_AFLOAT = 0.75
+"""Share of a vessel that must be on the water for it to be there and not half on the shore."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class Thing:
     """Of its length against the image's x, radians."""
     half: tuple[float, float]
     """Half of length and width."""
+    on: str = ""
+    """As :attr:`~grasp_rl.data.synthetic.scenes.SceneObject.on`."""
 
 
 @dataclass(kw_only=True)
@@ -47,12 +51,18 @@ class Layout:
     taken: BoolMask
 
     def add(
-        self, category: str, mask: BoolMask, centre: tuple[float, float], angle: float, half: tuple[float, float]
+        self,
+        category: str,
+        mask: BoolMask,
+        centre: tuple[float, float],
+        angle: float,
+        half: tuple[float, float],
+        on: str = "",
     ) -> bool:
         """Keep a thing unless it is too small."""
         if np.count_nonzero(mask) < _SMALLEST * self.unit**2:
             return False
-        self.things.append(Thing(category=category, mask=mask, centre=centre, angle=angle, half=half))
+        self.things.append(Thing(category=category, mask=mask, centre=centre, angle=angle, half=half, on=on))
         self.taken = self.taken | mask
         return True
 
@@ -286,7 +296,7 @@ class Layout:
                 continue
             mask = polygon(self.size, self._outline(category, (float(cx), float(cy)), w, h, angle))
             if self._free(mask, host):
-                return self.add(category, mask, (float(cx), float(cy)), angle, (w / 2, h / 2))
+                return self.add(category, mask, (float(cx), float(cy)), angle, (w / 2, h / 2), _stands_on(mask, host))
         return False
 
     def _host(self, category: str) -> Thing | None:
@@ -320,6 +330,13 @@ class Layout:
             turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
             return np.asarray(cut @ turned.T + centre)
         return rectangle(centre, w, h, angle)
+
+
+def _stands_on(mask: BoolMask, host: Thing | None) -> str:
+    if host is None:
+        return ""
+    within = np.count_nonzero(mask & host.mask) / np.count_nonzero(mask)
+    return host.category if within >= _AFLOAT else "shore"
 
 
 def lay_out(rng: Rng, size: int, scale: float) -> list[Thing]:

@@ -90,6 +90,9 @@ class SceneObject:
     """[size, size] bool, visible pixels."""
     centre: tuple[float, float]
     """(x, y) in pixels."""
+    on: str = ""
+    """In hard scenes the category of what it stands on; "" for the ground, ``shore`` for a vessel that lies half on the
+    water and half on the ground."""
 
     @property
     def area(self) -> int:

@@ -129,7 +129,7 @@ def _visible(things: list[Thing]) -> list[SceneObject]:
         rows, columns = np.nonzero(mask)
         if len(rows):
             centre = (float(columns.mean()) + 0.5, float(rows.mean()) + 0.5)
-            objects.append(SceneObject(category=thing.category, mask=mask, centre=centre))
+            objects.append(SceneObject(category=thing.category, mask=mask, centre=centre, on=thing.on))
     return objects[::-1]
 
 
