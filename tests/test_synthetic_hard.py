@@ -265,6 +265,27 @@ def test_touching_objects_are_one_region_of_a_semantic_target_and_two_instances(
             assert all(mask[int(y), int(x)] for x, y in label.positive_points)
 
 
+def test_the_masks_of_a_scene_follow_the_target() -> None:
+    sources = (
+        SyntheticSource(level="hard"),
+        SyntheticSource(level="hard", target="semantic"),
+        SyntheticSource(level="hard", texture_pieces=True),
+    )
+    merged = pieces = 0
+    for index in range(25):
+        (image, masks), (same, regions), (third, more) = (source.split("train").instances(index) for source in sources)
+        assert np.array_equal(image, same)
+        assert np.array_equal(image, third)
+        merged += len(regions) < len(masks)
+        assert all(np.array_equal(a, b) for a, b in zip(masks, more[: len(masks)], strict=True))
+        for piece in more[len(masks) :]:
+            pieces += 1
+            within = [mask for mask in masks if not (piece & ~mask).any()]
+            assert any(0.1 <= piece.sum() / mask.sum() <= 0.7 for mask in within)
+    assert merged > 10
+    assert pieces > 50
+
+
 def test_a_close_call_is_no_question() -> None:
     def item(x: float) -> SceneObject:
         return SceneObject(category="tank", mask=np.ones((2, 2), dtype=np.bool_), centre=(x, 0.0))
@@ -316,5 +337,7 @@ def test_a_scene_is_drawn_fast(size: int, limit: float) -> None:
 def test_a_semantic_target_needs_the_hard_level() -> None:
     with pytest.raises(ConfigError, match=r"data\.target='semantic' with data\.level='easy': set data\.level=hard"):
         SyntheticSource(target="semantic")
+    with pytest.raises(ConfigError, match=r"data\.texture_pieces=true with data\.level='easy': set data\.level=hard"):
+        SyntheticSource(texture_pieces=True)
     with pytest.raises(ConfigError, match=r"data\.target='parts'.*instance"):
         SyntheticSource(level="hard", target="parts")

@@ -46,9 +46,11 @@ class SyntheticSource(RecordDataset):
         target: of level ``hard``. ``instance``: the truth is the objects that answer, one weak label each.
             ``semantic``: questions are for all of a category or two, the truth is one mask, and its weak labels are of
             its 8-connected parts, as of a dataset that knows no objects: things that touch are one.
+        texture_pieces: of level ``hard``: what fit-segmenter learns has pieces of textures beside whole things (a roof's
+            slope, a patch of a wood), as masks of everything in photographs do; no question is about them.
 
     Raises:
-        ConfigError: a size is out of range, there is no such level or target, or the level has no such target.
+        ConfigError: a size is out of range, there is no such level or target, or they do not go together.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class SyntheticSource(RecordDataset):
         seed: int = 0,
         level: str = "easy",
         target: str = "instance",
+        texture_pieces: bool = False,
     ) -> None:
         super().__init__(name="synthetic")
         one_of("data.level", level, LEVELS)
@@ -68,6 +71,8 @@ class SyntheticSource(RecordDataset):
             raise ConfigError(
                 "data.target='semantic' with data.level='easy': set data.level=hard, or data.target=instance"
             )
+        if texture_pieces and level == "easy":
+            raise ConfigError("data.texture_pieces=true with data.level='easy': set data.level=hard, or false")
         for key, value in (("train_size", train_size), ("val_size", val_size), ("test_size", test_size)):
             if value < 1:
                 raise ConfigError(f"data.{key}={value!r}: must be >= 1")
@@ -75,6 +80,7 @@ class SyntheticSource(RecordDataset):
             raise ConfigError(f"data.image_size={image_size!r}: must be in 56..2048")
         self.sizes = {"train": train_size, "val": val_size, "test": test_size, "test_ood": test_size}
         self.image_size, self.seed, self.level, self.semantic = image_size, seed, level, target == "semantic"
+        self.texture_pieces = texture_pieces
 
     def splits(self) -> Sequence[str]:
         return SPLITS
@@ -103,7 +109,7 @@ class SyntheticSource(RecordDataset):
         rng = np.random.default_rng([self.seed, zlib.crc32(split.encode()), index])
         ood = split == "test_ood"
         if self.level == "hard":
-            return rng, draw_hard_scene(rng, OOD_HARD if ood else TRAIN_HARD, self.image_size)
+            return rng, draw_hard_scene(rng, OOD_HARD if ood else TRAIN_HARD, self.image_size, self.texture_pieces)
         return rng, draw_scene(rng, OOD_STYLE if ood else TRAIN_STYLE, self.image_size)
 
     def draw(self, index: int, split: str, count: int) -> list[Sample]:
@@ -161,6 +167,14 @@ class _ScenesSplit(Split):
         return self.dataset.draw(index, self.split, count)
 
     def instances(self, index: int) -> tuple[Image, list[BoolMask]]:
-        """Image ``index`` and the masks [H, W] of all that is on it, asked for or not."""
+        """Image ``index`` and the masks [H, W] of all that is on it, asked for or not.
+
+        Of semantic targets these are the connected parts of every category; pieces of textures come last.
+        """
         scene = self.dataset.scene(self.records[index], self.split)[1]
-        return scene.image, [item.mask for item in scene.objects]
+        masks = [item.mask for item in scene.objects]
+        if self.dataset.semantic:
+            categories = dict.fromkeys(item.category for item in scene.objects)
+            unions = (np.any([o.mask for o in scene.objects if o.category == name], axis=0) for name in categories)
+            masks = [part for union in unions for part in parts(union)]
+        return scene.image, masks + list(scene.pieces)

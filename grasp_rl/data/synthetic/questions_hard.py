@@ -173,7 +173,7 @@ class _Asking:
         text = self._fill(texts, first, others=words.NOUNS[second][1])
         answers = self.present[first] + self.present[second]
         told = " and ".join(f"{len(self.present[name])} {words.NOUNS[name][0]}" for name in (first, second))
-        return self._question("union", f"{first} and {second}", answers, text, told)
+        return self._question("union", "several", answers, text, told)
 
     def _position(self) -> Question | None:
         herd = self._herd(2)

@@ -106,6 +106,8 @@ class Scene:
     image: Image
     """[size, size, 3] uint8 RGB."""
     objects: tuple[SceneObject, ...]
+    pieces: tuple[BoolMask, ...] = ()
+    """[size, size] bool each: pieces of the textures of objects, where they were asked for."""
 
 
 def _box_shape(rng: Rng, size: int, cx: float, cy: float, w: float, h: float) -> BoolMask:
