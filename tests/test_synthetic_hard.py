@@ -217,7 +217,7 @@ def asked(split: str, target: str, size: int, scenes: int) -> Iterator[tuple[Sam
 @pytest.mark.parametrize("split", ["train", "test_ood"])
 @pytest.mark.parametrize(("target", "size"), [("instance", 112), ("instance", 224), ("semantic", 128)])
 def test_every_answer_is_right_and_the_only_one(split: str, target: str, size: int) -> None:
-    for sample, scene in asked(split, target, size, 120 if size < 200 else 40):
+    for sample, scene in asked(split, target, size, 80 if size < 200 else 25):
         expected = answer(sample.query, scene)
         union = np.any([item.mask for item in expected], axis=0) if expected else np.zeros((size, size), dtype=np.bool_)
         assert sample.target_mask is not None
@@ -233,7 +233,7 @@ def test_every_answer_is_right_and_the_only_one(split: str, target: str, size: i
 
 @pytest.mark.parametrize(("target", "kinds"), [("instance", INSTANCE_KINDS), ("semantic", SEMANTIC_KINDS)])
 def test_all_kinds_are_asked_with_their_attributes(target: str, kinds: dict[str, float]) -> None:
-    samples = [sample for sample, _ in asked("train", target, 96, 150)]
+    samples = [sample for sample, _ in asked("train", target, 96, 100)]
     counts = Counter(str(sample.attributes["kind"]) for sample in samples)
     assert set(counts) == set(kinds)
     assert min(counts.values()) > 0.015 * len(samples)

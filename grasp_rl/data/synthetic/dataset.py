@@ -46,8 +46,8 @@ class SyntheticSource(RecordDataset):
         target: of level ``hard``. ``instance``: the truth is the objects that answer, one weak label each.
             ``semantic``: questions are for all of a category or two, the truth is one mask, and its weak labels are of
             its 8-connected parts, as of a dataset that knows no objects: things that touch are one.
-        texture_pieces: of level ``hard``: what fit-segmenter learns has pieces of textures beside whole things (a roof's
-            slope, a patch of a wood), as masks of everything in photographs do; no question is about them.
+        texture_pieces: of level ``hard``: fit-segmenter learns pieces of textures beside whole things (slopes of a
+            roof, patches of a wood), as masks of everything in photographs have them; no question is about them.
 
     Raises:
         ConfigError: a size is out of range, there is no such level or target, or they do not go together.
