@@ -1,6 +1,7 @@
 """How gIoU of the drawn scenes falls with the error of the prompt, for every prompt scheme.
 
 python experiments/2026-11-20_calibration/calibrate.py --scenes 150 --out experiments/2026-11-20_calibration
+python experiments/2026-11-20_calibration/calibrate.py --scenes 150 --level hard
 python experiments/2026-11-20_calibration/calibrate.py --level hard --segmenter synthetic_sam2_small --out DIR
 """
 
@@ -119,8 +120,9 @@ def main() -> None:
         axis.set_ylim(0, 1)
     axes[0].legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(arguments.out / "calibration.png", dpi=110)
-    with (arguments.out / "calibration.csv").open("w", newline="") as stream:
+    name = "calibration" if arguments.level == "easy" else f"calibration_{arguments.level}"
+    figure.savefig(arguments.out / f"{name}.png", dpi=110)
+    with (arguments.out / f"{name}.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("style", "scheme", "error", "value", "giou", "box_iou"))
         writer.writerows(rows)

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from grasp_rl.data.synthetic.shapes import Points, Rng, band, largest_part, polygon, rectangle
+from grasp_rl.data.synthetic.shapes import Points, Rng, band, blob, largest_part, outline, polygon, rectangle
 from grasp_rl.data.synthetic.themes import SIZES, THEMES
 from grasp_rl.types import BoolMask
 
@@ -18,6 +18,8 @@ CLUSTERS = ("roof", "tank", "court", "vehicle", "vessel")
 _TRIES = 14
 _SMALLEST = 14
 """Least area of an object, in square units."""
+_AFLOAT = 0.75
+"""Share of a vessel that must be on the water for it to be there and not half on the shore."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class Thing:
     """Of its length against the image's x, radians."""
     half: tuple[float, float]
     """Half of length and width."""
+    on: str = ""
+    """As :attr:`~grasp_rl.data.synthetic.scenes.SceneObject.on`."""
 
 
 @dataclass(kw_only=True)
@@ -47,12 +51,18 @@ class Layout:
     taken: BoolMask
 
     def add(
-        self, category: str, mask: BoolMask, centre: tuple[float, float], angle: float, half: tuple[float, float]
+        self,
+        category: str,
+        mask: BoolMask,
+        centre: tuple[float, float],
+        angle: float,
+        half: tuple[float, float],
+        on: str = "",
     ) -> bool:
         """Keep a thing unless it is too small."""
         if np.count_nonzero(mask) < _SMALLEST * self.unit**2:
             return False
-        self.things.append(Thing(category=category, mask=mask, centre=centre, angle=angle, half=half))
+        self.things.append(Thing(category=category, mask=mask, centre=centre, angle=angle, half=half, on=on))
         self.taken = self.taken | mask
         return True
 
@@ -189,16 +199,6 @@ class Layout:
         length = float(np.exp(self.uniform(np.log(low), np.log(high)))) * self.unit
         return length, length * self.uniform(*ratio)
 
-    def _blob(self, cx: float, cy: float, w: float, h: float, crowns: int) -> Points:
-        """[96, 2]: a rough ellipse, its outline made of as many arcs as there are ``crowns`` along it."""
-        angles = np.linspace(0, 2 * np.pi, 96, endpoint=False)
-        rough = self.rng.standard_normal(16)
-        coarse = np.clip(1 + 0.16 * (rough + np.roll(rough, 1) + np.roll(rough, -1)) / 1.7, 0.65, 1.3)
-        radii = np.interp(angles, np.linspace(0, 2 * np.pi, 17), np.append(coarse, coarse[0]))
-        if crowns:
-            radii = radii * (0.92 + 0.16 * np.abs(np.sin(crowns / 2 * angles + rough[0])))
-        return np.stack([cx + w / 2 * radii * np.cos(angles), cy + h / 2 * radii * np.sin(angles)], 1)
-
     def _area(self, category: str) -> None:
         harbour = category == "water" and self.rng.random() < 0.4
         for _ in range(_TRIES):
@@ -212,7 +212,7 @@ class Layout:
                 whole = polygon(self.size, rectangle((cx, cy), w, h, angle))
             else:
                 crowns = int(np.pi * (w + h) / 2 / (6 * self.unit)) if category == "wood" else 0
-                whole = polygon(self.size, self._blob(cx, cy, w, h, crowns))
+                whole = polygon(self.size, blob(self.rng, (cx, cy), (w, h), crowns))
             if self._keep(category, whole, (cx, cy), angle, (w / 2, h / 2)):
                 return
 
@@ -284,9 +284,9 @@ class Layout:
             corners = rectangle((cx, cy), w, h, angle)
             if corners.min() < 1 or corners.max() > self.size - 1:
                 continue
-            mask = polygon(self.size, self._outline(category, (float(cx), float(cy)), w, h, angle))
+            mask = polygon(self.size, outline(self.rng, category, (float(cx), float(cy)), (w, h), angle, self.unit))
             if self._free(mask, host):
-                return self.add(category, mask, (float(cx), float(cy)), angle, (w / 2, h / 2))
+                return self.add(category, mask, (float(cx), float(cy)), angle, (w / 2, h / 2), _stands_on(mask, host))
         return False
 
     def _host(self, category: str) -> Thing | None:
@@ -306,20 +306,12 @@ class Layout:
         wet = host.category == "water" and np.count_nonzero(mask & host.mask) > 0.4 * np.count_nonzero(mask)
         return bool(mask.any()) and not guests and (dry or bool(wet))
 
-    def _outline(self, category: str, centre: tuple[float, float], w: float, h: float, angle: float) -> Points:
-        if category == "tank":
-            turns = np.linspace(0, 2 * np.pi, 28, endpoint=False)
-            return np.stack([centre[0] + w / 2 * np.cos(turns), centre[1] + w / 2 * np.sin(turns)], 1)
-        if category == "vessel":
-            hull = np.array([[-0.5, -0.34], [0.2, -0.5], [0.5, 0.0], [0.2, 0.5], [-0.5, 0.34]]) * (w, h)
-            turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-            return np.asarray(hull @ turned.T + centre)
-        ell = category == "roof" and w > 18 * self.unit and self.rng.random() < 0.35
-        if ell:
-            cut = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [0.1, 0.5], [0.1, 0.05], [-0.5, 0.05]]) * (w, h)
-            turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-            return np.asarray(cut @ turned.T + centre)
-        return rectangle(centre, w, h, angle)
+
+def _stands_on(mask: BoolMask, host: Thing | None) -> str:
+    if host is None:
+        return ""
+    within = np.count_nonzero(mask & host.mask) / np.count_nonzero(mask)
+    return host.category if within >= _AFLOAT else "shore"
 
 
 def lay_out(rng: Rng, size: int, scale: float) -> list[Thing]:

@@ -90,6 +90,9 @@ class SceneObject:
     """[size, size] bool, visible pixels."""
     centre: tuple[float, float]
     """(x, y) in pixels."""
+    on: str = ""
+    """In hard scenes the category of what it stands on; "" for the ground, ``shore`` for a vessel that lies half on the
+    water and half on the ground."""
 
     @property
     def area(self) -> int:
@@ -103,6 +106,8 @@ class Scene:
     image: Image
     """[size, size, 3] uint8 RGB."""
     objects: tuple[SceneObject, ...]
+    pieces: tuple[BoolMask, ...] = ()
+    """[size, size] bool each: pieces of the textures of objects, where they were asked for."""
 
 
 def _box_shape(rng: Rng, size: int, cx: float, cy: float, w: float, h: float) -> BoolMask:

@@ -7,13 +7,14 @@ of the object. The scene's geometry scales with the image, the sensor's noise do
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from grasp_rl.data.rasterize import parts
 from grasp_rl.data.synthetic import textures as t
 from grasp_rl.data.synthetic.layout import Thing, lay_out
 from grasp_rl.data.synthetic.scenes import OOD_STYLE, TRAIN_STYLE, Scene, SceneObject, Style
@@ -23,6 +24,9 @@ from grasp_rl.types import BoolMask
 
 Picture = NDArray[np.float32]
 """[h, w, 3] RGB in grey levels, not cut to 0..255."""
+
+PIECE = (0.1, 0.7)
+"""Shares of its object that a piece of texture has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +91,12 @@ OOD_HARD = HardStyle(
 )  # fmt: skip
 
 
-def draw_hard_scene(rng: Rng, style: HardStyle, size: int = 112) -> Scene:
-    """One hard scene of ``size`` x ``size`` pixels; its objects' masks are disjoint but for those of ``PART_OF``."""
+def draw_hard_scene(rng: Rng, style: HardStyle, size: int = 112, pieces: bool = False) -> Scene:
+    """One hard scene of ``size`` x ``size`` pixels; its objects' masks are disjoint but for those of ``PART_OF``.
+
+    With ``pieces``, the bright and the dark pieces of textures that make up a fair part of their object are listed as
+    well; the scene is the same.
+    """
     base = style.base
     things = lay_out(rng, size, rng.uniform(*style.scale))
     unit, bare = size / 112, np.array(base.grounds[int(rng.integers(len(base.grounds)))])
@@ -103,20 +111,41 @@ def draw_hard_scene(rng: Rng, style: HardStyle, size: int = 112) -> Scene:
     )
     image = look.bare_ground(size)
     look.clutter(image)
+    lights: list[tuple[tuple[slice, slice], t.Light]] = []
     bearing, share = rng.uniform(0, 2 * np.pi), rng.uniform(*style.shadow)
     for thing in things:
         length = HEIGHTS.get(thing.category, 0.0) * unit * rng.uniform(0.7, 1.3)
         if length:
             _shade(image, thing.mask, bearing, length, share)
-        look.paint(image, thing)
+        lights.append(look.paint(image, thing))
     image += base.patches * 0.8 * noise(rng, size, 5)[..., None]
     image += 0.45 * rng.uniform(*base.grain) * rng.standard_normal((size, size, 1)).astype(np.float32)
-    return Scene(image=np.clip(image, 0, 255).astype(np.uint8), objects=tuple(_visible(things)))
+    seen = _visible(things)
+    found = [
+        piece
+        for item, light in zip(seen, lights, strict=True)
+        if pieces and item is not None and item.category not in PART_OF
+        for piece in _pieces(item.mask, *light)
+    ]
+    objects = tuple(item for item in seen if item is not None)
+    return Scene(image=np.clip(image, 0, 255).astype(np.uint8), objects=objects, pieces=tuple(found))
 
 
-def _visible(things: list[Thing]) -> list[SceneObject]:
-    """What of each thing can be seen; later things hide earlier ones unless they are parts of them."""
-    objects = []
+def _pieces(mask: BoolMask, window: tuple[slice, slice], light: t.Light) -> Iterator[BoolMask]:
+    """The 8-connected parts of a mask [H, W] where ``light`` of its ``window`` is above, or below, its mean there."""
+    inside = mask[window]
+    bright = light > light[inside].mean()
+    for side in (inside & bright, inside & ~bright):
+        for part in parts(side):
+            if PIECE[0] <= np.count_nonzero(part) / np.count_nonzero(inside) <= PIECE[1]:
+                whole = np.zeros_like(mask)
+                whole[window] = part
+                yield whole
+
+
+def _visible(things: list[Thing]) -> list[SceneObject | None]:
+    """What can be seen of each thing, None of nothing; later ones hide earlier ones unless they are parts of them."""
+    objects: list[SceneObject | None] = []
     covered = np.zeros_like(things[0].mask) if things else np.zeros(0, dtype=np.bool_)
     parts = {whole: np.zeros_like(covered) for whole in PART_OF.values()}
     for thing in reversed(things):
@@ -127,9 +156,11 @@ def _visible(things: list[Thing]) -> list[SceneObject]:
             parts[whole] |= mask
         covered = covered | thing.mask
         rows, columns = np.nonzero(mask)
+        seen = None
         if len(rows):
             centre = (float(columns.mean()) + 0.5, float(rows.mean()) + 0.5)
-            objects.append(SceneObject(category=thing.category, mask=mask, centre=centre))
+            seen = SceneObject(category=thing.category, mask=mask, centre=centre, on=thing.on)
+        objects.append(seen)
     return objects[::-1]
 
 
@@ -206,8 +237,8 @@ class _Look:
                     high = (low[0] + max(1, round(self.unit)), low[1] + max(1, round(self.unit)))
                     cv2.rectangle(image, low, high, shade, -1)
 
-    def paint(self, image: Picture, thing: Thing) -> None:
-        """Paint ``thing`` over the picture, its border softened as by a lens."""
+    def paint(self, image: Picture, thing: Thing) -> tuple[tuple[slice, slice], t.Light]:
+        """Paint ``thing``, its border softened as by a lens; gives its window and the light of its texture there."""
         rng, base = self.rng, self.style.base
         window = _window(thing.mask, 2)
         mask = thing.mask[window]
@@ -226,3 +257,4 @@ class _Look:
         paint = (colour + light[..., None]).astype(np.float32)
         soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.6)[..., None]
         image[window] += soft * (paint - image[window])
+        return window, light

@@ -47,6 +47,44 @@ def largest_part(mask: BoolMask) -> BoolMask:
     return np.asarray(labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()), dtype=np.bool_)
 
 
+def blob(rng: Rng, centre: tuple[float, float], sides: tuple[float, float], crowns: int) -> Points:
+    """[96, 2]: a rough ellipse of ``sides`` pixels, its outline made of ``crowns`` arcs where there are any."""
+    angles = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+    rough = rng.standard_normal(16)
+    coarse = np.clip(1 + 0.16 * (rough + np.roll(rough, 1) + np.roll(rough, -1)) / 1.7, 0.65, 1.3)
+    radii = np.interp(angles, np.linspace(0, 2 * np.pi, 17), np.append(coarse, coarse[0]))
+    if crowns:
+        radii = radii * (0.92 + 0.16 * np.abs(np.sin(crowns / 2 * angles + rough[0])))
+    (cx, cy), (w, h) = centre, sides
+    return np.stack([cx + w / 2 * radii * np.cos(angles), cy + h / 2 * radii * np.sin(angles)], 1)
+
+
+def outline(
+    rng: Rng, category: str, centre: tuple[float, float], sides: tuple[float, float], angle: float, unit: float
+) -> Points:
+    """[N, 2]: a disc for a tank, a hull for a vessel, a rectangle or, of a large roof, an L for all else.
+
+    Args:
+        rng: decides on the L.
+        category: of what stands there.
+        centre: (x, y) in pixels.
+        sides: length and width in pixels.
+        angle: of the length against x, radians.
+        unit: pixels of a unit, of which a roof with an L is longer than 18.
+    """
+    if category == "tank":
+        turns = np.linspace(0, 2 * np.pi, 28, endpoint=False)
+        return np.asarray(np.stack([np.cos(turns), np.sin(turns)], 1) * sides[0] / 2 + centre)
+    if category == "vessel":
+        ring = np.array([[-0.5, -0.34], [0.2, -0.5], [0.5, 0.0], [0.2, 0.5], [-0.5, 0.34]])
+    elif category == "roof" and sides[0] > 18 * unit and rng.random() < 0.35:
+        ring = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [0.1, 0.5], [0.1, 0.05], [-0.5, 0.05]])
+    else:
+        return rectangle(centre, *sides, angle)
+    turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return np.asarray((ring * sides) @ turned.T + centre)
+
+
 def noise(rng: Rng, size: int, cells: int) -> NDArray[np.float32]:
     """[size, size] of standard normal values at ``cells`` x ``cells`` places, smooth in between."""
     coarse = rng.standard_normal((cells, cells)).astype(np.float32)
