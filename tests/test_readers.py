@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import grasp_rl.conf
 import numpy as np
 import pytest
 import yaml
 
-import grasp_rl.conf
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.base import RecordDataset
 from grasp_rl.data.readers.refer import read_plain_pickle

@@ -1,4 +1,4 @@
-"""`grasp-rl rehearse`: a recipe's own run in small, on this machine: drawn data, small models of the same classes, two steps."""
+"""`grasp-rl rehearse`: a recipe's own run in small: drawn data, small models of the same classes, two steps, here."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from grasp_rl.launch import compose, process, worker
 from grasp_rl.launch.process import Job
 from grasp_rl.rehearsal import recipe as recipes
 from grasp_rl.rehearsal.recipe import Recipe
-from grasp_rl.rehearsal.small import small, taught
+from grasp_rl.rehearsal.small import SFT_STEPS, small, taught
 from grasp_rl.runs import environment
-from grasp_rl.runs.run_dir import RESULT
+from grasp_rl.runs.run_dir import RESULT, launcher_lock
 from grasp_rl.training import sft
 from grasp_rl.utils.files import Record, read_json, write_json, write_text
 
@@ -41,10 +41,11 @@ COLUMNS = (
     "seconds",
     "state",
 )
-HEAD = """What `{line}` ran: the recipe's own command, with drawn data in the layout of its dataset, a random policy and segmenter of
-the same classes (a few hundred thousand parameters; the policy first learns the form of the answer from {sft} steps of
-demonstrations), at most two steps, two processes, two questions a step, four completions a question, images of 112 x 112 and
-answers of 160 tokens. parsed: share of the answers in training that could be read. learned: whether the gradient was not 0.
+HEAD = """What `{line}` ran: the recipe's own command, with drawn data in the layout of its dataset, a random
+policy and segmenter of the same classes (a few hundred thousand parameters; the policy first learns the form of the
+answer from {sft} steps of demonstrations), at most two steps, two processes, two questions a step, four completions a
+question, images of 112 x 112 and answers of 160 tokens. parsed: share of the answers in training that could be read.
+learned: whether the gradient was not 0.
 """
 
 
@@ -125,8 +126,11 @@ def _run(job: Job, folder: Path) -> Record:
     if job.config["command"] != "sft" and "path" in config["policy"]:
         config["policy"] |= {"path": str(_with_answers(config, folder))}
     made = replace(job, run_dir=folder / "run", config=config)
-    process.prepare(made, ["grasp-rl", "rehearse"], [], resume=False)
-    code = process.run_worker(made, process.StopFile(made.run_dir))
+    made.run_dir.mkdir(parents=True, exist_ok=True)
+    stop = process.StopFile(made.run_dir)
+    with launcher_lock(made.run_dir), stop.listening():
+        process.prepare(made, ["grasp-rl", "rehearse"], [], resume=False)
+        code = process.run_worker(made, stop)
     return {
         "data": config["data"]["name"],
         "reward": ", ".join(config["reward"].get("terms") or config["reward"].get("stages") or ()),
@@ -166,18 +170,22 @@ def _steps(run_dir: Path) -> Record:
     }
 
 
-def _table(rows: Sequence[Record], line: str) -> Iterator[str]:
-    from grasp_rl.rehearsal.small import SFT_STEPS
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.2f}" if isinstance(value, float) else "-" if value is None or value == "" else str(value)
 
+
+def _table(rows: Sequence[Record], line: str) -> Iterator[str]:
     yield HEAD.format(line=line, sft=SFT_STEPS)
     yield "| " + " | ".join(COLUMNS) + " |"
     yield "|---" * len(COLUMNS) + "|"
     for row in rows:
         cells = [row[column] for column in COLUMNS]
-        yield (
-            "| "
-            + " | ".join("–" if c is None or c == "" else f"{c:.2f}" if isinstance(c, float) else str(c) for c in cells)
-            + " |"
-        )
+        yield f"| {' | '.join(map(_cell, cells))} |"
     commits = sorted({str(row["commit"])[:8] for row in rows})
     yield f"\nCommit {', '.join(commits)}; {sum(row['seconds'] for row in rows) / 60:.0f} minutes in all."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
-import grasp_rl.conf
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import closest
 
-FOLDER = Path(next(iter(grasp_rl.conf.__path__))) / "experiment"
+FOLDER = Path(str(files("grasp_rl.conf") / "experiment"))
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def names() -> list[str]:
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe ``name``, read from the usage line in the header of its file: ``# grasp-rl COMMAND experiment=NAME ...``.
+    """The recipe ``name``, read from the usage line in its file's header, ``# grasp-rl COMMAND experiment=NAME ...``.
 
     Raises:
         ConfigError: there is no such recipe, or its header has no such line.

@@ -25,8 +25,9 @@ SFT_STEPS = 120
 def small(config: Record, folder: Path) -> Record:
     """A copy of a run's ``config`` that takes seconds on a CPU; datasets and weights are written to ``folder``.
 
-    Everything else is the recipe's: classes, reader, prompt, reward, turns, algorithm, regime, engine and protocol. At most two
-    steps, two questions a step, four completions a question, two processes, images of 112 x 112 and answers of 160 tokens.
+    Everything else is the recipe's: classes, reader, prompt, reward, turns, algorithm, regime, engine and protocol. At
+    most two steps, two questions a step, four completions a question, two processes, images of 112 x 112 and answers
+    of 160 tokens.
 
     Raises:
         ConfigError: no small counterpart is known of the policy or the dataset.
@@ -63,6 +64,8 @@ def taught(config: Record, folder: Path) -> Record:
     made["engine"] |= {"name": "local", "nproc": 1}
     made["policy"] |= {"lora_rank": 0, "train_vision_encoder": True}
     made["optimizer"] |= {"weight_decay": 0.0}
+    made["regime"] |= {"name": "grpo", "sft": False, "shots": None, "rounds": 1}
+    made["regime"]["mining"] |= {"before": False, "reuse": None}
     phase = dict(made["sft"]["phases"][0])
     made["sft"]["phases"] = [phase | {"steps": SFT_STEPS, "batch_size": 4, "lr": 3e-3, "warmup_steps": 10}]
     made["evaluation"]["test_limit"] = 1

@@ -8,12 +8,12 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import grasp_rl.conf
 import pytest
 import yaml
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-import grasp_rl.conf
 from grasp_rl.config.signatures import definitions, signature
 from grasp_rl.launch import compose
 
