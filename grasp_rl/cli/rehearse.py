@@ -123,19 +123,24 @@ def _points(recipe: Recipe) -> list[tuple[str, Job]]:
 def _run(job: Job, folder: Path) -> Record:
     began = time.monotonic()
     config = small(job.config, folder / "given") | {"run_dir": str(folder / "run")}
-    if job.config["command"] != "sft" and "path" in config["policy"]:
-        config["policy"] |= {"path": str(_with_answers(config, folder))}
+    told = {
+        "data": config["data"]["name"],
+        "reward": ", ".join(config["reward"].get("terms") or config["reward"].get("stages") or ()),
+        "protocol": config["evaluation"]["protocol"].get("name", "all"),
+        "engine": f"{config['engine']['name']} x {config['engine']['nproc']}",
+    }
+    try:
+        if job.config["command"] != "sft" and "path" in config["policy"]:
+            config["policy"] |= {"path": str(_with_answers(config, folder))}
+    except ConfigError as error:
+        return told | {"state": "failed", "error": str(error), "seconds": time.monotonic() - began} | _steps(folder)
     made = replace(job, run_dir=folder / "run", config=config)
     made.run_dir.mkdir(parents=True, exist_ok=True)
     stop = process.StopFile(made.run_dir)
     with launcher_lock(made.run_dir), stop.listening():
         process.prepare(made, ["grasp-rl", "rehearse"], [], resume=False)
         code = process.run_worker(made, stop)
-    return {
-        "data": config["data"]["name"],
-        "reward": ", ".join(config["reward"].get("terms") or config["reward"].get("stages") or ()),
-        "protocol": config["evaluation"]["protocol"]["name"],
-        "engine": f"{config['engine']['name']} x {config['engine']['nproc']}",
+    return told | {
         "state": "done" if code == 0 and (made.run_dir / RESULT).exists() else "failed",
         "error": process.failure(made.run_dir) if code else "",
         "seconds": time.monotonic() - began,

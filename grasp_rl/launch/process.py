@@ -161,7 +161,8 @@ def _stored_hash(run_dir: Path) -> str | None:
 
 def other_commit(run_dir: Path) -> str | None:
     """A sentence where the code's commit is no longer the one that ``run_dir`` was run with."""
-    then = ((read_json(run_dir / ENVIRONMENT) or {}).get("git") or {}).get("commit")
+    git = (read_json(run_dir / ENVIRONMENT) or {}).get("git") or {}
+    then = (git.get("package") or {}).get("commit")
     now = (environment.git(Path(__file__).parent) or {}).get("commit")
     if then is None or now is None or then == now:
         return None
