@@ -42,7 +42,7 @@ class EncodedPrompt:
     shared_images: int = 0
     """Images among them."""
     said: tuple[tuple[int, int], ...] = ()
-    """First token and the one after the last of each earlier answer: an image token in there was drawn, not an image."""
+    """First token of each earlier answer and the one after its last: an image token in there was drawn, no image."""
 
     def image_tokens(self, token_id: int) -> Tensor:
         """[P] bool: where ``token_id`` stands for a part of an image."""

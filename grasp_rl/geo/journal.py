@@ -1,0 +1,126 @@
+"""What was answered so far, on disk: a line a window, so that an interrupted scan goes on where it stopped.
+
+The first line says what is asked; a journal of something else is refused. A line that breaks off is cut off, and its
+window is asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Self
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.utils.files import Record, to_json
+
+ENDING = ".journal"
+
+
+class Journal:
+    """An open journal; :meth:`close` or the end of a ``with`` block leaves it on disk.
+
+    Args:
+        path: of the file.
+        asked: what is asked, by name; a journal that is there has to agree with all of it.
+        noted: more for the first line, such as a date; what stands there counts.
+
+    Raises:
+        ConfigError: the file is of something else, or no journal.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, asked: Mapping[str, object], noted: Mapping[str, object]) -> None:
+        self.path, wanted = path, dict(to_json(asked))
+        self.resumed = path.exists() and path.stat().st_size > 0
+        """Whether there was one to go on with."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: IO[bytes] = path.open("r+b" if self.resumed else "w+b")
+        self._places: dict[str, int] = {}
+        if self.resumed:
+            self.noted = self._take_up(wanted)
+        else:
+            self.noted = to_json(noted)
+            self._append({"asked": wanted, "noted": self.noted})
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, key: str) -> Record:
+        """What was written under ``key``."""
+        self._file.seek(self._places[key])
+        found: Record = json.loads(self._file.readline())["value"]
+        return found
+
+    def write(self, key: str, value: Record) -> None:
+        """Keep ``value``; it outlives this process from here on.
+
+        Raises:
+            OSError: the disk is full, or the like.
+        """
+        self._places[key] = self._append({"key": key, "value": to_json(value)})
+
+    def items(self, prefix: str) -> Iterator[tuple[str, Record]]:
+        """What was written under keys that begin with ``prefix``, in the order of the file."""
+        for key in [key for key in self._places if key.startswith(prefix)]:
+            yield key, self[key]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Close and delete the file: what it holds is written elsewhere."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _append(self, record: Record) -> int:
+        self._file.seek(0, os.SEEK_END)
+        place = self._file.tell()
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+        return place
+
+    def _take_up(self, asked: Record) -> Record:
+        """The first line's notes, after a look at every line."""
+        try:
+            first = json.loads(self._file.readline())
+            before, noted = dict(first["asked"]), dict(first["noted"])
+        except (ValueError, KeyError, TypeError):
+            self.close()
+            raise ConfigError(f"{self.path}: no journal of a scan; remove or rename it") from None
+        differ = [name for name in sorted({*before, *asked}) if before.get(name) != asked.get(name)]
+        if differ:
+            self.close()
+            name = differ[0]
+            found = f"{name} was {_short(before.get(name))}, is {_short(asked.get(name))}"
+            more = f" (and {len(differ) - 1} more differ)" if len(differ) > 1 else ""
+            raise ConfigError(
+                f"{self.path}: belongs to another scan: {found}{more}; ask as before, or remove the file to begin anew"
+            )
+        while True:
+            place = self._file.tell()
+            line = self._file.readline()
+            try:
+                key = json.loads(line)["key"] if line.endswith(b"\n") else None
+            except (ValueError, KeyError, TypeError):
+                key = None
+            if key is None:
+                self._file.truncate(place)
+                return noted
+            self._places[key] = place
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
