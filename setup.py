@@ -6,7 +6,7 @@ setup(
     packages=[*find_packages(include=["grasp_rl", "grasp_rl.*"]), "grasp_rl.conf"],
     package_dir={"grasp_rl": "grasp_rl", "grasp_rl.conf": "conf"},
     package_data={
-        "": ["py.typed", "templates/*.jinja", "weights/*"],
+        "": ["py.typed", "templates/*.jinja", "weights*/*"],
         "grasp_rl.conf": ["**/*.yaml"],
         "grasp_rl.segmenters.synthetic": ["*/*"],
     },

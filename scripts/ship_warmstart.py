@@ -11,19 +11,19 @@ from pathlib import Path
 
 import torch
 
-from grasp_rl.policies.tiny.policy import WARM_START, TinyPolicy
+from grasp_rl.policies.tiny.policy import TinyPolicy, warm_start
 from grasp_rl.runs import checkpoints
 
-CARD = """# Model card: the warm start of `policy=tiny`
+CARD = """# Model card: the warm start of `policy={name}`
 
 A `Qwen3VLForConditionalGeneration` of {parameters:,} parameters, {size} kB in bfloat16 safetensors, trained from random weights
 on drawn overhead scenes (`data=synthetic`) by
 
 ```
-grasp-rl sft experiment=tiny_warmstart
+grasp-rl sft experiment={name}_warmstart
 ```
 
-on two CPU cores at commit {commit} in {minutes:.0f} minutes (torch {torch}, transformers {transformers}).
+on {device} at commit {commit} in {minutes:.0f} minutes (torch {torch}, transformers {transformers}).
 
 **What it is for.** Tests, the demonstration, and learning experiments on a laptop: it is small enough to be trained by GRPO in
 minutes. **What it is not.** A model of aerial imagery. On photographs its answers are poor.
@@ -54,13 +54,15 @@ def main() -> None:
     run: Path = parser.parse_args().run
     policy = TinyPolicy(weights=str(checkpoints.find_policy(run)))
     policy.model.to(torch.bfloat16)
-    policy.save(WARM_START)
     result = json.loads((run / "result.json").read_text())
     status = json.loads((run / "status.json").read_text())
     environment = json.loads((run / "environment.json").read_text())
     from omegaconf import OmegaConf
 
     config = OmegaConf.load(run / "config.yaml")
+    size = config.policy.get("size", "base")
+    folder = warm_start(size)
+    policy.save(folder)
     bias = config.sft.phases[-1]
     rows = []
     for scheme in config.sft.scheme_weights:
@@ -71,10 +73,12 @@ def main() -> None:
     from datetime import datetime
 
     began, ended = (datetime.fromisoformat(status[k]) for k in ("started", "ended"))
-    (WARM_START / "MODEL_CARD.md").write_text(
+    (folder / "MODEL_CARD.md").write_text(
         CARD.format(
+            name="tiny" if size == "base" else f"tiny_{size}",
+            device=environment.get("device") or config.engine.device,
             parameters=sum(p.numel() for p in policy.parameters()),
-            size=(WARM_START / "model.safetensors").stat().st_size // 1000,
+            size=(folder / "model.safetensors").stat().st_size // 1000,
             commit=str(environment.get("git", {}).get("commit", "unknown"))[:12],
             minutes=(ended - began).total_seconds() / 60,
             torch=environment["packages"]["torch"],

@@ -7,10 +7,11 @@ import re
 import pytest
 from rubrics import rubric
 
+from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import EvaluationConfig, ParsingConfig, PromptConfig
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.evaluation.evaluate import evaluate
-from grasp_rl.policies.tiny.policy import WARM_START, TinyPolicy
+from grasp_rl.policies.tiny.policy import TinyPolicy, warm_start
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 
@@ -23,9 +24,9 @@ SCHEMES = {
 }
 
 
-@pytest.fixture(scope="module")
-def warm() -> TinyPolicy:
-    return TinyPolicy()
+@pytest.fixture(scope="module", params=["base", "small", "large"])
+def warm(request: pytest.FixtureRequest) -> TinyPolicy:
+    return TinyPolicy(size=request.param)
 
 
 @pytest.mark.parametrize("scheme", list(SCHEMES))
@@ -39,9 +40,18 @@ def test_it_answers_in_every_scheme(warm: TinyPolicy, source: SyntheticSource, s
     assert 0.3 < found["giou"] < 0.85
 
 
-def test_it_is_small_and_has_a_card() -> None:
-    assert 1e6 < sum(p.numel() for p in TinyPolicy().parameters()) < 3e6
-    assert sum(path.stat().st_size for path in WARM_START.iterdir()) < 8e6
-    card = (WARM_START / "MODEL_CARD.md").read_text()
+@pytest.mark.parametrize(("size", "millions"), [("small", 0.49), ("base", 1.26), ("large", 3.58)])
+def test_it_is_small_and_has_a_card(size: str, millions: float) -> None:
+    parameters = sum(p.numel() for p in TinyPolicy(size=size).parameters())
+    assert parameters / 1e6 == pytest.approx(millions, abs=0.005)
+    folder = warm_start(size)
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
+    card = (folder / "MODEL_CARD.md").read_text()
     assert all(scheme in card for scheme in SCHEMES)
+    assert f"{parameters:,}" in card
     assert re.search(r"points badly on purpose", card)
+
+
+def test_an_unknown_size_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"policy.size='huge': must be one of small, base, large"):
+        TinyPolicy(size="huge")

@@ -55,7 +55,7 @@ def kilobytes(name: str) -> int | str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--scenes", type=int, default=256)
-    parser.add_argument("--segmenters", nargs="+", default=["grabcut", "synthetic_sam2_small", "synthetic_sam_small"])
+    parser.add_argument("--segmenters", nargs="+", default=["grabcut", "synthetic_sam2_small", "synthetic_sam_base"])
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     source = SyntheticSource(test_size=max(512, arguments.scenes))

@@ -39,7 +39,7 @@ from grasp_rl.utils.visualization import PANEL, draw_overlay, with_caption
 __all__ = ["MAX_QUERY", "Prediction", "Predictor", "check_query", "main", "read_config", "reading_of", "write"]
 _MAX_SIDE = 1600  # of an overlay, in pixels
 _TOY = (
-    "policy=tiny is a toy of 1.3 M parameters that knows drawn scenes alone; for real images: grasp-rl predict IMAGE "
+    "policy=tiny is a toy that knows drawn scenes alone; for real images: grasp-rl predict IMAGE "
     "--query QUESTION policy=qwen2_5_vl_3b segmenter=sam2_1_hiera_small"
 )
 

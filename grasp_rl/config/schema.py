@@ -662,7 +662,9 @@ class FitConfig:
     """
 
     parts: str = "all"
-    """What is trained: all, or mask_decoder."""
+    """What is trained: all, mask_decoder, or lora (adapters in the vision encoder, and the mask decoder)."""
+    lora_rank: int = 4
+    """Rank of the adapters where ``parts`` is lora; SAMed's (arXiv:2304.13785)."""
     steps: int = 1000
     """Optimizer steps."""
     blind_steps: int = 0
@@ -685,8 +687,8 @@ class FitConfig:
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        one_of("fit.parts", self.parts, ("all", "mask_decoder"))
-        for key in ("steps", "images", "prompts", "log_every"):
+        one_of("fit.parts", self.parts, ("all", "mask_decoder", "lora"))
+        for key in ("steps", "images", "prompts", "log_every", "lora_rank"):
             require(getattr(self, key) >= 1, f"fit.{key}", getattr(self, key), ">= 1")
         for key in ("blind_steps", "multimask_every"):
             require(getattr(self, key) >= 0, f"fit.{key}", getattr(self, key), ">= 0")
@@ -770,6 +772,9 @@ class SweepConfig:
 
     on_error: str = "continue"
     """After a job has failed: continue with the others, or stop before the next one."""
+    zip: dict[str, list[Any]] = field(default_factory=dict)
+    """Keys whose values move together, each with its value in the first job, the second, and so on: {policy: [a, b],
+    algorithm.group_size: [16, 12]}. Multiplied with whatever else is swept."""
 
     def __post_init__(self) -> None:
         one_of("sweep.on_error", self.on_error, ("continue", "stop"))

@@ -23,7 +23,6 @@ from typing import Any
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
@@ -43,6 +42,7 @@ from grasp_rl.config.renamed import current_key
 from grasp_rl.config.schema import PromptConfig, RunConfig
 from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, to_config
 from grasp_rl.launch.process import Job, folder_of
+from grasp_rl.launch.sweeper import split_points
 from grasp_rl.launch.usage import HELP
 from grasp_rl.runs import started
 from grasp_rl.runs.asked import adopt
@@ -285,7 +285,7 @@ def sweep(engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> tupl
         if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
             return folder, [], fixed
         config = _compose(engine, [*overrides, *fixed], RunMode.MULTIRUN)
-        points = [point for batch in BasicSweeper.split_arguments(parsed, None) for point in batch]
+        points = split_points(parsed, config.sweep.zip)
         jobs = [_planned(engine, config, point, number, trusted) for number, point in enumerate(points)]
     if len({job.run_dir for job in jobs}) < len(jobs):
         raise ConfigError("hydra.sweep.subdir: must give every job of the sweep a folder of its own")

@@ -32,7 +32,7 @@ from grasp_rl.config import messages
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import check_components, load_raw, to_config
-from grasp_rl.launch import compose, process
+from grasp_rl.launch import compose, process, sweeper
 from grasp_rl.launch.paths import check_paths
 from grasp_rl.launch.process import Job, StopFile
 from grasp_rl.runs import data_record
@@ -316,7 +316,7 @@ def _drive(
     stop = StopFile(folder)
     task = partial(run_job, trusted=trusted, command=command_line.argv, stop=stop, driver=os.getpid())
     with stop.listening(), ProgressWatcher(command_line.console, lambda: _with_stages(folders())):
-        engine.multirun(compose.CONFIG_NAME, task, [*overrides, *fixed, "hydra.mode=MULTIRUN"])
+        sweeper.multirun(engine, compose.CONFIG_NAME, task, [*overrides, *fixed, "hydra.mode=MULTIRUN"])
         stopped = bool(stop.signals())
     outcomes = [process.outcome(run_dir) for run_dir in folders()]
     command_line.console.print(_summary(outcomes))

@@ -48,7 +48,7 @@ def doubts(config: RunConfig) -> Iterator[str]:
         )
     if toy and (config.data or {}).get("_target_") != _TOY_DATA:
         yield (
-            "policy=tiny is a toy of 1.3 M parameters that knows drawn scenes alone; for real images take a pretrained "
+            "policy=tiny is a toy that knows drawn scenes alone; for real images take a pretrained "
             "one, such as policy=qwen2_5_vl_3b"
         )
 

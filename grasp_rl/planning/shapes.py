@@ -96,9 +96,9 @@ def shapes_of(policy: Record, image: tuple[int, int]) -> Shapes:
 
 def _tiny(policy: Record) -> Shapes:
     from grasp_rl.policies.backbones.qwen3_vl import Qwen3VL
-    from grasp_rl.policies.tiny.policy import build_corpus, build_tokenizer
+    from grasp_rl.policies.tiny.policy import SIZES, build_corpus, build_tokenizer
 
-    model = build_model(build_tokenizer(build_corpus()), 0)
+    model = build_model(build_tokenizer(build_corpus()), 0, SIZES[policy.get("size") or "base"])
     vision = model.config.vision_config
     patches = (SIDE // vision.patch_size) ** 2
     wanted = {

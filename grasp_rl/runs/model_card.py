@@ -66,8 +66,8 @@ def write_card(
         head["base_model"] = base
     environment = read_json(Path(config.run_dir) / ENVIRONMENT) or {}
     loading = _ADAPTER.format(loader=loader) if adapter else _FULL
-    if adapter and loader == "WARM_START":
-        loading = f"from grasp_rl.policies.tiny.policy import WARM_START\n{loading}"
+    if adapter and loader.startswith("warm_start("):
+        loading = f"from grasp_rl.policies.tiny.policy import warm_start\n{loading}"
     text = _CARD.format(
         head=yaml.safe_dump(head, sort_keys=False).strip(),
         name=config.name,
@@ -102,7 +102,9 @@ def _words(policy: Record) -> str:
     keys = ("lora_rank", "lora_alpha", "lora_targets", "train_vision_encoder")
     lora = " ".join(f"policy.{key}={_word(policy[key])}" for key in keys if policy.get(key) is not None)
     if "path" not in policy:
-        return f"policy=tiny {lora} init_from=THIS_FOLDER"
+        size = policy.get("size") or "base"
+        name = "tiny" if size == "base" else f"tiny_{size}"
+        return f"policy={name} {lora} init_from=THIS_FOLDER"
     path = policy["path"] if not Path(policy["path"]).is_dir() else "BASE_MODEL"
     return f"policy=hf_vlm policy.path={path} {lora} init_from=THIS_FOLDER"
 
@@ -128,7 +130,8 @@ def _base(policy: Record) -> tuple[str | None, str]:
     """Name of the base model, None where it has none of its own, and the Python expression that stands for it."""
     path = policy.get("path")
     if path is None:
-        return None, "WARM_START" if policy.get("weights", "warm_start") == "warm_start" else '"BASE_MODEL"'
+        shipped = policy.get("weights", "warm_start") == "warm_start"
+        return None, f'warm_start("{policy.get("size") or "base"}")' if shipped else '"BASE_MODEL"'
     if Path(path).is_dir() or Path(path).is_absolute():
         return Path(path).name, f'"BASE_MODEL"  # the folder called {Path(path).name}'
     return path, f'"{path}"'

@@ -33,6 +33,7 @@ from grasp_rl.runs.progress import ProgressWriter
 from grasp_rl.segmenters.base import PromptableSegmenter
 from grasp_rl.segmenters.embedding_cache import Features
 from grasp_rl.tracking.metrics_log import MetricsLog
+from grasp_rl.training.fit_adapters import Adapters
 from grasp_rl.training.fit_output import save_segmenter
 from grasp_rl.training.fit_scores import instances_of, score
 from grasp_rl.training.prompt_mix import draw_layout, draw_prompt
@@ -86,7 +87,7 @@ def run(config: RunConfig, components: Components) -> Record:
         if signals.pending() and done < fit.steps:
             raise KeyboardInterrupt
     with trainer.averaged():
-        return _finish(config, segmenter, test, trainer.trained)
+        return _finish(config, trainer, test)
 
 
 def _trainable(config: RunConfig, components: Components) -> PromptableSegmenter:
@@ -109,11 +110,13 @@ class _Trainer:
     def __init__(self, config: RunConfig, segmenter: PromptableSegmenter, data: Dataset) -> None:
         self.fit, self.seed = config.fit, config.seed
         self.segmenter, self.data = segmenter, data
-        model = segmenter.model
+        model, parts = segmenter.model, self.fit.parts
+        self.adapters = Adapters(model, self.fit.lora_rank, config.seed) if parts == "lora" else None
         for name, parameter in model.named_parameters():
             # one position code for images and prompts: it stays as drawn
             code = name.endswith("positional_embedding")
-            parameter.requires_grad_(not code and (self.fit.parts == "all" or name.startswith("mask_decoder.")))
+            chosen = parts == "all" or name.startswith("mask_decoder.") or ".lora_" in name
+            parameter.requires_grad_(chosen and not code)
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.average = {name: parameter.detach().clone() for name, parameter in self.named.items()}
         self.engine = LocalEngine(model, config.optimizer, self.fit.steps)
@@ -187,7 +190,7 @@ class _Trainer:
         if blind and self._zeros is not None and len(self._zeros[0]) == len(images):
             return self._zeros
         pixels = torch.cat([self.segmenter.prepare(image) for image in images])
-        with torch.set_grad_enabled(self.fit.parts == "all" and not blind):
+        with torch.set_grad_enabled(self.fit.parts != "mask_decoder" and not blind):
             features = self.segmenter.embed(pixels)
         if blind:
             self._zeros = features = tuple(torch.zeros_like(level) for level in features)
@@ -313,11 +316,14 @@ def _load(run_dir: Path, trainer: _Trainer) -> int:
     return step
 
 
-def _finish(config: RunConfig, segmenter: PromptableSegmenter, test: Dataset, trained: int) -> Record:
-    """Score the test split and write the weights with their card."""
+def _finish(config: RunConfig, trainer: _Trainer, test: Dataset) -> Record:
+    """Score the test split and write the weights, adapters among them, with their card."""
+    segmenter = trainer.segmenter
     scores = score(segmenter, test, config.evaluation.test_limit)
+    if trainer.adapters is not None:
+        trainer.adapters.merge()
     folder = Path(config.run_dir) / SEGMENTER
     save_segmenter(folder, segmenter, config, {config.evaluation.test_split: scores})
     kilobytes = sum(path.stat().st_size for path in folder.iterdir()) / 1000
-    about = {"steps": config.fit.steps, "trained_parameters": trained, "kilobytes": round(kilobytes)}
+    about = {"steps": config.fit.steps, "trained_parameters": trainer.trained, "kilobytes": round(kilobytes)}
     return {**about, "weights": str(folder), config.evaluation.test_split: scores}

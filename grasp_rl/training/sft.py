@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -371,11 +372,13 @@ class _RowStream(TorchDataset[list[Row]]):
         return self.phase.steps
 
     def loader(self, first: int) -> DataLoader[list[Row]]:
-        """The batches from number ``first`` on, made ahead by a process; by this one where it needs its GPU."""
+        """The batches from number ``first`` on, made ahead by other processes; by this one where it needs its GPU."""
         numbers: Any = range(first, len(self))
         if any(simulator.on_gpu for simulator in self.clicks.values()):
             return DataLoader(self, batch_size=None, sampler=numbers, num_workers=0)
-        return DataLoader(self, batch_size=None, sampler=numbers, num_workers=1, prefetch_factor=4)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = max(1, min(4, cores // (4 * self.world_size)))
+        return DataLoader(self, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=4)
 
     def __getitem__(self, index: int) -> list[Row]:
         if index >= len(self):

@@ -1,4 +1,4 @@
-"""The `tiny` policy: a real Qwen3-VL of about 1.5 M parameters, its tokenizer, processor and chat template built here.
+"""The tiny policies: real Qwen3-VLs of 0.5 to 4 M parameters, their tokenizer, processor and chat template built here.
 
 It speaks absolute pixels of a 112 x 112 image. The vision encoder keeps absolute position embeddings (a rotary-only
 vision encoder of this size barely learns to localise). Numbers and the fixed pieces of the answer are single tokens,
@@ -8,6 +8,7 @@ so a completion with one box and two points has about 24 of them.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,20 @@ from grasp_rl.policies.vlm import VlmPolicy
 
 SIDE, PATCH = 112, 14
 WARM_START = Path(__file__).parent / "weights"
+"""Shipped weights of size ``base``; those of another size stand in a folder of its name beside them."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Width and depth of the language model and of the vision encoder."""
+
+    hidden: int
+    layers: int
+    vision_hidden: int
+    vision_layers: int
+
+
+SIZES = {"small": Size(96, 2, 64, 3), "base": Size(128, 4, 96, 3), "large": Size(192, 6, 144, 4)}
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
     "<|video_pad|>",
@@ -44,6 +59,11 @@ CHAT_TEMPLATE = (
     "{% elif c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def warm_start(size: str) -> Path:
+    """The folder of the shipped weights of ``size``."""
+    return WARM_START if size == "base" else WARM_START.parent / f"weights_{size}"
 
 
 def build_tokenizer(texts: list[str], vocabulary: int = 640) -> PreTrainedTokenizerFast:
@@ -105,8 +125,8 @@ def build_image_processor() -> Qwen2VLImageProcessorPil:
     )
 
 
-def build_model(tokenizer: Any, seed: int = 0, hidden: int = 128, layers: int = 4) -> Qwen3VLForConditionalGeneration:
-    """A random Qwen3-VL of the tiny shape.
+def build_model(tokenizer: Any, seed: int = 0, size: Size = SIZES["base"]) -> Qwen3VLForConditionalGeneration:
+    """A random Qwen3-VL of a tiny ``size``.
 
     Initialisation matters at this size: position embeddings of standard deviation 0.5 and linear layers of
     0.7 / sqrt(fan-in) learn to localise; the library's 0.02 does not within the warm start's budget.
@@ -115,9 +135,9 @@ def build_model(tokenizer: Any, seed: int = 0, hidden: int = 128, layers: int = 
     config = Qwen3VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
-            "hidden_size": hidden,
-            "intermediate_size": 3 * hidden,
-            "num_hidden_layers": layers,
+            "hidden_size": size.hidden,
+            "intermediate_size": 3 * size.hidden,
+            "num_hidden_layers": size.layers,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "head_dim": 32,
@@ -134,14 +154,14 @@ def build_model(tokenizer: Any, seed: int = 0, hidden: int = 128, layers: int = 
             "pad_token_id": ids["endoftext"],
         },
         vision_config={
-            "depth": 3,
-            "hidden_size": 96,
-            "intermediate_size": 256,
+            "depth": size.vision_layers,
+            "hidden_size": size.vision_hidden,
+            "intermediate_size": 8 * size.vision_hidden // 3,
             "num_heads": 4,
             "patch_size": PATCH,
             "spatial_merge_size": 1,
             "temporal_patch_size": 1,
-            "out_hidden_size": hidden,
+            "out_hidden_size": size.hidden,
             "in_channels": 3,
             "num_position_embeddings": (SIDE // PATCH) ** 2,
             "deepstack_visual_indexes": [0, 1],
@@ -163,7 +183,7 @@ def build_model(tokenizer: Any, seed: int = 0, hidden: int = 128, layers: int = 
             elif parameter.ndim == 2:
                 parameter.normal_(0, 0.7 / parameter.shape[1] ** 0.5, generator=generator)
         numbers = [tokenizer.convert_tokens_to_ids(str(n)) for n in range(SIDE + 1)]
-        model.get_input_embeddings().weight[numbers] = number_embeddings(hidden, generator)
+        model.get_input_embeddings().weight[numbers] = number_embeddings(size.hidden, generator)
     return model
 
 
@@ -183,10 +203,11 @@ def number_embeddings(width: int, generator: torch.Generator) -> torch.Tensor:
 
 
 class TinyPolicy(VlmPolicy):
-    """What ``policy=tiny`` instantiates.
+    """What ``policy=tiny``, ``tiny_small`` and ``tiny_large`` instantiate.
 
     Args:
         weights: ``warm_start`` (shipped), ``random`` or a folder written by :meth:`save`.
+        size: ``small``, ``base`` or ``large``; weights of a folder have the size that they were saved with.
         prompt_template: the words it was trained with; read by conf/prompt.
         train_vision_encoder: whether gradients reach the vision encoder.
         lora_rank: 0 for full fine-tuning.
@@ -194,22 +215,25 @@ class TinyPolicy(VlmPolicy):
         seed: of the random initialisation.
 
     Raises:
-        ConfigError: the weights are not there.
+        ConfigError: the weights are not there, or there is no such size.
     """
 
     def __init__(
         self,
         weights: str = "warm_start",
+        size: str = "base",
         prompt_template: str = "compact",
         train_vision_encoder: bool = True,
         lora_rank: int = 0,
         lora_alpha: int = 16,
         seed: int = 0,
     ) -> None:
-        folder = WARM_START if weights == "warm_start" else Path(weights)
+        if size not in SIZES:
+            raise ConfigError(f"policy.size={size!r}: must be one of {', '.join(SIZES)}")
+        folder = warm_start(size) if weights == "warm_start" else Path(weights)
         if weights == "random":
             tokenizer: Any = build_tokenizer(build_corpus())
-            model = build_model(tokenizer, seed)
+            model = build_model(tokenizer, seed, SIZES[size])
             processor = build_image_processor()
         else:
             if not (folder / "config.json").is_file():

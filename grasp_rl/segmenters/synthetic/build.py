@@ -96,9 +96,11 @@ def _sam(width: int, hidden: int, layers: int) -> dict[str, Any]:
 
 
 ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "sam2_small": ("Sam2Model", _sam2(64, [16, 32, 64, 96], [1, 1, 2, 1])),
     "sam2_tiny": ("Sam2Model", _sam2(32, [12, 16, 32, 48], [1, 1, 2, 1])),
-    "sam_small": ("SamModel", _sam(64, 64, 4)),
+    "sam2_small": ("Sam2Model", _sam2(64, [16, 32, 64, 96], [1, 1, 2, 1])),
+    "sam2_large": ("Sam2Model", _sam2(64, [32, 64, 128, 192], [1, 2, 4, 1])),
+    "sam_base": ("SamModel", _sam(64, 64, 4)),
+    "sam_huge": ("SamModel", _sam(64, 144, 5)),
 }
 """Name: the stock class and what its config class takes."""
 
