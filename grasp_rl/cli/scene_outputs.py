@@ -178,9 +178,8 @@ def _document(those: Sequence[Answered], records: Mapping[int, Record], tables: 
             for row, geometry, feature in zip(rows, table.geometry, each.features, strict=True)
         ]
         crs = each.plan.grid.crs
-        scenes.append(
-            record | {"crs_wkt": None if crs is None else each.plan.grid.projection.to_wkt(), "found": features}
-        )
+        wkt = None if crs is None else each.plan.grid.projection.to_wkt()
+        scenes.append(records[id(each)] | {"crs_wkt": wkt, "found": features})
     return {"scenes": scenes}
 
 
