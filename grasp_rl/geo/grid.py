@@ -63,7 +63,11 @@ class Grid:
 
     @cached_property
     def ground_size(self) -> tuple[float, float] | None:
-        """(width, height) in metres on the WGS 84 ellipsoid of the pixel in the middle; None without a CRS."""
+        """(width, height) in metres on the WGS 84 ellipsoid of the pixel in the middle; None without a CRS.
+
+        Raises:
+            ConfigError: the CRS and the transform lead nowhere on the earth.
+        """
         if self.crs is None:
             return None
         import pyproj
@@ -114,10 +118,20 @@ class Grid:
 
 
 def to_lonlat(crs: CRS) -> Any:
-    """The pyproj transformer from ``crs`` to WGS 84, (x, y) to (longitude, latitude)."""
+    """The pyproj transformer from ``crs`` to WGS 84, (x, y) to (longitude, latitude).
+
+    Raises:
+        ConfigError: there is none, as from a grid of somebody's own.
+    """
     import pyproj
 
-    return pyproj.Transformer.from_crs(crs, LONGITUDE_LATITUDE, always_xy=True)
+    try:
+        return pyproj.Transformer.from_crs(crs, LONGITUDE_LATITUDE, always_xy=True)
+    except pyproj.exceptions.ProjError as error:
+        raise ConfigError(
+            f"CRS {crs.name}: has no known place on the earth; assign the one it stands for (gdal_edit -a_srs "
+            "EPSG:CODE FILE), or take it away (gdal_edit -a_srs None FILE) to work in pixels"
+        ) from error
 
 
 def areas_and_perimeters(geometries: Any, crs: CRS) -> tuple[list[float], list[float]]:
