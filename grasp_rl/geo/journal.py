@@ -6,6 +6,7 @@ window is asked again.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import IO, Self
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.utils.files import Record, to_json
 
-ENDING = ".journal"
+_BEGIN = b'{"asked": '
 
 
 class Journal:
@@ -27,22 +28,27 @@ class Journal:
         noted: more for the first line, such as a date; what stands there counts.
 
     Raises:
-        ConfigError: the file is of something else, or no journal.
+        ConfigError: the file is of something else with answers in it, or no journal, or another process writes it.
         OSError: it cannot be written.
     """
 
     def __init__(self, path: Path, asked: Mapping[str, object], noted: Mapping[str, object]) -> None:
         self.path, wanted = path, dict(to_json(asked))
-        self.resumed = path.exists() and path.stat().st_size > 0
-        """Whether there was one to go on with."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[bytes] = path.open("r+b" if self.resumed else "w+b")
+        self._file: IO[bytes] = path.open("a+b")  # what is written goes to the end
         self._places: dict[str, int] = {}
-        if self.resumed:
-            self.noted = self._take_up(wanted)
-        else:
-            self.noted = to_json(noted)
-            self._append({"asked": wanted, "noted": self.noted})
+        try:
+            found = self._take_up(wanted)
+        except ConfigError:
+            self.close()
+            raise
+        self.resumed = found is not None
+        """Whether there were answers to go on with."""
+        if found is None:
+            self._file.truncate(0)
+            self._append({"asked": wanted, "noted": to_json(noted)})
+        self.noted: Record = to_json(noted) if found is None else found
+        """What stands in the first line beside what is asked."""
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -91,23 +97,23 @@ class Journal:
         self._file.flush()
         return place
 
-    def _take_up(self, asked: Record) -> Record:
-        """The first line's notes, after a look at every line."""
+    def _take_up(self, asked: Record) -> Record | None:
+        """The first line's notes, after a look at every line; None where nothing is answered yet."""
         try:
-            first = json.loads(self._file.readline())
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{self.path}: another process is writing it; wait for its end, or name another --out"
+            ) from None
+        self._file.seek(0)
+        line = self._file.readline()
+        try:
+            first = json.loads(line)
             before, noted = dict(first["asked"]), dict(first["noted"])
         except (ValueError, KeyError, TypeError):
-            self.close()
+            if _BEGIN.startswith(line[: len(_BEGIN)]) and not line.endswith(b"\n"):
+                return None  # empty, or broken off in the first line
             raise ConfigError(f"{self.path}: no journal of a scan; remove or rename it") from None
-        differ = [name for name in sorted({*before, *asked}) if before.get(name) != asked.get(name)]
-        if differ:
-            self.close()
-            name = differ[0]
-            found = f"{name} was {_short(before.get(name))}, is {_short(asked.get(name))}"
-            more = f" (and {len(differ) - 1} more differ)" if len(differ) > 1 else ""
-            raise ConfigError(
-                f"{self.path}: belongs to another scan: {found}{more}; ask as before, or remove the file to begin anew"
-            )
         while True:
             place = self._file.tell()
             line = self._file.readline()
@@ -116,9 +122,20 @@ class Journal:
             except (ValueError, KeyError, TypeError):
                 key = None
             if key is None:
-                self._file.truncate(place)
-                return noted
+                break
             self._places[key] = place
+        differ = [name for name in sorted({*before, *asked}) if before.get(name) != asked.get(name)]
+        if not self._places:
+            return None
+        if differ:
+            name = differ[0]
+            found = f"{name} was {_short(before.get(name))}, is {_short(asked.get(name))}"
+            more = f" (and {len(differ) - 1} more differ)" if len(differ) > 1 else ""
+            raise ConfigError(
+                f"{self.path}: belongs to another scan: {found}{more}; ask as before, or remove the file to begin anew"
+            )
+        self._file.truncate(place)
+        return noted
 
 
 def _short(value: object) -> str:

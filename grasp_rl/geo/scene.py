@@ -26,6 +26,7 @@ from grasp_rl.types import BoolMask, Image
 
 MOST_PIXELS = 100_000_000_000
 """Pixels that a header may claim."""
+_WORLD_FILES = (".tfw", ".tifw", ".jgw", ".pgw", ".wld", ".prj")
 
 
 class Scene(Protocol):
@@ -99,7 +100,7 @@ def open_scene(name: str, reading: ImageReading, *, trust: bool = False) -> Iter
     if driver is None or (driver == "GTiff" and not _has_place(path, driver)):
         image, told = read_described(path, MAX_PIXELS, reading)
         grid = Grid(image.shape[1], image.shape[0])
-        yield PictureScene(image, grid, told)
+        yield PictureScene(image, grid, "; ".join(part for part in ("no CRS", _beside(path), told) if part))
         return
     with hold_raster(path, driver, MOST_PIXELS) as raster:
         yield _scene(path, raster, reading)
@@ -144,9 +145,12 @@ def _scene(path: Path, raster: Raster, reading: ImageReading) -> RasterScene:
     place = grid.name
     if grid.crs is None and raster.dataset.gcps[0]:
         place = "no CRS, but ground control points: warp it first (gdalwarp IN OUT) to have a map layer"
+    beside = _beside(path) if grid.crs is None else ""
     size = grid.ground_size
     ground = "" if size is None else f", {size[0]:.3g} x {size[1]:.3g} m a pixel"
-    return RasterScene(raster, rendering, grid, "; ".join(part for part in (place + ground, rendering.told) if part))
+    return RasterScene(
+        raster, rendering, grid, "; ".join(part for part in (place + ground, beside, rendering.told) if part)
+    )
 
 
 def _grid(raster: Raster) -> Grid:
@@ -156,6 +160,13 @@ def _grid(raster: Raster) -> Grid:
     if dataset.transform.is_degenerate:
         raise ConfigError(f"{dataset.name}: its transform {tuple(dataset.transform)[:6]} makes no pixel; repair it")
     return Grid(dataset.width, dataset.height, dataset.transform, dataset.crs)
+
+
+def _beside(path: Path) -> str:
+    """A remark on a file beside ``path`` that may say where it lies, and is not read."""
+    names = [f"{path.name}.aux.xml", *(f"{path.stem}{ending}" for ending in _WORLD_FILES)]
+    found = next((name for name in names if path.with_name(name).is_file()), None)
+    return f"{found} beside it is not read: put its place into the file (gdal_translate IN OUT.tif)" if found else ""
 
 
 def _has_place(path: Path, driver: str) -> bool:
