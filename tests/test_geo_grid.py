@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import geo_scenes
@@ -127,7 +128,7 @@ def test_a_place_beyond_its_crs() -> None:
     with pytest.raises(ConfigError, match="no longitude and latitude in EPSG:32617: is that its CRS"):
         _ = far.ground_size
     local = rasterio.CRS.from_wkt('LOCAL_CS["site grid",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]')
-    with pytest.raises(ConfigError, match="site grid: has no known place on the earth.*gdal_edit"):
+    with pytest.raises(ConfigError, match=r"site grid: has no known place on the earth.*gdal_edit"):
         _ = Grid(10, 10, Affine(1, 0, 5, 0, -1, 5), local).ground_size
 
 
@@ -138,7 +139,7 @@ def test_windows_cover_all_and_overlap_as_much_as_was_asked(extent: int, side: i
     firsts = starts(extent, side, overlap)
     assert firsts[0] == 0
     assert firsts[-1] + min(side, extent) == extent
-    assert all(0 < b - a <= math.floor(side * (1 - overlap)) for a, b in zip(firsts, firsts[1:], strict=False))
+    assert all(0 < b - a <= math.floor(side * (1 - overlap)) for a, b in itertools.pairwise(firsts))
 
 
 def test_windows_of_a_region() -> None:

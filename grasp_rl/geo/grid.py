@@ -56,10 +56,7 @@ class Grid:
     @property
     def name(self) -> str:
         """Of the CRS, for a person: ``EPSG:32617`` where it has a code."""
-        if self.crs is None:
-            return "no CRS"
-        authority = self.projection.to_authority()
-        return ":".join(authority) if authority else str(self.projection.name)
+        return "no CRS" if self.crs is None else name_of(self.projection)
 
     @cached_property
     def ground_size(self) -> tuple[float, float] | None:
@@ -115,6 +112,12 @@ class Grid:
     def to_pixels(self, geometries: Any) -> Any:
         """Shapely geometries of coordinates of :attr:`crs` in pixels; as they are without one."""
         return geometries if self.crs is None else _moved(geometries, ~self.transform)
+
+
+def name_of(crs: CRS) -> str:
+    """``crs`` for a person: ``EPSG:32617`` where it has a code."""
+    authority = crs.to_authority()
+    return ":".join(authority) if authority else str(crs.name)
 
 
 def to_lonlat(crs: CRS) -> Any:

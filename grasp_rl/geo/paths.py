@@ -11,7 +11,7 @@ from pathlib import Path
 
 from grasp_rl.config.errors import ConfigError
 
-_ADDRESS = re.compile(r"/vsi|[a-z][a-z0-9+.-]*:/|//|\\\\", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?i:/vsi|[a-z][a-z0-9+.-]*:/|//|\\\\)|[A-Z][A-Z0-9_]+:")
 _DRIVE = re.compile(r"[a-z]:[\\/]", re.IGNORECASE)
 _REFERRING = (".vrt", ".kmz", ".kml", ".ovrt", ".xml")
 _TRUST = "if you know where it comes from, --trust-paths"
@@ -20,7 +20,8 @@ _VECTORS = (b"SQLite format 3\0", b"\0\0\x27\x0a", b"PAR1", b"fgb\x03")
 
 
 def is_address(text: str) -> bool:
-    """Whether ``text`` names something that is no plain path on this machine: ``/vsi...``, an address, a share."""
+    """Whether ``text`` names something that is no plain path on this machine: ``/vsi...``, an address, a share, a part of a
+    file as GDAL calls it (``NETCDF:FILE:NAME``)."""
     return _ADDRESS.match(text) is not None and _DRIVE.match(text) is None
 
 
