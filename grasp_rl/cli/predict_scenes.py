@@ -167,6 +167,10 @@ def _plan(
     """Resolution, windows and region of one scene."""
     arguments = setting.arguments
     grid = scene.grid if arguments.gsd is None else scene.grid.resampled(arguments.gsd)
+    if grid.crs is None and setting.target.kind == "geojson":
+        raise ConfigError(
+            "--out: GeoJSON is in longitude and latitude, and the scene has no CRS; name a .gpkg or .json for pixels"
+        )
     area, region = whole(grid), None
     for make, where in zip(regions, _where(arguments), strict=True):
         wanted = make(grid)

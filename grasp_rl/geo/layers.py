@@ -92,7 +92,10 @@ def together(tables: Sequence[Any]) -> tuple[Any, str]:
     moved = [table if table.crs == first else table.to_crs(first) for table in tables]
     rows = [table for table in moved if len(table)] or moved[:1]
     joined = geopandas.GeoDataFrame(pd.concat(rows, ignore_index=True), geometry="geometry", crs=first)
-    return joined, f"{others} of {len(tables)} layers brought into the CRS of the first, {name_of(first)}" if others else ""
+    return (
+        joined,
+        f"{others} of {len(tables)} layers brought into the CRS of the first, {name_of(first)}" if others else "",
+    )
 
 
 def write_layer(table: Any, path: Path, kind: str, queries: Sequence[str]) -> list[str]:
