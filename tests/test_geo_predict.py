@@ -70,7 +70,7 @@ def test_a_scene_becomes_a_layer(scene: Path, tmp_path: Path, capsys: pytest.Cap
     assert row.date.startswith("20")
     assert np.isnan(row.score)
     captured = capsys.readouterr()
-    assert f"{scene}: the roofs: 4 features, 1," in captured.out
+    assert f"{scene}: the roofs: 4 features, 2,05" in captured.out
     assert "EPSG:32617, 0.5 x 0.5 m a pixel" in captured.err
     assert sorted(path.name for path in out.parent.iterdir()) == ["roofs.gpkg", "roofs.qml"]
 
