@@ -2,7 +2,8 @@
 
 A file is opened by one driver, told by its first bytes, so that nothing is read that refers to other files or to the
 network (VRT and its like). GDAL is told that the folder is empty: what lies beside the file (.aux.xml, .msk, .ovr,
-world files) changes nothing. Overviews are never read. What GDAL has to say goes into the :class:`ImageError`.
+world files) changes nothing. Overviews are read only where :meth:`Raster.block` resamples. What GDAL has to say goes
+into the :class:`ImageError`.
 """
 
 from __future__ import annotations

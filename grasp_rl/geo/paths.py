@@ -20,8 +20,7 @@ _VECTORS = (b"SQLite format 3\0", b"\0\0\x27\x0a", b"PAR1", b"fgb\x03")
 
 
 def is_address(text: str) -> bool:
-    """Whether ``text`` names something that is no plain path on this machine: ``/vsi...``, an address, a share, a part of a
-    file as GDAL calls it (``NETCDF:FILE:NAME``)."""
+    """Whether ``text`` is no plain path on this machine: ``/vsi...``, an address, a share, or ``NETCDF:FILE:NAME``."""
     return _ADDRESS.match(text) is not None and _DRIVE.match(text) is None
 
 
