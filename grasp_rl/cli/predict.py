@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from grasp_rl.cli import predict_scenes, scene_options
 from grasp_rl.cli.predict_tasks import Task, split_words, tasks_of
 from grasp_rl.cli.predictor import MAX_QUERY, Prediction, Predictor, check_query
+from grasp_rl.cli.scene_options import reading_from
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
 from grasp_rl.config.schema import RunConfig
@@ -209,15 +210,8 @@ def reading_of(config: RunConfig, bands: str | None, stretch: str | None) -> Ima
     Raises:
         ConfigError: there is no such way.
     """
-    options = {key: config.data[key] for key in ("bands", "stretch") if config.data.get(key) is not None}
-    try:
-        options |= {"bands": [int(band) for band in bands.split(",")]} if bands else {}
-        options |= {"stretch": [float(v) for v in stretch.split(",")] if "," in stretch else stretch} if stretch else {}
-    except ValueError as error:
-        raise ConfigError(
-            f"--bands={bands}, --stretch={stretch}: must be numbers with commas between ({error})"
-        ) from error
-    return ImageReading(**options)
+    defaults = {key: config.data[key] for key in ("bands", "stretch") if config.data.get(key) is not None}
+    return reading_from(bands, stretch, defaults)
 
 
 def read_config(run: Path | None, scheme: str | None, segmenter: str | None, overrides: Sequence[str]) -> RunConfig:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from grasp_rl.cli.predict_tasks import images_of, questions_of
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.data.image_io import ImageReading
 from grasp_rl.geo.paths import check_raster, is_address
 
 ENDINGS = {
@@ -34,10 +36,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "and what is found is written in their CRS: docs/gis.md",
     )
     group.add_argument("--format", choices=sorted(ENDING_OF), help="what --out is, if its ending does not say so")
-    group.add_argument("--gsd", type=_positive, metavar="METRES", help="ground resolution to look at (the file's own)")
+    group.add_argument("--gsd", type=positive, metavar="METRES", help="ground resolution to look at (the file's own)")
     group.add_argument("--window", type=_side, metavar="PIXELS", help="side of a window (what the policy sees)")
     group.add_argument(
-        "--overlap", type=_share, default=0.2, metavar="SHARE", help="of a window that its neighbour sees, too (0.2)"
+        "--overlap", type=share, default=0.2, metavar="SHARE", help="of a window that its neighbour sees, too (0.2)"
     )
     group.add_argument("--bbox", type=_bounds, metavar="X0,Y0,X1,Y1", help="look only here, in the scene's CRS")
     group.add_argument("--bbox-crs", metavar="EPSG:CODE", help="of --bbox: EPSG:4326 for longitude,latitude")
@@ -149,7 +151,34 @@ def files_of(asked: dict[str, list[str]], target: Target, *, overwrite: bool) ->
     return result
 
 
-def _positive(text: str) -> float:
+def reading_from(bands: str | None, stretch: str | None, defaults: Mapping[str, Any] | None = None) -> ImageReading:
+    """How images are shown, as ``--bands`` and ``--stretch`` say.
+
+    Args:
+        bands: numbers from 1 with commas between; None for the default.
+        stretch: ``auto``, ``none``, or two numbers with a comma between; None for the default.
+        defaults: values of ``bands`` and ``stretch`` where nothing is said.
+
+    Raises:
+        ConfigError: a value that no file can be read by.
+    """
+    options: dict[str, Any] = dict(defaults or {})
+    try:
+        options |= {"bands": [int(band) for band in bands.split(",")]} if bands else {}
+        options |= {"stretch": [float(v) for v in stretch.split(",")] if "," in stretch else stretch} if stretch else {}
+    except ValueError as error:
+        raise ConfigError(
+            f"--bands={bands}, --stretch={stretch}: must be numbers with commas between ({error})"
+        ) from error
+    return ImageReading(**options)
+
+
+def positive(text: str) -> float:
+    """``text`` of a flag as a number > 0.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
     value = _number(text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a number > 0")
@@ -180,7 +209,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
+    """``text`` of a flag as a number in [0, 0.9].
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
     value = _number(text)
     if not 0 <= value <= 0.9:
         raise argparse.ArgumentTypeError(f"{text!r}: must be in [0, 0.9]")

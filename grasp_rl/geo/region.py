@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.geo.grid import Grid, dense
+from grasp_rl.geo.grid import Grid, dense, name_of
 from grasp_rl.geo.paths import check_vector
 from grasp_rl.geo.windows import Window
 
@@ -61,6 +61,11 @@ def in_pixels(table: Any, grid: Grid, where: str) -> Any:
         ConfigError: one of them has a CRS and the other none.
     """
     if grid.crs is None:
+        if table.crs is not None and not table.crs.name.startswith("Undefined"):
+            raise ConfigError(
+                f"{where}: is in {name_of(table.crs)}, and the raster has no CRS; assign it (gdal_edit -a_srs "
+                "EPSG:CODE FILE), or give polygons in pixels, without a CRS"
+            )
         return table.geometry.array
     if table.crs is None:
         raise ConfigError(f"{where}: has no CRS; assign it (ogr2ogr -a_srs EPSG:CODE OUT IN)")

@@ -111,15 +111,24 @@ def crs_of(path: Path) -> str | None:
 
     Needs nothing of the extra ``geo``.
     """
+    grid = grid_of(path)
+    if grid is None or grid.crs is None:
+        return None
+    authority = grid.crs.to_authority()
+    return ":".join(authority) if authority else "a CRS of its own"
+
+
+def grid_of(path: Path) -> Grid | None:
+    """The size and the place of a raster, told by its header; None for an image of another kind.
+
+    Raises:
+        ImageError: it is damaged.
+    """
     driver = driver_of(_head(path))
     if driver is None:
         return None
     with open_raster(path, driver, MOST_PIXELS) as raster:
-        crs = _grid(raster).crs
-        if crs is None:
-            return None
-        authority = crs.to_authority()
-        return ":".join(authority) if authority else "a CRS of its own"
+        return _grid(raster)
 
 
 def fingerprint(name: str) -> str:
