@@ -230,6 +230,22 @@ def test_a_killed_command_goes_on_where_it_was(
     assert not (tmp_path / "a.gpkg.journal").exists()
 
 
+def test_an_interrupted_command_says_how_to_go_on(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encode = PointingPolicy.encode
+
+    def interrupted(self: PointingPolicy, *arguments: Any, **more: Any) -> Any:
+        if len(self.asked) == 8:
+            raise KeyboardInterrupt
+        return encode(self, *arguments, **more)
+
+    monkeypatch.setattr(PointingPolicy, "encode", interrupted)
+    assert _run(scene, "--query", "roofs", "--out", tmp_path / "a.gpkg", "evaluation.batch_size=4") == 130
+    said = f"interrupted; {tmp_path}/a.gpkg.journal keeps what is answered, and the same command goes on there"
+    assert said in capsys.readouterr().err
+
+
 def test_a_damaged_scene_is_named_and_the_others_are_answered(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,6 +262,7 @@ def test_a_damaged_scene_is_named_and_the_others_are_answered(
     assert pyogrio.read_dataframe(tmp_path / "a.gpkg").source.tolist() == ["good.tif"]
     assert _run(bad, "--query", "roofs", "--out", tmp_path / "b.gpkg") == 2
     assert "bad.tif: damaged" in capsys.readouterr().err
+    assert not (tmp_path / "b.gpkg").exists()
 
 
 def test_only_trusted_paths_lead_elsewhere(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,11 @@ import geo_scenes
 import numpy as np
 import pytest
 import rasterio
+import rasterio.control
 import rasterio.shutil
 import shapely
 from geo_scenes import Finder, things
+from PIL import Image as Pillow
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.image_io import ImageError, ImageReading, read_image
@@ -198,6 +200,8 @@ def test_a_journal_of_something_else(tmp_path: Path) -> None:
 def test_a_journal_without_answers_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     Journal(path, {"query": "roofs"}, {"began": "then"}).close()
+    assert not path.exists()
+    path.write_text('{"asked": {"query": "roofs"}, "noted": {"began": "then"}}\n')
     with Journal(path, {"query": "lakes"}, {"began": "now"}) as journal:
         assert (journal.resumed, journal.noted) == (False, {"began": "now"})
         journal.write("a", {})
@@ -331,6 +335,30 @@ def test_what_lies_beside_a_scene_is_not_read_and_is_said(tmp_path: Path) -> Non
     with open_scene(str(path), PLAIN) as scene:
         assert scene.grid.crs is None
         assert "scene.tfw beside it is not read" in scene.told
+
+
+def test_half_a_place_is_said(tmp_path: Path) -> None:
+    image, (crs, transform) = things((60, 80), []), geo_scenes.PLACES["32617"]
+    points = [rasterio.control.GroundControlPoint(r, c, 500000 + c, 4000000 - r) for r, c in ((0, 0), (0, 80), (60, 0))]
+    for more, said in (
+        ({"transform": transform}, "no CRS; a transform without a CRS: assign it"),
+        ({"crs": crs}, "no CRS; a CRS without a transform: its corners are not known"),
+        ({"gcps": points, "crs": crs}, "no CRS; ground control points alone: warp it first"),
+    ):
+        path = geo_scenes.write(tmp_path / "scene.tif", image, None, **more)
+        with open_scene(str(path), PLAIN) as scene:
+            assert scene.grid.crs is None
+            assert scene.told.startswith(said)
+
+
+def test_a_turned_picture(tmp_path: Path) -> None:
+    image = Pillow.fromarray(things((60, 80), [(0, 0, 20, 10)]))
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "scene.tif", exif=exif)
+    with open_scene(str(tmp_path / "scene.tif"), PLAIN) as scene:
+        assert scene.grid.size == (80, 60)
+        assert np.array_equal(scene.read(scene.grid, whole(scene.grid))[0], read_image(tmp_path / "scene.tif"))
 
 
 def test_damage_is_named(tmp_path: Path) -> None:

@@ -66,6 +66,17 @@ def run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
         ConfigError: nothing can be asked, or the only scene cannot be read.
         OSError: the journal or a result cannot be written.
     """
+    try:
+        return _run(setting, names)
+    except KeyboardInterrupt:
+        kept = setting.target.journal
+        more = f"; {kept} keeps what is answered, and the same command goes on there" if kept.exists() else ""
+        _say(f"interrupted{more}")
+        return {"state": "interrupted"}, 130
+
+
+def _run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
+    """:func:`run`, not interrupted."""
     demand_geo()
     arguments, target = setting.arguments, setting.target
     asked = asked_of(names, arguments.query, arguments.queries, target, trust=arguments.trust_paths)

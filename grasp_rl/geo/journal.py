@@ -20,7 +20,7 @@ _BEGIN = b'{"asked": '
 
 
 class Journal:
-    """An open journal; :meth:`close` or the end of a ``with`` block leaves it on disk.
+    """An open journal; :meth:`close` or the end of a ``with`` block leaves its answers on disk.
 
     Args:
         path: of the file.
@@ -40,7 +40,7 @@ class Journal:
         try:
             found = self._take_up(wanted)
         except ConfigError:
-            self.close()
+            self._file.close()
             raise
         self.resumed = found is not None
         """Whether there were answers to go on with."""
@@ -76,12 +76,14 @@ class Journal:
             yield key, self[key]
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; one without answers is deleted."""
         self._file.close()
+        if not self._places:
+            self.path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Close and delete the file: what it holds is written elsewhere."""
-        self.close()
+        self._file.close()
         self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:

@@ -97,7 +97,7 @@ def open_scene(name: str, reading: ImageReading, *, trust: bool = False) -> Iter
             yield _scene(path, raster, reading)
         return
     driver = driver_of(_head(path))
-    if driver is None or (driver == "GTiff" and not _has_place(path, driver)):
+    if driver is None or _is_turned(path, driver):
         image, told = read_described(path, MAX_PIXELS, reading)
         grid = Grid(image.shape[1], image.shape[0])
         yield PictureScene(image, grid, "; ".join(part for part in ("no CRS", _beside(path), told) if part))
@@ -146,20 +146,15 @@ def fingerprint(name: str) -> str:
 
 
 def _scene(path: Path, raster: Raster, reading: ImageReading) -> RasterScene:
-    grid, layout = _grid(raster), raster.layout
-    if layout.orientation != 1 and grid.crs is None:
-        raise ConfigError(f"{path}: rows to be turned (orientation {layout.orientation}) in a raster too large to turn")
+    grid = _grid(raster)
     with raster.guarded():
         rendering = rendering_of(path, raster, reading)
-    place = grid.name
-    if grid.crs is None and raster.dataset.gcps[0]:
-        place = "no CRS, but ground control points: warp it first (gdalwarp IN OUT) to have a map layer"
-    beside = _beside(path) if grid.crs is None else ""
     size = grid.ground_size
-    ground = "" if size is None else f", {size[0]:.3g} x {size[1]:.3g} m a pixel"
-    return RasterScene(
-        raster, rendering, grid, "; ".join(part for part in (place + ground, beside, rendering.told) if part)
-    )
+    if size is None:
+        place = "; ".join(part for part in ("no CRS", _half_a_place(raster), _beside(path)) if part)
+    else:
+        place = f"{grid.name}, {size[0]:.3g} x {size[1]:.3g} m a pixel"
+    return RasterScene(raster, rendering, grid, "; ".join(part for part in (place, rendering.told) if part))
 
 
 def _grid(raster: Raster) -> Grid:
@@ -167,7 +162,7 @@ def _grid(raster: Raster) -> Grid:
     if dataset.crs is None or dataset.transform.is_identity:
         return Grid(dataset.width, dataset.height)
     if dataset.transform.is_degenerate:
-        raise ConfigError(f"{dataset.name}: its transform {tuple(dataset.transform)[:6]} makes no pixel; repair it")
+        raise ConfigError(f"{raster.path}: its transform {tuple(dataset.transform)[:6]} makes no pixel; repair it")
     return Grid(dataset.width, dataset.height, dataset.transform, dataset.crs)
 
 
@@ -178,11 +173,22 @@ def _beside(path: Path) -> str:
     return f"{found} beside it is not read: put its place into the file (gdal_translate IN OUT.tif)" if found else ""
 
 
-def _has_place(path: Path, driver: str) -> bool:
-    """Whether a TIFF has a CRS, or is too large to be held whole."""
+def _half_a_place(raster: Raster) -> str:
+    """A remark on what a raster without a place on the earth has of one."""
+    dataset = raster.dataset
+    if dataset.gcps[0]:
+        return "ground control points alone: warp it first (gdalwarp IN OUT.tif) to have a map layer"
+    if dataset.crs is not None:
+        return "a CRS without a transform: its corners are not known (gdal_edit -a_ullr X0 Y0 X1 Y1 FILE)"
+    if not dataset.transform.is_identity:
+        return "a transform without a CRS: assign it (gdal_edit -a_srs EPSG:CODE FILE) to have a map layer"
+    return ""
+
+
+def _is_turned(path: Path, driver: str) -> bool:
+    """Whether a raster's rows are to be turned, so that it is read whole; one with a place on the earth never is."""
     with open_raster(path, driver, MOST_PIXELS) as raster:
-        large = raster.layout.height * raster.layout.width > MAX_PIXELS
-        return large or _grid(raster).crs is not None
+        return raster.layout.orientation != 1 and _grid(raster).crs is None
 
 
 def _head(path: Path) -> bytes:
