@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from grasp_rl import __version__
-from grasp_rl.cli.predictor import Prediction, Predictor, check_query
+from grasp_rl.cli.predictor import DEFAULT_SIDE, Prediction, Predictor, check_query, model_name, window_side
 from grasp_rl.cli.scene_options import Target, asked_of, files_of
 from grasp_rl.cli.scene_outputs import Answered, write_outputs
 from grasp_rl.cli.scene_progress import ScanLines
@@ -39,9 +39,6 @@ from grasp_rl.geo.windows import whole, windows_of
 from grasp_rl.types import Image
 from grasp_rl.utils.files import Record
 from grasp_rl.utils.text import printable
-
-DEFAULT_SIDE = 840
-"""Side of a window where the policy does not say how large it sees an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,22 +241,6 @@ def _found(prediction: Prediction, predictor: Predictor) -> Found:
         thinking=answer.thinking,
         error=masks.error,
     )
-
-
-def window_side(predictor: Predictor) -> int:
-    """How many pixels of a square image the policy sees along its side."""
-    size = getattr(getattr(predictor.policy, "backbone", None), "size", None)
-    most = getattr(size, "max_pixels", None)
-    return math.isqrt(most) if most else DEFAULT_SIDE
-
-
-def model_name(predictor: Predictor) -> str:
-    """Policy and segmenter in a few words."""
-    policy, config = predictor.policy, predictor.config
-    name = str(getattr(policy, "base_name", type(policy).__name__))
-    weights = f" ({predictor.weights})" if predictor.weights is not None else ""
-    segmenter = str(config.segmenter.get("path") or str(config.segmenter.get("_target_")).rpartition(".")[2])
-    return f"{name}{weights} + {segmenter}"
 
 
 def _digest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ from grasp_rl.utils.files import Record
 from grasp_rl.utils.text import control_token
 
 MAX_QUERY = 2000
+DEFAULT_SIDE = 840
+"""Side of a window where the policy does not say how large it sees an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +181,22 @@ class Predictor:
                 )
             )
         return result
+
+
+def window_side(predictor: Predictor) -> int:
+    """How many pixels of a square image the policy sees along its side."""
+    size = getattr(getattr(predictor.policy, "backbone", None), "size", None)
+    most = getattr(size, "max_pixels", None)
+    return math.isqrt(most) if most else DEFAULT_SIDE
+
+
+def model_name(predictor: Predictor) -> str:
+    """Policy and segmenter in a few words."""
+    policy, config = predictor.policy, predictor.config
+    name = str(getattr(policy, "base_name", type(policy).__name__))
+    weights = f" ({predictor.weights})" if predictor.weights is not None else ""
+    segmenter = str(config.segmenter.get("path") or str(config.segmenter.get("_target_")).rpartition(".")[2])
+    return f"{name}{weights} + {segmenter}"
 
 
 def check_query(query: str, reserved: Sequence[str] = ()) -> None:
