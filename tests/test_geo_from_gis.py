@@ -140,7 +140,7 @@ def test_the_larger_split_gives_way() -> None:
     ]
     splits, fractions = ["train", "train", "train", "test", "test"], {"train": 0.8, "test": 0.2}
     assert without_leaks(chips, splits, fractions, 1) == [1, 3, 4]  # 2 touches 3; 0 shows what 4 does
-    assert without_leaks(chips, splits, fractions, 0) == [1, 2, 3, 4]
+    assert without_leaks(chips, splits, fractions, 0) == [0, 1, 2, 3, 4]
     assert without_leaks(chips, splits, fractions, 70) == [3, 4]
 
 

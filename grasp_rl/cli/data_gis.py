@@ -40,8 +40,9 @@ def add_parser(commands: Any, fractions: Any) -> None:
         "--block", type=_whole, default=4, metavar="N", help="splits are drawn in blocks of N x N chips (4)"
     )
     make.add_argument(
-        "--gap", type=_pixels, default=1.0, metavar="PIXELS", help="between chips of two splits; 0 lets them touch (1)"
-    )
+        "--gap", type=_pixels, default=1.0, metavar="PIXELS",
+        help="between chips of two splits; 0 lets them touch and show one polygon (1)",
+    )  # fmt: skip
     split = make.add_mutually_exclusive_group()
     split.add_argument("--split", metavar="NAME", help="one for all chips")
     split.add_argument("--fractions", type=fractions, metavar="train=0.8,val=0.1,test=0.1", help="of the chips")

@@ -92,10 +92,12 @@ def without_leaks(
         chips: all of them.
         splits: of each.
         fractions: share of each split.
-        gap: in pixels; 0 lets chips of two splits touch.
+        gap: in pixels; 0 lets chips of two splits touch and show one label.
     """
     import shapely
 
+    if not gap:
+        return list(range(len(chips)))
     kept: list[int] = []
     for name in sorted(fractions, key=lambda name: fractions[name]):
         tree = shapely.STRtree([chips[index].window.polygon for index in kept])
@@ -103,7 +105,7 @@ def without_leaks(
         mine = [index for index, split in enumerate(splits) if split == name]
         for index in mine:
             chip = chips[index]
-            near = tree.query(chip.window.polygon, predicate="dwithin", distance=gap) if gap > 0 else []
+            near = tree.query(chip.window.polygon, predicate="dwithin", distance=gap)
             if not len(near) and shown.isdisjoint(chip.features):
                 kept.append(index)
     return sorted(kept)

@@ -44,7 +44,8 @@ class Cutting:
     block: int = 4
     """Chips that a block is wide and high; a block is in one split."""
     gap: float = 1.0
-    """Pixels between chips of two splits, at least: 1 keeps them from touching."""
+    """Pixels between chips of two splits, at least: 1 keeps them from touching, 0 lets
+    them touch and show one polygon."""
     fractions: Mapping[str, float]
     """Share of the chips in each split."""
     seed: int = 0
