@@ -106,6 +106,8 @@ def test_the_ground_size_of_a_pixel() -> None:
     east, north = geo_scenes.grid((100, 100), "4326").ground_size or (0.0, 0.0)
     assert east == pytest.approx(1e-5 * 111_320 * math.cos(math.radians(60.2)), rel=5e-3)
     assert north == pytest.approx(1.114, rel=5e-3)
+    assert geo_scenes.grid((100, 100), "31467").ground_size == pytest.approx((1.0, 1.0), rel=2e-3)
+    assert geo_scenes.grid((100, 100), "2263").ground_size == pytest.approx((0.3048, 0.3048), rel=2e-3)
     assert Grid(10, 10).ground_size is None
 
 

@@ -132,6 +132,16 @@ def test_a_shapefile_says_what_it_cuts(tmp_path: Path) -> None:
     assert pyogrio.read_dataframe(tmp_path / "found.shp")["thinking"].tolist() == ["ä" * 127] * 2
 
 
+def test_a_style_of_somebody_s_own_stays(tmp_path: Path) -> None:
+    table, _ = _table()
+    assert write_layer(table, tmp_path / "a.gpkg", "gpkg", ["q"]) == []
+    assert write_layer(table, tmp_path / "a.geojson", "geojson", ["q"]) == []
+    (tmp_path / "a.qml").write_text("mine")
+    (said,) = write_layer(table, tmp_path / "a.gpkg", "gpkg", ["q"])
+    assert "a.qml: is another style, and stays; remove it" in said
+    assert (tmp_path / "a.qml").read_text() == "mine"
+
+
 def test_without_a_crs_a_layer_is_in_pixels(tmp_path: Path) -> None:
     table = table_of(_features(), Grid(100, 60), COMMON | {"gsd_m": None})
     assert table["area_m2"].isna().all()

@@ -230,6 +230,44 @@ def test_a_killed_command_goes_on_where_it_was(
     assert not (tmp_path / "a.gpkg.journal").exists()
 
 
+def test_a_scene_that_was_repaired_is_asked_anew_and_the_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = geo_scenes.write(tmp_path / "good.tif", things((100, 100), [(20, 20, 50, 40)]))
+    bad = tmp_path / "bad.tif"
+    bad.write_bytes(good.read_bytes()[:3000])
+    words = [good, bad, "--query", "roofs", "--out", tmp_path / "a.gpkg"]
+    assert _run(*words) == 2
+    assert len(PointingPolicy.asked) == 1
+    geo_scenes.write(bad, things((100, 100), [(10, 10, 30, 30)]))
+    assert _run(*words, "--overwrite") == 0
+    assert len(PointingPolicy.asked) == 2
+    assert sorted(pyogrio.read_dataframe(tmp_path / "a.gpkg").source) == ["bad.tif", "good.tif"]
+
+
+@pytest.mark.parametrize("gsd", ["0.37", "0.7", "1.9", "33"])
+def test_resolutions_that_are_no_whole_multiple(scene: Path, tmp_path: Path, gsd: str) -> None:
+    assert _run(scene, "--query", "roofs", "--out", tmp_path / "a.tif", "--gsd", gsd, "--window", 200) == 0
+    with rasterio.open(tmp_path / "a.tif") as file:
+        found = file.read(1) == 1
+    expected = np.zeros((300, 300), dtype=np.bool_)
+    for x0, y0, x1, y1 in BOXES:
+        expected[y0:y1, x0:x1] = True
+    least = 0.0 if gsd == "33" else 0.75 if gsd == "1.9" else 0.9
+    assert (found & expected).sum() >= least * (found | expected).sum()
+
+
+def test_a_folder_of_many_kinds_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    geo_scenes.write(folder / "a.tif", things((100, 100), [(20, 20, 50, 40)]))
+    for name in ("a.tif.aux.xml", "a.vrt", "a.kmz", "notes.txt", "a.tfw"):
+        (folder / name).write_text("<x/>")
+    assert _run(folder, "--query", "roofs", "--out", folder / "result.tif") == 0
+    assert _run(folder, "--query", "roofs", "--out", folder / "result.tif") == 2  # is no scene, and is there
+    assert "result.tif: is there already" in capsys.readouterr().err
+
+
 def test_an_interrupted_command_says_how_to_go_on(
     scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

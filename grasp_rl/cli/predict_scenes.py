@@ -95,9 +95,9 @@ def _run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
             _say(f"going on with {target.journal}: {len(journal)} windows are answered")
         failed: list[Record] = []
         code, answered = 0, list[Answered]()
-        for number, (name, queries) in enumerate(asked.items()):
+        for name, queries in asked.items():
             try:
-                answered += _scanned(setting, name, str(number), queries, regions, side, predictor, journal)
+                answered += _scanned(setting, name, queries, regions, side, predictor, journal)
             except ConfigError as error:
                 if len(asked) == 1:
                     raise
@@ -119,7 +119,6 @@ def _run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
 def _scanned(
     setting: Setting,
     name: str,
-    key: str,
     queries: Sequence[str],
     regions: Sequence[Callable[[Grid], Any]],
     side: int,
@@ -133,7 +132,7 @@ def _scanned(
         _say(f"{name}: {scene.told}")
         if scene.grid.crs is None:
             _say(f"{name}: has no CRS, so the result is in pixels, x to the right and y down; areas are missing")
-        plan = _plan(setting, scene, key, queries, regions, side=side)
+        plan = _plan(setting, scene, fingerprint(name), queries, regions, side=side)
         counts = Counts(total=len(plan.windows) * len(queries))
         lines = ScanLines(sys.stderr, name)
         try:
@@ -253,7 +252,6 @@ def _digest(
     return {
         "version": __version__,
         "question": dict(asked),
-        "scene": {name: fingerprint(name) for name in asked},
         "policy": config.policy,
         "weights": [str(weights), *(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)],
         "segmenter": config.segmenter,

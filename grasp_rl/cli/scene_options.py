@@ -133,7 +133,7 @@ def files_of(asked: dict[str, list[str]], target: Target, *, overwrite: bool) ->
     """The file of each question about each scene: one for all, one a scene, or each its own.
 
     Raises:
-        ConfigError: one is there already, and ``overwrite`` does not say that it may be replaced.
+        ConfigError: one or its agreement is there already, and ``overwrite`` does not say that it may be replaced.
     """
     result: dict[tuple[str, str], Path] = {}
     taken = Counter[str]()
@@ -145,7 +145,8 @@ def files_of(asked: dict[str, list[str]], target: Target, *, overwrite: bool) ->
             own = f"_{number}" if target.kind in ONE_QUESTION and len(queries) > 1 else ""
             file = target.out / f"{stem}{own}{ENDING_OF[target.kind]}" if target.folder else target.out
             result[name, query] = file
-    there = [path for path in dict.fromkeys(result.values()) if path.exists()]
+    beside = [file.with_name(f"{file.stem}_agreement.tif") for file in result.values()]
+    there = [path for path in dict.fromkeys([*result.values(), *beside]) if path.exists()]
     if there and not overwrite:
         raise ConfigError(f"{there[0]}: is there already; name another --out, or --overwrite")
     return result

@@ -17,6 +17,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.geo.grid import Grid, areas_and_perimeters, dense, name_of
 from grasp_rl.geo.merge import Feature
 from grasp_rl.geo.style import style
+from grasp_rl.utils.files import write_text
 
 VECTORS = {"gpkg": ".gpkg", "geojson": ".geojson", "parquet": ".parquet", "shp": ".shp"}
 """Formats of polygons, and the ending that means each."""
@@ -92,14 +93,15 @@ def together(tables: Sequence[Any]) -> tuple[Any, str]:
     moved = [table if table.crs == first else table.to_crs(first) for table in tables]
     rows = [table for table in moved if len(table)] or moved[:1]
     joined = geopandas.GeoDataFrame(pd.concat(rows, ignore_index=True), geometry="geometry", crs=first)
-    return (
-        joined,
-        f"{others} of {len(tables)} layers brought into the CRS of the first, {name_of(first)}" if others else "",
-    )
+    if not others:
+        return joined, ""
+    return joined, f"{others} of {len(tables)} layers brought into the CRS of the first, {name_of(first)}"
 
 
 def write_layer(table: Any, path: Path, kind: str, queries: Sequence[str]) -> list[str]:
     """Write ``table`` to ``path`` with its style beside it; what was changed for the format, in words.
+
+    A style that is there already stays: somebody may have worked on it.
 
     Args:
         table: of :func:`table_of` or :func:`together`.
@@ -128,7 +130,11 @@ def write_layer(table: Any, path: Path, kind: str, queries: Sequence[str]) -> li
                 table, said = _for_shapefile(table)
                 options |= {"layer": path.stem, "ENCODING": "UTF-8"}
             pyogrio.write_dataframe(table, temporary, **options)
-    path.with_suffix(".qml").write_text(style(list(dict.fromkeys(queries))), encoding="utf-8")
+    ours, beside = style(list(dict.fromkeys(queries))), path.with_suffix(".qml")
+    if not beside.exists():
+        write_text(beside, ours)
+    elif beside.read_bytes() != ours.encode():
+        said.append(f"{beside}: is another style, and stays; remove it for one of these questions")
     return said
 
 

@@ -60,7 +60,7 @@ class Plan:
     """What is asked of one scene."""
 
     key: str
-    """Tells it from other scenes of the journal."""
+    """Tells it from other scenes of the journal, and from itself before it was changed."""
     grid: Grid
     """The resolution that windows are shown at."""
     windows: Sequence[Window]
