@@ -84,7 +84,7 @@ def test_there_and_back(tmp_path: Path, boxes: Any, place: str, crs: str | None)
     assert main(["show", str(tmp_path / "out"), "--geo", "--out", str(tmp_path / "back.gpkg")]) == 0
     back = pyogrio.read_dataframe(tmp_path / "back.gpkg")
     assert back.crs == geo_scenes.PLACES[place][0]
-    union = geo_scenes.grid((SIZE, SIZE), place).to_pixels(shapely.union_all(back.geometry))
+    union = geo_scenes.grid((SIZE, SIZE), place).to_pixels(shapely.union_all(back.geometry.to_numpy()))
     assert np.array_equal(mask_of([union], (SIZE, SIZE)), geo_scenes.bright(image))
     assert set(back.split) == {"train"}
     assert back.area_m2.sum() > 0
