@@ -188,6 +188,9 @@ def test_a_journal_of_something_else(tmp_path: Path) -> None:
         journal.write("a", {"x": 1})
     with Journal(path, {"query": "roofs", "gsd": 1}, {"began": "now"}) as journal:
         assert (journal.resumed, journal.noted, journal["a"]) == (True, {"began": "then"}, {"x": 1})
+        journal.write("b/1/x", {})
+        journal.write("b/11/x", {"y": 2})
+        assert list(journal.items("b/11/")) == [("b/11/x", {"y": 2})]
     with pytest.raises(
         ConfigError, match=r"journal: belongs to another scan: gsd was 1, is 2 .and 1 more differ.*remove the file"
     ):

@@ -37,6 +37,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: IO[bytes] = path.open("a+b")  # what is written goes to the end
         self._places: dict[str, int] = {}
+        self._groups: dict[str, list[str]] = {}
         try:
             found = self._take_up(wanted)
         except ConfigError:
@@ -68,11 +69,11 @@ class Journal:
         Raises:
             OSError: the disk is full, or the like.
         """
-        self._places[key] = self._append({"key": key, "value": to_json(value)})
+        self._note(key, self._append({"key": key, "value": to_json(value)}))
 
-    def items(self, prefix: str) -> Iterator[tuple[str, Record]]:
-        """What was written under keys that begin with ``prefix``, in the order of the file."""
-        for key in [key for key in self._places if key.startswith(prefix)]:
+    def items(self, group: str) -> Iterator[tuple[str, Record]]:
+        """What was written under keys that are ``group`` up to their last "/" and with it, in the order of the file."""
+        for key in list(self._groups.get(group, ())):
             yield key, self[key]
 
     def close(self) -> None:
@@ -91,6 +92,11 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _note(self, key: str, place: int) -> None:
+        if key not in self._places:
+            self._groups.setdefault(key[: key.rfind("/") + 1], []).append(key)
+        self._places[key] = place
 
     def _append(self, record: Record) -> int:
         self._file.seek(0, os.SEEK_END)
@@ -125,7 +131,7 @@ class Journal:
                 key = None
             if key is None:
                 break
-            self._places[key] = place
+            self._note(key, place)
         differ = [name for name in sorted({*before, *asked}) if before.get(name) != asked.get(name)]
         if not self._places:
             return None
