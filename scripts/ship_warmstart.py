@@ -23,7 +23,7 @@ on drawn overhead scenes (`data=synthetic`) by
 grasp-rl sft experiment={name}_warmstart
 ```
 
-on {device} at commit {commit} in {minutes:.0f} minutes (torch {torch}, transformers {transformers}).
+on {device} in {minutes:.0f} minutes (torch {torch}, transformers {transformers}).
 
 **What it is for.** Tests, the demonstration, and learning experiments on a laptop: it is small enough to be trained by GRPO in
 minutes. **What it is not.** A model of aerial imagery. On photographs its answers are poor.
@@ -76,10 +76,9 @@ def main() -> None:
     (folder / "MODEL_CARD.md").write_text(
         CARD.format(
             name="tiny" if size == "base" else f"tiny_{size}",
-            device=environment.get("device") or config.engine.device,
+            device="a GPU" if config.engine.device == "cuda" else "a CPU",
             parameters=sum(p.numel() for p in policy.parameters()),
             size=(folder / "model.safetensors").stat().st_size // 1000,
-            commit=str(environment.get("git", {}).get("commit", "unknown"))[:12],
             minutes=(ended - began).total_seconds() / 60,
             torch=environment["packages"]["torch"],
             transformers=environment["packages"]["transformers"],

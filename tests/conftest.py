@@ -19,12 +19,12 @@ if importlib.util.find_spec("torchvision") is not None:
 
     torchvision_operators.declare_missing()  # before transformers looks for it
 
-import tiny_models
 from transformers import Sam2Config, Sam2Model
 
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.rehearsal import models as tiny_models
 from grasp_rl.types import Sample
 
 torch.set_num_threads(1)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import rolling
-import tiny_models
 import torch
 from scripted import OneByOne
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,6 +24,7 @@ from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.backbones.qwen2_5_vl import Qwen25VL
 from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.types import Sampling
+from grasp_rl.rehearsal import models as tiny_models
 from grasp_rl.training.update import make_reference
 from grasp_rl.types import Answer, RewardBreakdown, Sample
 

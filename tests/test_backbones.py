@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 import transformers
 import yaml
@@ -29,6 +28,7 @@ from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.types import EncodedPrompt
 from grasp_rl.prompts.parse import parse
 from grasp_rl.prompts.render import build_messages, format_answer
+from grasp_rl.rehearsal import models as tiny_models
 from grasp_rl.types import Completion, FinishReason, ParseStatus, SpatialPrompt
 
 SCHEMES = Path(__file__).parents[1] / "conf/prompt"

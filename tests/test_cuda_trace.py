@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import rolling
-import tiny_models
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
@@ -31,6 +30,7 @@ from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.generation import static as static_decoding
 from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.transfer import together
+from grasp_rl.rehearsal import models as tiny_models
 from grasp_rl.training.update import make_reference
 from grasp_rl.types import Sample
 

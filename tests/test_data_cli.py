@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data import layouts
 
 from grasp_rl.cli import data as data_cli
+from grasp_rl.rehearsal import layouts
 
 AERIAL = Path(__file__).parent / "data/aerial"
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data import layouts
 from PIL import Image as Pillow
 
 from grasp_rl.cli import data as data_cli
@@ -21,6 +20,7 @@ from grasp_rl.data.base import RecordDataset
 from grasp_rl.data.mixture import Mixture
 from grasp_rl.data.readers.jsonl import JsonlSource
 from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.rehearsal import layouts
 
 AERIAL = Path(__file__).parent / "data/aerial"
 
@@ -172,7 +172,7 @@ def test_what_a_set_says_holds_in_a_mixture(tmp_path: Path) -> None:
         ({"weights": {"a": 1, "b": 0}}, "data.weights.b=0: must be > 0"),
         ({"weights": {"a": 1, "b": float("nan")}}, "data.weights.b=nan: must be > 0"),
         ({"weights": {"a": 1, "b": 1e-5}}, "an epoch would have"),
-        ({"caps": {"a": 0}}, "data.caps.a=0: must be a whole number"),
+        ({"caps": {"a": -1}}, "data.caps.a=-1: must be a whole number >= 0"),
         ({"caps": {"a": 1.5}}, "data.caps.a=1.5: must be a whole number"),
         ({"shots": {"c": 1}}, "data.shots.c=1: must be of a set, one of a, b"),
         ({"sets": {}}, "data.sets: empty"),
@@ -186,6 +186,14 @@ def test_what_cannot_be_mixed(more: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Mixture(**arguments).split("train")  # type: ignore[arg-type]
     assert said in str(caught.value)
+
+
+def test_a_set_that_is_scored_alone() -> None:
+    mixture = Mixture({"a": Classes(), "b": Classes()}, caps={"b": 0}, weights={"a": 1, "b": 1})
+    assert {part.key for part in mixture.split("train").records} == {"a"}
+    assert {part.key for part in mixture.split("val").records} == {"a", "b"}
+    with pytest.raises(ConfigError, match=r"data\.caps: no set of train has a record left"):
+        Mixture({"a": Classes()}, caps={"a": 0}).split("train")
 
 
 def test_through_hydra(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data import layouts
 from PIL import Image as Pillow
 
 from grasp_rl.cli import data as data_cli
 from grasp_rl.data.stats import attribute_summary
+from grasp_rl.rehearsal import layouts
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import forked
 import pytest
-import tiny_models
 import torch
 import uneven_ranks
 from safetensors.torch import load_file
@@ -22,6 +21,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import EngineConfig, OptimizerConfig
 from grasp_rl.distributed.deepspeed import settings
 from grasp_rl.launch import process
+from grasp_rl.rehearsal import models as tiny_models
 from grasp_rl.utils import memory
 
 pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install 'grasp-rl[train]'")

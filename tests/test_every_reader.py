@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 from test_published import BOXES, WORDS, composed
-from test_readers import CONF, WRITERS
+from test_readers import CONF
 
 from grasp_rl.cli import data as data_cli
 from grasp_rl.cli import data_source
 from grasp_rl.evaluation import evaluate
 from grasp_rl.launch import worker
+from grasp_rl.rehearsal.layouts import WRITERS
 from grasp_rl.training import train
 
 AERIAL = Path(__file__).parent / "data/aerial"

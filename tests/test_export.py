@@ -8,7 +8,6 @@ from pathlib import Path
 
 import forked
 import pytest
-import tiny_models
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
@@ -17,6 +16,7 @@ from transformers import AutoModelForImageTextToText
 from grasp_rl.cli import main as command_line
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.rehearsal import models as tiny_models
 from grasp_rl.runs.model_card import write_card
 
 AERIAL = Path(__file__).parent / "data/aerial"

@@ -57,7 +57,7 @@ def small(name: str = "sam2_tiny", **options: Any) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------------- what is shipped
-@pytest.mark.parametrize("name", ["sam2_small", "sam2_tiny", "sam_base"])
+@pytest.mark.parametrize("name", ["sam2_small", "sam2_tiny", "sam2_large", "sam_base", "sam_huge"])
 def test_the_shipped_weights_segment_drawn_scenes(source: SyntheticSource, name: str) -> None:
     segmenter = instantiate(option(f"segmenter/synthetic_{name}"))
     found = score(segmenter, source.split("test"), 16)

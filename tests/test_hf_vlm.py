@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -18,6 +17,7 @@ from grasp_rl.config.schema import PromptConfig
 from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.types import EncodedPrompt
+from grasp_rl.rehearsal import models as tiny_models
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (90, 112, 3), dtype=np.uint8)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
 
 from grasp_rl.config.errors import ConfigError
@@ -21,6 +20,7 @@ from grasp_rl.config.schema import OptimizerConfig
 from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.pretrained import HfVlmPolicy
+from grasp_rl.rehearsal import models as tiny_models
 from grasp_rl.segmenters.sam2 import Sam2Segmenter
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import forked
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -41,6 +40,7 @@ from grasp_rl.policies.compat import cache_in
 from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.published import PUBLISHED
 from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.rehearsal import models as tiny_models
 
 SHAPE = Shape(layers=4, vision_layers=2, vision_full_attention_every=2)
 LOAD = Load(

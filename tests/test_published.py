@@ -15,14 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import yaml
-from data import layouts
-from test_readers import WRITERS, reader, refusal, same, samples
+from test_readers import reader, refusal, same, samples
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import load_config
 from grasp_rl.data import tables, xml_files
 from grasp_rl.launch import compose, worker
+from grasp_rl.rehearsal import layouts
+from grasp_rl.rehearsal.layouts import WRITERS
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.types import SpatialPrompt
 from grasp_rl.utils.files import write_text

@@ -18,31 +18,16 @@ import grasp_rl.conf
 import numpy as np
 import pytest
 import yaml
-from data import layouts
-from data.layouts import Written
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.base import RecordDataset
 from grasp_rl.data.readers.refer import read_plain_pickle
+from grasp_rl.rehearsal import layouts
+from grasp_rl.rehearsal.layouts import WRITERS, Written
 from grasp_rl.types import Sample
 
 ROOT = Path(__file__).parents[1]
 CONF = Path(next(iter(grasp_rl.conf.__path__))) / "data"
-
-WRITERS: dict[str, Callable[[Path], dict[str, list[Written]]]] = {
-    "refsegrs": lambda root: layouts.phrases(
-        root, images="images", masks="masks", suffix=".tif", named=False, separator="\t "
-    ),
-    "risbench": lambda root: layouts.phrases(
-        root, images="img_rgb", masks="mask", suffix=".png", named=True, separator=" "
-    ),
-    "rrsis_d": lambda root: layouts.refer(root, folder="rrsisd"),
-    "rrsis_hr": lambda root: layouts.refer(root, folder="rrsis_hr", same_ids=False, protocol=2),
-    "ris_lad": lambda root: layouts.refer(root, folder="ris_lad", same_ids=False),
-    "earthreason": layouts.earthreason,
-    **layouts.PUBLISHED,
-}
-"""What writes the layout that ``data=NAME`` reads."""
 
 
 def reader(name: str, root: Path, **options: Any) -> RecordDataset:

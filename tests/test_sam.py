@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 import transformers
 import yaml
@@ -24,6 +23,7 @@ from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.prompts.render import format_answer
+from grasp_rl.rehearsal import models as tiny_models
 from grasp_rl.rewards.rubric import Rubric
 from grasp_rl.rewards.terms.masks import MaskIou
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ import pytest
 import torch
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.schema import OptimizerConfig, PromptConfig, RunConfig, SftConfig, SftPhase
+from grasp_rl.config.schema import OptimizerConfig, ParsingConfig, PromptConfig, RunConfig, SftConfig, SftPhase
 from grasp_rl.data.image_io import write_image
 from grasp_rl.data.readers.jsonl import JsonlSource
+from grasp_rl.data.synthetic.cross_view import SyntheticCrossView
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.interfaces import Components
 from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.prompts.parse import parse
 from grasp_rl.training.demonstrations import distort
 from grasp_rl.training.sft import _RowStream, _step, run
 from grasp_rl.types import Sample, SpatialPrompt
@@ -100,6 +103,15 @@ def test_a_policy_of_another_kind_is_named(source: SyntheticSource) -> None:
         run(RunConfig(), components)
 
 
+def test_a_layer_that_the_policy_lacks_is_named(random_policy: TinyPolicy, source: SyntheticSource) -> None:
+    components = Components(
+        policy=random_policy, segmenter=None, reward=None, protocol=None, data=source, tracker=None, generator=None
+    )  # type: ignore[arg-type]
+    phases = [SftPhase(steps=1), SftPhase(steps=1, attention_weight=0.1, attention_layers=[1, 4])]
+    with pytest.raises(ConfigError, match=r"sft\.phases\[1\]\.attention_layers: 4: .* decoder layers 0 to 3"):
+        run(RunConfig(sft=SftConfig(phases=phases)), components)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_question_that_is_too_long_is_named_before_the_first_row(
     random_policy: TinyPolicy, tmp_path: Path, split: str
@@ -117,3 +129,25 @@ def test_a_question_that_is_too_long_is_named_before_the_first_row(
     with pytest.raises(ConfigError, match=r"annotations\.jsonl:3: query: the question 'the roof"):
         run(config, components)
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_choice_among_images_is_demonstrated(random_policy: TinyPolicy) -> None:
+    """All images stand in front of the question, and the answer is the letter; the loss falls."""
+    training = SyntheticCrossView(train_size=4).split("train")
+    scheme = PromptConfig(
+        scheme="choice", answer="choice", box=False, positive_points=0, fence=False, template="compact"
+    )
+    phase = SftPhase(steps=20, batch_size=2)
+    rows = _RowStream(random_policy, training, {"choice": (scheme, 1.0)}, phase, seed=0, phase_number=0)[0]
+    for row in rows:
+        assert len(row.prompt.images) == 1 + len(training[0].more_images)
+        (completion,), (asked,) = row.completions, row.unscored
+        text = random_policy.tokenizer.decode(completion[asked:], skip_special_tokens=True)
+        parsed = parse(text, scheme, row.prompt.frame, ParsingConfig())
+        assert parsed.choice in {training[index].choice for index in range(4)}
+    engine = LocalEngine(random_policy, OptimizerConfig(lr=1.5e-3), 20)
+    losses = [_step(random_policy, engine, rows, phase, bf16=False)["loss"] for _ in range(8)]
+    assert losses[-1] < 0.6 * losses[0]
+    bare = [replace(training[index], choice=None) for index in range(4)]
+    with pytest.raises(ConfigError, match="says of no image that it answers"):
+        _RowStream(random_policy, bare, {"choice": (scheme, 1.0)}, phase, seed=0, phase_number=0)[0]  # type: ignore[arg-type]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from data import layouts
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import CONFIG_VERSION, RunConfig
 from grasp_rl.config.targets import load_config
 from grasp_rl.evaluation import diagnose, evaluate, stored
 from grasp_rl.launch import compose, worker
+from grasp_rl.rehearsal import layouts
 from grasp_rl.runs import data_record, environment, started
 from grasp_rl.utils.files import write_json, write_text
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 
 from grasp_rl.config.schema import PromptConfig
@@ -14,6 +13,7 @@ from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.generation import static as static_decoding
 from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.types import Sampling
+from grasp_rl.rehearsal import models as tiny_models
 from grasp_rl.types import Completion
 
 

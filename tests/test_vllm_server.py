@@ -14,7 +14,6 @@ from typing import Any
 import fake_vllm
 import numpy as np
 import pytest
-import tiny_models
 import torch
 
 from grasp_rl.config.errors import ConfigError
@@ -22,6 +21,7 @@ from grasp_rl.config.schema import PromptConfig, RolloutConfig
 from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.types import Sampling
+from grasp_rl.rehearsal import models as tiny_models
 from grasp_rl.rollouts.generators import http
 from grasp_rl.rollouts.generators.vllm_server import VllmServer, shown
 from grasp_rl.types import Completion, FinishReason, Sample

@@ -1,6 +1,8 @@
 """How gIoU of the drawn scenes falls with the error of the prompt, for every prompt scheme.
 
 python experiments/2026-11-20_calibration/calibrate.py --scenes 150 --out experiments/2026-11-20_calibration
+python experiments/2026-11-20_calibration/calibrate.py --scenes 150 --level hard
+python experiments/2026-11-20_calibration/calibrate.py --level hard --segmenter synthetic_sam2_small --out DIR
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from grasp_rl.data.synthetic.scenes import OOD_STYLE, TRAIN_STYLE, draw_scene
+from grasp_rl.config.targets import instantiate
+from grasp_rl.data.synthetic.scenes import OOD_STYLE, TRAIN_STYLE, Scene, draw_scene
+from grasp_rl.data.synthetic.scenes_hard import OOD_HARD, TRAIN_HARD, draw_hard_scene
 from grasp_rl.geometry import box_iou, exterior_points, interior_points, mask_iou, mask_to_box
-from grasp_rl.segmenters.grabcut import GrabCutSegmenter
+from grasp_rl.interfaces import Segmenter
+from grasp_rl.launch.compose import option
 from grasp_rl.types import BoolMask, SpatialPrompt
 
 SCHEMES = {"box": (True, 0, 0), "points": (False, 2, 0), "box_2points": (True, 2, 0), "box_4points": (True, 4, 0),
@@ -51,14 +56,20 @@ def disturbed(mask: BoolMask, scheme: str, scale: float, shift: float, angle: fl
     return prompt, box_iou(new, box)
 
 
+def drawn(level: str, style: str, rng: np.random.Generator) -> Scene:
+    if level == "hard":
+        return draw_hard_scene(rng, {"train": TRAIN_HARD, "ood": OOD_HARD}[style])
+    return draw_scene(rng, {"train": TRAIN_STYLE, "ood": OOD_STYLE}[style])
+
+
 def score(
-    segmenter: GrabCutSegmenter, style: str, scheme: str, scale: float, shift: float, count: int
+    segmenter: Segmenter, level: str, style: str, scheme: str, scale: float, shift: float, count: int
 ) -> tuple[float, float]:
     """(gIoU, mean box IoU) over ``count`` scenes, all instances of one category each."""
     ious, boxes = [], []
     for index in range(count):
         rng = np.random.default_rng([7, index])
-        scene = draw_scene(rng, {"train": TRAIN_STYLE, "ood": OOD_STYLE}[style])
+        scene = drawn(level, style, rng)
         category = str(rng.choice(sorted({o.category for o in scene.objects})))
         masks = [o.mask for o in scene.objects if o.category == category]
         angle = rng.uniform(0, 2 * np.pi)
@@ -74,8 +85,10 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=150)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--schemes", nargs="*", default=list(SCHEMES))
+    parser.add_argument("--level", choices=("easy", "hard"), default="easy")
+    parser.add_argument("--segmenter", default="grabcut")
     arguments = parser.parse_args()
-    segmenter = GrabCutSegmenter()
+    segmenter = instantiate(option(f"segmenter/{arguments.segmenter}"))
     rows = []
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
     for scheme in arguments.schemes:
@@ -83,7 +96,7 @@ def main() -> None:
             curve = []
             for value in values:
                 scale, shift = (value, 0.0) if name == "scale" else (1.0, value)
-                giou, biou = score(segmenter, "train", scheme, scale, shift, arguments.scenes)
+                giou, biou = score(segmenter, arguments.level, "train", scheme, scale, shift, arguments.scenes)
                 curve.append(giou)
                 rows.append(("train", scheme, name, value, round(giou, 4), round(biou, 4)))
             axis.plot(values, curve, marker="o", label=scheme)
@@ -94,7 +107,7 @@ def main() -> None:
                 scheme,
                 "scale",
                 1.0,
-                *(round(v, 4) for v in score(segmenter, "ood", scheme, 1.0, 0.0, arguments.scenes)),
+                *(round(v, 4) for v in score(segmenter, arguments.level, "ood", scheme, 1.0, 0.0, arguments.scenes)),
             )
         )
         print("ood", rows[-1])
@@ -107,8 +120,9 @@ def main() -> None:
         axis.set_ylim(0, 1)
     axes[0].legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(arguments.out / "calibration.png", dpi=110)
-    with (arguments.out / "calibration.csv").open("w", newline="") as stream:
+    name = "calibration" if arguments.level == "easy" else f"calibration_{arguments.level}"
+    figure.savefig(arguments.out / f"{name}.png", dpi=110)
+    with (arguments.out / f"{name}.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("style", "scheme", "error", "value", "giou", "box_iou"))
         writer.writerows(rows)

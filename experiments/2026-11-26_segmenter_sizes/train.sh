@@ -15,7 +15,7 @@ for seed in 0 1 2; do
       "$bin/grasp-rl" fit-segmenter resume="$folder" >"$folder.log" 2>&1 &
     else
       "$bin/grasp-rl" fit-segmenter experiment=synthetic_$member run_dir="$folder" seed=$seed fit.steps=$steps optimizer.lr=1.5e-3 \
-        engine.device=$device data.level=hard evaluation.every=0 evaluation.test_limit=8 checkpoint.every=200 "$@" >"$folder.log" 2>&1 &
+        engine.device=$device data.level=hard evaluation.every=0 evaluation.test_limit=8 "$@" >"$folder.log" 2>&1 &
     fi
   done
 done

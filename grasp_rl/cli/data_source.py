@@ -63,7 +63,7 @@ def dataset_of(words: Sequence[str]) -> RecordDataset:
     """The dataset that ``words`` mean.
 
     Args:
-        words: Hydra's; or the root, a folder, an annotations file or ``synthetic``, and ``data.KEY=VALUE`` of
+        words: Hydra's; or ``synthetic``; or the root, a folder or an annotations file, and ``data.KEY=VALUE`` of
             :data:`OPTIONS`.
 
     Raises:
@@ -75,10 +75,11 @@ def dataset_of(words: Sequence[str]) -> RecordDataset:
         if not isinstance(dataset, RecordDataset):
             raise ConfigError(f"data._target_={node['_target_']}: must be a RecordDataset for this command")
         return dataset
-    root, options = words[0], options_of(words[1:])
-    if root == "synthetic" and options:
-        raise ConfigError(f"data.{min(options)}: goes with files; drawn scenes are 8-bit RGB")
-    return SyntheticSource() if root == "synthetic" else JsonlSource(root, **options)
+    if words[0] == "synthetic":
+        if len(words) > 1:
+            raise ConfigError(f"synthetic {words[1]}: the word alone takes no keys; write data=synthetic {words[1]}")
+        return SyntheticSource()
+    return JsonlSource(words[0], **options_of(words[1:]))
 
 
 def annotations_of(words: Sequence[str]) -> tuple[Path, Record] | None:

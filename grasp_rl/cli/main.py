@@ -19,6 +19,7 @@ _MODULES = {
     "plan": "grasp_rl.cli.plan",
     "predict": "grasp_rl.cli.predict",
     "export": "grasp_rl.cli.export",
+    "rehearse": "grasp_rl.cli.rehearse",
     "bench": "grasp_rl.bench",
 }
 """Commands that import torch from their first line on, each in a process of its own."""
@@ -35,6 +36,7 @@ Usage: grasp-rl COMMAND [arguments]
   rescore    a run's answers, another segmenter     grasp-rl rescore RUN_FOLDER segmenter=sam2_1_hiera_large
   diagnose   where a run's answers lose their IoU   grasp-rl diagnose RUN_FOLDER
   plan       what a run will take, beforehand       grasp-rl plan policy=qwen2_5_vl_3b --gpu a100_80
+  rehearse   a recipe in small, on this machine     grasp-rl rehearse think2seg_rs/main_3b
   predict    answer questions about your images   grasp-rl predict --help
   report     tables and figures of finished runs    grasp-rl report FOLDER
   export     write a policy for others to load      grasp-rl export RUN_FOLDER --out FOLDER --merge
@@ -49,7 +51,7 @@ Usage: grasp-rl COMMAND [arguments]
 Tab completion: eval "$(grasp-rl -sc install=bash)" (zsh alike; fish: grasp-rl -sc install=fish | source)
 """
 
-COMMANDS = (*_COMPOSED, "plan", "predict", "report", "export", "data", "bench", "doctor")
+COMMANDS = (*_COMPOSED, "plan", "rehearse", "predict", "report", "export", "data", "bench", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """`grasp-rl plan`: memory, time and disk of a run or a sweep, before anything runs.
 
-Counts come from the config and the model's shape, peaks from the makers' data sheets. No GPU has been measured by this
-project: what a step reaches of the peaks is assumed, see grasp_rl/planning/hardware.py.
+Counts come from the config and the model's shape, peaks from the makers' data sheets. What a step reaches of the
+peaks was measured with one model on one H100, see grasp_rl/planning/hardware.py.
 """
 
 from __future__ import annotations

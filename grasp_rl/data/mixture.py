@@ -37,7 +37,8 @@ class Mixture(RecordDataset):
     Args:
         sets: the datasets by name. One that has no split of a name is left out of it.
         weights: of every set, > 0; empty: every record of ``train`` once an epoch.
-        caps: most records of ``train`` of a set, drawn by ``seed``; a set that is not named has no cap.
+        caps: most records of ``train`` of a set, drawn by ``seed``; a set that is not named has no cap, one of 0 is
+            scored alone.
         shots: samples a category of ``train`` of a set (:mod:`grasp_rl.data.few_shot`), before its cap.
         name: of the mixture, in predictions and reports.
         seed: of the draws of records.
@@ -72,8 +73,9 @@ class Mixture(RecordDataset):
                 where = f"data.{key}.{chosen}"
                 require(chosen in self.sets, where, value, f"of a set, one of {', '.join(self.sets)}")
                 kinds = int | float if key == "weights" else int
-                valid = isinstance(value, kinds) and not isinstance(value, bool) and 0 < value < float("inf")
-                require(valid, where, value, "> 0" if key == "weights" else "a whole number >= 1")
+                valid = isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < float("inf")
+                asked = {"weights": "> 0", "caps": "a whole number >= 0", "shots": "a whole number >= 1"}[key]
+                require(valid and (value > 0 or key == "caps"), where, value, asked)
         absent = [chosen for chosen in self.sets if self.weights and chosen not in self.weights]
         if absent:
             raise ConfigError(f"data.weights.{absent[0]}: missing; give every set a weight, or none")
@@ -93,7 +95,9 @@ class Mixture(RecordDataset):
         found = {key: list(source.split(split).records) for key, source in having.items()}
         if split != "train":
             return _alternating({key: [Part(key, record) for record in records] for key, records in found.items()})
-        found = {key: self._narrowed(key, records) for key, records in found.items()}
+        found = {key: kept for key, records in found.items() if (kept := self._narrowed(key, records))}
+        if not found:
+            raise ConfigError("data.caps: no set of train has a record left; give one a cap of 1 or more, or none")
         counts = {key: len(records) for key, records in found.items()}
         if self.weights:
             scale = max(count / self.weights[key] for key, count in counts.items())

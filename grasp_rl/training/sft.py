@@ -39,7 +39,7 @@ from grasp_rl.policies.describe import describe
 from grasp_rl.policies.questions import check_questions
 from grasp_rl.policies.types import EncodedImage, EncodedPrompt
 from grasp_rl.policies.vlm import VlmPolicy
-from grasp_rl.prompts.render import format_answer
+from grasp_rl.prompts.render import format_answer, wrapped
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import checkpoints, data_record
 from grasp_rl.runs.progress import ProgressWriter
@@ -59,7 +59,7 @@ class _Pixels:
     """An encoded prompt in NumPy: a tensor would cross the worker's pipe as a file descriptor, one by one."""
 
     input_ids: NDArray[np.int64]
-    inputs: Mapping[str, NDArray[Any]]
+    images: tuple[Mapping[str, NDArray[Any]], ...]
     frame: CoordinateFrame
 
 
@@ -83,8 +83,8 @@ def run(config: RunConfig, components: Components) -> Record:
     Several processes share the rows of every optimizer step; the loss has the divisors of the whole step.
 
     Raises:
-        ConfigError: the policy is no ``VlmPolicy``, the train split gives no weak labels, a scheme is unknown, or
-            several phases are to run under ZeRO.
+        ConfigError: the policy is no ``VlmPolicy``, the train split gives no weak labels, a scheme is unknown,
+            ``attention_layers`` names a layer that the policy lacks, or several phases are to run under ZeRO.
     """
     if config.engine.zero_stage and len(config.sft.phases) > 1:
         raise ConfigError(
@@ -98,6 +98,7 @@ def run(config: RunConfig, components: Components) -> Record:
             f"policy: {type(policy).__name__} cannot be fine-tuned on demonstrations: it is no "
             "grasp_rl.policies.vlm.VlmPolicy, whose tokens sft teaches"
         )
+    _check_layers(config, policy)
     with whole(policy):
         if config.init_from:
             policy.load_weights(checkpoints.find_policy(Path(config.init_from)))
@@ -160,6 +161,22 @@ class _SftLog:
         self.progress = ProgressWriter(run_dir, total, first)
         scored = components.data.split(config.evaluation.test_split)
         data_record.write(run_dir, files_of(scored, config.evaluation.test_limit))
+
+
+def _choice_of(sample: Sample) -> str:
+    if sample.choice is None:
+        raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset} says of no image that it answers")
+    return sample.choice
+
+
+def _check_layers(config: RunConfig, policy: VlmPolicy) -> None:
+    layers = policy.model.config.get_text_config().num_hidden_layers
+    for number, phase in enumerate(config.sft.phases):
+        absent = [layer for layer in phase.attention_layers if not 0 <= layer < layers]
+        if phase.attention_weight and absent:
+            raise ConfigError(
+                f"sft.phases[{number}].attention_layers: {absent[0]}: the policy has decoder layers 0 to {layers - 1}"
+            )
 
 
 def _run_phase(
@@ -248,7 +265,10 @@ def _step(policy: VlmPolicy, engine: Engine, rows: Sequence[Row], phase: SftPhas
     prompts = [
         EncodedPrompt(
             input_ids=torch.from_numpy(row.prompt.input_ids),
-            images=(EncodedImage(inputs={n: torch.from_numpy(array) for n, array in row.prompt.inputs.items()}),),
+            images=tuple(
+                EncodedImage(inputs={name: torch.from_numpy(array) for name, array in image.items()})
+                for image in row.prompt.images
+            ),
             frame=row.prompt.frame,
         )
         for row in rows
@@ -393,7 +413,7 @@ class _RowStream(TorchDataset[list[Row]]):
         samples = self._same_image(number)
         chosen = [self.prompts[int(rng.choice(len(self.prompts), p=self.weights))] for _ in samples]
         questions = [(s.query, scheme) for s, scheme in zip(samples, chosen, strict=True)]
-        encoded = self.policy.encode_questions(samples[0].image, questions)
+        encoded = self.policy.encode_questions(samples[0].image, questions, samples[0].more_images)
         split = self.policy.image_end(encoded[0])
         completions, unscored, looks = [], [], []
         for place, (sample, scheme, question) in enumerate(zip(samples, chosen, encoded, strict=True)):
@@ -408,7 +428,10 @@ class _RowStream(TorchDataset[list[Row]]):
             )
             thought = thought_of(sample, self.sft.reasoning, rng, len(shown))
             try:
-                text = format_answer(weak_labels, thought, question.frame, scheme)
+                if scheme.answer == "choice":
+                    text = wrapped(_choice_of(sample), thought, scheme)
+                else:
+                    text = format_answer(weak_labels, thought, question.frame, scheme)
             except ValueError as error:  # a weak label without the points that the scheme asks for
                 raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset}: {error}") from error
             asked, said = tuple(question.input_ids[split:].tolist()), self.policy.tokens_of(text)
@@ -421,7 +444,7 @@ class _RowStream(TorchDataset[list[Row]]):
         return Row(
             prompt=_Pixels(
                 input_ids=first.input_ids[:split].numpy(),
-                inputs={name: tensor.numpy() for name, tensor in first.inputs.items()},
+                images=tuple({name: t.numpy() for name, t in image.inputs.items()} for image in first.images),
                 frame=first.frame,
             ),
             completions=tuple(completions),
@@ -433,9 +456,9 @@ class _RowStream(TorchDataset[list[Row]]):
         """The instances that a demonstration in ``scheme`` shows."""
         if scheme.scheme in self.clicks:
             return self.clicks[scheme.scheme](sample)
-        if sample.weak_labels is None:
+        if sample.weak_labels is None and scheme.answer != "choice":
             raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset} has no boxes or points")
-        return sample.weak_labels
+        return sample.weak_labels or ()
 
     def _same_image(self, number: int) -> list[Sample]:
         several = getattr(self.data, "same_image", None)

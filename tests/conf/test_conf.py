@@ -25,6 +25,13 @@ OPTIONS = sorted(
 )
 
 
+NEEDS = {
+    "hardware": ["experiment=think2seg_rs/main_3b"],  # a pretrained policy
+    "hardware/2x8x80g": ["engine.rendezvous=node0:29500", "engine.node_rank=0"],
+}
+"""What the options of a group, or one of them, need beside themselves."""
+
+
 def _given(engine: Any, overrides: list[str]) -> list[str]:
     """``overrides`` and a value for everything that has no default."""
     with compose.explained():
@@ -48,15 +55,12 @@ def test_option_composes_and_binds(option: str) -> None:
         pytest.importorskip("ray", reason="needs Ray, in an environment of its own: pip install 'grasp-rl[ray]'")
     group, _, name = option.rpartition("/")
     command = "evaluate" if group == "inference" else "train"  # which training refuses
+    words = [f"command={command}", "run_dir=outputs/x", *NEEDS.get(group, []), *NEEDS.get(option, [])]
     with compose.hydra("train") as engine:
         if group == "launcher":
             jobs = compose.sweep(engine, ["command=train", f"{group}={name}", "seed=1,2"], ())[1]
         else:
-            jobs = [
-                compose.single(
-                    engine, _given(engine, [f"command={command}", "run_dir=outputs/x", f"{group}={name}"]), ()
-                )
-            ]
+            jobs = [compose.single(engine, _given(engine, [*words, f"{group}={name}"]), ())]
     assert {job.config["command"] for job in jobs} == {command}
 
 

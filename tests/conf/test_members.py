@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import yaml
 from PIL import Image as Pillow
+
+from grasp_rl.rehearsal import models as tiny_models
 
 SIDE = 112
 QUESTIONS: list[tuple[str, list[list[int]]]] = [

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 
 from grasp_rl.config.schema import PromptConfig
@@ -14,6 +13,7 @@ from grasp_rl.policies import attention
 from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.rehearsal import models as tiny_models
 from grasp_rl.segmenters.sam2 import Sam2Segmenter
 from grasp_rl.types import Sample, SpatialPrompt
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 
 from grasp_rl.config.schema import PromptConfig
 from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.rehearsal import models as tiny_models
 from grasp_rl.types import Sample
 
 pytestmark = [

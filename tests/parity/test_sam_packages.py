@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from grasp_rl.geometry import mask_iou
+from grasp_rl.rehearsal import models as tiny_models
 from grasp_rl.segmenters.sam import SamSegmenter
 from grasp_rl.segmenters.sam2 import VIDEO, Sam2Segmenter
 from grasp_rl.segmenters.weights import build

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from grasp_rl.data.synthetic.scenes import Scene, SceneObject
+from grasp_rl.types import Attribute
 
 Rng = np.random.Generator
 
@@ -100,6 +102,8 @@ class Question:
     query: str
     answers: tuple[SceneObject, ...]
     reasoning: str
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    """What breakdowns of scores go by."""
 
 
 def ask(rng: Rng, scene: Scene, ood: bool) -> Question:

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from grasp_rl.data.synthetic.shapes import Rng, canvas, noise, polygon, rectangle
 from grasp_rl.types import BoolMask, Image
 
 Colour = tuple[float, float, float]
-Rng = np.random.Generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,9 @@ class SceneObject:
     """[size, size] bool, visible pixels."""
     centre: tuple[float, float]
     """(x, y) in pixels."""
+    on: str = ""
+    """In hard scenes the category of what it stands on; "" for the ground, ``shore`` for a vessel that lies half on the
+    water and half on the ground."""
 
     @property
     def area(self) -> int:
@@ -103,45 +106,30 @@ class Scene:
     image: Image
     """[size, size, 3] uint8 RGB."""
     objects: tuple[SceneObject, ...]
-
-
-def _canvas(size: int) -> NDArray[np.uint8]:
-    return np.zeros((size, size), dtype=np.uint8)
-
-
-def _polygon(size: int, points: NDArray[np.float64]) -> BoolMask:
-    canvas = _canvas(size)
-    cv2.fillPoly(canvas, [np.round(points * 16).astype(np.int32)], 1, shift=4)
-    return canvas.astype(bool)
-
-
-def _rotated(rng: Rng, cx: float, cy: float, w: float, h: float, turn: float) -> NDArray[np.float64]:
-    angle = rng.uniform(-turn, turn)
-    corners = np.array([[-w, -h], [w, -h], [w, h], [-w, h]]) / 2
-    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return np.asarray(corners @ rotation.T + (cx, cy))
+    pieces: tuple[BoolMask, ...] = ()
+    """[size, size] bool each: pieces of the textures of objects, where they were asked for."""
 
 
 def _box_shape(rng: Rng, size: int, cx: float, cy: float, w: float, h: float) -> BoolMask:
-    return _polygon(size, _rotated(rng, cx, cy, w, h, 0.2))
+    return polygon(size, rectangle((cx, cy), w, h, rng.uniform(-0.2, 0.2)))
 
 
 def _blob_shape(rng: Rng, size: int, cx: float, cy: float, w: float, h: float) -> BoolMask:
     angles = np.linspace(0, 2 * np.pi, 14, endpoint=False)
     radii = 1 + 0.12 * rng.standard_normal(14)
     radii = np.clip((radii + np.roll(radii, 1)) / 2, 0.7, 1.25)
-    return _polygon(size, np.stack([cx + w / 2 * radii * np.cos(angles), cy + h / 2 * radii * np.sin(angles)], 1))
+    return polygon(size, np.stack([cx + w / 2 * radii * np.cos(angles), cy + h / 2 * radii * np.sin(angles)], 1))
 
 
 def _disc_shape(rng: Rng, size: int, cx: float, cy: float, w: float, h: float) -> BoolMask:
-    canvas = _canvas(size)
-    cv2.circle(canvas, (round(cx * 16), round(cy * 16)), round(min(w, h) * 8), 1, -1, shift=4)
-    return canvas.astype(bool)
+    drawn = canvas(size)
+    cv2.circle(drawn, (round(cx * 16), round(cy * 16)), round(min(w, h) * 8), 1, -1, shift=4)
+    return drawn.astype(bool)
 
 
 def _hull_shape(rng: Rng, size: int, cx: float, cy: float, w: float, h: float) -> BoolMask:
     outline = np.array([[-0.5, -0.34], [0.2, -0.5], [0.5, 0.0], [0.2, 0.5], [-0.5, 0.34]]) * (w, h)
-    return _polygon(size, outline * rng.choice([-1, 1]) + (cx, cy))
+    return polygon(size, outline * rng.choice([-1, 1]) + (cx, cy))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,13 +154,8 @@ KINDS: dict[str, _Kind] = {
 }
 
 
-def _noise(rng: Rng, size: int, cells: int) -> NDArray[np.float32]:
-    coarse = rng.standard_normal((cells, cells)).astype(np.float32)
-    return np.asarray(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC))
-
-
 def _surface(rng: Rng, size: int, colour: NDArray[np.float64], grain: float, patches: float) -> NDArray[np.float32]:
-    light = patches * _noise(rng, size, 6) + 0.8 * grain * _noise(rng, size, size // 4)
+    light = patches * noise(rng, size, 6) + 0.8 * grain * noise(rng, size, size // 4)
     light = light + 0.5 * grain * rng.standard_normal((size, size)).astype(np.float32)
     return np.asarray(colour[None, None] + light[..., None], dtype=np.float32)
 
@@ -220,13 +203,13 @@ def _place(
 
 
 def _road(rng: Rng, size: int, scale: float) -> SceneObject:
-    canvas = _canvas(size)
+    drawn = canvas(size)
     offset, slope = rng.uniform(0.2, 0.8) * size, rng.uniform(-0.25, 0.25) * size
     ends = [(-8, round(offset - slope)), (size + 8, round(offset + slope))]
     if rng.random() < 0.5:
         ends = [(y, x) for x, y in ends]
-    cv2.line(canvas, ends[0], ends[1], 1, round(rng.uniform(10, 15) * scale))
-    return SceneObject(category="road", mask=canvas.astype(bool), centre=(size / 2, offset))
+    cv2.line(drawn, ends[0], ends[1], 1, round(rng.uniform(10, 15) * scale))
+    return SceneObject(category="road", mask=drawn.astype(bool), centre=(size / 2, offset))
 
 
 def draw_scene(rng: Rng, style: Style, size: int = 112) -> Scene:

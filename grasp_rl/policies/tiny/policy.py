@@ -42,7 +42,7 @@ class Size:
     vision_layers: int
 
 
-SIZES = {"small": Size(96, 2, 64, 3), "base": Size(128, 4, 96, 3), "large": Size(192, 6, 144, 4)}
+SIZES = {"small": Size(96, 3, 64, 2), "base": Size(128, 4, 96, 3), "large": Size(192, 6, 144, 4)}
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
     "<|video_pad|>",

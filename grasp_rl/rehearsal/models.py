@@ -1,4 +1,4 @@
-"""Checkpoints of the real classes at a few hundred thousand parameters, with tokenizer and processor, saved as hubs do."""
+"""Checkpoints of the real classes at a few hundred thousand parameters, with tokenizer and processor, as hubs have."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ CHAT = (
 
 
 def tokenizer(image_token: str, *more: str, template: str | None = None) -> Any:
+    """The tiny policy's tokenizer with a chat template that sets ``image_token`` where an image is."""
     made = TinyPolicy(weights="random").tokenizer
     made.add_special_tokens({"additional_special_tokens": [image_token, *more]}, replace_extra_special_tokens=False)
     made.chat_template = template or CHAT.replace("<IMAGE>", image_token)
@@ -43,6 +44,7 @@ def tokenizer(image_token: str, *more: str, template: str | None = None) -> Any:
 
 
 def text_config(words: Any, **more: Any) -> dict[str, Any]:
+    """The language model of every family: two layers of width 64."""
     return {
         "vocab_size": len(words), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 8192, "bos_token_id": None,
@@ -51,12 +53,14 @@ def text_config(words: Any, **more: Any) -> dict[str, Any]:
 
 
 def qwen2_5_vl(folder: Path) -> None:
+    """Write a random Qwen2.5-VL to ``folder``."""
     words = TinyPolicy(weights="random").tokenizer
     rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6}
     config = Qwen2_5_VLConfig(
         text_config=text_config(words, rope_parameters=rope),
         vision_config={
-            "initializer_range": 0.15, "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 64,
+            "initializer_range": 0.15, "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4,
+            "out_hidden_size": 64,
             "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112,
             "fullatt_block_indexes": [1],
         },
@@ -73,12 +77,14 @@ def qwen2_5_vl(folder: Path) -> None:
 
 
 def qwen3_vl(folder: Path) -> None:
+    """Write a random Qwen3-VL to ``folder``."""
     words = TinyPolicy(weights="random").tokenizer
     rope = {"rope_type": "default", "mrope_section": [3, 3, 2], "mrope_interleaved": True, "rope_theta": 1e6}
     config = Qwen3VLConfig(
         text_config=text_config(words, rope_parameters=rope, head_dim=16),
         vision_config={
-            "initializer_range": 0.15, "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 64,
+            "initializer_range": 0.15, "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4,
+            "out_hidden_size": 64,
             "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0],
         },
@@ -95,11 +101,13 @@ def qwen3_vl(folder: Path) -> None:
 
 
 def internvl(folder: Path) -> None:
+    """Write a random InternVL3, tiles of 56 x 56 to ``folder``."""
     words = tokenizer("<IMG_CONTEXT>", "<img>", "</img>")
     config = InternVLConfig(
         text_config=text_config(words, model_type="qwen2"),
         vision_config={
-            "hidden_size": 32, "initializer_range": 0.15, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+            "hidden_size": 32, "initializer_range": 0.15, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "intermediate_size": 64,
             "image_size": [56, 56], "patch_size": [14, 14],
         },
         image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
@@ -111,11 +119,13 @@ def internvl(folder: Path) -> None:
 
 
 def llava(folder: Path) -> None:
+    """Write a random LLaVA-1.5 to ``folder``."""
     words = tokenizer("<image>")
     config = LlavaConfig(
         text_config=text_config(words, model_type="llama", num_key_value_heads=4),
         vision_config={
-            "model_type": "clip_vision_model", "hidden_size": 32, "initializer_range": 0.15, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "model_type": "clip_vision_model", "hidden_size": 32, "initializer_range": 0.15, "num_hidden_layers": 3,
+            "num_attention_heads": 4,
             "intermediate_size": 64, "image_size": 56, "patch_size": 14, "projection_dim": 32,
         },
         image_token_id=words.convert_tokens_to_ids("<image>"),
@@ -126,12 +136,14 @@ def llava(folder: Path) -> None:
 
 
 def llava_onevision(folder: Path) -> None:
+    """Write a random LLaVA-OneVision to ``folder``."""
     words = tokenizer("<image>", "<video>")
     points = [[56 * a, 56 * b] for a in (1, 2, 3) for b in (1, 2, 3)]
     config = LlavaOnevisionConfig(
         text_config=text_config(words, model_type="qwen2"),
         vision_config={
-            "model_type": "siglip_vision_model", "hidden_size": 32, "initializer_range": 0.15, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "model_type": "siglip_vision_model", "hidden_size": 32, "initializer_range": 0.15, "num_hidden_layers": 2,
+            "num_attention_heads": 4,
             "intermediate_size": 64, "image_size": 56, "patch_size": 14, "vision_use_head": False,
         },
         image_token_id=words.convert_tokens_to_ids("<image>"),

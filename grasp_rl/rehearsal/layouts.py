@@ -54,7 +54,7 @@ def numbered(splits: Sequence[str] = ("train", "val", "test")) -> Iterator[tuple
             yield split, place, number
 
 
-def boxes_mask(*boxes: tuple[int, int, int, int]) -> np.ndarray:
+def boxes_mask(*boxes: Sequence[int]) -> np.ndarray:
     """[H, W] bool, True in boxes (x0, y0, x1, y1)."""
     mask = np.zeros(SIZE, dtype=np.bool_)
     for x0, y0, x1, y1 in boxes:
@@ -170,11 +170,13 @@ Splits = dict[str, list[Written]]
 
 
 def write(path: Path, text: str) -> None:
+    """Write ``text``, its folders too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
 
 def lines(path: Path, entries: Sequence[Any]) -> None:
+    """Write JSON Lines."""
     write(path, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
@@ -219,14 +221,14 @@ def earthreason_fs(root: Path) -> Splits:
         boxes = [] if place == SPLITS[split] - 1 else [[number, 4, number + 10, 20], [30, 30, 44, 40]]
         query = f"Where would {number} be safe?"
         save(root / f"images/{number}.png", picture(number))
-        save(root / f"masks/{number}.png", boxes_mask(*map(tuple, boxes)))
+        save(root / f"masks/{number}.png", boxes_mask(*boxes))
         entries.setdefault(split, []).append({
             "id": number, "category": "park", "image": f"images/{number}.png", "mask": f"masks/{number}.png",
             "problem": f"<image>{query}", "bbox_list": boxes,
         })  # fmt: skip
         attributes = {"category": "park", "instances": len(boxes), "no_target": int(not boxes)}
         written.setdefault(split, []).append(
-            Written(str(number), picture(number), [query], boxes_mask(*map(tuple, boxes)), None, attributes)
+            Written(str(number), picture(number), [query], boxes_mask(*boxes), None, attributes)
         )
     for split, found in entries.items():
         lines(root / f"{'train_10shot' if split == 'train' else split}.jsonl", found)
@@ -257,9 +259,10 @@ def vrsbench_rl(root: Path) -> Splits:
     """Lines of RS-HyRe-R1: answers of one box, of several, and of words, which ask for something else."""
     written: Splits = {}
     entries = []
-    for number, answer in enumerate((
+    answers: tuple[dict[str, Any], ...] = (
         {"bbox": [5.12, 4, 20.48, 20], "label": "ship"}, {"text": "Three."}, {"boxes": [[30, 4, 44, 20], [1, 2, 9, 9]]},
-    )):  # fmt: skip
+    )  # fmt: skip
+    for number, answer in enumerate(answers):
         save(root / f"images/{number}.png", picture(number))
         entries.append({
             "problem": f"the ship {number}", "answer": answer, "images": [f"images/{number}.png"], "obj_cls": "ship",
@@ -325,7 +328,8 @@ def geopixinstruct(root: Path, *, order: str = "xyxy", form: str = "parquet") ->
             })  # fmt: skip
             written.setdefault(split, []).append(
                 Written(
-                    f"{number}-{index}", picture(number), [f"ship {index} of {number}"], mask, None, {"category": "ship"},
+                    f"{number}-{index}", picture(number), [f"ship {index} of {number}"], mask, None,
+                    {"category": "ship"},
                 )
             )  # fmt: skip
         rows.setdefault(split, []).append(
@@ -482,7 +486,8 @@ def drseg(root: Path) -> Splits:
         questions = [f"Who waits at {number}?", f"What may cross {number}?"]
         entries.setdefault(split, []).append({
             "id": str(number), "height": SIZE[0], "width": SIZE[1], "ann_list": [{"segmentation": f} for f in flat],
-            "questions": questions, "answers": ["The cars wait.", "A car."], "reasoning_types": ["spatial", "attribute"],
+            "questions": questions, "answers": ["The cars wait.", "A car."],
+            "reasoning_types": ["spatial", "attribute"],
         })  # fmt: skip
         written.setdefault(split, []).append(
             Written(
@@ -550,7 +555,26 @@ def folder(root: Path) -> Splits:
     return written
 
 
-PUBLISHED: dict[str, Callable[[Path], Splits]] = {
+def cross_view(root: Path) -> None:
+    """A JSON list for each split: a picture, three others, and which of them answers."""
+    for name in ("street", "a", "b", "c"):
+        save(root / f"{name}.png", picture(len(name) + ord(name[0])))
+    for split, images in SPLITS.items():
+        entries = [
+            {"id": f"{split}-{number}", "image": "street.png", "question": "Where is it?", "answer": "ABC"[number % 3]}
+            | {"images": ["a.png", "b.png", "c.png"]}
+            for number in range(images)
+        ]
+        write(root / f"{split}.json", json.dumps(entries))
+
+
+WRITERS: dict[str, Callable[[Path], Splits]] = {
+    "refsegrs": lambda root: phrases(root, images="images", masks="masks", suffix=".tif", named=False, separator="\t "),
+    "risbench": lambda root: phrases(root, images="img_rgb", masks="mask", suffix=".png", named=True, separator=" "),
+    "rrsis_d": lambda root: refer(root, folder="rrsisd"),
+    "rrsis_hr": lambda root: refer(root, folder="rrsis_hr", same_ids=False, protocol=2),
+    "ris_lad": lambda root: refer(root, folder="ris_lad", same_ids=False),
+    "earthreason": earthreason,
     "risbench_arrow": risbench_arrow,
     "earthreason_fs": earthreason_fs,
     "vrsbench_fs": vrsbench_fs,

@@ -1,0 +1,191 @@
+"""`grasp-rl rehearse`: a recipe's own run in small: drawn data, small models of the same classes, two steps, here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+from rich.console import Console
+
+from grasp_rl.config import messages
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.targets import to_config
+from grasp_rl.launch import compose, process, worker
+from grasp_rl.launch.process import Job
+from grasp_rl.rehearsal import recipe as recipes
+from grasp_rl.rehearsal.recipe import Recipe
+from grasp_rl.rehearsal.small import SFT_STEPS, small, taught
+from grasp_rl.runs import environment
+from grasp_rl.runs.run_dir import RESULT, launcher_lock
+from grasp_rl.training import sft
+from grasp_rl.utils.files import Record, read_json, write_json, write_text
+
+ROW = "rehearsal.json"
+COLUMNS = (
+    "recipe",
+    "point",
+    "command",
+    "data",
+    "reward",
+    "protocol",
+    "engine",
+    "steps",
+    "parsed",
+    "learned",
+    "seconds",
+    "state",
+)
+HEAD = """What `{line}` ran: the recipe's own command, with drawn data in the layout of its dataset, a random
+policy and segmenter of the same classes (a few hundred thousand parameters; the policy first learns the form of the
+answer from {sft} steps of demonstrations), at most two steps, two processes, two questions a step, four completions a
+question, images of 112 x 112 and answers of 160 tokens. parsed: share of the answers in training that could be read.
+learned: whether the gradient was not 0.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``grasp-rl rehearse <argv>``: exit 0 where all went through, 1 where one did not, 2 for a wrong line."""
+    arguments = _parser().parse_args(argv)
+    console = Console(stderr=arguments.json, highlight=False, markup=False, soft_wrap=True)
+    try:
+        chosen = recipes.names() if arguments.all else list(arguments.names)
+        if arguments.list:
+            console.print("\n".join(recipes.names()))
+            return 0
+        if not chosen:
+            raise ConfigError("rehearse: name a recipe, or all of them with --all; --list names them")
+        found = [recipes.recipe(name) for name in chosen]
+        rows = [row for recipe in found for row in _rehearsed(recipe, arguments, console)]
+    except (ConfigError, OSError) as error:
+        sys.stderr.write(f"grasp-rl rehearse: {messages.of_system(error)}\n")
+        return 2
+    line = " ".join(
+        ["grasp-rl rehearse", *(["--all"] if arguments.all else chosen), *(["--first"] if arguments.first else [])]
+    )
+    write_text(arguments.out / "rehearsals.md", "\n".join(_table(rows, line)) + "\n")
+    console.print(f"table: {arguments.out / 'rehearsals.md'}")
+    if arguments.json:
+        sys.stdout.write(json.dumps(rows) + "\n")
+    return 0 if all(row["state"] == "done" for row in rows) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="grasp-rl rehearse", description=(__doc__ or "").split(": ", 1)[1])
+    parser.add_argument(
+        "names", nargs="*", metavar="RECIPE", help="such as think2seg_rs/main_3b; every point of a grid"
+    )
+    parser.add_argument("--all", action="store_true", help="every recipe")
+    parser.add_argument("--first", action="store_true", help="of a grid the first point alone")
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/rehearsals"), metavar="FOLDER", help="default: %(default)s"
+    )
+    parser.add_argument("--again", action="store_true", help="those that went through before, too")
+    parser.add_argument("--list", action="store_true", help="the names of all recipes")
+    parser.add_argument("--json", action="store_true", help="one JSON list on stdout")
+    return parser
+
+
+def _rehearsed(recipe: Recipe, arguments: argparse.Namespace, console: Console) -> Iterator[Record]:
+    """A row for each point of ``recipe``; one that went through before is read, not run."""
+    commit = (environment.git(Path(__file__).parent) or {}).get("commit")
+    for number, (point, job) in enumerate(_points(recipe)):
+        if number and arguments.first:
+            return
+        folder = (arguments.out / recipe.name / (point or "run")).absolute()
+        before = read_json(folder / ROW)
+        if before and before["state"] == "done" and before["commit"] == commit and not arguments.again:
+            yield before
+            continue
+        console.print(f"{recipe.name} {point}".rstrip(), end=" ")
+        row = (
+            {"recipe": recipe.name, "point": point, "command": recipe.command} | _run(job, folder) | {"commit": commit}
+        )
+        write_json(folder / ROW, row)
+        console.print(f"{row['state']} in {row['seconds']:.0f} s" + (f": {row['error']}" if row["error"] else ""))
+        yield row
+
+
+def _points(recipe: Recipe) -> list[tuple[str, Job]]:
+    """What the recipe's command line would run, with what tells a point of a grid from the others."""
+    words = [f"command={recipe.command}", *recipe.words]
+    with compose.hydra(recipe.command) as engine:
+        if compose.is_sweep(engine, words):
+            return [(job.run_dir.name, job) for job in compose.sweep(engine, words, ())[1]]
+        return [("", compose.single(engine, words, ()))]
+
+
+def _run(job: Job, folder: Path) -> Record:
+    began = time.monotonic()
+    config = small(job.config, folder / "given") | {"run_dir": str(folder / "run")}
+    if job.config["command"] != "sft" and "path" in config["policy"]:
+        config["policy"] |= {"path": str(_with_answers(config, folder))}
+    made = replace(job, run_dir=folder / "run", config=config)
+    made.run_dir.mkdir(parents=True, exist_ok=True)
+    stop = process.StopFile(made.run_dir)
+    with launcher_lock(made.run_dir), stop.listening():
+        process.prepare(made, ["grasp-rl", "rehearse"], [], resume=False)
+        code = process.run_worker(made, stop)
+    return {
+        "data": config["data"]["name"],
+        "reward": ", ".join(config["reward"].get("terms") or config["reward"].get("stages") or ()),
+        "protocol": config["evaluation"]["protocol"]["name"],
+        "engine": f"{config['engine']['name']} x {config['engine']['nproc']}",
+        "state": "done" if code == 0 and (made.run_dir / RESULT).exists() else "failed",
+        "error": process.failure(made.run_dir) if code else "",
+        "seconds": time.monotonic() - began,
+    } | _steps(made.run_dir)
+
+
+def _with_answers(config: Record, folder: Path) -> Path:
+    """The policy's folder after some fine-tuning on the recipe's own demonstrations."""
+    wanted = taught(config, folder / "answers")
+    key = sha256(json.dumps(wanted["prompt"], sort_keys=True).encode()).hexdigest()[:12]
+    made = folder / "answers" / key
+    if not made.exists():
+        wanted["run_dir"] = str(made.with_name(f"{key}.run"))
+        Path(wanted["run_dir"]).mkdir(parents=True, exist_ok=True)
+        checked = to_config(wanted)
+        components = worker.build(checked)
+        sft.run(checked, components)
+        components.policy.save(made)  # type: ignore[attr-defined]
+    return made
+
+
+def _steps(run_dir: Path) -> Record:
+    """What metrics.jsonl says of the steps."""
+    path = run_dir / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    steps = [row for row in rows if "loss" in row]
+    read = [row["parse/ok"] + row.get("parse/repaired", 0.0) for row in steps if "parse/ok" in row]
+    return {
+        "steps": len(steps),
+        "parsed": sum(read) / len(read) if read else None,
+        "learned": any(row.get("grad_norm", 0.0) > 0 for row in steps) if steps else None,
+    }
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.2f}" if isinstance(value, float) else "-" if value is None or value == "" else str(value)
+
+
+def _table(rows: Sequence[Record], line: str) -> Iterator[str]:
+    yield HEAD.format(line=line, sft=SFT_STEPS)
+    yield "| " + " | ".join(COLUMNS) + " |"
+    yield "|---" * len(COLUMNS) + "|"
+    for row in rows:
+        cells = [row[column] for column in COLUMNS]
+        yield f"| {' | '.join(map(_cell, cells))} |"
+    commits = sorted({str(row["commit"])[:8] for row in rows})
+    yield f"\nCommit {', '.join(commits)}; {sum(row['seconds'] for row in rows) / 60:.0f} minutes in all."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
