@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import geo_scenes
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from grasp_rl.data.image_io import ImageError, ImageReading, read_image
 from grasp_rl.geo.grid import Grid
 from grasp_rl.geo.journal import Journal
 from grasp_rl.geo.merge import Instance, merged
-from grasp_rl.geo.polygons import mask_of, polygons_of
+from grasp_rl.geo.polygons import components, mask_of, polygons_of
 from grasp_rl.geo.scan import Counts, Found, Plan, demand_answers, features_of, looked_at, scan, statuses_of
 from grasp_rl.geo.scene import fingerprint, open_scene, overview
 from grasp_rl.geo.windows import Window, whole, windows_of
@@ -79,6 +80,24 @@ def test_windows_find_what_the_whole_shows(tmp_path: Path, seed: int, place: str
         for one in at_once:
             assert any(one.geometry.equals(other.geometry) for other in apart)
         assert all(feature.geometry.is_valid for feature in apart)
+
+
+@pytest.mark.parametrize("seed", [23, 31, *range(6)])
+def test_blots_that_wind_through_windows_come_out_whole(seed: int) -> None:
+    # with 23 and 31, neighbours see the arms of one blot in two pieces each, and no two of them alike
+    rng = np.random.default_rng(seed)
+    noise = cv2.GaussianBlur(rng.random((200, 200)), (0, 0), rng.uniform(2, 8))
+    mask = noise > np.quantile(noise, rng.uniform(0.5, 0.9))
+    for side, overlap in ((64, 0.25), (90, 0.2)):
+        instances = [
+            Instance(window=window, geometry=polygons_of(part, window.left, window.top))
+            for window in windows_of(whole(Grid(200, 200)), side, overlap)
+            for part in components(mask[window.top : window.bottom, window.left : window.right])
+        ]
+        features = merged(instances)
+        assert len(features) == len(components(mask))
+        assert sum(feature.geometry.area for feature in features) == mask.sum()
+        assert np.array_equal(mask_of([feature.geometry for feature in features], (200, 200)), mask)
 
 
 def _instance(window: Window, box: tuple[int, int, int, int], **more: Any) -> Instance:

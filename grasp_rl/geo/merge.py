@@ -1,7 +1,8 @@
 """What overlapping windows found, put together: one feature for each thing, whole across seams.
 
-Two instances of one question are the same thing where, within what both windows show, their IoU is above one half; or
-where one of them, cut by its own window's edge, lies within the other there (a bend that one window sees as two arms).
+Two instances of one question are the same thing where, within what both windows show, their IoU is above one half; or,
+if one of them is cut by its own window's edge, where that one lies within the other there (a bend that one window sees
+as two arms), or where a polygon of the one and a polygon of the other have an IoU above one half (two bends).
 Polygons have whole pixels as coordinates, so that areas and unions are exact.
 """
 
@@ -17,6 +18,8 @@ SAME = 0.5
 """IoU within the overlap above which two instances are one."""
 WITHIN = 0.9
 """Share of a cut instance within the overlap that lies in the other one, above which it is a piece of that."""
+PART = 0.1
+"""Share of the smaller one within the overlap that a polygon has at least by which two are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +97,23 @@ def _same(a: Instance, b: Instance) -> bool:
     both = shapely.intersection(*seen).area
     if both > SAME * (sum(areas) - both):
         return True
-    return any(
-        both > WITHIN * area and _is_cut(instance, other)
-        for instance, other, area in ((a, b, areas[0]), (b, a, areas[1]))
-    )
+    cut = _is_cut(a, b), _is_cut(b, a)
+    if any(both > WITHIN * area and ends for area, ends in zip(areas, cut, strict=True)):
+        return True
+    return any(cut) and both > 0 and _share_a_part(seen, PART * min(areas))
+
+
+def _share_a_part(seen: Sequence[Any], least: float) -> bool:
+    """Whether two clipped geometries have polygons of at least ``least`` pixels with an IoU above one half."""
+    import shapely
+
+    first, second = ([p for p in shapely.get_parts([each]).tolist() if p.area >= least] for each in seen)
+    pairs = shapely.STRtree(second).query(first).T if first and second else ()
+    for one, other in ((first[i], second[j]) for i, j in pairs):
+        both = shapely.intersection(one, other).area
+        if both > SAME * (one.area + other.area - both):
+            return True
+    return False
 
 
 def _clip(geometry: Any, bounds: tuple[int, int, int, int]) -> Any:
