@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from grasp_rl.cli import data_source
+from grasp_rl.cli import data_gis, data_source
 from grasp_rl.config.errors import ConfigError, one_of
 from grasp_rl.config.messages import of_system
 from grasp_rl.data.annotations import annotations_path
@@ -26,6 +26,8 @@ from grasp_rl.utils.text import printable
 
 STATS_LIMIT = 2000
 """Records of a split that `data stats` reads where nothing else is said: measuring needs every image and mask."""
+_DRAWN = 8
+"""Samples that `data show` draws where nothing else is said."""
 _SHOWN = 10
 """Shapes left out that are named, of each import."""
 _KEYS = f"as in a run: any key of the option, or {', '.join(data_source.OPTIONS)} of a folder"
@@ -51,7 +53,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grasp-rl data", description="Check a dataset, look at it, or convert one.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,prepare,validate,show,stats,import}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{list,prepare,validate,show,stats,import,from-gis}"
+    )
     known = commands.add_parser("list", help="published datasets: size, licence, host, how to get them")
     known.add_argument("names", nargs="*", metavar="NAME", help="of an option of data (all)")
     known.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -73,8 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="draw samples with their question, mask and cues")
     show.add_argument("root", help="as for validate, or the word synthetic")
     show.add_argument("--split", help="train where there is one, else the first")
-    show.add_argument("--count", type=_positive, default=8, metavar="N", help="samples to draw (8)")
-    show.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the images")
+    show.add_argument("--count", type=_positive, metavar="N", help="samples to draw (8; with --geo all)")
+    show.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the images; with --geo a layer"
+    )
+    show.add_argument("--geo", action="store_true", help="the targets as a map layer instead (--out FILE.gpkg)")
     stats = commands.add_parser("stats", help="count and measure: images, masks, instances, questions, attributes")
     stats.add_argument("root", help="as for show")
     stats.add_argument("--split", help="this one alone (all)")
@@ -103,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     split.add_argument("--split", metavar="NAME", help="of all rows (what SRC says, else train)")
     split.add_argument("--fractions", type=_fractions, metavar="train=0.8,val=0.1,test=0.1", help="of the images")
     convert.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw of images (0)")
+    data_gis.add_parser(commands, _fractions)
     return parser
 
 
@@ -182,10 +190,12 @@ def _import(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     source = data_source.dataset_of(arguments.words)
+    if arguments.geo:
+        return data_gis.show_layer(source, arguments.split, arguments.count, arguments.out)
     names = source.splits()
     dataset = source.split(arguments.split or ("train" if "train" in names else names[0]))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for index in range(min(arguments.count, len(dataset))):
+    for index in range(min(arguments.count or _DRAWN, len(dataset))):
         sample = dataset[index]
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", sample.sample_id).strip("._")[:80]
         path = arguments.out / f"{index:03d}_{name}.png"
@@ -284,4 +294,5 @@ _COMMANDS = {
     "show": _show,
     "stats": _stats,
     "import": _import,
+    "from-gis": data_gis.from_gis,
 }

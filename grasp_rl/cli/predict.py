@@ -11,169 +11,38 @@ import json
 import os
 import re
 import sys
-import time
-import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import OmegaConf
 
+from grasp_rl.cli import predict_scenes, scene_options
 from grasp_rl.cli.predict_tasks import Task, split_words, tasks_of
+from grasp_rl.cli.predictor import MAX_QUERY, Prediction, Predictor, check_query
+from grasp_rl.cli.scene_options import reading_from
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
 from grasp_rl.config.schema import RunConfig
-from grasp_rl.config.targets import COMPONENTS, check, instantiate, load_raw, to_config
+from grasp_rl.config.targets import COMPONENTS, load_raw, to_config
 from grasp_rl.data.image_io import ImageReading, read_described, write_image
-from grasp_rl.distributed.engine import pick_device
-from grasp_rl.evaluation.calibration import stored_fit
-from grasp_rl.evaluation.evaluate import Unrewarded, answer_in_turns
-from grasp_rl.inference.pipeline import Inference
-from grasp_rl.inference.refine import FILE as FIT
-from grasp_rl.inference.segmenting import segmenter_of
-from grasp_rl.interfaces import Policy, Segmenter
+from grasp_rl.geo.paths import check_raster, is_address, refers
+from grasp_rl.geo.scene import crs_of
 from grasp_rl.launch import compose
-from grasp_rl.prompts.parse import parse
-from grasp_rl.rollouts.reward_pipeline import RewardPipeline
-from grasp_rl.rollouts.turns import turns_of
-from grasp_rl.runs import checkpoints
 from grasp_rl.runs.run_dir import CONFIG
-from grasp_rl.types import Answer, BoolMask, Image, Sample
+from grasp_rl.types import Image
 from grasp_rl.utils.files import Record, to_json, write_json
-from grasp_rl.utils.text import control_token
 from grasp_rl.utils.visualization import PANEL, draw_overlay, with_caption
 
-MAX_QUERY = 2000
+__all__ = ["MAX_QUERY", "Prediction", "Predictor", "check_query", "main", "read_config", "reading_of", "write"]
 _MAX_SIDE = 1600  # of an overlay, in pixels
 _TOY = (
     "policy=tiny is a toy that knows drawn scenes alone; for real images: grasp-rl predict IMAGE "
     "--query QUESTION policy=qwen2_5_vl_3b segmenter=sam2_1_hiera_small"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What the pipeline made of one image and question."""
-
-    text: str
-    """What the policy wrote."""
-    answer: Answer
-    mask: BoolMask
-    """[H, W] all instances together, at the image's own size."""
-    told: Record
-    """What the inference options did; empty where they are the defaults."""
-    policy_s: float
-    segmenter_s: float
-
-
-class Predictor:
-    """A policy and a segmenter, ready to answer.
-
-    Args:
-        config: a resolved run.
-        source: a run, checkpoint or policy folder to take the weights from; None keeps those the config names.
-        trusted: modules trusted on the command line.
-
-    Raises:
-        ConfigError: a part cannot be built, or there are no weights in ``source``.
-    """
-
-    def __init__(self, config: RunConfig, source: Path | None = None, trusted: Sequence[str] = ()) -> None:
-        for name, node in (("segmenter", config.segmenter), ("policy", config.policy)):
-            check(node, trusted, name)
-        torch.set_num_threads(config.engine.threads)
-        device = pick_device(config.engine)
-        self.config = config
-        fit = source if source is not None and (source / FIT).is_file() else None
-        self.inference = Inference(options=config.inference, affine=stored_fit(config, fit), seed=config.seed)
-        segmenter: Segmenter = instantiate(config.segmenter, trusted, "segmenter")
-        self.segmenter = segmenter_of(config.inference, segmenter)
-        unrewarded = RewardPipeline(
-            segmenter=self.segmenter,
-            reward=Unrewarded(),
-            prompt=config.prompt,
-            parsing=config.parsing,
-            always_segment=True,
-        )
-        self.first, self.later = turns_of(config, unrewarded)
-        if self.later and not self.inference.plain:
-            raise ConfigError(f"inference={config.inference.name}: goes with one turn; take inference=default")
-        self.policy: Policy = instantiate(config.policy, trusted, "policy").to(device).eval()
-        self.weights = checkpoints.find_policy(source) if source is not None else None
-        if self.weights is not None:
-            self.policy.load_weights(self.weights)
-
-    def predict(self, image: Image, query: str) -> Prediction:
-        """Answer ``query`` about ``image`` [H, W, 3] uint8 RGB: greedily, unless the config's inference samples.
-
-        Raises:
-            ConfigError: the query is empty, too long, or holds text that is reserved for the policy's own tokens.
-        """
-        check_query(query, self.policy.tokenizer.all_special_tokens)
-        if self.later:
-            return self._in_turns(image, query)
-        began = time.perf_counter()
-        with torch.no_grad():
-            prompt = self.policy.encode(image, query, self.config.prompt)
-            embedded, length = self.policy.embed([prompt]), self.config.evaluation.max_new_tokens
-            name = f"{zlib.crc32(image.tobytes())} {query}"
-            rows = self.config.evaluation.batch_size
-            (said,) = self.inference.completions(self.policy, embedded, [name], max_new_tokens=length, rows=rows)
-        answered = time.perf_counter()
-        answers = [parse(c.text, self.config.prompt, prompt.frame, self.config.parsing) for c in said]
-        with torch.no_grad():
-            (labelling,) = self.inference.label(self.policy, [image], [query], answers[:1], max_new_tokens=length)
-        vote, masks = self.inference.decide(self.segmenter, image, answers, name="the image", labelling=labelling)
-        if masks.error is not None:
-            raise ConfigError(f"segmenter: could not segment the answer ({masks.error})")
-        return Prediction(
-            text=said[vote.chosen].text,
-            answer=vote.answer,
-            told={} if self.inference.plain else self.inference.told(vote, said, (image.shape[0], image.shape[1])),
-            mask=masks.union,
-            policy_s=answered - began,
-            segmenter_s=time.perf_counter() - answered,
-        )
-
-    def _in_turns(self, image: Image, query: str) -> Prediction:
-        """:meth:`predict` for a run of several turns; all but the last are counted as the policy's time."""
-        sample = Sample(
-            sample_id="the image", image=image, query=query, target_mask=None, weak_labels=(), dataset="", split=""
-        )
-        began = time.perf_counter()
-        with torch.no_grad():
-            length = self.config.evaluation.max_new_tokens
-            ((_, _, rollout),) = answer_in_turns(self.policy, self.first, self.later, [sample], length)
-        masks = rollout.masks
-        if masks is None or masks.error is not None:
-            raise ConfigError(f"segmenter: could not segment the answer ({masks and masks.error})")
-        return Prediction(
-            text=rollout.completion.text,
-            answer=rollout.answer,
-            told={},
-            mask=masks.union,
-            policy_s=time.perf_counter() - began,
-            segmenter_s=0.0,
-        )
-
-
-def check_query(query: str, reserved: Sequence[str] = ()) -> None:
-    """Demand a question that can be asked.
-
-    Raises:
-        ConfigError: it is empty, too long, or holds a control token of a chat template or a ``reserved`` one.
-    """
-    if not query.strip():
-        raise ConfigError("--query: is empty; say what to look for, such as --query 'where could a boat land'")
-    if len(query) > MAX_QUERY:
-        raise ConfigError(f"--query: has {len(query)} characters, must have at most {MAX_QUERY}")
-    token = control_token(query, reserved)
-    if token is not None:
-        raise ConfigError(f"--query: holds {token!r}, which is reserved for the control tokens of chat templates")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         inputs, overrides = split_words(arguments.words)
         for query in arguments.query:
             check_query(query)
+        target = scene_options.target_of(arguments.out, arguments.format)
+        if target is not None:
+            names = [word for word in arguments.words if word not in overrides]
+            return _scenes(target, names, arguments, overrides)
+        _refuse_flags_of_layers(arguments, inputs)
         tasks = tasks_of(inputs, arguments.query, arguments.queries, arguments.out)
         written, failed, code = _answered(tasks, arguments, overrides)
     except (ConfigError, OSError) as error:
@@ -200,6 +74,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _scenes(
+    target: scene_options.Target, names: Sequence[str], arguments: argparse.Namespace, overrides: Sequence[str]
+) -> int:
+    """Scenes window by window, into a map layer."""
+    config, trusted = _config(arguments, overrides)
+    setting = predict_scenes.Setting(
+        arguments=arguments,
+        config=predict_scenes.with_samples(config, arguments.samples),
+        trusted=trusted,
+        reading=reading_of(config, arguments.bands, arguments.stretch),
+        target=target,
+    )
+    record, code = predict_scenes.run(setting, names)
+    if arguments.json:
+        sys.stdout.write(json.dumps(to_json(record)) + "\n")
+    _warn_of_toy(config)
+    return code
+
+
+def _refuse_flags_of_layers(arguments: argparse.Namespace, inputs: Sequence[Path]) -> None:
+    """Demand that no flag of map layers stands beside an --out that is a folder of pictures.
+
+    Raises:
+        ConfigError: one does.
+    """
+    for name in ("gsd", "window", "bbox", "bbox_crs", "where", "samples", "overwrite", "trust_paths"):
+        if getattr(arguments, name):
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: goes with a map layer; name one, such as --out result.gpkg, or --format"
+            )
+    for path in inputs:
+        if is_address(str(path)) or (path.is_file() and refers(path)):
+            check_raster(str(path), trust=False)
+
+
+def _warn_of_toy(config: RunConfig) -> None:
+    if str(config.policy.get("_target_")).endswith(".TinyPolicy"):
+        sys.stderr.write(f"grasp-rl predict: {_TOY}\n")
+
+
 def _answered(
     tasks: Sequence[Task], arguments: argparse.Namespace, overrides: Sequence[str]
 ) -> tuple[list[Record], list[Record], int]:
@@ -212,6 +126,12 @@ def _answered(
         image, told = read_described(path, reading=reading)
         if told:
             sys.stderr.write(f"{path}: {told}\n")
+        crs = crs_of(path)
+        if crs is not None:
+            sys.stderr.write(
+                f"{path}: has a place on the earth, in {crs}, which PNG and JSON lose; for a map layer, asked "
+                f"window by window: --out {path.stem}.gpkg\n"
+            )
         return image
 
     if len(tasks) == 1:
@@ -237,8 +157,8 @@ def _answered(
         written.append(record)
         if not arguments.json:
             sys.stdout.write(_told(record))
-    if written and str(config.policy.get("_target_")).endswith(".TinyPolicy"):
-        sys.stderr.write(f"grasp-rl predict: {_TOY}\n")
+    if written:
+        _warn_of_toy(config)
     return written, failed, code
 
 
@@ -280,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
         "--repair", action=argparse.BooleanOptionalAction, help="read near misses of the scheme (default: yes)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    scene_options.add_options(parser)
     return parser
 
 
@@ -289,15 +210,8 @@ def reading_of(config: RunConfig, bands: str | None, stretch: str | None) -> Ima
     Raises:
         ConfigError: there is no such way.
     """
-    options = {key: config.data[key] for key in ("bands", "stretch") if config.data.get(key) is not None}
-    try:
-        options |= {"bands": [int(band) for band in bands.split(",")]} if bands else {}
-        options |= {"stretch": [float(v) for v in stretch.split(",")] if "," in stretch else stretch} if stretch else {}
-    except ValueError as error:
-        raise ConfigError(
-            f"--bands={bands}, --stretch={stretch}: must be numbers with commas between ({error})"
-        ) from error
-    return ImageReading(**options)
+    defaults = {key: config.data[key] for key in ("bands", "stretch") if config.data.get(key) is not None}
+    return reading_from(bands, stretch, defaults)
 
 
 def read_config(run: Path | None, scheme: str | None, segmenter: str | None, overrides: Sequence[str]) -> RunConfig:

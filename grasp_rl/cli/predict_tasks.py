@@ -51,10 +51,10 @@ def tasks_of(inputs: Sequence[Path], queries: Sequence[str], listed: Path | None
     Raises:
         ConfigError: there is no image, no question, or a file is not as it has to be.
     """
-    images = [image for path in inputs for image in _images(path, out)]
+    images = [image for path in inputs for image in images_of(path, out)]
     queries, pairs = [*queries], list[tuple[Path, str]]()
     if listed is not None:
-        more, pairs = _listed(listed)
+        more, pairs = questions_of(listed)
         queries += more
     asked = list(dict.fromkeys([(image, query) for image in images for query in queries] + pairs))
     if images and not queries:
@@ -64,7 +64,7 @@ def tasks_of(inputs: Sequence[Path], queries: Sequence[str], listed: Path | None
     return _named(asked, out)
 
 
-def _images(path: Path, out: Path) -> list[Path]:
+def images_of(path: Path, out: Path) -> list[Path]:
     """The image in ``path``, or all in that folder and below it but for ``out``, in the order of their names."""
     if not path.is_dir():
         if not path.is_file():
@@ -78,7 +78,7 @@ def _images(path: Path, out: Path) -> list[Path]:
     return found
 
 
-def _listed(path: Path) -> tuple[list[str], list[tuple[Path, str]]]:
+def questions_of(path: Path) -> tuple[list[str], list[tuple[Path, str]]]:
     """The questions of a file, and those that go with an image of their own."""
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -36,7 +36,17 @@ from grasp_rl.data.rasters import driver_of, open_raster
 from grasp_rl.data.stretch import Scale, choose_scale
 from grasp_rl.types import BoolMask, Image
 
-__all__ = ["MAX_PIXELS", "ImageError", "ImageReading", "open_source", "read_described", "read_image", "write_image"]
+__all__ = [
+    "MAX_PIXELS",
+    "ImageError",
+    "ImageReading",
+    "Rendering",
+    "open_source",
+    "read_described",
+    "read_image",
+    "rendering_of",
+    "write_image",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,31 +143,78 @@ def open_source(path: Path, max_pixels: int) -> Iterator[Source]:
 def _read(path: Path, max_pixels: int, reading: ImageReading) -> tuple[Image, int, str]:
     """The image as its rows are stored, EXIF's code for turning it, and what was done in words."""
     with open_source(path, max_pixels) as source:
-        layout = source.layout
-        bands = _bands(path, layout, reading)
-        alpha, told = _transparency(source, bands)
-        used = bands if alpha is None else (*bands, alpha)
-        if layout.palette is not None and reading.bands is None:
-            scale = Scale(bounds=None, told="")
-        else:
-            if reading.stretch == "none" and layout.dtype.kind != "u":
-                raise ImageError(
-                    f"{path}: values of {layout.dtype.name} have no range of their own for data.stretch=none; give "
-                    "data.stretch=[low, high]"
-                )
-            shown = (_without_transparent(block, layout, alpha) for block in source.blocks(used))
-            scale = choose_scale(layout, reading.stretch, shown, len(bands))
-        if scale.bounds is not None and layout.uneven_scales:
-            raise ImageError(f"{path}: scale tags that differ between its bands or are negative; {REMEDY}")
+        layout, rendering = source.layout, rendering_of(path, source, reading)
         image = np.zeros((layout.height, layout.width, 3), dtype=np.uint8)
-        for block in source.blocks(used):
-            image[block.place] = _coloured(block, layout, scale, alpha, table=reading.bands is None)
-        more = layout.count - len(used) > 0 or (reading.bands is not None and list(bands) != [0, 1, 2])
-        chosen = (
-            f"band{'s' * (len(bands) > 1)} {', '.join(str(b + 1) for b in bands)} of {layout.count}" if more else ""
-        )
-        parts = (chosen, told, scale.told, "no data black" if layout.no_data else "")
-        return image, layout.orientation, "; ".join(part for part in parts if part)
+        for block in source.blocks(rendering.used):
+            image[block.place] = rendering.colours(block)
+        return image, layout.orientation, rendering.told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendering:
+    """How the stored values of one file become 8-bit RGB: the same for all of its blocks."""
+
+    layout: Layout
+    bands: tuple[int, ...]
+    """The bands, from 0, that are shown."""
+    alpha: int | None
+    """The band, from 0, that says what is transparent."""
+    scale: Scale
+    table: bool
+    """Whether a palette's colours are shown, and not its numbers."""
+    told: str
+    """What is done to the stored values in words; empty where they are shown as they are."""
+
+    @property
+    def used(self) -> tuple[int, ...]:
+        """The bands of the blocks that :meth:`colours` takes, the transparency last."""
+        return self.bands if self.alpha is None else (*self.bands, self.alpha)
+
+    def colours(self, block: Block) -> Image:
+        """[h, w, 1 or 3] uint8 of a block of :attr:`used`, no data and what is transparent black."""
+        return _coloured(block, self.layout, self.scale, self.alpha, table=self.table)
+
+    def seen(self, block: Block) -> BoolMask:
+        """[h, w] False where a block of :attr:`used` has no data in any of its bands, or is wholly transparent."""
+        shown = _without_transparent(block, self.layout, self.alpha)
+        if shown.valid is None:
+            return np.ones(block.values.shape[:2], dtype=np.bool_)
+        return np.asarray(shown.valid[..., : len(self.bands)].any(axis=2), dtype=np.bool_)
+
+
+def rendering_of(path: Path, source: Source, reading: ImageReading) -> Rendering:
+    """How the image in ``source`` is to be shown; its blocks are read where their values decide.
+
+    Raises:
+        ImageError: it cannot be shown as ``reading`` says.
+    """
+    layout = source.layout
+    bands = _bands(path, layout, reading)
+    alpha, told = _transparency(source, bands)
+    used = bands if alpha is None else (*bands, alpha)
+    if layout.palette is not None and reading.bands is None:
+        scale = Scale(bounds=None, told="")
+    else:
+        if reading.stretch == "none" and layout.dtype.kind != "u":
+            raise ImageError(
+                f"{path}: values of {layout.dtype.name} have no range of their own for data.stretch=none; give "
+                "data.stretch=[low, high]"
+            )
+        shown = (_without_transparent(block, layout, alpha) for block in source.blocks(used))
+        scale = choose_scale(layout, reading.stretch, shown, len(bands))
+    if scale.bounds is not None and layout.uneven_scales:
+        raise ImageError(f"{path}: scale tags that differ between its bands or are negative; {REMEDY}")
+    more = layout.count - len(used) > 0 or (reading.bands is not None and list(bands) != [0, 1, 2])
+    chosen = f"band{'s' * (len(bands) > 1)} {', '.join(str(b + 1) for b in bands)} of {layout.count}" if more else ""
+    parts = (chosen, told, scale.told, "no data black" if layout.no_data else "")
+    return Rendering(
+        layout=layout,
+        bands=bands,
+        alpha=alpha,
+        scale=scale,
+        table=reading.bands is None,
+        told="; ".join(part for part in parts if part),
+    )
 
 
 def _bands(path: Path, layout: Layout, reading: ImageReading) -> tuple[int, ...]:

@@ -2,7 +2,8 @@
 
 A file is opened by one driver, told by its first bytes, so that nothing is read that refers to other files or to the
 network (VRT and its like). GDAL is told that the folder is empty: what lies beside the file (.aux.xml, .msk, .ovr,
-world files) changes nothing. Overviews are never read. What GDAL has to say goes into the :class:`ImageError`.
+world files) changes nothing. Overviews are read only where :meth:`Raster.block` resamples. What GDAL has to say goes
+into the :class:`ImageError`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,22 +58,59 @@ def driver_of(head: bytes) -> str | None:
 class Raster:
     """An open raster file, a :class:`~grasp_rl.data.pixels.Source`."""
 
-    def __init__(self, dataset: DatasetReader, layout: Layout) -> None:
-        self.dataset, self.layout = dataset, layout
+    def __init__(self, dataset: DatasetReader, layout: Layout, path: Path, heard: _Heard) -> None:
+        self.dataset, self.layout, self.path, self._heard = dataset, layout, path, heard
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """What the body raises, and what GDAL read over in silence, as damage of the file.
+
+        Raises:
+            ImageError: it is damaged.
+        """
+        with _damage_named(self.path, self.dataset.name):
+            yield
+        if self._heard.damage:
+            raise ImageError(f"{self.path}: damaged ({self._heard.damage[0][:200]}); get it again, or {REMEDY}")
 
     def blocks(self, bands: Sequence[int]) -> Iterator[Block]:
+        for rows, columns in self._places(len(bands)):
+            corner = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+            yield replace(self.block(bands, corner), place=(rows, columns))
+
+    def block(
+        self, bands: Sequence[int], place: tuple[float, float, float, float], size: tuple[int, int] | None = None
+    ) -> Block:
+        """A rectangle of ``bands`` (from 0), resampled where its size is another than its own.
+
+        Args:
+            bands: from 0.
+            place: (column, row, width, height) in stored pixels; fractions of pixels only with ``size``.
+            size: (height, width) to resample to: the mean of what a new pixel covers, no data left out, where pixels
+                get larger, and bilinear where they get smaller; the nearest value of a palette. A file's own overviews
+                serve where they are fine enough.
+
+        Returns:
+            Its own ``place`` counts from the rectangle's corner.
+        """
+        from rasterio.enums import Resampling
         from rasterio.windows import Window
 
-        layout, indexes = self.layout, [band + 1 for band in bands]
+        layout, indexes, options = self.layout, [band + 1 for band in bands], dict[str, Any]()
+        if size is not None and size != (place[3], place[2]):
+            larger = place[2] > size[1] or place[3] > size[0]
+            how = Resampling.average if larger else Resampling.bilinear
+            options = {"out_shape": size, "resampling": Resampling.nearest if layout.palette is not None else how}
+        window = Window(*place)
+        shape = {"out_shape": (len(indexes), *options["out_shape"])} if options else {}
+        values = np.moveaxis(self.dataset.read(indexes, window=window, **(options | shape)), 0, -1)
         declared = [_declares_no_data(self.dataset, band) for band in bands]
-        for rows, columns in self._places(len(bands)):
-            window = Window.from_slices(rows, columns)
-            values = np.moveaxis(self.dataset.read(indexes, window=window), 0, -1)
-            valid = np.isfinite(values) if layout.dtype.kind == "f" or any(declared) else None
-            for number, index in enumerate(indexes):
-                if valid is not None and declared[number]:
-                    valid[..., number] &= self.dataset.read_masks(index, window=window) != 0
-            yield Block(place=(rows, columns), values=values, valid=valid)
+        valid = np.isfinite(values) if layout.dtype.kind == "f" or any(declared) else None
+        for number, index in enumerate(indexes):
+            if valid is not None and declared[number]:
+                valid[..., number] &= self.dataset.read_masks(index, window=window, **options) != 0
+        height, width = values.shape[:2]
+        return Block(place=(slice(0, height), slice(0, width)), values=values, valid=valid)
 
     def _places(self, bands: int) -> Iterator[tuple[slice, slice]]:
         """Rows and columns to read at a time: whole strips or tiles where they are small, parts of one in turn else."""
@@ -120,26 +159,61 @@ def open_raster(path: Path, driver: str, max_pixels: int) -> Iterator[Raster]:
     Raises:
         ImageError: it is damaged, too large, or of a kind that has no image in 8-bit RGB.
     """
+    with hold_raster(path, driver, max_pixels) as raster, raster.guarded():
+        yield raster
+
+
+@contextmanager
+def hold_raster(path: Path, driver: str, max_pixels: int) -> Iterator[Raster]:
+    """:func:`open_raster` for a body that does more than read: only what it does under :meth:`Raster.guarded` is.
+
+    Raises:
+        ImageError: as for :func:`open_raster`.
+    """
+    with _held(path, str(path.resolve()), max_pixels, driver, _SETTINGS) as raster:
+        yield raster
+
+
+@contextmanager
+def hold_trusted(name: str, max_pixels: int) -> Iterator[Raster]:
+    """:func:`hold_raster` of what GDAL makes of ``name``: any of its paths and formats, with all that they refer to.
+
+    Raises:
+        ImageError: as for :func:`open_raster`.
+    """
+    with _held(Path(name), name, max_pixels, None, {"GDAL_NUM_THREADS": 1}) as raster:
+        yield raster
+
+
+@contextmanager
+def _held(path: Path, name: str, max_pixels: int, driver: str | None, settings: dict[str, Any]) -> Iterator[Raster]:
+    """``name`` opened by GDAL under ``settings``; ``path`` is how messages call it."""
     import rasterio
-    from rasterio.errors import RasterioError
 
     heard = _Heard()
+    with warnings.catch_warnings(), heard, rasterio.Env(**settings), ExitStack() as stack:
+        warnings.simplefilter("ignore")  # of rasterio about files without a place on the earth
+        with _damage_named(path, name):
+            dataset = stack.enter_context(rasterio.open(name, driver=driver))
+            check_size(path, (dataset.width, dataset.height), max_pixels)
+            layout = _layout(path, dataset, driver or "")
+            size = _check_blocks(path, dataset, layout, driver or "")
+            rasterio.env.setenv(GDAL_CACHEMAX=_CACHE_BYTES + size)  # so that none is decoded twice
+        yield Raster(dataset, layout, path, heard)
+
+
+@contextmanager
+def _damage_named(path: Path, name: str) -> Iterator[None]:
+    """What the body raises, as damage of the file in ``path``."""
+    from rasterio.errors import RasterioError
+
     try:
-        with warnings.catch_warnings(), heard, rasterio.Env(**_SETTINGS):
-            warnings.simplefilter("ignore")  # of rasterio about files without a place on the earth
-            with rasterio.open(path.resolve(), driver=driver) as dataset:
-                check_size(path, (dataset.width, dataset.height), max_pixels)
-                layout = _layout(path, dataset, driver)
-                size = _check_blocks(path, dataset, layout, driver)
-                rasterio.env.setenv(GDAL_CACHEMAX=_CACHE_BYTES + size)  # so that none is decoded twice
-                yield Raster(dataset, layout)
-        if heard.damage:
-            raise ImageError(f"{path}: damaged ({heard.damage[0][:200]}); get it again, or {REMEDY}")
+        yield
     except ImageError:
         raise
     except (RasterioError, *DAMAGED) as error:
         cause = error.__cause__ or error
-        said = " ".join(str(cause).replace(str(path.resolve()), "it").split())[:200]
+        said = " ".join(str(cause).replace(name, "it").split())[:200]
         raise ImageError(f"{path}: damaged, truncated or not supported ({said}); get it again, or {REMEDY}") from error
 
 

@@ -34,13 +34,17 @@ class Vote:
     A failed answer has no vote, and would else be missed."""
     told: Record
     """``ballots``; ``confidence`` in [0, 1]; ``pairwise_iou``, the mean mask IoU of two ballots, where known."""
+    share: FloatArray | None = None
+    """[H, W] share of the ballots whose mask has each pixel; None where boxes voted, or nothing did."""
 
 
 def vote_on_masks(answers: Sequence[Answer], masks: Sequence[MaskPrediction], options: SamplesConfig) -> Vote:
     """``agreement`` or ``best_of_n`` over ``answers``, the greedy one first, and their masks."""
     errors = [m.error for m in masks if m.error is not None]
     segmented = sum(len(a.prompts) for a in answers), sum(m.failed for m in masks), errors[0] if errors else None
-    return replace(_vote_on_masks(answers, masks, options), segmented=segmented)
+    unions = [m.union for a, m in zip(answers, masks, strict=True) if a.ok and m.error is None]
+    share = shares(unions) if unions else None
+    return replace(_vote_on_masks(answers, masks, options), segmented=segmented, share=share)
 
 
 def _vote_on_masks(answers: Sequence[Answer], masks: Sequence[MaskPrediction], options: SamplesConfig) -> Vote:

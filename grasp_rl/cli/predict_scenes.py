@@ -1,0 +1,292 @@
+"""`grasp-rl predict SCENE --out FILE.gpkg`: a raster asked window by window, what is found as a map layer.
+
+Every answer is in a journal beside the result before the next is asked for, so that an interrupted scan goes on where
+it stopped. The journal goes when the result is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grasp_rl import __version__
+from grasp_rl.cli.predictor import DEFAULT_SIDE, Prediction, Predictor, check_query, model_name, window_side
+from grasp_rl.cli.scene_options import Target, asked_of, files_of
+from grasp_rl.cli.scene_outputs import Answered, write_outputs
+from grasp_rl.cli.scene_progress import ScanLines
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.messages import of_system
+from grasp_rl.config.schema import RunConfig
+from grasp_rl.data.image_io import ImageReading
+from grasp_rl.geo.extra import demand_geo
+from grasp_rl.geo.grid import Grid
+from grasp_rl.geo.journal import Journal
+from grasp_rl.geo.polygons import components
+from grasp_rl.geo.region import in_pixels, of_bounds, part_of, read_polygons
+from grasp_rl.geo.scan import Ask, Counts, Found, Plan, demand_answers, features_of, scan
+from grasp_rl.geo.scene import Scene, fingerprint, open_scene
+from grasp_rl.geo.windows import whole, windows_of
+from grasp_rl.types import Image
+from grasp_rl.utils.files import Record
+from grasp_rl.utils.text import printable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What holds for all scenes of a command line."""
+
+    arguments: argparse.Namespace
+    config: RunConfig
+    trusted: tuple[str, ...]
+    reading: ImageReading
+    target: Target
+
+
+def run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
+    """Ask about all scenes and write what was found; returns what --json says, and the exit code.
+
+    Args:
+        setting: of the command line.
+        names: files, folders, addresses.
+
+    Raises:
+        ConfigError: nothing can be asked, or the only scene cannot be read.
+        OSError: the journal or a result cannot be written.
+    """
+    try:
+        return _run(setting, names)
+    except KeyboardInterrupt:
+        kept = setting.target.journal
+        more = f"; {kept} keeps what is answered, and the same command goes on there" if kept.exists() else ""
+        _say(f"interrupted{more}")
+        return {"state": "interrupted"}, 130
+
+
+def _run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
+    """:func:`run`, not interrupted."""
+    demand_geo()
+    arguments, target = setting.arguments, setting.target
+    asked = asked_of(names, arguments.query, arguments.queries, target, trust=arguments.trust_paths)
+    for query in {query for queries in asked.values() for query in queries}:
+        check_query(query)
+    files = files_of(asked, target, overwrite=arguments.overwrite)
+    regions = _regions(arguments)
+    if len(asked) == 1:  # refused before a model is loaded
+        with open_scene(next(iter(asked)), setting.reading, trust=arguments.trust_paths) as scene:
+            _plan(setting, scene, "0", [], regions, side=DEFAULT_SIDE)
+    source = arguments.run or (Path(setting.config.init_from) if setting.config.init_from else None)
+    predictor = Predictor(setting.config, source, setting.trusted)
+    for query in {query for queries in asked.values() for query in queries}:
+        check_query(query, predictor.policy.tokenizer.all_special_tokens)
+    side = arguments.window or window_side(predictor)
+    began = {"began": datetime.now(UTC).isoformat(timespec="seconds")}
+    with Journal(target.journal, _digest(setting, asked, predictor, side), began) as journal:
+        if journal.resumed:
+            _say(f"going on with {target.journal}: {len(journal)} windows are answered")
+        failed: list[Record] = []
+        code, answered = 0, list[Answered]()
+        for name, queries in asked.items():
+            try:
+                answered += _scanned(setting, name, queries, regions, side, predictor, journal)
+            except ConfigError as error:
+                if len(asked) == 1:
+                    raise
+                failed.append({"image": name, "error": of_system(error)})
+                code = 2
+                _say(of_system(error))
+        written = write_outputs(answered, files, target, journal, setting.reading, trust=arguments.trust_paths)
+        if not failed:
+            journal.remove()
+        for remark in written.remarks:
+            _say(remark)
+    if not arguments.json:
+        sys.stdout.write("".join(printable(line) + "\n" for line in written.lines))
+    if failed:
+        _say(f"{len(failed)} of {len(asked)} scenes could not be answered; {target.journal} keeps the others' answers")
+    return written.record | {"failed": failed}, code
+
+
+def _scanned(
+    setting: Setting,
+    name: str,
+    queries: Sequence[str],
+    regions: Sequence[Callable[[Grid], Any]],
+    side: int,
+    predictor: Predictor,
+    journal: Journal,
+) -> list[Answered]:
+    """One scene, asked and put together."""
+    arguments, config = setting.arguments, setting.config
+    with ExitStack() as stack:
+        scene = stack.enter_context(open_scene(name, setting.reading, trust=arguments.trust_paths))
+        _say(f"{name}: {scene.told}")
+        if scene.grid.crs is None:
+            _say(f"{name}: has no CRS, so the result is in pixels, x to the right and y down; areas are missing")
+        plan = _plan(setting, scene, fingerprint(name), queries, regions, side=side)
+        counts = Counts(total=len(plan.windows) * len(queries))
+        lines = ScanLines(sys.stderr, name)
+        try:
+            scan(scene, plan, asking(predictor), journal, counts, lines)
+        finally:
+            lines.end()
+    demand_answers(counts, config.evaluation.max_failed_prompts)
+    if counts.failed:
+        _say(f"{name}: {counts.failed} windows could not be segmented ({counts.errors[0]})")
+    common = {
+        "source": Path(name).name,
+        "gsd_m": None if plan.grid.ground_size is None else math.sqrt(math.prod(plan.grid.ground_size)),
+        "prompt": config.prompt.scheme,
+        "model": model_name(predictor),
+        "date": journal.noted["began"],
+    }
+    return [
+        Answered(
+            name=name,
+            query=query,
+            plan=plan,
+            scene_grid=scene.grid,
+            features=features_of(plan, query, journal),
+            common=common | {"query": query},
+        )
+        for query in queries
+    ]
+
+
+def _plan(
+    setting: Setting,
+    scene: Scene,
+    key: str,
+    queries: Sequence[str],
+    regions: Sequence[Callable[[Grid], Any]],
+    *,
+    side: int,
+) -> Plan:
+    """Resolution, windows and region of one scene."""
+    arguments = setting.arguments
+    grid = scene.grid if arguments.gsd is None else scene.grid.resampled(arguments.gsd)
+    if grid.crs is None and setting.target.kind == "geojson":
+        raise ConfigError(
+            "--out: GeoJSON is in longitude and latitude, and the scene has no CRS; name a .gpkg or .json for pixels"
+        )
+    area, region = whole(grid), None
+    for make, where in zip(regions, _where(arguments), strict=True):
+        wanted = make(grid)
+        area, region = part_of(grid, wanted if region is None else region.intersection(wanted), where)
+    return Plan(
+        key=key,
+        grid=grid,
+        windows=list(windows_of(area, side, arguments.overlap, region)),
+        queries=queries,
+        region=region,
+        batch=setting.config.evaluation.batch_size,
+    )
+
+
+def _where(arguments: argparse.Namespace) -> list[str]:
+    return [
+        name for name, given in (("--bbox", arguments.bbox), (f"--where {arguments.where}", arguments.where)) if given
+    ]
+
+
+def _regions(arguments: argparse.Namespace) -> list[Callable[[Grid], Any]]:
+    """What makes a region of a scene's grid, for each flag that restricts it."""
+    result: list[Callable[[Grid], Any]] = []
+    if arguments.bbox_crs and not arguments.bbox:
+        raise ConfigError(f"--bbox-crs {arguments.bbox_crs}: goes with --bbox")
+    if arguments.bbox:
+        result.append(lambda grid: of_bounds(arguments.bbox, arguments.bbox_crs, grid))
+    if arguments.where:
+        import shapely
+
+        table = read_polygons(arguments.where, trust=arguments.trust_paths, option="--where")
+        where = f"--where {arguments.where}"
+        result.append(lambda grid: shapely.union_all(in_pixels(table, grid, where)))
+    return result
+
+
+def asking(predictor: Predictor) -> Ask:
+    """What a scan asks: ``predictor``, its instances apart."""
+
+    def ask(images: Sequence[Image], query: str) -> list[Found]:
+        return [_found(prediction, predictor) for prediction in predictor.predict_all(images, query)]
+
+    return ask
+
+
+def _found(prediction: Prediction, predictor: Predictor) -> Found:
+    answer, masks = prediction.answer, prediction.masks
+    instances = masks.masks if isinstance(masks.masks, np.ndarray) else masks.masks.cpu().numpy()
+    confidences: Sequence[float | None] = [float(v) for v in masks.iou_predictions]
+    if masks.whole:
+        instances = components(masks.union)
+    if masks.whole or not predictor.estimates_quality:
+        confidences = [None] * len(instances)
+    return Found(
+        masks=list(instances),
+        confidences=confidences,
+        share=prediction.share,
+        status=str(answer.status),
+        text=prediction.text,
+        thinking=answer.thinking,
+        error=masks.error,
+    )
+
+
+def _digest(
+    setting: Setting, asked: Mapping[str, Sequence[str]], predictor: Predictor, side: int
+) -> Mapping[str, object]:
+    """What an answer depends on, by name."""
+    arguments, config = setting.arguments, setting.config
+    weights = predictor.weights
+    files = sorted(p for p in weights.rglob("*") if p.is_file()) if weights is not None and weights.is_dir() else []
+    return {
+        "version": __version__,
+        "question": dict(asked),
+        "policy": config.policy,
+        "weights": [str(weights), *(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)],
+        "segmenter": config.segmenter,
+        "prompt": asdict(config.prompt),
+        "parsing": asdict(config.parsing),
+        "inference": asdict(config.inference),
+        "seed": config.seed,
+        "max_new_tokens": config.evaluation.max_new_tokens,
+        "reading": asdict(setting.reading),
+        "gsd": arguments.gsd,
+        "window": side,
+        "overlap": arguments.overlap,
+        "bbox": [arguments.bbox, arguments.bbox_crs],
+        "where": [arguments.where, fingerprint(arguments.where) if arguments.where else None],
+    }
+
+
+def with_samples(config: RunConfig, count: int | None) -> RunConfig:
+    """``config`` with ``count`` answers beside the greedy one, by agreement where it draws none so far.
+
+    Raises:
+        ConfigError: its options vote on boxes, which say nothing of a pixel.
+    """
+    if count is None:
+        return config
+    samples = config.inference.samples
+    if samples.count and samples.pick == "majority":
+        raise ConfigError(
+            "--samples: goes with inference.samples.pick=agreement or best_of_n, and majority votes on boxes"
+        )
+    name = config.inference.name if config.inference.changed else "agreement"
+    return replace(config, inference=replace(config.inference, name=name, samples=replace(samples, count=count)))
+
+
+@lru_cache(maxsize=64)
+def _say(text: str) -> None:
+    """One line on stderr, once."""
+    sys.stderr.write(printable(f"grasp-rl predict: {text}") + "\n")

@@ -1,0 +1,1 @@
+"""From georeferenced rasters to map layers and back: windows, polygons, seams, writers. Knows no policy."""

@@ -1,0 +1,207 @@
+"""A raster as a scene: windows of 8-bit RGB at any resolution, by the rules of :mod:`grasp_rl.data.image_io`.
+
+Values become 8 bits by one rule for the whole file, so that neighbouring windows look alike. What lies beside the file
+(.aux.xml, .ovr, world files) changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.data.image_io import MAX_PIXELS, ImageReading, Rendering, read_described, rendering_of
+from grasp_rl.data.rasters import Raster, driver_of, hold_raster, hold_trusted, open_raster
+from grasp_rl.geo.grid import Grid
+from grasp_rl.geo.paths import is_address, refers
+from grasp_rl.geo.windows import Window, whole
+from grasp_rl.types import BoolMask, Image
+
+MOST_PIXELS = 100_000_000_000
+"""Pixels that a header may claim."""
+_WORLD_FILES = (".tfw", ".tifw", ".jgw", ".pgw", ".wld", ".prj")
+
+
+class Scene(Protocol):
+    """An open raster."""
+
+    @property
+    def grid(self) -> Grid: ...
+
+    @property
+    def told(self) -> str:
+        """What is done to stored values in words, and what is known of the place."""
+        ...
+
+    def read(self, grid: Grid, window: Window) -> tuple[Image, BoolMask]:
+        """A window of ``grid``, this scene's own or one that :meth:`Grid.resampled` made of it.
+
+        Returns:
+            [H, W, 3] uint8 RGB, and [H, W] where there are data.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class RasterScene:
+    """A TIFF or the like, read window by window."""
+
+    raster: Raster
+    rendering: Rendering
+    grid: Grid
+    told: str
+
+    def read(self, grid: Grid, window: Window) -> tuple[Image, BoolMask]:
+        across, down = self.grid.width / grid.width, self.grid.height / grid.height
+        place = (window.left * across, window.top * down, window.width * across, window.height * down)
+        with self.raster.guarded():
+            block = self.raster.block(self.rendering.used, place, (window.height, window.width))
+        colours = np.broadcast_to(self.rendering.colours(block), (window.height, window.width, 3))
+        return np.ascontiguousarray(colours), self.rendering.seen(block)
+
+
+@dataclass(frozen=True)
+class PictureScene:
+    """An image without a place on the earth, held whole."""
+
+    image: Image
+    grid: Grid
+    told: str
+
+    def read(self, grid: Grid, window: Window) -> tuple[Image, BoolMask]:
+        image = self.image
+        if grid.size != self.grid.size:
+            image = np.asarray(cv2.resize(image, grid.size[::-1], interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        part = image[window.top : window.bottom, window.left : window.right]
+        return np.ascontiguousarray(part), np.ones(part.shape[:2], dtype=np.bool_)
+
+
+@contextmanager
+def open_scene(name: str, reading: ImageReading, *, trust: bool = False) -> Iterator[Scene]:
+    """The scene that ``name``, a path, means; with ``trust`` also a VRT, or a path of GDAL's such as ``/vsicurl/...``.
+
+    Raises:
+        ImageError: as :func:`~grasp_rl.data.image_io.read_image`.
+        ConfigError: its place on the earth makes no sense.
+    """
+    path = Path(name)
+    if trust and (is_address(name) or refers(path)):
+        with hold_trusted(name, MOST_PIXELS) as raster:
+            yield _scene(path, raster, reading)
+        return
+    driver = driver_of(_head(path))
+    if driver is None or _is_turned(path, driver):
+        image, told = read_described(path, MAX_PIXELS, reading)
+        grid = Grid(image.shape[1], image.shape[0])
+        yield PictureScene(image, grid, "; ".join(part for part in ("no CRS", _beside(path), told) if part))
+        return
+    with hold_raster(path, driver, MOST_PIXELS) as raster:
+        yield _scene(path, raster, reading)
+
+
+def crs_of(path: Path) -> str | None:
+    """The CRS of a raster for a person, such as ``EPSG:32617``, told by its header; None where it has none.
+
+    Needs nothing of the extra ``geo``.
+    """
+    grid = grid_of(path)
+    if grid is None or grid.crs is None:
+        return None
+    authority = grid.crs.to_authority()
+    return ":".join(authority) if authority else "a CRS of its own"
+
+
+def grid_of(path: Path) -> Grid | None:
+    """The size and the place of a raster, told by its header; None for an image of another kind.
+
+    Raises:
+        ImageError: it is damaged.
+    """
+    driver = driver_of(_head(path))
+    if driver is None:
+        return None
+    with open_raster(path, driver, MOST_PIXELS) as raster:
+        return _grid(raster)
+
+
+def fingerprint(name: str) -> str:
+    """Tells a scene from another by name, size, time of change and its first and last megabyte."""
+    path = Path(name)
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass"))
+    if path.is_file():
+        state = path.stat()
+        digest.update(f"{state.st_size} {state.st_mtime_ns}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            file.seek(max(0, state.st_size - (1 << 20)))
+            digest.update(file.read(1 << 20))
+    return digest.hexdigest()
+
+
+def _scene(path: Path, raster: Raster, reading: ImageReading) -> RasterScene:
+    grid = _grid(raster)
+    with raster.guarded():
+        rendering = rendering_of(path, raster, reading)
+    size = grid.ground_size
+    if size is None:
+        place = "; ".join(part for part in ("no CRS", _half_a_place(raster), _beside(path)) if part)
+    else:
+        place = f"{grid.name}, {size[0]:.3g} x {size[1]:.3g} m a pixel"
+    return RasterScene(raster, rendering, grid, "; ".join(part for part in (place, rendering.told) if part))
+
+
+def _grid(raster: Raster) -> Grid:
+    dataset = raster.dataset
+    if dataset.crs is None or dataset.transform.is_identity:
+        return Grid(dataset.width, dataset.height)
+    if dataset.transform.is_degenerate:
+        raise ConfigError(f"{raster.path}: its transform {tuple(dataset.transform)[:6]} makes no pixel; repair it")
+    return Grid(dataset.width, dataset.height, dataset.transform, dataset.crs)
+
+
+def _beside(path: Path) -> str:
+    """A remark on a file beside ``path`` that may say where it lies, and is not read."""
+    names = [f"{path.name}.aux.xml", *(f"{path.stem}{ending}" for ending in _WORLD_FILES)]
+    found = next((name for name in names if path.with_name(name).is_file()), None)
+    return f"{found} beside it is not read: put its place into the file (gdal_translate IN OUT.tif)" if found else ""
+
+
+def _half_a_place(raster: Raster) -> str:
+    """A remark on what a raster without a place on the earth has of one."""
+    dataset = raster.dataset
+    if dataset.gcps[0]:
+        return "ground control points alone: warp it first (gdalwarp IN OUT.tif) to have a map layer"
+    if dataset.crs is not None:
+        return "a CRS without a transform: its corners are not known (gdal_edit -a_ullr X0 Y0 X1 Y1 FILE)"
+    if not dataset.transform.is_identity:
+        return "a transform without a CRS: assign it (gdal_edit -a_srs EPSG:CODE FILE) to have a map layer"
+    return ""
+
+
+def _is_turned(path: Path, driver: str) -> bool:
+    """Whether a raster's rows are to be turned, so that it is read whole; one with a place on the earth never is."""
+    with open_raster(path, driver, MOST_PIXELS) as raster:
+        return raster.layout.orientation != 1 and _grid(raster).crs is None
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(1024)
+    except OSError:
+        return b""  # the reader says what is wrong
+
+
+def overview(scene: Scene, side: int) -> tuple[Any, Image]:
+    """The scene with at most ``side`` pixels along its longer side: its grid and [H, W, 3] uint8 RGB."""
+    grid = scene.grid
+    factor = min(1.0, side / max(grid.size))
+    small = grid.of_size(max(1, round(grid.width * factor)), max(1, round(grid.height * factor)))
+    return small, scene.read(small, whole(small))[0]
