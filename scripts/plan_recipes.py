@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import re
+import sys
 
 from grasp_rl.cli import plan
 from grasp_rl.rehearsal import recipe as recipes
@@ -22,9 +23,13 @@ def planned(words: tuple[str, ...]) -> list[dict[str, object]]:
     return jobs
 
 
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
 def main() -> None:
-    print("| recipe | what | jobs | GPUs | peak GiB | s a step | GPU-hours | disk GiB |")
-    print("|---|---|---|---|---|---|---|---|")
+    say("| recipe | what | jobs | GPUs | peak GiB | s a step | GPU-hours | disk GiB |")
+    say("|---|---|---|---|---|---|---|---|")
     for name in recipes.names():
         recipe = recipes.recipe(name)
         text = (recipes.FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
@@ -32,7 +37,7 @@ def main() -> None:
         what = what.split("# grasp-rl")[0].split("grasp-rl ")[0].split(". ")[0].rstrip(". ")
         link = f"[`{name}`](../conf/experiment/{name}.yaml)"
         if recipe.command != "train":
-            print(f"| {link} | {what} | 1 | `{recipe.command}` | - | - | - | - |")
+            say(f"| {link} | {what} | 1 | `{recipe.command}` | - | - | - | - |")
             continue
         jobs: list[dict] = planned(recipe.words)  # type: ignore[type-arg]
         peaks, steps = [j["memory"]["peak"] for j in jobs], [j["seconds"]["step"] for j in jobs]
@@ -40,7 +45,7 @@ def main() -> None:
         spans = [f"{min(v):.0f}" if max(v) - min(v) < 0.5 else f"{min(v):.0f} to {max(v):.0f}" for v in (peaks, steps)]
         hours, disk = sum(j["device_hours"] for j in jobs), sum(j["disk"]["total"] for j in jobs)
         fits = "" if all(j["fits"] for j in jobs) else " (does not fit)"
-        print(
+        say(
             f"| {link} | {what} | {len(jobs)} | {', '.join(map(str, devices))} | {spans[0]}{fits} | {spans[1]} | {hours:.0f} |"
             f" {disk:.0f} |"
         )
