@@ -22,6 +22,10 @@ test:  ## the test suite (under 12 minutes on two cores)
 	@bash scripts/setup.sh $(VENV) dev
 	@$(BIN)/python $(SUITE)
 
+rehearse:  ## every recipe in small, two steps each, and a table of it (resumable)
+	@bash scripts/setup.sh $(VENV) dev
+	@$(BIN)/grasp-rl rehearse --all --first
+
 test-newest:  ## the suite with the newest versions within the bounds of pyproject.toml, in .venv-newest
 	@bash scripts/setup.sh .venv-newest dev newest
 	@.venv-newest/bin/python $(SUITE)

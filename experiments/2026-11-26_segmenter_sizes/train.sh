@@ -3,7 +3,7 @@
 # usage: train.sh <bin folder with grasp-rl> <output folder> [steps] [jobs at once] [device] [further overrides]
 # A run that is done is not made again; one that was stopped goes on.
 set -uo pipefail
-bin=$1 out=$2 steps=${3:-1200} jobs=${4:-2} device=${5:-cpu}
+bin=$1 out=$2 steps=${3:-800} jobs=${4:-2} device=${5:-cpu}
 shift $(($# < 5 ? $# : 5))
 export OMP_NUM_THREADS=1
 for seed in 0 1 2; do
