@@ -140,11 +140,15 @@ def _run(job: Job, folder: Path) -> Record:
     with launcher_lock(made.run_dir), stop.listening():
         process.prepare(made, ["grasp-rl", "rehearse"], [], resume=False)
         code = process.run_worker(made, stop)
-    return told | {
-        "state": "done" if code == 0 and (made.run_dir / RESULT).exists() else "failed",
-        "error": process.failure(made.run_dir) if code else "",
-        "seconds": time.monotonic() - began,
-    } | _steps(made.run_dir)
+    return (
+        told
+        | {
+            "state": "done" if code == 0 and (made.run_dir / RESULT).exists() else "failed",
+            "error": process.failure(made.run_dir) if code else "",
+            "seconds": time.monotonic() - began,
+        }
+        | _steps(made.run_dir)
+    )
 
 
 def _with_answers(config: Record, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The tiny policies: real Qwen3-VLs of 0.6 to 3.6 M parameters, their tokenizer, processor and chat template built here.
+"""The tiny policies: real Qwen3-VLs of 0.6 to 3.6 M parameters; tokenizer, processor and chat template are built here.
 
 It speaks absolute pixels of a 112 x 112 image. The vision encoder keeps absolute position embeddings (a rotary-only
 vision encoder of this size barely learns to localise). Numbers and the fixed pieces of the answer are single tokens,
