@@ -505,3 +505,11 @@ def test_any_odd_value_is_read_or_named(name: str, file: str, tmp_path: Path) ->
         path.write_bytes(sound)
     assert len(said) > 10
     assert all(str(tmp_path) in text and "\n" not in text for text in said), said
+
+
+def test_the_class_that_a_question_asks_for_is_that_of_its_instances(tmp_path: Path) -> None:
+    """prompt=detection demonstrates it, and rewards compare it with what an answer names."""
+    WRITERS["nwpu_fs"](tmp_path)
+    for sample in samples(reader("nwpu_fs", tmp_path), ["train"])["train"]:
+        assert sample.weak_labels
+        assert {label.category for label in sample.weak_labels} == {sample.attributes["category"]}

@@ -65,6 +65,8 @@ class Row:
     """Of ``boxes``: for each the points [x, y, label], label 1 on the instance and 0 beside it."""
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     """See :attr:`grasp_rl.types.Sample.attributes`."""
+    category: str | None = None
+    """The class of all its instances, where the question asks for the instances of one class; else None."""
     sources: tuple[Path, ...] = ()
     """The annotation files that it was read from, where the dataset does not name them itself."""
 

@@ -160,13 +160,16 @@ class RecordDataset:
         target = self.target(record, (image.shape[0], image.shape[1]))
         if target.doubt is not None:
             self._question(target.doubt)
+        weak_labels = target.weak_labels
+        if record.category is not None and weak_labels is not None:
+            weak_labels = tuple(replace(label, category=record.category) for label in weak_labels)
         return Sample(
             sample_id=record.sample_id,
             image=image,
             query=record.query,
             target_mask=target.mask,
             ignore_mask=target.ignored,
-            weak_labels=target.weak_labels,
+            weak_labels=weak_labels,
             dataset=self.name,
             split=record.split,
             reasoning=record.reasoning,

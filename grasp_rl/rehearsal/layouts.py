@@ -24,6 +24,8 @@ SIZE = (56, 64)
 """(height, width) of every image."""
 SPLITS = {"train": 4, "val": 2, "test": 2}
 """Images of each split."""
+SHOTS = ("train_1shot", "train_5shot", "train_10shot")
+"""Files of few shots; all hold the same lines here."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,8 @@ def earthreason_fs(root: Path) -> Splits:
             Written(str(number), picture(number), [query], boxes_mask(*boxes), None, attributes)
         )
     for split, found in entries.items():
-        lines(root / f"{'train_10shot' if split == 'train' else split}.jsonl", found)
+        for name in SHOTS if split == "train" else (split,):
+            lines(root / f"{name}.jsonl", found)
     return written
 
 
@@ -250,7 +253,8 @@ def vrsbench_fs(root: Path) -> Splits:
         written.setdefault(split, []).append(
             Written(f"{split}-{place}", picture(number), [f"the ship {number}"], None, None, attributes, [box])
         )
-    lines(root / "train_10shot.jsonl", entries["train"])
+    for name in SHOTS:
+        lines(root / f"{name}.jsonl", entries["train"])
     lines(root / "val.jsonl", entries["val"])
     return written
 

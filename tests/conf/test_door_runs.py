@@ -79,6 +79,17 @@ def test_what_a_run_folder_holds(
     assert b"hf_abcdefghijklmnop" not in (lab / "r/environment.json").read_bytes()
 
 
+def test_another_commit_is_told(tmp_path: Path) -> None:
+    write_json(tmp_path / "environment.json", {"git": {"package": {"commit": "0123456789abcdef"}}})
+    here = environment.git(Path(process.__file__).parent)
+    told = process.other_commit(tmp_path)
+    assert told == (
+        f"{tmp_path.name}: was run at commit 01234567, the code is now at {here['commit'][:8]}" if here else None
+    )
+    write_json(tmp_path / "environment.json", {"git": {"package": here}})
+    assert process.other_commit(tmp_path) is None
+
+
 def test_a_folder_that_holds_a_run_is_refused(forked_door: Run, lab: Path, outside: list[str]) -> None:
     words = ["train", *outside, "policy.trouble=config", "run_dir=r"]
     forked_door(*words)

@@ -70,6 +70,7 @@ class NwpuFewShot(FolderDataset):
                         kind="boxes",
                         target=boxes_of(found, "xywh"),
                         attributes={"category": category["name"], "instances": len(found)},
+                        category=category["name"],
                         sources=(coco.path, listed),
                     )
                     if not found:
