@@ -20,6 +20,7 @@ from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.interfaces import Components
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.prompts.parse import parse
+from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.training.demonstrations import distort
 from grasp_rl.training.sft import _RowStream, _step, run
 from grasp_rl.types import Sample, SpatialPrompt
@@ -151,3 +152,22 @@ def test_a_choice_among_images_is_demonstrated(random_policy: TinyPolicy) -> Non
     bare = [replace(training[index], choice=None) for index in range(4)]
     with pytest.raises(ConfigError, match="says of no image that it answers"):
         _RowStream(random_policy, bare, {"choice": (scheme, 1.0)}, phase, seed=0, phase_number=0)[0]  # type: ignore[arg-type]
+
+
+def test_an_error_of_a_loader_comes_without_its_traceback(random_policy: TinyPolicy, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", np.zeros((20, 30, 3), dtype=np.uint8))
+    rows = [
+        {"id": f"{split}-{number}", "image": "a.png", "query": "a?", "split": split, "boxes": [[1, 2, 9, 9]]}
+        for split in ("train", "test")
+        for number in range(2)
+    ]
+    (tmp_path / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    components = Components(
+        policy=random_policy, segmenter=BoxFillSegmenter(), reward=None, protocol=None,
+        data=JsonlSource(str(tmp_path)), tracker=None, generator=None,
+    )  # type: ignore[arg-type]  # fmt: skip
+    sft = SftConfig(phases=[SftPhase(steps=1, batch_size=1)])
+    config = RunConfig(run_dir=str(tmp_path), prompt=PromptConfig(template="compact"), sft=sft)
+    with pytest.raises(ConfigError, match=r"^sft: sample train-\d of \S+: .* needs 2 ") as told:
+        run(config, components)
+    assert "\n" not in str(told.value)

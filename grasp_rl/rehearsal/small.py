@@ -35,6 +35,7 @@ def small(config: Record, folder: Path) -> Record:
     made = copy.deepcopy(config)
     made["data"] = _data(made["data"], folder / "data")
     made["policy"] |= _policy(made["policy"], folder / "policy")
+    made["reward"] = _with_small_policies(made["reward"], folder / "policy")
     kind = str(made["segmenter"]["_target_"]).rpartition(".")[2]
     if kind in SEGMENTERS:
         made["segmenter"] |= {"path": SEGMENTERS[kind]}
@@ -84,6 +85,14 @@ def _data(data: Record, folder: Path) -> Record:
     if not root.exists():
         (cross_view if name == "cross_view" else WRITERS[name])(root)
     return data | {"root": str(root)}
+
+
+def _with_small_policies(reward: Any, folder: Path) -> Any:
+    """A reward whose verifiers, where it has some, are small policies, too."""
+    if not isinstance(reward, dict):
+        return reward
+    made = {key: _with_small_policies(value, folder) for key, value in reward.items()}
+    return made | _policy(made, folder) if "image" in made else made
 
 
 def _policy(policy: Record, folder: Path) -> dict[str, Any]:

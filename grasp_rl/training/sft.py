@@ -15,7 +15,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -185,7 +185,7 @@ def _run_phase(
     """The steps of a phase from its step ``made`` on, the run's ``done`` before them; returns those done after."""
     sft, total = config.sft, sum(phase.steps for phase in config.sft.phases)
     losses: list[dict[str, float]] = []
-    for batch in rows.loader(made):
+    for batch in _batches(rows, made):
         losses.append(_step(policy, engine, batch, rows.phase, bf16=sft.bf16))
         done += 1
         if done % sft.log_every == 0 or done == total:
@@ -198,6 +198,14 @@ def _run_phase(
         if done % sft.save_every == 0 or done == total:
             _save(policy, engine, config, done, rows.number)
     return done
+
+
+def _batches(rows: _RowStream, made: int) -> Iterator[list[Row]]:
+    """Batches from number ``made`` on; a ConfigError of a loader's process in its own words, without its traceback."""
+    try:
+        yield from rows.loader(made)
+    except ConfigError as error:
+        raise ConfigError(str(error).rstrip().rpartition("ConfigError: ")[2]) from error
 
 
 def _is_stage(config: RunConfig) -> bool:
