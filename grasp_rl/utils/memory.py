@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import os
 
-SETTINGS = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-"""Environment variables of glibc; other C libraries ignore them."""
+SETTINGS = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",  # of 1024: every new length of a row in bfloat16 adds some, megabytes each
+}
+"""Environment variables of glibc and of oneDNN; other libraries ignore them."""
 
 
 def environment() -> dict[str, str]:
