@@ -31,6 +31,7 @@ AGREES = 1e-6
 class Benchmark(NamedTuple):
     """What runs must have in common to be compared."""
 
+    dataset: str
     split: str
     samples: int
     protocol: str
