@@ -11,6 +11,7 @@ import numpy as np
 from grasp_rl.config.schema import InferenceConfig, label_of
 from grasp_rl.evaluation.significance import bounds, resampled_sums
 from grasp_rl.reporting.cells import protocol_of
+from grasp_rl.reporting.formats import latex_text
 from grasp_rl.reporting.load import StudiedRun, number
 from grasp_rl.utils.files import Record
 
@@ -106,18 +107,7 @@ def as_latex(rows: Sequence[Record]) -> str:
     lines = [r"\begin{tabular}{lllrrl}", r"\toprule", r"run & attribute & value & samples & gIoU & 95\,\% interval \\",
              r"\midrule"]  # fmt: skip
     for row in rows:
-        cells = [_tex(row["run"]), _tex(row["attribute"]), _tex(row["value"]), str(row["samples"])]
+        cells = [latex_text(row["run"]), latex_text(row["attribute"]), latex_text(row["value"]), str(row["samples"])]
         cells += [f"{row['giou']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}"]
         lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-_TEX = str.maketrans({
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-})  # fmt: skip
-
-
-def _tex(text: object) -> str:
-    """``text`` as LaTeX prints it."""
-    return " ".join(str(text).split()).translate(_TEX)

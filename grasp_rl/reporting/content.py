@@ -280,9 +280,9 @@ def _cost(run: StudiedRun) -> Record:
         "label": run.label,
         "steps": len(run.timings) or None,
         "wall": duration(run.seconds),
-        "hours": _hours(run),
+        "hours": NOTHING if (taken := hours(run)) is None else f"{taken[0]:.2f} {taken[1]}",
         "tokens": _tokens(run),
-        "checkpoint": _checkpoint(run),
+        "checkpoint": checkpoint([run]),
         "step": f"{step:.2f}" if math.isfinite(step) else NOTHING,
         "parts": [f"{value:.2f}" if math.isfinite(value) else NOTHING for value in parts.values()],
         "shares": [(name, share) for name, share in shares if math.isfinite(share)],
@@ -290,18 +290,18 @@ def _cost(run: StudiedRun) -> Record:
     }
 
 
-def _hours(run: StudiedRun) -> str:
-    """What the run took of its machines, by its wall clock."""
+def hours(run: StudiedRun) -> tuple[float, str] | None:
+    """What the run took of its machines by its wall clock, and the unit; None where it is not known."""
     if run.seconds is None:
-        return NOTHING
+        return None
     engine = run.config.get("engine") or {}
     processes = int(number(engine, "nproc") or 1) * int(number(engine, "nnodes") or 1)
     version = str((run.environment.get("packages") or {}).get("torch", ""))
     device, threads = str(engine.get("device", "auto")), int(number(engine, "threads") or 1)
     if device == "cpu" or version.endswith("+cpu"):
-        return f"{run.seconds / 3600 * processes * threads:.2f} CPU-h"
+        return run.seconds / 3600 * processes * threads, "CPU-h"
     unit = "GPU-h" if device == "cuda" else "process-h"  # auto: environment.json does not say what it was
-    return f"{run.seconds / 3600 * processes:.2f} {unit}"
+    return run.seconds / 3600 * processes, unit
 
 
 def _tokens(run: StudiedRun) -> str:
@@ -314,14 +314,20 @@ def _tokens(run: StudiedRun) -> str:
     return f"{sum(known):,.0f}" if len(known) == len(counts) else NOTHING
 
 
-def _checkpoint(run: StudiedRun) -> str:
-    """The step whose weights were tested, and how it was chosen; see grasp_rl.training.trainer."""
-    last = int(run.rows[-1]["step"]) if run.rows else None
-    if last is None or run.after is None:
-        return NOTHING
-    if run.best_step is None:
-        return f"step {last}, the last"
-    return f"step {run.best_step} of {last}, highest validation reward"
+def checkpoint(runs: Sequence[StudiedRun]) -> str:
+    """The steps whose weights were tested, and how they were chosen; see grasp_rl.training.trainer."""
+    found: dict[tuple[int, str], list[int]] = {}
+    for run in runs:
+        if not run.rows or run.after is None:
+            return NOTHING
+        last = int(run.rows[-1]["step"])
+        how = "the last" if run.best_step is None else "highest validation reward"
+        found.setdefault((last, how), []).append(last if run.best_step is None else run.best_step)
+    parts = []
+    for (last, how), steps in found.items():
+        told = ", ".join(str(step) for step in sorted(set(steps)))
+        parts.append(f"step {told}, {how}" if how == "the last" else f"step {told} of {last}, {how}")
+    return "; ".join(parts) or NOTHING
 
 
 def _seconds(scored: Scored | None) -> str:

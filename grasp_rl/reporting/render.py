@@ -8,8 +8,6 @@ with its error; what is missing is a note.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -21,6 +19,8 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.reporting import breakdowns
 from grasp_rl.reporting.axes import SEEDS
 from grasp_rl.reporting.content import context
+from grasp_rl.reporting.formats import as_csv, markdown_table
+from grasp_rl.reporting.formats import markdown_text as _md
 from grasp_rl.reporting.load import StudiedRun, read_study
 from grasp_rl.reporting.results import NOTHING
 from grasp_rl.utils.files import Record, to_json, write_text
@@ -110,16 +110,6 @@ def results(study: Sequence[StudiedRun]) -> list[Record]:
     return table
 
 
-def as_csv(table: Sequence[Record]) -> str:
-    """The records as comma-separated values; every column that any of them has."""
-    buffer = io.StringIO()
-    columns = list(dict.fromkeys(name for row in table for name in row))
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return buffer.getvalue()
-
-
 def markdown(content: Record) -> str:
     """The tables as Markdown; curves and images are on the page."""
     lines = [f"# {_md(content['title'])}", "", _md(content["summary"]), ""]
@@ -189,10 +179,10 @@ def _group(group: Record, columns: Sequence[str]) -> list[str]:
         lines += [*_md_table(["configuration", "", "difference", "95 % interval", "p (Holm)"], body), ""]
     if group["published"]:
         lines += ["## Published figures on the same split, in percent", ""]
-        keys = ("system", "backbone", "metric", "value", "protocol", "why", "source", "confidence")
+        keys = ("system", "backbone", "metric", "value", "ours", "protocol", "why", "source", "confidence")
         body = [[str(row[key]) for key in keys] for row in group["published"]]
         lines += [
-            *_md_table(["system", "backbone", "metric", "value", "protocol", "", "source", "confidence"], body),
+            *_md_table([*keys[:6], "", *keys[7:]], body),
             "",
         ]
     if group["runs"]:
@@ -205,13 +195,7 @@ def _group(group: Record, columns: Sequence[str]) -> list[str]:
 
 
 def _md_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    rows = [head, ["---"] * len(head), *body]
-    return ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in rows]
-
-
-def _md(text: object) -> str:
-    """``text`` without a meaning of its own in Markdown's tables and HTML."""
-    return " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return markdown_table(head, [[_md(cell) for cell in row] for row in body])
 
 
 if __name__ == "__main__":

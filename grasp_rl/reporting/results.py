@@ -12,7 +12,7 @@ import numpy as np
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.reporting import breakdowns
 from grasp_rl.reporting.axes import Configuration, configurations
-from grasp_rl.reporting.cells import Cell, Difference, Benchmark, best_of, by_test_set, compared, gain
+from grasp_rl.reporting.cells import Benchmark, Cell, Difference, best_of, by_test_set, compared, gain
 from grasp_rl.reporting.load import Scored, StudiedRun
 from grasp_rl.reporting.published import beside
 from grasp_rl.utils.files import Record
@@ -164,8 +164,14 @@ def _group(part: _Ranked, chosen: Configuration | None, keys: list[str], waiting
         "runs": [run_row(run) for run in runs] if several else [],
         "reference": reference.label,
         "compared": [_comparison(label, difference, reference) for label, difference in apart.items()],
-        "published": beside(part.test, ("giou", "ciou")),
+        "published": beside(part.test, ("giou", "ciou"), _ours(part.best)),
     }
+
+
+def _ours(best: Cell) -> dict[str, tuple[str, float]]:
+    """What stands beside published figures: the best configuration's."""
+    values = {name: _mean(best.runs, "after", name) for name in ("giou", "ciou")}
+    return {name: (best.label, value) for name, value in values.items() if value is not None}
 
 
 def _unscored(waiting: Sequence[Configuration], keys: list[str]) -> Record:
