@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: ``conf/`` ships as ``grasp_rl/conf``, with every folder, and the published figures."""
+"""What pyproject.toml cannot say: ``conf/`` ships as ``grasp_rl/conf``, all of it, and the published figures, too."""
 
 from setuptools import find_packages, setup
 

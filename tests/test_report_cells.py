@@ -103,7 +103,7 @@ def test_seeds_of_a_configuration_are_one_row_and_its_gain_is_paired() -> None:
     assert [row["axes"] for row in group["rows"]] == [["a"], ["b"]]
     assert [row["axes"] for row in group["runs"]] == [["a", "0"], ["a", "1"], ["b", "0"]]
     assert group["rows"][0]["seeds"] == "2 seeds, std 0.141"
-    assert "Intervals are over seeds (1 or 2) and samples. So few seeds make them too narrow." in group["chance"]
+    assert "Intervals are over seeds (1 or 2) and samples. With so few seeds they can be too narrow." in group["chance"]
     assert "Where there is one seed, samples alone." in group["chance"]
     assert "The best, reward=a, reaches a gIoU of 0.600 over 2 seeds on 20 test samples, +0.200" in content["summary"]
     assert "<details><summary>Each of the 3 runs</summary>" in render(content)

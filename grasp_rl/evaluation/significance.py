@@ -56,7 +56,7 @@ def hierarchical_difference(
     """Mean of after - before over seeds and samples, the interval over draws of both.
 
     The two sides' seeds are drawn independently, the samples once for both. Two or three seeds say little about other
-    seeds: the interval is then too narrow, and is to be read with their number.
+    seeds: the interval can then be too narrow, and is to be read with their number.
 
     Args:
         before: [seeds, samples] of one system; the samples are the columns, in the same order on both sides.

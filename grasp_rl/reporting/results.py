@@ -141,7 +141,7 @@ def chance(cells: Sequence[Cell]) -> str:
     if counts == [1]:
         return "Intervals are over samples alone: of each configuration one seed was run."
     seeds = " or ".join(str(count) for count in counts)
-    few = " So few seeds make them too narrow." if min(counts) < 5 else ""
+    few = " With so few seeds they can be too narrow." if min(counts) < 5 else ""
     one = " Where there is one seed, samples alone." if counts[0] == 1 else ""
     return f"Intervals are over seeds ({seeds}) and samples.{few}{one}"
 

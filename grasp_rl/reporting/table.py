@@ -16,7 +16,7 @@ from grasp_rl.config.messages import closest
 from grasp_rl.reporting import pivots
 from grasp_rl.reporting.axes import Configuration, configurations, constants, label_of
 from grasp_rl.reporting.cells import Benchmark, Cell, Difference, best_of, by_test_set, compared, protocol_label
-from grasp_rl.reporting.content import checkpoint, hours
+from grasp_rl.reporting.costs import checkpoint, hours
 from grasp_rl.reporting.formats import FORMATS, Line, Table
 from grasp_rl.reporting.load import StudiedRun, read_study
 from grasp_rl.reporting.published import beside
