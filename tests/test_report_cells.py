@@ -240,3 +240,20 @@ def test_cost_and_the_checkpoint_that_was_tested() -> None:
     (cost,) = page([replace(run, best_step=None, config={"engine": {"device": "cuda", "nproc": 8}})])["costs"]
     assert (cost["checkpoint"], cost["hours"], cost["tokens"]) == ("step 30, the last", "0.13 GPU-h", "-")
     assert results.p_text(0.0004) == "< 0.001"
+
+
+def test_the_same_seed_twice_is_not_two_seeds() -> None:
+    """A sweep of one version and part of it again by a later one: nothing is mixed."""
+    runs = labelled([
+        studied("reward=a seed=0", scored([0.5]), commit="1111111122"),
+        studied("reward=a seed=1", scored([0.5]), commit="2222222233", new=0),
+        studied("reward=a seed=0", scored([0.6]), commit="2222222233", new=0),
+        studied("reward=b seed=2", scored([0.6]), commit="1111111122"),
+        studied("reward=b seed=3", scored([0.6]), commit="2222222233", new=0),
+    ])  # fmt: skip
+    found = configurations(runs)
+    assert [(configuration.label, len(configuration.runs)) for configuration in found] == [
+        ("reward=a, commit=11111111", 1), ("reward=a, commit=22222222", 2), ("reward=b, commit=11111111", 2)
+    ]  # fmt: skip
+    alone = configurations(labelled([studied("reward=a seed=0", scored([value])) for value in (0.5, 0.6)]))
+    assert [len(configuration.runs) for configuration in alone] == [1, 1]

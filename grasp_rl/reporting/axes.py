@@ -118,33 +118,61 @@ def constants(runs: Sequence[StudiedRun]) -> dict[str, str]:
 def configurations(runs: Sequence[StudiedRun], over: Sequence[str] = SEEDS) -> list[Configuration]:
     """The runs by configuration, in the order of their first ones.
 
-    Two runs are of one configuration if their config.yaml differ in the keys ``over`` alone. Runs of two versions with
-    the same overrides are, too, where one version only knows more keys than the other; a note says so.
+    Two runs are of one configuration if their config.yaml differ in the keys ``over`` alone, and do differ in them: the
+    same seed twice is two configurations, not two seeds. Runs of two versions with the same overrides are of one, too,
+    where one version only knows more keys than the other and they share no seed; a note says so.
 
     Args:
         runs: of one study.
         over: keys to average over, with all that is below them.
     """
     groups: list[list[StudiedRun]] = []
-    notes: list[list[str]] = []
     for run in runs:
-        for group, told in zip(groups, notes, strict=True):
-            if _same(group[0], run, over):
-                only = sorted(leaves(group[0].config, over).keys() ^ leaves(run.config, over).keys())
-                if only and group[0].config and run.config:
-                    note = f"its runs are of two versions, of which one does not know {', '.join(only[:_MOST_LEAVES])}"
-                    told.extend([note] if note not in told else [])
-                group.append(run)
-                break
-        else:
+        fitting = (g for g in groups if _commit(g[0]) == _commit(run) and _same(g[0], run, over, versions=False))
+        group = next((g for g in fitting if _values(run, over) not in [_values(other, over) for other in g]), None)
+        if group is None:
             groups.append([run])
-            notes.append([])
+        else:
+            group.append(run)
+    groups, notes = _merged(groups, over)
     axes = _axes([group[0] for group in groups], over)
     labels = [label_of(own) or _shared_name(group) for own, group in zip(axes, groups, strict=True)]
     return [
         Configuration(axes=own, label=label, runs=tuple(group), notes=tuple(f"{label}: {note}" for note in told))
         for own, label, group, told in zip(axes, labels, groups, notes, strict=True)
     ]
+
+
+def _merged(groups: Sequence[list[StudiedRun]], over: Sequence[str]) -> tuple[list[list[StudiedRun]], list[list[str]]]:
+    """Groups of one version each, together where they are seeds of one configuration; with what to say of each."""
+    result: list[list[StudiedRun]] = []
+    notes: list[list[str]] = []
+    for group in groups:
+        seeds = {_values(run, over) for run in group}
+        for place, kept in enumerate(result):
+            commits = {_commit(run) for run in kept} - {None}
+            if (
+                seeds.isdisjoint(_values(run, over) for run in kept)
+                and _commit(group[0]) not in commits
+                and _same(kept[0], group[0], over, versions=True)
+            ):
+                only = sorted(leaves(kept[0].config, over).keys() ^ leaves(group[0].config, over).keys())
+                if only and kept[0].config and group[0].config:
+                    keys = ", ".join(only[:_MOST_LEAVES]) + (", ..." if len(only) > _MOST_LEAVES else "")
+                    notes[place].append(f"its runs are of two versions, of which one does not know {keys}")
+                kept.extend(group)
+                break
+        else:
+            result.append(list(group))
+            notes.append([])
+    return result, [list(dict.fromkeys(told)) for told in notes]
+
+
+def _values(run: StudiedRun, over: Sequence[str]) -> tuple[str, ...]:
+    """The values that a run has of the keys averaged over."""
+    told = overrides_of(run.environment)
+    nodes = {key: _at(run.config, key) for key in over}
+    return tuple(told.get(key, MISSING) if node is _ABSENT else _text(node) for key, node in nodes.items())
 
 
 def leaves(config: Mapping[str, Any], over: Sequence[str] = SEEDS) -> dict[str, str]:
@@ -201,14 +229,21 @@ def _commit(run: StudiedRun) -> object:
     return ((run.environment.get("git") or {}).get("package") or {}).get("commit")
 
 
-def _same(one: StudiedRun, other: StudiedRun, over: Sequence[str]) -> bool:
+def _same(one: StudiedRun, other: StudiedRun, over: Sequence[str], *, versions: bool) -> bool:
+    """Whether two runs are of one configuration, whatever their seeds.
+
+    Args:
+        one: a run.
+        other: another.
+        over: keys that do not count.
+        versions: whether the two are of two versions, so that keys of one alone do not count.
+    """
     first, second = leaves(one.config, over), leaves(other.config, over)
     told = _told(one, over) == _told(other, over)
     if not first or not second:  # config.yaml cannot be read: the overrides are all there is
         return told
     if first == second:
         return told or bool(one.config.get("policy"))  # a whole configuration says it all
-    versions = _commit(one) != _commit(other) or _commit(one) is None
     return told and versions and all(first[key] == second[key] for key in first.keys() & second.keys())
 
 
@@ -229,6 +264,8 @@ def _axes(firsts: Sequence[StudiedRun], over: Sequence[str]) -> list[dict[str, s
         if _alike(result):
             add(key, [overrides_of(run.environment).get(key, MISSING) for run in firsts])
     if _alike(result):
+        add("commit", [str(_commit(run) or MISSING)[:8] for run in firsts])
+    if _alike(result):
         tables = [leaves(run.config, over) for run in firsts]
         places = _alike(result)
         known = list(dict.fromkeys(k for place in places for k in tables[place]))
@@ -238,6 +275,8 @@ def _axes(firsts: Sequence[StudiedRun], over: Sequence[str]) -> list[dict[str, s
         if _alike(result):
             texts = [json.dumps(table, sort_keys=True) for table in tables]
             add("configuration", [hashlib.sha256(text.encode()).hexdigest()[:8] for text in texts])
+    if _alike(result):  # the same seed twice
+        add("run", [str(run.folder) for run in firsts])
     return result
 
 
