@@ -15,6 +15,7 @@ from grasp_rl.reporting import results
 from grasp_rl.reporting.axes import configurations, constants, labelled, resolved
 from grasp_rl.reporting.cells import by_test_set, compared, gain, protocol_label
 from grasp_rl.reporting.content import context
+from grasp_rl.reporting.costs import checkpoint
 from grasp_rl.reporting.load import Scored, StudiedRun, read_study
 from grasp_rl.reporting.render import markdown, render
 from grasp_rl.runs.run_dir import mark_ended, mark_started
@@ -234,11 +235,13 @@ def test_cost_and_the_checkpoint_that_was_tested() -> None:
     run = replace(run, config=run.config | {"algorithm": {"group_size": 8}}, best_step=20)
     run = replace(run, rows=tuple({"step": step, "length": 10.0, "groups": 3.0} for step in (10, 20, 30)))
     (cost,) = page([run])["costs"]
-    assert cost["checkpoint"] == "step 20 of 30, highest validation reward"
+    assert (cost["checkpoint"], cost["chosen"]) == ("step 20 of 30", "highest validation reward")
+    assert checkpoint([run, replace(run, best_step=10)]) == "step 10, 20 of 30, highest validation reward"
     assert cost["hours"] == "0.13 CPU-h"  # a minute, two processes of four threads
     assert cost["tokens"] == "720"
     (cost,) = page([replace(run, best_step=None, config={"engine": {"device": "cuda", "nproc": 8}})])["costs"]
-    assert (cost["checkpoint"], cost["hours"], cost["tokens"]) == ("step 30, the last", "0.13 GPU-h", "-")
+    assert (cost["checkpoint"], cost["chosen"]) == ("step 30 of 30", "the last")
+    assert (cost["hours"], cost["tokens"]) == ("0.13 GPU-h", "-")
     assert results.p_text(0.0004) == "< 0.001"
 
 

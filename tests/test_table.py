@@ -219,8 +219,8 @@ def benchmark(protocol: str, samples: int = 1928, dataset: str = "earthreason") 
 def test_published_figures_stand_beside_ones_own_by_the_same_rules_alone() -> None:
     ours = {"giou": ("reward=a", 0.7)}
     rows = published.beside(benchmark("think2seg"), ("giou",), ours)
-    same = {row["system"]: (row["value"], row["ours"], row["confidence"]) for row in rows if row["same"]}
-    assert same["Think2Seg-RS"] == ("73.36", "70.00 (reward=a)", "P")
+    same = {(row["system"], row["note"]): (row["value"], row["ours"], row["confidence"]) for row in rows if row["same"]}
+    assert same["Think2Seg-RS", ""] == ("73.36", "70.00", "P")
     other = next(row for row in rows if row["system"] == "SegEarth-R1")
     assert (other["same"], other["ours"], other["protocol"]) == (False, "", "segearth_r1")
     assert other["why"] == "another protocol"
@@ -281,7 +281,7 @@ def test_a_report_and_a_table_show_published_figures_greyed(tmp_path: Path) -> N
     content = context(runs, "study")
     page = render(content)
     assert '<tr><td class="t">Think2Seg-RS</td>' in page
-    assert '<tr class="other"><td class="t">SegEarth-R1</td>' in page
+    assert '<tr class="other"><td class="t">SegEarth-R1<br><small>Phi-1.5' in page
     assert "another protocol" in markdown(content)
     table = tables_of(runs)[1]
     assert table.title == "Published: giou on earthreason test"

@@ -14,6 +14,7 @@ from grasp_rl.utils.files import Record
 
 def cost(run: StudiedRun) -> Record:
     """Seconds per optimizer step: the median, which the first step's warm-up does not move."""
+    told = tested(run)
 
     def median(name: str) -> float:
         values = [value for row in run.timings if (value := number(row, name)) is not None]
@@ -29,7 +30,8 @@ def cost(run: StudiedRun) -> Record:
         "wall": duration(run.seconds),
         "hours": NOTHING if (taken := hours(run)) is None else f"{taken[0]:.2f} {taken[1]}",
         "tokens": _tokens(run),
-        "checkpoint": checkpoint([run]),
+        "checkpoint": f"step {told[0]} of {told[1]}" if told else NOTHING,
+        "chosen": told[2] if told else "",
         "step": f"{step:.2f}" if math.isfinite(step) else NOTHING,
         "parts": [f"{value:.2f}" if math.isfinite(value) else NOTHING for value in parts.values()],
         "shares": [(name, share) for name, share in shares if math.isfinite(share)],
@@ -62,19 +64,26 @@ def _tokens(run: StudiedRun) -> str:
 
 
 def checkpoint(runs: Sequence[StudiedRun]) -> str:
-    """The steps whose weights were tested, and how they were chosen; see grasp_rl.training.trainer."""
+    """The steps whose weights were tested, and how they were chosen, for each way of it."""
     found: dict[tuple[int, str], list[int]] = {}
     for run in runs:
-        if not run.rows or run.after is None:
+        told = tested(run)
+        if told is None:
             return NOTHING
-        last = int(run.rows[-1]["step"])
-        how = "the last" if run.best_step is None else "highest validation reward"
-        found.setdefault((last, how), []).append(last if run.best_step is None else run.best_step)
+        step, last, how = told
+        found.setdefault((last, how), []).append(step)
     parts = []
     for (last, how), steps in found.items():
-        told = ", ".join(str(step) for step in sorted(set(steps)))
-        parts.append(f"step {told}, {how}" if how == "the last" else f"step {told} of {last}, {how}")
+        parts.append(f"step {', '.join(str(step) for step in sorted(set(steps)))} of {last}, {how}")
     return "; ".join(parts) or NOTHING
+
+
+def tested(run: StudiedRun) -> tuple[int, int, str] | None:
+    """The step whose weights were tested, the last step and how it was chosen; see grasp_rl.training.trainer."""
+    if not run.rows or run.after is None:
+        return None
+    last = int(run.rows[-1]["step"])
+    return (last, last, "the last") if run.best_step is None else (run.best_step, last, "highest validation reward")
 
 
 def _seconds(scored: Scored | None) -> str:

@@ -92,9 +92,9 @@ def beside(benchmark: Benchmark, metrics: Sequence[str], ours: Mapping[str, tupl
         why = _difference(figure, benchmark, known.samples.get((figure.dataset, figure.split)))
         label, value = ours.get(figure.metric, ("", None))
         rows.append(
-            {"system": f"{figure.system}, {figure.note}" if figure.note else figure.system, "backbone": figure.backbone,
+            {"system": figure.system, "backbone": figure.backbone, "note": figure.note,
              "dataset": figure.dataset, "split": figure.split, "metric": figure.metric, "value": f"{figure.value:.2f}",
-             "ours": f"{100 * value:.2f} ({label})" if value is not None and not why else "",
+             "ours": f"{100 * value:.2f}" if value is not None and not why else "", "of": label,
              "protocol": figure.protocol or "not known", "same": not why, "why": why, "source": figure.source,
              "confidence": figure.confidence}
         )  # fmt: skip
@@ -104,7 +104,7 @@ def beside(benchmark: Benchmark, metrics: Sequence[str], ours: Mapping[str, tupl
 def _difference(figure: Figure, benchmark: Benchmark, size: int | None) -> str:
     """Why a figure may not be set beside the benchmark's; empty where it may."""
     if figure.protocol != benchmark.protocol:
-        return "another protocol" if figure.protocol else "protocol not known"
+        return "another protocol" if figure.protocol else "so not to be compared"
     if size is not None and size != benchmark.samples:
         return f"{benchmark.samples} of {size} samples here"
     return ""

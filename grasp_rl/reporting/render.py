@@ -146,8 +146,8 @@ def markdown(content: Record) -> str:
         body = [[r["attribute"], r["value"], str(r["samples"]), r["giou"], r["interval"]] for r in block["rows"]]
         lines += _md_table(["attribute", "value", "samples", "gIoU", "95 % interval"], body)
     costs = [
-        [c["label"], str(c["steps"] or NOTHING), c["checkpoint"], c["wall"], c["hours"], c["tokens"], c["step"],
-         *c["parts"]]
+        [c["label"], str(c["steps"] or NOTHING), ", ".join(filter(None, (c["checkpoint"], c["chosen"]))), c["wall"],
+         c["hours"], c["tokens"], c["step"], *c["parts"]]
         for c in content["costs"]
     ]  # fmt: skip
     lines += ["", "## Time", ""]
@@ -179,10 +179,10 @@ def _group(group: Record, columns: Sequence[str]) -> list[str]:
         lines += [*_md_table(["configuration", "", "difference", "95 % interval", "p (Holm)"], body), ""]
     if group["published"]:
         lines += ["## Published figures on the same split, in percent", ""]
-        keys = ("system", "backbone", "metric", "value", "ours", "protocol", "why", "source", "confidence")
+        keys = ("system", "note", "backbone", "metric", "value", "ours", "protocol", "why", "source", "confidence")
         body = [[str(row[key]) for key in keys] for row in group["published"]]
         lines += [
-            *_md_table([*keys[:6], "", *keys[7:]], body),
+            *_md_table([*keys[:7], "", *keys[8:]], body),
             "",
         ]
     if group["runs"]:

@@ -251,9 +251,10 @@ def _published(benchmark: Benchmark, cells: Sequence[Cell]) -> list[Table]:
     for row in found:
         rules = f"{row['protocol']} ({row['why']})" if row["why"] else row["protocol"]
         source = f"{row['source']} [{row['confidence']}]"
-        texts = (row["system"], row["backbone"], rules, source, row["value"], row["ours"])
+        system = f"{row['system']}, {row['note']}" if row["note"] else row["system"]
+        texts = (system, row["backbone"], rules, source, row["value"], row["ours"])
         lines.append(Line(cells=texts, grey=not row["same"]))
-    head = ("system", "backbone", "protocol", "source", f"{best.metric}, %", "ours, %")
+    head = ("system", "backbone", "protocol", "source", f"{best.metric}, %", f"ours, % ({best.label})")
     notes = (
         "Grey or italic: by other rules or on other samples, not to be compared. [P] read in a primary source, "
         "[S] second-hand, [NC] not confirmed.",
