@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import forked
@@ -14,10 +13,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.evaluation import diagnose
 from grasp_rl.evaluation.diagnose import STAGES, by_attribute, in_scheme, ladder, sums
-from grasp_rl.reporting.breakdowns import against, over_seeds
-from grasp_rl.reporting.content import context
-from grasp_rl.reporting.load import Scored, StudiedRun
-from grasp_rl.reporting.render import markdown, render, write_report
+from grasp_rl.reporting.render import write_report
 from grasp_rl.rewards.rubric import Rubric
 from grasp_rl.rewards.terms.masks import MaskIou
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
@@ -123,51 +119,6 @@ def test_a_sample_without_a_mask_is_named() -> None:
         diagnose._row(PIPELINE, replace(sample(A), target_mask=None), Answer(prompts=(), status=ParseStatus.OK))
 
 
-def studied(folder: Path, label: str, ious: Sequence[float], **axes: str) -> StudiedRun:
-    """A run whose test samples scored so."""
-    records = tuple({"sample_id": str(n), "iou": float(iou)} for n, iou in enumerate(ious))
-    return StudiedRun(
-        folder=folder, label=label, axes=axes, state="done", error=None, config={}, environment={}, seconds=1.0,
-        rows=(), validations=(), timings=(), before=None, after=Scored(metrics={}, records=records, overlays={}),
-        difference=None,
-    )  # fmt: skip
-
-
-def test_runs_are_set_against_the_best(tmp_path: Path) -> None:
-    """The same answers through another segmenter: the differences by hand, and equal runs are tied."""
-    rng = np.random.default_rng(0)
-    best = rng.uniform(0.4, 0.9, 80)
-    runs = [studied(tmp_path, "best", list(best)), studied(tmp_path, "same", list(best)),
-            studied(tmp_path, "worse", list(best - 0.1 + rng.normal(0, 0.02, 80)))]  # fmt: skip
-    same, worse = against(runs[0], runs)
-    assert (same["tied"], same["difference"], same["p"]) == (True, 0.0, 1.0)
-    assert not worse["tied"]
-    assert worse["difference"] == pytest.approx(-0.1, abs=0.01)
-    assert worse["p"] == pytest.approx(2 / 2001)
-
-
-def test_configurations_are_compared_over_their_seeds(tmp_path: Path) -> None:
-    """Two seeds of one reward and two of another, of which one scored fewer samples; a third ran once."""
-    rng = np.random.default_rng(1)
-    hard = rng.uniform(0.3, 0.9, 200)
-    runs = [
-        studied(tmp_path, f"{reward} {seed}", (hard + shift + rng.normal(0, 0.01, 200))[:count], reward=reward, seed=seed)
-        for reward, seed, shift, count in (
-            ("a", "0", 0.0, 200), ("a", "1", 0.01, 200), ("b", "0", -0.2, 200), ("b", "1", -0.21, 150), ("c", "0", 0.3, 200),
-        )
-    ]  # fmt: skip
-    a, b = over_seeds(runs)
-    assert (a["label"], a["seeds"], a["difference"]) == ("a", 2, None)
-    assert (b["label"], b["seeds"], b["difference"].samples) == ("b", 2, 150)
-    assert b["difference"].mean == pytest.approx(-0.21, abs=0.01)
-    assert b["difference"].high < 0
-    assert over_seeds(runs[::2]) == []
-    content = context(runs, "study")
-    assert [row["verdict"] for row in content["seeds"]] == ["best", "below the best"]
-    assert "## Over seeds" in markdown(content)
-    assert "Over seeds" in render(content)
-
-
 def test_a_run_is_diagnosed_and_its_report_shows_it(tmp_path: Path) -> None:
     run, here = tmp_path / "run", forked.door(tmp_path)
     words = ["policy.weights=warm_start", "evaluation.test_limit=6", "evaluation.overlays=1", "segmenter=box_fill"]
@@ -181,7 +132,7 @@ def test_a_run_is_diagnosed_and_its_report_shows_it(tmp_path: Path) -> None:
     assert json.loads((run / "diagnosis.json").read_text()) == found  # another segmenter's is not this run's
     assert here("diagnose", run, "run_dir=ranks", "engine=zero1", "engine.nproc=2").returncode == 0
     assert json.loads((tmp_path / "ranks/diagnosis.json").read_text()) == found
-    write_report(tmp_path / "run", tmp_path / "report")
+    write_report(tmp_path / "run", out=tmp_path / "report")
     page = (tmp_path / "report/report.html").read_text()
     assert "Where the IoU is lost" in page
     assert "instances: none" in page

@@ -97,6 +97,7 @@ def test_a_wheel_has_every_file_of_the_package() -> None:
     }
     assert {name for name in tree if name.endswith((".jinja", ".safetensors", ".yaml", "MODEL_CARD.md"))}
     assert tree - set(listed) == set()
+    assert "experiments/published.yaml" in listed
 
 
 _FILES = """

@@ -121,7 +121,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_run(folder / "a", ["experiment=demo", "reward=grasp", "prompt=box", "seed=0"], gain=0.3)
     build_run(folder / "b", ["experiment=demo", "reward=think2seg", "prompt=box", "seed=0"], gain=0.8)
     fail(folder / "c", ["reward=grasp", "prompt=points", "seed=0"], "reward.mask_weight=-1: must be >= 0 <script>")
-    render.write_report(folder, folder)
+    render.write_report(folder, out=folder)
     return folder
 
 
@@ -145,7 +145,7 @@ class Page(HTMLParser):
 def test_the_grid_and_the_summary(sweep: Path) -> None:
     text = Page(sweep / "report.html").text
     assert "3 runs: 2 done, 1 failed." in text
-    assert "The best, think2seg, box, reaches a gIoU of" in text
+    assert "reward=think2seg, prompt=box" in text
     for word in ("reward", "prompt", "think2seg", "no-target accuracy", "Pr@0.5", "box IoU", "gIoU, several"):
         assert word in text
     assert "seed=0" not in text
@@ -224,7 +224,7 @@ def test_model_text_is_shown_and_never_obeyed(tmp_path: Path) -> None:
     for record in records:
         record |= {"text": HOSTILE, "query": HOSTILE}
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    render.write_report(run, tmp_path / "out")
+    render.write_report(run, out=tmp_path / "out")
     shown = Page(tmp_path / "out" / "report.html")
     assert HOSTILE in "".join(shown.words)
     assert not [tag for tag, _ in shown.tags if tag == "script"]
@@ -250,7 +250,7 @@ def test_a_missing_or_broken_piece_is_a_note(tmp_path: Path, sweep: Path, gone: 
             path.write_bytes(b"\xff{]\n\0garbage: [")
     if how == "missing":
         shutil.rmtree(target) if target.is_dir() else target.unlink()
-    found = render.write_report(tmp_path / "study", tmp_path / "out")
+    found = render.write_report(tmp_path / "study", out=tmp_path / "out")
     text = Page(tmp_path / "out" / "report.html").text
     assert found["summary"].startswith("1 run")
     if gone in ("config.yaml", "eval_after/metrics.json", "eval_after/predictions.jsonl"):
@@ -262,7 +262,7 @@ def test_a_missing_or_broken_piece_is_a_note(tmp_path: Path, sweep: Path, gone: 
 def test_an_evaluation_alone(tmp_path: Path) -> None:
     write_json(tmp_path / "run" / STATUS, {"state": "done", "started": None, "ended": None})
     build_evaluation(tmp_path / "run" / "eval", noise=0.1, unread=0.0, samples=2)
-    found = render.write_report(tmp_path / "run", tmp_path / "run")
+    found = render.write_report(tmp_path / "run", out=tmp_path / "run")
     assert found["summary"].startswith("1 run: 1 done. It reaches a gIoU of")
     assert found["summary"].endswith("on 2 test samples. Scored by the protocol ours.")
 
@@ -271,7 +271,7 @@ def test_failed_without_a_word(tmp_path: Path) -> None:
     fail(tmp_path / "a", ["x=1"], None)
     folder = fail(tmp_path / "b", ["x=2"], None)
     (folder / LOG).write_text("Traceback\n  File\nRuntimeError: out of memory\n")
-    found = render.write_report(tmp_path, tmp_path)
+    found = render.write_report(tmp_path, out=tmp_path)
     assert found["summary"] == "2 runs: 2 failed. None of them has been scored."
     text = Page(tmp_path / "report.html").text
     assert "it left no word in its log" in text
@@ -293,12 +293,14 @@ def test_the_verb(tmp_path: Path, sweep: Path, capsys: pytest.CaptureFixture[str
 
 def test_equal_folders_give_equal_pages(sweep: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        render.write_report(sweep, tmp_path / name)
+        render.write_report(sweep, out=tmp_path / name)
     assert (tmp_path / "one" / "report.html").read_bytes() == (tmp_path / "two" / "report.html").read_bytes()
 
 
 def test_labels_say_what_differs(sweep: Path, tmp_path: Path) -> None:
-    assert [run.label for run in read_study(sweep)] == ["grasp, box", "think2seg, box", "grasp, points"]
+    assert [run.label for run in read_study(sweep)] == [
+        "reward=grasp, prompt=box", "reward=think2seg, prompt=box", "reward=grasp, prompt=points",
+    ]  # fmt: skip
     assert read_study(sweep / "a")[0].label == "a"
     with pytest.raises(ConfigError):
         read_study(tmp_path)
@@ -319,5 +321,5 @@ def test_a_sweep_of_one_has_no_best_among_many() -> None:
 def test_many_runs_keep_the_page_small(tmp_path: Path) -> None:
     for number in range(14):
         fail(tmp_path / f"{number:02d}", [f"seed={number}"], "no luck")
-    render.write_report(tmp_path, tmp_path)
+    render.write_report(tmp_path, out=tmp_path)
     assert "images are shown of 12 runs" in Page(tmp_path / "report.html").text

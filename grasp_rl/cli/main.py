@@ -38,7 +38,8 @@ Usage: grasp-rl COMMAND [arguments]
   plan       what a run will take, beforehand       grasp-rl plan policy=qwen2_5_vl_3b --gpu a100_80
   rehearse   a recipe in small, on this machine     grasp-rl rehearse think2seg_rs/main_3b
   predict    answer questions about your images   grasp-rl predict --help
-  report     tables and figures of finished runs    grasp-rl report FOLDER
+  report     tables and figures of finished runs    grasp-rl report FOLDER ...
+  table      scores by configuration or axes       grasp-rl table FOLDER --rows reward --columns prompt
   export     write a policy for others to load      grasp-rl export RUN_FOLDER --out FOLDER --merge
   data       check, look at or convert a dataset    grasp-rl data --help
   bench      what a step costs, here and in TRL     grasp-rl bench step
@@ -51,7 +52,7 @@ Usage: grasp-rl COMMAND [arguments]
 Tab completion: eval "$(grasp-rl -sc install=bash)" (zsh alike; fish: grasp-rl -sc install=fish | source)
 """
 
-COMMANDS = (*_COMPOSED, "plan", "rehearse", "predict", "report", "export", "data", "bench", "doctor")
+COMMANDS = (*_COMPOSED, "plan", "rehearse", "predict", "report", "table", "export", "data", "bench", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,6 +89,10 @@ def _run(command: str, rest: list[str]) -> int:
         from grasp_rl.reporting import render
 
         return render.main(rest)
+    if command == "table":
+        from grasp_rl.reporting import table
+
+        return table.main(rest)
     if command == "data":
         from grasp_rl.cli import data as data_cli
 

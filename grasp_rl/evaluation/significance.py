@@ -56,7 +56,7 @@ def hierarchical_difference(
     """Mean of after - before over seeds and samples, the interval over draws of both.
 
     The two sides' seeds are drawn independently, the samples once for both. Two or three seeds say little about other
-    seeds: the interval is then too narrow, and is to be read with their number.
+    seeds: the interval can then be too narrow, and is to be read with their number.
 
     Args:
         before: [seeds, samples] of one system; the samples are the columns, in the same order on both sides.
@@ -71,15 +71,57 @@ def hierarchical_difference(
         raise ValueError(
             f"hierarchical_difference: [seeds, samples] of the same samples, not {before.shape}, {after.shape}"
         )
-    rng, count = np.random.default_rng(seed), before.shape[1]
-    drawn = np.empty(bootstrap_samples)
-    for index in range(bootstrap_samples):
-        columns = rng.integers(count, size=count)
-        first = before[rng.integers(len(before), size=len(before))].mean(0)
-        second = after[rng.integers(len(after), size=len(after))].mean(0)
-        drawn[index] = (second - first)[columns].mean()
-    low, high = bounds(drawn)
-    return Interval(float(after.mean() - before.mean()), low, high, count)
+    ones = [(side, np.ones_like(side)) for side in (before, after)]
+    first, second = ratio_draws(ones, bootstrap_samples=bootstrap_samples, seed=seed)
+    low, high = bounds(second - first)
+    return Interval(float(after.mean() - before.mean()), low, high, before.shape[1])
+
+
+def ratio_draws(
+    sides: Sequence[tuple[FloatArray, FloatArray]], *, bootstrap_samples: int = 2000, seed: int = 0
+) -> FloatArray:
+    """[sides, bootstrap_samples] hierarchical-bootstrap draws of a metric that is a sum over samples by another.
+
+    A draw takes the samples once for all sides, then each side's seeds on its own, and averages the ratio over the
+    seeds drawn; of one seed, chance is that of the samples alone. Any linear contrast of the rows (a difference, a main
+    effect, an interaction) so has the draws of a paired comparison. NaN where a draw has no sample that counts.
+
+    Args:
+        sides: numerator and denominator [seeds, samples] of each; the samples are the columns, the same on all sides. A
+            mean over samples has 1 below each of them, and 0 below one that does not count.
+        bootstrap_samples: draws.
+        seed: of the drawing.
+
+    Raises:
+        ValueError: the sides differ in their samples, or one of them is empty.
+    """
+    shapes = {part.shape[1] for side in sides for part in side if part.ndim == 2 and part.size}
+    if len(shapes) != 1 or any(above.shape != below.shape or above.ndim != 2 for above, below in sides):
+        raise ValueError(f"ratio_draws: [seeds, samples] of the same samples, not {[a.shape for a, _ in sides]}")
+    (count,) = shapes
+    rng, result = np.random.default_rng(seed), np.empty((len(sides), bootstrap_samples))
+    streams = [np.random.default_rng([seed, place]) for place in range(len(sides))]
+    at_once = max(1, CHUNK // count)
+    for start in range(0, bootstrap_samples, at_once):
+        size = min(at_once, bootstrap_samples - start)
+        places = rng.integers(count, size=(size, count)) + np.arange(size)[:, None] * count
+        times = np.bincount(places.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)
+        for row, (above, below), stream in zip(result, sides, streams, strict=True):
+            sums = times @ below.T
+            ratios = np.divide(times @ above.T, sums, out=np.full(sums.shape, np.nan), where=sums > 0)
+            drawn = stream.integers(len(above), size=(size, len(above)))
+            row[start : start + size] = np.take_along_axis(ratios, drawn, axis=1).mean(1)
+    return result
+
+
+def bootstrap_p(draws: FloatArray) -> float:
+    """Two-sided p of bootstrap ``draws`` of a quantity against 0: twice the smaller share on one side of it.
+
+    Never 0: the share counts one draw more on either side.
+    """
+    known = draws[np.isfinite(draws)]
+    side = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    return min(1.0, 2 * (side + 1) / (len(known) + 1))
 
 
 def permutation_p(differences: FloatArray, *, permutations: int = 2000, seed: int = 0) -> float:
@@ -115,6 +157,6 @@ def resampled_sums(table: FloatArray, count: int, seed: int) -> FloatArray:
 
 
 def bounds(values: FloatArray) -> tuple[float, float]:
-    """The 2.5 and 97.5 percentiles of resampled ``values``."""
-    low, high = np.percentile(values, (2.5, 97.5))
+    """The 2.5 and 97.5 percentiles of resampled ``values``; those that are not a number do not count."""
+    low, high = np.nanpercentile(values, (2.5, 97.5))
     return float(low), float(high)

@@ -9,14 +9,9 @@ from dataclasses import asdict
 import numpy as np
 
 from grasp_rl.config.schema import InferenceConfig, label_of
-from grasp_rl.evaluation.significance import (
-    bounds,
-    hierarchical_difference,
-    holm,
-    paired_difference,
-    permutation_p,
-    resampled_sums,
-)  # fmt: skip
+from grasp_rl.evaluation.significance import bounds, resampled_sums
+from grasp_rl.reporting.cells import protocol_of
+from grasp_rl.reporting.formats import latex_text
 from grasp_rl.reporting.load import StudiedRun, number
 from grasp_rl.utils.files import Record
 
@@ -44,12 +39,6 @@ def by_protocol(run: StudiedRun) -> list[Record]:
     return rows + [
         {"protocol": name, **{key: number(metrics, f"{name}/{key}") for key in BY_PROTOCOL}} for name in names
     ]
-
-
-def protocol_of(run: StudiedRun) -> str:
-    """The name of the rules that the run's own numbers are by."""
-    protocol = (run.config.get("evaluation") or {}).get("protocol") or {}
-    return str(protocol.get("name") or protocol.get("leader") or "ours")
 
 
 def inference_of(run: StudiedRun) -> str:
@@ -94,57 +83,6 @@ def by_attribute(run: StudiedRun) -> list[Record]:
     return rows
 
 
-def against(best: StudiedRun, runs: Sequence[StudiedRun]) -> list[Record]:
-    """Every other run's gIoU minus the best one's on the samples that both scored, with p corrected over the table."""
-    reference = _ious(best)
-    compared = []
-    for run in runs:
-        ious = _ious(run)
-        common = sorted(reference.keys() & ious.keys())
-        if run is not best and common:
-            difference = np.array([ious[key] - reference[key] for key in common])
-            compared.append((run, paired_difference(reference, ious), permutation_p(difference)))
-    adjusted = holm([p for _, _, p in compared])
-    return [
-        {"label": run.label, "difference": interval.mean, "low": interval.low, "high": interval.high, "p": p,
-         "samples": interval.samples, "tied": interval.low <= 0 <= interval.high}
-        for (run, interval, _), p in zip(compared, adjusted, strict=True)
-    ]  # fmt: skip
-
-
-def over_seeds(runs: Sequence[StudiedRun]) -> list[Record]:
-    """Of configurations that ran with several seeds: mean gIoU, its spread, and the difference to the best of them.
-
-    () where none did. The interval of a difference draws seeds and samples (:func:`hierarchical_difference`), of the
-    samples that all seeds of both scored.
-    """
-    groups: dict[tuple[str, ...], list[StudiedRun]] = defaultdict(list)
-    for run in runs:
-        if _ious(run):
-            groups[tuple(value for key, value in run.axes.items() if key != "seed")].append(run)
-    several = {key: group for key, group in groups.items() if len(group) > 1}
-    if not several:
-        return []
-    means = {key: [float(np.mean(list(_ious(run).values()))) for run in group] for key, group in several.items()}
-    best = max(several, key=lambda key: float(np.mean(means[key])))
-    rows: list[Record] = []
-    for key, group in several.items():
-        row: Record = {"label": ", ".join(key) or "all runs", "seeds": len(group), "giou": float(np.mean(means[key]))}
-        row |= {"spread": float(np.std(means[key], ddof=1)), "difference": None}
-        sides = [[_ious(run) for run in side] for side in (several[best], group)]
-        common = sorted(set.intersection(*({*ious} for side in sides for ious in side)))
-        if key != best and common:
-            before, after = (np.array([[ious[sample] for sample in common] for ious in side]) for side in sides)
-            row["difference"] = hierarchical_difference(before, after)
-        rows.append(row)
-    return rows
-
-
-def _ious(run: StudiedRun) -> dict[str, float]:
-    records = run.after.records if run.after else ()
-    return {str(record["sample_id"]): iou for record in records if (iou := number(record, "iou")) is not None}
-
-
 def diagnosis(run: StudiedRun) -> list[Record]:
     """Of all samples and of each value of each attribute: gIoU and the loss of every stage; () where none was made."""
     found = run.diagnosis
@@ -169,18 +107,7 @@ def as_latex(rows: Sequence[Record]) -> str:
     lines = [r"\begin{tabular}{lllrrl}", r"\toprule", r"run & attribute & value & samples & gIoU & 95\,\% interval \\",
              r"\midrule"]  # fmt: skip
     for row in rows:
-        cells = [_tex(row["run"]), _tex(row["attribute"]), _tex(row["value"]), str(row["samples"])]
+        cells = [latex_text(row["run"]), latex_text(row["attribute"]), latex_text(row["value"]), str(row["samples"])]
         cells += [f"{row['giou']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}"]
         lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-_TEX = str.maketrans({
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-})  # fmt: skip
-
-
-def _tex(text: object) -> str:
-    """``text`` as LaTeX prints it."""
-    return " ".join(str(text).split()).translate(_TEX)

@@ -2,53 +2,50 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from grasp_rl.reporting import breakdowns
+from grasp_rl.reporting import breakdowns, results
+from grasp_rl.reporting.axes import SEEDS, constants, label_of
+from grasp_rl.reporting.costs import cost
 from grasp_rl.reporting.load import Scored, StudiedRun, number
 from grasp_rl.reporting.plots import REWARD, VALIDATION, curve, image, path_of
-from grasp_rl.runs.progress import duration
+from grasp_rl.reporting.results import COLUMNS, NOTHING, decimals, of
 from grasp_rl.runs.run_dir import SFT
 from grasp_rl.types import ParseStatus
 from grasp_rl.utils.files import Record
 
-COLUMNS = (
-    ("cIoU", "ciou"),
-    ("Pr@0.5", "pr@0.5"),
-    ("box IoU", "box_iou"),
-    ("no-target accuracy", "no_target_accuracy"),
-    ("parse ok", "parse/ok"),
-    ("gIoU, one instance", "giou/single"),
-    ("gIoU, several", "giou/multi"),
-)
-"""Headings of the table and the metrics under them, after gIoU itself."""
-NOTHING = "-"
-"""Stands for a number that there is not."""
 _SAMPLES_SHOWN, _GALLERIES_SHOWN = 6, 12
 
 
-def context(runs: Sequence[StudiedRun], title: str) -> Record:
+def context(
+    runs: Sequence[StudiedRun], title: str, *, over: Sequence[str] = SEEDS, baseline: str | None = None
+) -> Record:
     """Everything the template names.
 
     Args:
         runs: of one study.
         title: of the page.
+        over: keys whose values are averaged over.
+        baseline: the configuration that the others are compared with, as ``key=value,...``; the best by default.
+
+    Raises:
+        ConfigError: there is no such configuration, or several.
     """
-    best = _best(runs)
+    found = results.found(runs, over, baseline)
+    best = found.best_run
     shown = [run for run in runs if run is best or run in runs[:_GALLERIES_SHOWN]]
-    notes = [f"{run.label}: {note}" for run in runs for note in run.notes]
+    notes = [*(f"{run.label}: {note}" for run in runs for note in run.notes), *found.notes]
     if len(shown) < len(runs):
         notes.append(f"images are shown of {len(shown)} runs, the others' are in their eval_after/overlays")
     return {
         "title": title,
-        "summary": _summary(runs, best) + ("" if best is None else f" {_rules(runs)}"),
-        "axes": list(runs[0].axes),
+        "summary": found.summary,
+        "constants": label_of(constants(runs)),
         "columns": [heading for heading, _ in COLUMNS],
-        "rows": [_row(run, run is best) for run in runs],
+        "groups": found.groups,
         "regimes": [{"label": run.label, "rows": rows} for run in runs if (rows := _stages(run))],
         "curves": _curves(runs),
         "reward_iou": _reward_against_iou(runs),
@@ -56,84 +53,14 @@ def context(runs: Sequence[StudiedRun], title: str) -> Record:
         "statuses": [{"label": run.label, "bars": _bars(run)} for run in runs if _bars(run)],
         "status_names": [str(status) for status in ParseStatus],
         "terms": [{"label": run.label, "terms": _terms(run)} for run in runs if _terms(run)],
-        "against": _against(best, runs),
-        "seeds": _over_seeds(runs),
         "protocols": [{"label": run.label, "rows": rows} for run in runs if (rows := _by_protocol(run))],
         "protocol_columns": list(breakdowns.BY_PROTOCOL),
         "attributes": [{"label": run.label, "rows": rows} for run in runs if (rows := _by_attribute(run))],
         "diagnoses": [{"label": run.label, "rows": rows} for run in runs if (rows := _diagnosis(run))],
         "stages": list(breakdowns.STAGES.items()),
-        "costs": [_cost(run) for run in runs],
+        "costs": [cost(run) for run in runs],
         "origins": [_origin(run) for run in runs],
         "notes": notes,
-    }
-
-
-def decimals(value: float | None, *, signed: bool = False) -> str:
-    """Three decimals, or a dash for nothing."""
-    if value is None:
-        return NOTHING
-    return f"{value:+.3f}" if signed else f"{value:.3f}"
-
-
-def _best(runs: Sequence[StudiedRun]) -> StudiedRun | None:
-    """The run with the highest gIoU."""
-    scored = [(giou, -place) for place, run in enumerate(runs) if (giou := _of(run.after, "giou")) is not None]
-    return runs[-max(scored)[1]] if scored else None
-
-
-def _of(scored: Scored | None, name: str) -> float | None:
-    return None if scored is None else scored.number(name)
-
-
-def _rules(runs: Sequence[StudiedRun]) -> str:
-    """Whose rules the scores are by, and with which inference options, where these are not the defaults."""
-    names = list(dict.fromkeys(breakdowns.protocol_of(run) for run in runs))
-    options = list(dict.fromkeys(breakdowns.inference_of(run) for run in runs))
-    told = "" if options == ["default"] else f" Inference: {'; '.join(options)}."
-    if len(names) == 1:
-        return f"Scored by the protocol {names[0]}.{told}"
-    return f"Scored by different protocols, {', '.join(names)}: not to be compared.{told}"
-
-
-def _summary(runs: Sequence[StudiedRun], best: StudiedRun | None) -> str:
-    """What was run, how it ended, and the best number, in a few sentences."""
-    states = [run.state for run in runs]
-    parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
-    text = f"{len(runs)} run{'s' * (len(runs) != 1)}: {', '.join(parts)}."
-    if best is None:
-        return text + " None of them has been scored."
-    scored, before = best.after, _of(best.before, "giou")
-    count = _of(scored, "samples")
-    split = scored.records[0].get("split", "") if scored is not None and scored.records else ""
-    on = f" on {count:.0f} {split} samples".replace("  ", " ") if count else ""
-    giou = decimals(_of(scored, "giou"))
-    name = f" The best, {best.label}, reaches" if len(runs) > 1 else " It reaches"
-    text += f"{name} a gIoU of {giou}{on}"
-    if best.difference is None:
-        return text + ("." if before is None else f", {decimals(before)} before training.")
-    gain, low, high, _ = best.difference
-    if low == high == 0:
-        return f"{text}, the same as before training."
-    sure = "" if low > 0 or high < 0 else "; the interval holds 0, so this may be chance"
-    interval = f"95 % interval {decimals(low, signed=True)} to {decimals(high, signed=True)}"
-    return f"{text}, {decimals(gain, signed=True)} over the {decimals(before)} before training ({interval}){sure}."
-
-
-def _row(run: StudiedRun, is_best: bool) -> Record:
-    change = run.difference
-    return {
-        "axes": list(run.axes.values()),
-        "label": run.label,
-        "state": run.state,
-        "error": run.error,
-        "best": is_best,
-        "before": decimals(_of(run.before, "giou")),
-        "after": decimals(_of(run.after, "giou")),
-        "difference": decimals(change.mean, signed=True) if change else NOTHING,
-        "interval": f"{decimals(change.low, signed=True)} to {decimals(change.high, signed=True)}" if change else "",
-        "certain": change is not None and (change.low > 0 or change.high < 0),
-        "cells": [(decimals(_of(run.before, name)), decimals(_of(run.after, name))) for _, name in COLUMNS],
     }
 
 
@@ -154,8 +81,8 @@ def _stages(run: StudiedRun) -> list[Record]:
                 "state": stage.state,
                 "steps": int(stage.rows[-1]["step"]) if stage.rows else 0,
                 "course": f"{name} {values[0]:.3f} to {values[-1]:.3f}" if values else NOTHING,
-                "before": decimals(_of(stage.before, "giou")),
-                "after": decimals(_of(stage.after or following, "giou")),
+                "before": decimals(of(stage.before, "giou")),
+                "after": decimals(of(stage.after or following, "giou")),
             }
         )
     if run.mining is not None:
@@ -277,40 +204,10 @@ def _bars(run: StudiedRun) -> list[Record]:
     """Shares of the parse statuses in percent, before and after."""
     bars = []
     for when, scored in (("before", run.before), ("after", run.after)):
-        shares = [(str(status), 100 * (_of(scored, f"parse/{status}") or 0.0)) for status in ParseStatus]
+        shares = [(str(status), 100 * (of(scored, f"parse/{status}") or 0.0)) for status in ParseStatus]
         if any(share for _, share in shares):
             bars.append({"when": when, "shares": [(name, share) for name, share in shares if share > 0]})
     return bars
-
-
-def _against(best: StudiedRun | None, runs: Sequence[StudiedRun]) -> list[Record]:
-    if best is None:
-        return []
-    return [
-        {
-            "label": row["label"],
-            "verdict": f"tied with {best.label}" if row["tied"] else f"below {best.label}",
-            "difference": decimals(row["difference"], signed=True),
-            "interval": f"{decimals(row['low'], signed=True)} to {decimals(row['high'], signed=True)}",
-            "p": f"{row['p']:.3f}" if row["p"] >= 0.001 else "< 0.001",
-            "samples": str(row["samples"]),
-        }
-        for row in breakdowns.against(best, runs)
-    ]
-
-
-def _over_seeds(runs: Sequence[StudiedRun]) -> list[Record]:
-    rows = []
-    for row in breakdowns.over_seeds(runs):
-        found = row["difference"]
-        interval = f"{decimals(found.low, signed=True)} to {decimals(found.high, signed=True)}" if found else ""
-        tied = "best" if found is None else "tied with the best" if found.low <= 0 <= found.high else "below the best"
-        rows.append(
-            {"label": row["label"], "seeds": str(row["seeds"]), "giou": decimals(row["giou"]),
-             "spread": decimals(row["spread"]), "verdict": tied,
-             "difference": decimals(found.mean, signed=True) if found else NOTHING, "interval": interval}
-        )  # fmt: skip
-    return rows
 
 
 def _by_protocol(run: StudiedRun) -> list[Record]:
@@ -365,33 +262,6 @@ def _terms(run: StudiedRun) -> list[Record]:
 def _mean(rows: Sequence[Record], name: str) -> float | None:
     values = [value for row in rows if (value := number(row, name)) is not None]
     return statistics.fmean(values) if values else None
-
-
-def _cost(run: StudiedRun) -> Record:
-    """Seconds per optimizer step: the median, which the first step's warm-up does not move."""
-
-    def median(name: str) -> float:
-        values = [value for row in run.timings if (value := number(row, name)) is not None]
-        return statistics.median(values) if values else math.nan
-
-    parts = {name: median(f"{name}_s") for name in ("rollout", "reward", "update")}
-    step = median("step_s")
-    known = [value for value in parts.values() if math.isfinite(value)]
-    shares = [(name, 100 * value / sum(known)) for name, value in parts.items() if sum(known) > 0]
-    return {
-        "label": run.label,
-        "steps": len(run.timings) or None,
-        "wall": duration(run.seconds),
-        "step": f"{step:.2f}" if math.isfinite(step) else NOTHING,
-        "parts": [f"{value:.2f}" if math.isfinite(value) else NOTHING for value in parts.values()],
-        "shares": [(name, share) for name, share in shares if math.isfinite(share)],
-        "evaluation": _seconds(run.after),
-    }
-
-
-def _seconds(scored: Scored | None) -> str:
-    value = _of(scored, "seconds_per_image")
-    return NOTHING if value is None else f"{value:.3f}"
 
 
 def _origin(run: StudiedRun) -> Record:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import yaml
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.evaluation import predictions
 from grasp_rl.evaluation.significance import Interval, paired_difference
+from grasp_rl.reporting import axes
 from grasp_rl.runs import data_record
 from grasp_rl.runs.run_dir import (
     CONFIG,
@@ -20,6 +21,7 @@ from grasp_rl.runs.run_dir import (
     ERROR,
     LOG,
     MINING,
+    RESULT,
     STATUS,
     seconds_between,
     stages_in,
@@ -30,7 +32,8 @@ from grasp_rl.utils.files import Record, read_json
 
 DIAGNOSIS = "diagnosis.json"
 """What grasp_rl.evaluation.diagnose leaves in a run directory."""
-_NOT_AXES = ("experiment", "debug", "launcher", "command", "name", "run_dir", "trusted_modules")
+_DEPTH = 6
+"""Folders below the one that is named in which runs are looked for."""
 _LOG_LINES = 3
 
 
@@ -83,6 +86,8 @@ class StudiedRun:
     """Stages before the last one, each with a folder of its own, in their order; see grasp_rl.training.regimes."""
     mining: Record | None = None
     """How many training questions were asked before training, and how many kept."""
+    best_step: int | None = None
+    """The step whose checkpoint was tested, where one was marked as the best."""
 
 
 def number(record: Mapping[str, Any], name: str) -> float | None:
@@ -92,22 +97,37 @@ def number(record: Mapping[str, Any], name: str) -> float | None:
     return float(value) if usable else None  # type: ignore[arg-type]
 
 
-def read_study(folder: Path) -> list[StudiedRun]:
-    """The run in ``folder``, or the runs in the folders below it, by name.
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def read_study(*folders: Path) -> list[StudiedRun]:
+    """The runs in ``folders`` and in the folders below them, at any depth, by name; each run once.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none in one of them.
     """
-    folders = [folder] if _is_run(folder) else sorted(path for path in folder.glob("*/") if _is_run(path))
-    if not folders:
-        result = "no such folder" if not folder.is_dir() else "neither a run nor a folder of runs"
-        raise ConfigError(f"{folder}: {result}; must be what a train, sft or evaluate command wrote")
-    folders, twins = _distinct(folders)
-    overrides = {path: _overrides(_read_json(path / ENVIRONMENT) or {}) for path in folders}
-    keys = [key for key in dict.fromkeys(k for o in overrides.values() for k in o) if key not in _NOT_AXES]
-    differing = [key for key in keys if len({o.get(key) for o in overrides.values()}) > 1]
-    runs = [_read_run(path, {key: overrides[path].get(key, "default") for key in differing}) for path in folders]
-    return [replace(run, notes=(*run.notes, *twins.get(run.folder, ()))) for run in runs]
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        runs = list(_runs_below(folder, _DEPTH))
+        if not runs:
+            result = "no such folder" if not folder.is_dir() else "neither a run nor a folder of runs"
+            raise ConfigError(f"{folder}: {result}; must be what a train, sft or evaluate command wrote")
+        for path in runs:
+            found.setdefault(path.resolve(), path)
+    distinct, twins = _distinct(list(found.values()))
+    runs_read = axes.labelled([_read_run(path) for path in distinct])
+    return [replace(run, notes=(*run.notes, *twins.get(run.folder, ()))) for run in runs_read]
+
+
+def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
+    """Run folders in ``folder``; none is looked for inside of a run."""
+    if _is_run(folder):
+        yield folder
+    elif depth:
+        for path in sorted(folder.glob("*/")):
+            if not path.name.startswith("."):
+                yield from _runs_below(path, depth - 1)
 
 
 def _distinct(folders: Sequence[Path]) -> tuple[list[Path], dict[Path, list[str]]]:
@@ -122,7 +142,9 @@ def _distinct(folders: Sequence[Path]) -> tuple[list[Path], dict[Path, list[str]
     twins: dict[Path, list[str]] = {}
     for path in folders:
         if path not in kept.values():
-            twins.setdefault(kept[statuses[path]["config_hash"]], []).append(f"{path.name} is the same run, left out")
+            original = kept[statuses[path]["config_hash"]]
+            name = path.name if path.parent == original.parent else str(path)
+            twins.setdefault(original, []).append(f"{name} is the same run, left out")
     return [path for path in folders if path in kept.values()], twins
 
 
@@ -138,14 +160,7 @@ def _read_json(path: Path) -> Record | None:
         return None
 
 
-def _overrides(environment: Record) -> dict[str, str]:
-    """Command-line overrides by key; Hydra's own are none of the run's."""
-    overrides = environment.get("overrides")
-    pairs = [str(word).lstrip("+~").partition("=") for word in overrides] if isinstance(overrides, list) else []
-    return {key: value for key, _, value in pairs if not key.startswith("hydra")}
-
-
-def _read_run(folder: Path, axes: dict[str, str]) -> StudiedRun:
+def _read_run(folder: Path) -> StudiedRun:
     notes: list[str] = []
     status = _read_json(folder / STATUS) or {}
     config = _read_config(folder, notes)
@@ -163,8 +178,8 @@ def _read_run(folder: Path, axes: dict[str, str]) -> StudiedRun:
     state = "unknown" if "state" not in status else state_of(folder) or "unknown"
     return StudiedRun(
         folder=folder,
-        label=", ".join(axes.values()) or folder.name,
-        axes=axes,
+        label=folder.name,
+        axes={},
         state=state,
         error=_why(folder) if state == "failed" else None,
         config=config,
@@ -178,8 +193,9 @@ def _read_run(folder: Path, axes: dict[str, str]) -> StudiedRun:
         difference=_difference(before, after, config, notes),
         notes=tuple(notes),
         diagnosis=_read_json(folder / DIAGNOSIS),
-        earlier=tuple(_read_run(stage, {}) for stage in stages_in(folder)),
+        earlier=tuple(_read_run(stage) for stage in stages_in(folder)),
         mining=_read_json(folder / MINING),
+        best_step=_whole((_read_json(folder / RESULT) or {}).get("best_step")),
     )
 
 

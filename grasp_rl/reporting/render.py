@@ -8,8 +8,6 @@ with its error; what is missing is a note.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -19,22 +17,33 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.reporting import breakdowns
-from grasp_rl.reporting.content import NOTHING, context
+from grasp_rl.reporting.axes import SEEDS
+from grasp_rl.reporting.content import context
+from grasp_rl.reporting.formats import as_csv, markdown_table
+from grasp_rl.reporting.formats import markdown_text as _md
 from grasp_rl.reporting.load import StudiedRun, read_study
+from grasp_rl.reporting.results import NOTHING
 from grasp_rl.utils.files import Record, to_json, write_text
 
+PARTS = ("rollout", "reward", "update")
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``grasp-rl report <argv>`` and return its exit code."""
     parser = argparse.ArgumentParser(prog="grasp-rl report", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path, help="a run folder, or a folder of runs such as a sweep's")
-    parser.add_argument("--out", type=Path, help="where to write the report (default: into FOLDER)")
+    parser.add_argument(
+        "folder", type=Path, nargs="+", help="run folders, or folders of runs such as a sweep's, nested or not"
+    )
+    parser.add_argument("--out", type=Path, help="where to write the report (default: into the first FOLDER)")
+    parser.add_argument("--over", default="seed", help="keys to average over, with commas between (default: seed)")
+    parser.add_argument("--baseline", help="KEY=VALUE,... of the configuration to compare with (default: the best)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args(argv)
     try:
-        written = write_report(arguments.folder, arguments.out or arguments.folder)
+        out = arguments.out or arguments.folder[0]
+        over = tuple(key.strip() for key in arguments.over.split(",") if key.strip())
+        written = write_report(*arguments.folder, out=out, over=over, baseline=arguments.baseline)
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"grasp-rl report: {error}\n")
         return 2 if isinstance(error, ConfigError) else 1
@@ -42,15 +51,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def write_report(folder: Path, out: Path) -> Record:
-    """Write the report on ``folder`` into ``out`` and say what it found.
+def write_report(*folders: Path, out: Path, over: Sequence[str] = SEEDS, baseline: str | None = None) -> Record:
+    """Write one report on the runs in ``folders`` into ``out`` and say what it found.
+
+    Args:
+        folders: of runs, nested or not.
+        out: the folder to write into.
+        over: keys whose values are averaged over.
+        baseline: ``key=value,...`` of the configuration to compare with; the best by default.
 
     Raises:
-        ConfigError: ``folder`` holds no run.
+        ConfigError: one of the folders holds no run, or there is no such baseline.
         OSError: ``out`` cannot be written.
     """
-    study = read_study(folder)
-    content = context(study, folder.absolute().name)
+    study = read_study(*folders)
+    title = ", ".join(folder.absolute().name for folder in folders)
+    content = context(study, title, over=over, baseline=baseline)
     table = results(study)
     write_text(out / "report.html", render(content))
     write_text(out / "report.md", markdown(content))
@@ -94,34 +110,12 @@ def results(study: Sequence[StudiedRun]) -> list[Record]:
     return table
 
 
-def as_csv(table: Sequence[Record]) -> str:
-    """The records as comma-separated values; every column that any of them has."""
-    buffer = io.StringIO()
-    columns = list(dict.fromkeys(name for row in table for name in row))
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    return buffer.getvalue()
-
-
 def markdown(content: Record) -> str:
     """The tables as Markdown; curves and images are on the page."""
-    head = [*(content["axes"] or ["run"]), "state", "gIoU before", "gIoU after", "gain, 95 % interval"]
     lines = [f"# {_md(content['title'])}", "", _md(content["summary"]), ""]
-    grid = [
-        [
-            *((row["axes"]) or [row["label"]]),
-            row["state"],
-            row["before"],
-            row["after"],
-            f"{row['difference']} ({row['interval']})" if row["interval"] else row["difference"],
-            *(f"{before} → {after}" for before, after in row["cells"]),
-        ]
-        for row in content["rows"]
-    ]
-    lines += _md_table([*head, *content["columns"]], grid)
-    failed = [f"- {_md(row['label'])}: {_md(row['error'])}" for row in content["rows"] if row["error"]]
-    lines += ["", "## Failed", "", *failed] if failed else []
+    lines += [f"All runs: {_md(content['constants'])}", ""] if content["constants"] else []
+    for group in content["groups"]:
+        lines += _group(group, content["columns"])
     terms = [
         [block["label"], t["name"], t["mean"], t["std"], t["share"], "teaches nothing here" if t["idle"] else ""]
         for block in content["terms"]
@@ -132,17 +126,6 @@ def markdown(content: Record) -> str:
         lines += _md_table(["run", "term", "mean", "within-group std", "share of the variance", ""], terms)
     warned = [f"- {_md(p['label'])}: {_md(p['warning'])}" for p in content["reward_iou"] if p["warning"]]
     lines += ["", "## Reward against mask", "", *warned] if warned else []
-    if content["against"]:
-        lines += ["", "## Against the best run", ""]
-        body = [
-            [r["label"], r["verdict"], r["difference"], r["interval"], r["p"], r["samples"]] for r in content["against"]
-        ]
-        lines += _md_table(["run", "", "difference", "95 % interval", "p (Holm)", "samples"], body)
-    if content["seeds"]:
-        lines += ["", "## Over seeds", ""]
-        keys = ("label", "seeds", "giou", "spread", "verdict", "difference", "interval")
-        head = ["configuration", "seeds", "gIoU", "std over seeds", "", "difference", "95 % interval"]
-        lines += _md_table(head, [[row[key] for key in keys] for row in content["seeds"]])
     for block in content["regimes"]:
         lines += ["", f"## Stages: {_md(block['label'])}", ""]
         body = [
@@ -162,9 +145,13 @@ def markdown(content: Record) -> str:
         lines += ["", f"## By attribute: {_md(block['label'])}", ""]
         body = [[r["attribute"], r["value"], str(r["samples"]), r["giou"], r["interval"]] for r in block["rows"]]
         lines += _md_table(["attribute", "value", "samples", "gIoU", "95 % interval"], body)
-    costs = [[c["label"], str(c["steps"] or NOTHING), c["wall"], c["step"], *c["parts"]] for c in content["costs"]]
+    costs = [
+        [c["label"], str(c["steps"] or NOTHING), ", ".join(filter(None, (c["checkpoint"], c["chosen"]))), c["wall"],
+         c["hours"], c["tokens"], c["step"], *c["parts"]]
+        for c in content["costs"]
+    ]  # fmt: skip
     lines += ["", "## Time", ""]
-    lines += _md_table(["run", "steps", "wall clock", "s per step", "rollout", "reward", "update"], costs)
+    lines += _md_table(["run", "steps", "checkpoint", "wall clock", "cost", "tokens", "s per step", *PARTS], costs)
     lines += ["", "## Again", ""]
     for origin in content["origins"]:
         changed = ", with changes" if origin["dirty"] else ""
@@ -173,14 +160,42 @@ def markdown(content: Record) -> str:
     return "\n".join([*lines, "", "Curves and images: report.html.", ""])
 
 
+def _group(group: Record, columns: Sequence[str]) -> list[str]:
+    """The tables of one test set."""
+    head = [*(group["axes"] or ["run"]), "state", "gIoU before", "gIoU after", "95 % interval", "gain, 95 % interval"]
+    body = [
+        [*(row["axes"] or [row["label"]]), row["state"], row["before"], row["after"],
+         " ".join(part for part in (row["range"], row["seeds"] and f"({row['seeds']})") if part) or NOTHING,
+         f"{row['difference']} ({row['interval']})" if row["interval"] else row["difference"],
+         *(f"{before} → {after}" for before, after in row["cells"])]
+        for row in group["rows"]
+    ]  # fmt: skip
+    lines = [f"{_md(group['title'])}. {group['chance']}".strip(), "", *_md_table([*head, *columns], body), ""]
+    failed = [f"- {_md(row['label'])}: {_md(row['error'])}" for row in group["rows"] if row["error"]]
+    lines += ["## Failed", "", *failed, ""] if failed else []
+    if group["compared"]:
+        lines += [f"## Compared with {_md(group['reference'])}, on the same samples", ""]
+        body = [[r["label"], r["verdict"], r["difference"], r["interval"], r["p"]] for r in group["compared"]]
+        lines += [*_md_table(["configuration", "", "difference", "95 % interval", "p (Holm)"], body), ""]
+    if group["published"]:
+        lines += ["## Published figures on the same split, in percent", ""]
+        keys = ("system", "note", "backbone", "metric", "value", "ours", "protocol", "why", "source", "confidence")
+        body = [[str(row[key]) for key in keys] for row in group["published"]]
+        lines += [
+            *_md_table([*keys[:7], "", *keys[8:]], body),
+            "",
+        ]
+    if group["runs"]:
+        lines += ["## Each run", ""]
+        body = [[*(r["axes"] or [r["label"]]), r["state"], r["before"], r["after"], r["difference"], r["interval"]]
+                for r in group["runs"]]  # fmt: skip
+        head = [*(group["run_axes"] or ["run"]), "state", "gIoU before", "after", "gain", "95 % interval"]
+        lines += [*_md_table(head, body), ""]
+    return lines
+
+
 def _md_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    rows = [head, ["---"] * len(head), *body]
-    return ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in rows]
-
-
-def _md(text: object) -> str:
-    """``text`` without a meaning of its own in Markdown's tables and HTML."""
-    return " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return markdown_table(head, [[_md(cell) for cell in row] for row in body])
 
 
 if __name__ == "__main__":

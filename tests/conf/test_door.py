@@ -145,10 +145,12 @@ def test_wheel_ships_the_configs(tmp_path: Path) -> None:
     source.mkdir()
     for name in ("grasp_rl", "conf"):
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    (source / "experiments").mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "experiments/published.yaml"):
         shutil.copy(root / name, source / name)
     code = "from setuptools import build_meta; build_meta.build_wheel('.')"
     subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True, timeout=120)
     wheel = zipfile.ZipFile(next(source.glob("*.whl")))
     shipped = {name for name in wheel.namelist() if name.startswith("grasp_rl/conf/") and name.endswith(".yaml")}
+    assert "grasp_rl/experiments/published.yaml" in wheel.namelist()
     assert shipped == {f"grasp_rl/conf/{path.relative_to(root / 'conf')}" for path in (root / "conf").rglob("*.yaml")}

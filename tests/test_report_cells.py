@@ -1,0 +1,262 @@
+"""Runs by configuration and test set: what belongs together, means and intervals worked out by hand, what is tied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.evaluation.significance import bootstrap_p, bounds, ratio_draws
+from grasp_rl.reporting import results
+from grasp_rl.reporting.axes import configurations, constants, labelled, resolved
+from grasp_rl.reporting.cells import by_test_set, compared, gain, protocol_label
+from grasp_rl.reporting.content import context
+from grasp_rl.reporting.costs import checkpoint
+from grasp_rl.reporting.load import Scored, StudiedRun, read_study
+from grasp_rl.reporting.render import markdown, render
+from grasp_rl.runs.run_dir import mark_ended, mark_started
+
+
+def scored(ious: Sequence[float], *, query: str = "where", **metrics: float) -> Scored:
+    """An evaluation whose samples scored so."""
+    records = tuple(
+        {"sample_id": f"{n:03d}", "dataset": "d", "split": "test", "query": query, "has_target": True, "iou": float(iou),
+         "intersection": 10 * iou, "union": 10.0, "target": {"counts": f"t{n}"}}
+        for n, iou in enumerate(ious)
+    )  # fmt: skip
+    numbers = {"giou": float(np.mean(ious)), "ciou": float(np.mean(ious)), "samples": len(ious), **metrics}
+    return Scored(metrics=numbers, records=records, overlays={})
+
+
+def studied(
+    words: str, after: Scored | None, before: Scored | None = None, *, commit: str = "c", **config: Any
+) -> StudiedRun:
+    """A run of these overrides; its configuration is what they say and ``config``."""
+    pairs: dict[str, Any] = dict(word.split("=") for word in words.split())
+    return StudiedRun(
+        folder=Path(f"/runs/{words}"), label=words, axes={}, state="done" if after else "failed",
+        error=None if after else "no luck", config={"policy": "p", **pairs, **config},
+        environment={"overrides": words.split(), "git": {"package": {"commit": commit}}}, seconds=60.0,
+        rows=(), validations=(), timings=(), before=before, after=after, difference=None,
+    )  # fmt: skip
+
+
+def page(runs: Sequence[StudiedRun], **options: Any) -> dict[str, Any]:
+    return context(labelled(runs), "study", **options)
+
+
+def test_draws_by_hand() -> None:
+    """Seeds of 0.4 and 0.6 on every sample: their mean is 0.4, 0.5 or 0.6 in a quarter, a half and a quarter of draws."""
+    ones = np.ones((2, 7))
+    two = np.array([[0.4] * 7, [0.6] * 7])
+    draws = ratio_draws([(two, ones), (np.full((1, 7), 0.3), ones[:1])], bootstrap_samples=4000)
+    values, counts = np.unique(draws[0].round(9), return_counts=True)
+    assert values.tolist() == [0.4, 0.5, 0.6]
+    np.testing.assert_allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
+    assert bounds(draws[0] - draws[1]) == pytest.approx((0.1, 0.3))
+    assert bootstrap_p(draws[0] - draws[1]) == pytest.approx(2 / 4001)
+    assert bootstrap_p(np.array([-1.0, 1.0, 1.0, np.nan])) == 1.0  # 2 * (1 + 1) / (3 + 1)
+
+
+def test_draws_of_a_ratio_weigh_samples_by_their_denominator() -> None:
+    """Two samples, 1 of 1 and 0 of 3: a draw of both is 1/4, not 1/2, one of the first alone is 1."""
+    draws = ratio_draws([(np.array([[1.0, 0.0]]), np.array([[1.0, 3.0]]))], bootstrap_samples=1000)
+    assert set(draws[0].tolist()) == {0.0, 0.25, 1.0}
+    half = ratio_draws([(np.array([[1.0, 0.0]]), np.array([[1.0, 0.0]]))], bootstrap_samples=1000)[0]
+    assert set(half[np.isfinite(half)]) == {1.0}
+    assert 0.2 < np.isnan(half).mean() < 0.3  # draws of the second sample alone have nothing to count
+    with pytest.raises(ValueError, match="same samples"):
+        ratio_draws([(np.ones((1, 2)), np.ones((1, 2))), (np.ones((1, 3)), np.ones((1, 3)))])
+
+
+def test_paired_samples_leave_no_chance_in_an_equal_difference() -> None:
+    """0.1 more on every sample: the interval of the difference is 0.1 to 0.1, that of each mean is wide."""
+    hard = np.linspace(0.1, 0.8, 30)
+    runs = labelled([studied("reward=a", scored(hard)), studied("reward=b", scored(hard + 0.1))])
+    ((test, cells),) = by_test_set(configurations(runs)).items()
+    assert (test.dataset, test.split, test.samples, test.protocol) == ("d", "test", 30, "ours")
+    apart = compared(cells, cells[0])["reward=b"]
+    assert (apart.mean, apart.low, apart.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert not apart.tied
+    assert apart.p == pytest.approx(1 / 2001)
+    low, high = cells[0].interval or (0, 0)
+    assert low < 0.45 < high
+    assert high - low > 0.1
+
+
+def test_seeds_of_a_configuration_are_one_row_and_its_gain_is_paired() -> None:
+    base = np.linspace(0.2, 0.6, 20)
+    runs = [
+        studied(f"reward={reward} seed={seed}", scored(base + more), scored(base))
+        for reward, seed, more in (("a", 0, 0.1), ("a", 1, 0.3), ("b", 0, 0.0))
+    ]
+    a, b = next(iter(by_test_set(configurations(labelled(runs))).values()))
+    assert (a.label, a.mean, a.std) == ("reward=a", pytest.approx(0.6), pytest.approx(np.std([0.1, 0.3], ddof=1)))
+    assert gain(a) == pytest.approx((0.2, 0.1, 0.3))
+    assert gain(b) == pytest.approx((0.0, 0.0, 0.0))
+    assert compared([a, b], b)["reward=a"].low == pytest.approx(0.1)
+    content = page(runs)
+    (group,) = content["groups"]
+    assert [row["axes"] for row in group["rows"]] == [["a"], ["b"]]
+    assert [row["axes"] for row in group["runs"]] == [["a", "0"], ["a", "1"], ["b", "0"]]
+    assert group["rows"][0]["seeds"] == "2 seeds, std 0.141"
+    assert "Intervals are over seeds (1 or 2) and samples. With so few seeds they can be too narrow." in group["chance"]
+    assert "Where there is one seed, samples alone." in group["chance"]
+    assert "The best, reward=a, reaches a gIoU of 0.600 over 2 seeds on 20 test samples, +0.200" in content["summary"]
+    assert "<details><summary>Each of the 3 runs</summary>" in render(content)
+    assert "| a | 2 done |" in markdown(content)
+
+
+def test_what_is_tied_is_not_crowned() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.3, 0.7, 60)
+    other = base + rng.normal(0.0, 0.2, 60)
+    other += base.mean() - other.mean() + 0.001  # higher by 0.001, by chance
+    runs = [
+        studied("reward=a", scored(base)),
+        studied("reward=b", scored(other)),
+        studied("reward=c", scored(base / 2)),
+    ]
+    content = page(runs)
+    assert "No best: reward=b has the highest gIoU" in content["summary"]
+    assert "tied with reward=a (the interval" in content["summary"]
+    (group,) = content["groups"]
+    assert [row["best"] for row in group["rows"]] == [True, True, False]
+    assert {row["label"]: row["verdict"] for row in group["compared"]} == {
+        "reward=a": "tied with reward=b", "reward=c": "below reward=b"
+    }  # fmt: skip
+    (group,) = page(runs, baseline="reward=c")["groups"]
+    assert {row["label"]: row["verdict"] for row in group["compared"]} == {
+        "reward=a": "above reward=c", "reward=b": "above reward=c"
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"baseline=reward=d: no configuration is that; name one of: reward=a; "):
+        page(runs, baseline="reward=d")
+
+
+def test_different_questions_or_rules_are_never_ranked_together() -> None:
+    ious = [0.5, 0.7, 0.9]
+    runs = [
+        studied("reward=a", scored(ious)),
+        studied("reward=b", scored([0.1, 0.2, 0.3], query="what")),
+        studied("reward=c", scored([0.8, 0.9, 1.0]), evaluation={"protocol": {"name": "ours", "empty_iou": "zero"}}),
+        studied("reward=d", None),
+    ]
+    content = page(runs)
+    titles = [group["title"] for group in content["groups"]]
+    assert titles == [
+        "d test, 3 samples, protocol ours", "d test, 3 samples, protocol ours",
+        "d test, 3 samples, protocol ours with empty_iou=zero", "Not scored",
+    ]  # fmt: skip
+    assert [len(group["rows"]) for group in content["groups"]] == [1, 1, 1, 1]
+    assert not any(group["compared"] for group in content["groups"])
+    assert "Different test sets are not compared." in content["summary"]
+    assert "no luck" in markdown(content)
+    assert protocol_label(studied("x=1", None, evaluation={"protocol": {"name": "mine", "strict": False}})) == "mine"
+
+
+def test_a_score_that_its_samples_do_not_give_has_no_interval() -> None:
+    runs = [studied("reward=a", scored([0.5, 0.7], giou=0.9)), studied("reward=b", scored([0.5, 0.7]))]
+    content = page(runs)
+    rows = {row["label"]: row for row in content["groups"][0]["rows"]}
+    assert (rows["reward=a"]["after"], rows["reward=a"]["range"]) == ("0.900", "")
+    assert rows["reward=b"]["range"] == "0.500 to 0.700"
+    assert any("no interval and no comparison of reward=a" in note for note in content["notes"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "commits", "together"),
+    [
+        ({}, {}, "cc", True),
+        ({"lr": 1}, {"lr": 2}, "cc", False),
+        ({"lr": 1}, {"lr": 1, "new": 0}, "cd", True),  # a later version knows one more key
+        ({"lr": 1}, {"lr": 1, "new": 0}, "cc", False),  # the same version: somebody took the key out
+        ({"lr": 1}, {"lr": 2, "new": 0}, "cd", False),
+        ({"tracker": "w", "run_dir": "x"}, {"tracker": "t", "run_dir": "y"}, "cc", True),
+    ],
+)
+def test_what_is_one_configuration(
+    one: Mapping[str, Any], other: Mapping[str, Any], commits: str, together: bool
+) -> None:
+    runs = [
+        studied(f"reward=a seed={seed}", scored([0.5]), commit=commit, **config)
+        for seed, (config, commit) in enumerate(zip((one, other), commits, strict=True))
+    ]
+    found = configurations(labelled(runs))
+    assert len(found) == (1 if together else 2)
+    notes = [note for configuration in found for note in configuration.notes]
+    assert bool(notes) == (together and one.keys() != other.keys())
+    if notes:
+        assert notes == ["all runs: its runs are of two versions, of which one does not know new"]
+    if not together:
+        assert len({configuration.label for configuration in found}) == 2
+
+
+def test_labels_have_resolved_values_and_what_is_common_is_said_once() -> None:
+    runs = labelled([
+        studied("experiment=e prompt=box lr=1e-3", scored([0.5]), lr=0.001, reward={"weight": 1}),
+        studied("experiment=e prompt=box reward=grasp", scored([0.5]), lr=0.01, reward={"weight": 1}),
+        studied("experiment=e prompt=box reward=think2seg", scored([0.5]), lr=0.01, reward={"weight": 2}),
+    ])  # fmt: skip
+    assert resolved("reward", runs) == ["grasp", "grasp", "think2seg"]  # the first one's default is the second's option
+    assert [run.label for run in runs] == [
+        "lr=0.001, reward=grasp", "lr=0.01, reward=grasp", "lr=0.01, reward=think2seg"
+    ]  # fmt: skip
+    assert constants(runs) == {"experiment": "e", "prompt": "box", "policy": "p"}
+    two = configurations([studied("experiment=e", None, x=1), studied("experiment=f", None, x=2)])
+    assert [configuration.label for configuration in two] == ["experiment=e", "experiment=f"]
+
+
+def test_other_keys_than_the_seed_are_averaged_over_on_request() -> None:
+    runs = labelled([studied(f"reward=a init={n} seed={n}", scored([0.5 + n / 10])) for n in (0, 1)])
+    assert len(configurations(runs)) == 2
+    (found,) = configurations(runs, ("seed", "init"))
+    assert len(found.runs) == 2
+
+
+def test_several_folders_and_nested_ones(tmp_path: Path) -> None:
+    for place in ("one/x/a", "one/y/b", "two/c", "two/c/inner"):
+        mark_started(tmp_path / place, 1, place)
+        mark_ended(tmp_path / place, "done", 0)
+    (tmp_path / "two/.hidden/d").mkdir(parents=True)
+    found = read_study(tmp_path / "two", tmp_path / "one", tmp_path / "one/x")
+    assert [run.folder.name for run in found] == ["c", "a", "b"]  # a run once, none inside of a run
+    with pytest.raises(ConfigError, match="three: no such folder"):
+        read_study(tmp_path / "one", tmp_path / "three")
+
+
+def test_cost_and_the_checkpoint_that_was_tested() -> None:
+    from dataclasses import replace
+
+    run = studied("reward=a", scored([0.5]), engine={"nproc": 2, "threads": 4, "device": "cpu"})
+    run = replace(run, config=run.config | {"algorithm": {"group_size": 8}}, best_step=20)
+    run = replace(run, rows=tuple({"step": step, "length": 10.0, "groups": 3.0} for step in (10, 20, 30)))
+    (cost,) = page([run])["costs"]
+    assert (cost["checkpoint"], cost["chosen"]) == ("step 20 of 30", "highest validation reward")
+    assert checkpoint([run, replace(run, best_step=10)]) == "step 10, 20 of 30, highest validation reward"
+    assert cost["hours"] == "0.13 CPU-h"  # a minute, two processes of four threads
+    assert cost["tokens"] == "720"
+    (cost,) = page([replace(run, best_step=None, config={"engine": {"device": "cuda", "nproc": 8}})])["costs"]
+    assert (cost["checkpoint"], cost["chosen"]) == ("step 30 of 30", "the last")
+    assert (cost["hours"], cost["tokens"]) == ("0.13 GPU-h", "-")
+    assert results.p_text(0.0004) == "< 0.001"
+
+
+def test_the_same_seed_twice_is_not_two_seeds() -> None:
+    """A sweep of one version and part of it again by a later one: nothing is mixed."""
+    runs = labelled([
+        studied("reward=a seed=0", scored([0.5]), commit="1111111122"),
+        studied("reward=a seed=1", scored([0.5]), commit="2222222233", new=0),
+        studied("reward=a seed=0", scored([0.6]), commit="2222222233", new=0),
+        studied("reward=b seed=2", scored([0.6]), commit="1111111122"),
+        studied("reward=b seed=3", scored([0.6]), commit="2222222233", new=0),
+    ])  # fmt: skip
+    found = configurations(runs)
+    assert [(configuration.label, len(configuration.runs)) for configuration in found] == [
+        ("reward=a, commit=11111111", 1), ("reward=a, commit=22222222", 2), ("reward=b, commit=11111111", 2)
+    ]  # fmt: skip
+    alone = configurations(labelled([studied("reward=a seed=0", scored([value])) for value in (0.5, 0.6)]))
+    assert [len(configuration.runs) for configuration in alone] == [1, 1]
