@@ -12,7 +12,7 @@ import os
 SETTINGS = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",  # of 1024: every new length of a row in bfloat16 adds some, megabytes each
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",  # of 1024: each new length of a row in bfloat16 adds some, of megabytes
 }
 """Environment variables of glibc and of oneDNN; other libraries ignore them."""
 
