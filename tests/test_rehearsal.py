@@ -9,10 +9,16 @@ import pytest
 
 from grasp_rl.cli import rehearse
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.targets import to_config
+from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.launch import compose
+from grasp_rl.prompts.parse import parse
+from grasp_rl.prompts.render import format_answer, wrapped
 from grasp_rl.rehearsal import recipe as recipes
 from grasp_rl.rehearsal.small import SEGMENTERS, small, taught
+from grasp_rl.types import SpatialPrompt
 
+FRAME = CoordinateFrame(width=100, height=100, image_width=100, image_height=100)
 SIZES = {
     "algorithm.group_size", "algorithm.micro_batch_groups", "algorithm.prompts_per_step", "algorithm.steps",
     "checkpoint.every", "checkpoint.keep_last", "engine.device", "engine.nproc", "evaluation.every",
@@ -74,6 +80,25 @@ def test_what_has_no_small_counterpart_is_named(change: dict[str, dict[str, str]
             {key: value | change.get(key, {}) if isinstance(value, dict) else value for key, value in given.items()},
             tmp_path,
         )
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if not name.startswith("baselines/")])
+def test_a_recipe_reads_the_answer_that_it_asks_for(name: str) -> None:
+    recipe = recipes.recipe(name)
+    with compose.hydra(recipe.command) as engine:
+        words = [f"command={recipe.command}", *recipe.words, "hydra.mode=RUN"]
+        config = to_config(compose.single(engine, words, ()).config)
+    if config.prompt.answer == "choice":
+        said = wrapped("B", "I look.", config.prompt)
+    else:
+        inside = ((30.0, 40.0), (32.0, 44.0), (34.0, 48.0), (36.0, 50.0), (5.0, 5.0), (90.0, 90.0))
+        label = SpatialPrompt(
+            box=(20.0, 30.0, 60.0, 80.0), point_coords=inside, point_labels=(1, 1, 1, 1, 0, 0), category="ship"
+        )
+        said = format_answer([label], "I look.", FRAME, config.prompt)
+    answer = parse(said, config.prompt, FRAME, config.parsing)
+    assert answer.ok, (said, answer.status)
+    assert answer.choice == "B" if config.prompt.answer == "choice" else len(answer.prompts) == 1
 
 
 def test_a_name_that_is_none_is_answered(capsys: pytest.CaptureFixture[str]) -> None:

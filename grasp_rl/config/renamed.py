@@ -42,6 +42,11 @@ KEYS = {
 }
 """Config keys by their old name."""
 
+GAINED: dict[str, dict[str, Any]] = {
+    "grasp_rl.data.synthetic.dataset.SyntheticSource": {"level": "easy", "target": "instance", "texture_pieces": False},
+}
+"""Arguments that a component has gained since its first runs, with the value that those ran with."""
+
 _TERMS = "grasp_rl.rewards.terms"
 _TARGETS = {
     "think_format": f"{_TERMS}.format.ThinkFormat",
@@ -58,6 +63,15 @@ _TARGETS = {
 def current_key(key: str) -> str:
     """The present name of a config key."""
     return KEYS.get(key, key)
+
+
+def completed(node: Any) -> Any:
+    """A config, or a part of one, whose components have the arguments that they gained; the rest is left as it is."""
+    if isinstance(node, list):
+        return [completed(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return GAINED.get(str(node.get("_target_")), {}) | {key: completed(value) for key, value in node.items()}
 
 
 def upgrade(raw: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import closest, one_line
-from grasp_rl.config.renamed import upgrade
+from grasp_rl.config.renamed import completed, upgrade
 from grasp_rl.config.schema import CONFIG_VERSION, RunConfig
 from grasp_rl.config.signatures import Definition, definitions, fits, signature, source_of
 
@@ -65,10 +65,10 @@ def load_raw(path: str | Path) -> Record:
     _refuse_references(container, "")
     version = container.get("version")
     if version == CONFIG_VERSION - 1:
-        return upgrade(container)
+        return dict(completed(upgrade(container)))
     if version != CONFIG_VERSION:
         raise ConfigError(f"{path}: version={version!r}: must be {CONFIG_VERSION}; compose the run anew")
-    return container
+    return dict(completed(container))
 
 
 def to_config(raw: Record) -> RunConfig:
