@@ -45,7 +45,7 @@ HEAD = """What `{line}` ran: the recipe's own command, with drawn data in the la
 policy and segmenter of the same classes (a few hundred thousand parameters; the policy first learns the form of the
 answer from {sft} steps of demonstrations), at most two steps, two processes, two questions a step, four completions a
 question, images of 112 x 112 and answers of 160 tokens. parsed: share of the answers in training that could be read.
-learned: whether the gradient was not 0.
+learned: whether the gradient was not 0; of fine-tuning neither is recorded.
 """
 
 
@@ -175,7 +175,7 @@ def _steps(run_dir: Path) -> Record:
     return {
         "steps": len(steps),
         "parsed": sum(read) / len(read) if read else None,
-        "learned": any(row.get("grad_norm", 0.0) > 0 for row in steps) if steps else None,
+        "learned": any(row["grad_norm"] > 0 for row in steps) if any("grad_norm" in row for row in steps) else None,
     }
 
 
