@@ -175,7 +175,9 @@ def _steps(run_dir: Path) -> Record:
     return {
         "steps": len(steps),
         "parsed": sum(read) / len(read) if read else None,
-        "learned": any(row["grad_norm"] > 0 for row in steps) if any("grad_norm" in row for row in steps) else None,
+        "learned": any(row.get("grad_norm", 0.0) > 0 for row in steps)
+        if any("grad_norm" in row for row in steps)
+        else None,
     }
 
 
