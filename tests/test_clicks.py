@@ -18,7 +18,7 @@ from grasp_rl.prompts.render import format_answer
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.training.clicks import ClickSimulator, clicks_of
 from grasp_rl.training.demonstrations import thought_of
-from grasp_rl.training.sft import _RowStream
+from grasp_rl.training.sft_rows import RowStream
 from grasp_rl.types import BoolMask, ParseStatus, Sample, SpatialPrompt
 
 CLICKS = PromptConfig(scheme="clicks", box=False, positive_points=0, clicks=3, template="compact")
@@ -152,7 +152,7 @@ def test_schemes_that_cannot_be(changes: dict[str, object], said: str) -> None:
 
 def said_in_rows(policy: TinyPolicy, source: SyntheticSource, sft: SftConfig) -> list[str]:
     phase = SftPhase(steps=2, batch_size=4, attention_weight=0.1)
-    rows = _RowStream(
+    rows = RowStream(
         policy, source.split("train"), {"clicks": (CLICKS, 1.0)}, phase, seed=0, phase_number=0, sft=sft,
         segmenter=BoxFillSegmenter(radius=0.15),
     )  # fmt: skip

@@ -22,15 +22,16 @@ from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.prompts.parse import parse
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.training.demonstrations import distort
-from grasp_rl.training.sft import _RowStream, _step, run
+from grasp_rl.training.sft import _step, run
+from grasp_rl.training.sft_rows import RowStream
 from grasp_rl.types import Sample, SpatialPrompt
 
 PHASE = SftPhase(steps=40, batch_size=4, questions_per_image=3, attention_weight=0.15)
 
 
-def stream(policy: TinyPolicy, source: SyntheticSource, phase: SftPhase = PHASE) -> _RowStream:
+def stream(policy: TinyPolicy, source: SyntheticSource, phase: SftPhase = PHASE) -> RowStream:
     schemes = {"box_2points": (PromptConfig(template="compact"), 1.0)}
-    return _RowStream(policy, source.split("train"), schemes, phase, seed=0, phase_number=0)
+    return RowStream(policy, source.split("train"), schemes, phase, seed=0, phase_number=0)
 
 
 def test_rows_are_a_function_of_their_index(random_policy: TinyPolicy, source: SyntheticSource) -> None:
@@ -139,7 +140,7 @@ def test_a_choice_among_images_is_demonstrated(random_policy: TinyPolicy) -> Non
         scheme="choice", answer="choice", box=False, positive_points=0, fence=False, template="compact"
     )
     phase = SftPhase(steps=20, batch_size=2)
-    rows = _RowStream(random_policy, training, {"choice": (scheme, 1.0)}, phase, seed=0, phase_number=0)[0]
+    rows = RowStream(random_policy, training, {"choice": (scheme, 1.0)}, phase, seed=0, phase_number=0)[0]
     for row in rows:
         assert len(row.prompt.images) == 1 + len(training[0].more_images)
         (completion,), (asked,) = row.completions, row.unscored
@@ -151,7 +152,7 @@ def test_a_choice_among_images_is_demonstrated(random_policy: TinyPolicy) -> Non
     assert losses[-1] < 0.6 * losses[0]
     bare = [replace(training[index], choice=None) for index in range(4)]
     with pytest.raises(ConfigError, match="says of no image that it answers"):
-        _RowStream(random_policy, bare, {"choice": (scheme, 1.0)}, phase, seed=0, phase_number=0)[0]  # type: ignore[arg-type]
+        RowStream(random_policy, bare, {"choice": (scheme, 1.0)}, phase, seed=0, phase_number=0)[0]  # type: ignore[arg-type]
 
 
 def test_an_error_of_a_loader_comes_without_its_traceback(random_policy: TinyPolicy, tmp_path: Path) -> None:

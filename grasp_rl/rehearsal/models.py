@@ -28,6 +28,8 @@ from grasp_rl.policies.tiny.policy import TinyPolicy
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl", "llava", "llava_onevision")
 
+TOKENS = ("image_pad", "video_pad", "vision_start", "vision_end")
+"""Qwen's special tokens around an image."""
 CHAT = (
     "{%- for m in messages %}{{ m.role }}:{% for part in m.content %}{% if part.type == 'image' %}{{ '<IMAGE>' }}"
     "{% else %}{{ part.text }}{% endif %}{% endfor %}<|im_end|>{% endfor %}"
@@ -52,52 +54,38 @@ def text_config(words: Any, **more: Any) -> dict[str, Any]:
     } | more  # fmt: skip
 
 
-def qwen2_5_vl(folder: Path) -> None:
-    """Write a random Qwen2.5-VL to ``folder``."""
+def _qwen(folder: Path, config_class: Any, model_class: Any, rope: dict[str, Any], vision: dict[str, Any]) -> None:
     words = TinyPolicy(weights="random").tokenizer
-    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6}
-    config = Qwen2_5_VLConfig(
-        text_config=text_config(words, rope_parameters=rope),
+    ids = {name: words.convert_tokens_to_ids(f"<|{name}|>") for name in TOKENS}
+    head = {"head_dim": 16} if "mrope_interleaved" in rope else {}
+    config = config_class(
+        text_config=text_config(words, rope_parameters=rope | {"rope_type": "default", "rope_theta": 1e6}, **head),
         vision_config={
             "initializer_range": 0.15, "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4,
-            "out_hidden_size": 64,
-            "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112,
-            "fullatt_block_indexes": [1],
-        },
-        image_token_id=words.convert_tokens_to_ids("<|image_pad|>"),
-        video_token_id=words.convert_tokens_to_ids("<|video_pad|>"),
-        vision_start_token_id=words.convert_tokens_to_ids("<|vision_start|>"),
-        vision_end_token_id=words.convert_tokens_to_ids("<|vision_end|>"),
-        tie_word_embeddings=True,
+            "out_hidden_size": 64, "spatial_merge_size": 2, "temporal_patch_size": 2,
+        } | vision,
+        image_token_id=ids["image_pad"], video_token_id=ids["video_pad"], vision_start_token_id=ids["vision_start"],
+        vision_end_token_id=ids["vision_end"], tie_word_embeddings=True,
     )  # fmt: skip
-    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    model_class(config).save_pretrained(folder)
     words.save_pretrained(folder)
-    bounds = {"min_pixels": 4 * 28 * 28, "max_pixels": 64 * 28 * 28}
-    Qwen2VLImageProcessorPil(patch_size=14, merge_size=2, **bounds).save_pretrained(folder)
+    patch = vision["patch_size"]
+    bounds = {"min_pixels": 4 * (2 * patch) ** 2, "max_pixels": 64 * (2 * patch) ** 2}
+    Qwen2VLImageProcessorPil(patch_size=patch, merge_size=2, **bounds).save_pretrained(folder)
+
+
+def qwen2_5_vl(folder: Path) -> None:
+    """Write a random Qwen2.5-VL to ``folder``."""
+    rope = {"mrope_section": [2, 3, 3]}
+    vision = {"patch_size": 14, "window_size": 112, "fullatt_block_indexes": [1]}
+    _qwen(folder, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, rope, vision)
 
 
 def qwen3_vl(folder: Path) -> None:
     """Write a random Qwen3-VL to ``folder``."""
-    words = TinyPolicy(weights="random").tokenizer
-    rope = {"rope_type": "default", "mrope_section": [3, 3, 2], "mrope_interleaved": True, "rope_theta": 1e6}
-    config = Qwen3VLConfig(
-        text_config=text_config(words, rope_parameters=rope, head_dim=16),
-        vision_config={
-            "initializer_range": 0.15, "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4,
-            "out_hidden_size": 64,
-            "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 64,
-            "deepstack_visual_indexes": [0],
-        },
-        image_token_id=words.convert_tokens_to_ids("<|image_pad|>"),
-        video_token_id=words.convert_tokens_to_ids("<|video_pad|>"),
-        vision_start_token_id=words.convert_tokens_to_ids("<|vision_start|>"),
-        vision_end_token_id=words.convert_tokens_to_ids("<|vision_end|>"),
-        tie_word_embeddings=True,
-    )  # fmt: skip
-    Qwen3VLForConditionalGeneration(config).save_pretrained(folder)
-    words.save_pretrained(folder)
-    bounds = {"min_pixels": 4 * 32 * 32, "max_pixels": 64 * 32 * 32}
-    Qwen2VLImageProcessorPil(patch_size=16, merge_size=2, **bounds).save_pretrained(folder)
+    rope = {"mrope_section": [3, 3, 2], "mrope_interleaved": True}
+    vision = {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]}
+    _qwen(folder, Qwen3VLConfig, Qwen3VLForConditionalGeneration, rope, vision)
 
 
 def internvl(folder: Path) -> None:
@@ -107,8 +95,7 @@ def internvl(folder: Path) -> None:
         text_config=text_config(words, model_type="qwen2"),
         vision_config={
             "hidden_size": 32, "initializer_range": 0.15, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "intermediate_size": 64,
-            "image_size": [56, 56], "patch_size": [14, 14],
+            "intermediate_size": 64, "image_size": [56, 56], "patch_size": [14, 14],
         },
         image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
         tie_word_embeddings=False,

@@ -14,67 +14,33 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from omegaconf import OmegaConf
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.schema import OptimizerConfig, PromptConfig, RunConfig, SftConfig, SftPhase
+from grasp_rl.config.schema import OptimizerConfig, PromptConfig, RunConfig, SftPhase
 from grasp_rl.distributed.build import make_engine, whole
 from grasp_rl.distributed.engine import Engine, pick_device
 from grasp_rl.distributed.process_group import ALONE, ProcessGroup
 from grasp_rl.evaluation.evaluate import check_truth, evaluate, files_of
-from grasp_rl.interfaces import Components, CoordinateFrame, Dataset, Segmenter
+from grasp_rl.interfaces import Components
 from grasp_rl.policies.describe import describe
 from grasp_rl.policies.questions import check_questions
-from grasp_rl.policies.types import EncodedImage, EncodedPrompt
 from grasp_rl.policies.vlm import VlmPolicy
-from grasp_rl.prompts.render import format_answer, wrapped
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import checkpoints, data_record
 from grasp_rl.runs.progress import ProgressWriter
 from grasp_rl.tracking.metrics_log import MetricsLog
-from grasp_rl.training.clicks import ClickSimulator
-from grasp_rl.training.demonstrations import distort, thought_of
 from grasp_rl.training.questions import chosen
-from grasp_rl.types import Sample, SpatialPrompt
+from grasp_rl.training.sft_rows import Row, RowStream
 from grasp_rl.utils.files import Record
-from grasp_rl.utils.keyed_rng import keyed_generator, sample_order
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pixels:
-    """An encoded prompt in NumPy: a tensor would cross the worker's pipe as a file descriptor, one by one."""
-
-    input_ids: NDArray[np.int64]
-    images: tuple[Mapping[str, NDArray[Any]], ...]
-    frame: CoordinateFrame
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One image with several questions and answers."""
-
-    prompt: _Pixels
-    """The encoded prompt up to the end of the image."""
-    completions: tuple[tuple[int, ...], ...]
-    """Per question: the rest of its prompt, then the answer and the end of sequence."""
-    unscored: tuple[int, ...]
-    """Per question: how many of those tokens are prompt."""
-    looks: tuple[tuple[int, int, NDArray[np.bool_]], ...]
-    """(question, token of its completion, [T] bool image tokens that the token's prediction should attend to)."""
 
 
 def run(config: RunConfig, components: Components) -> Record:
@@ -129,7 +95,7 @@ def run(config: RunConfig, components: Components) -> Record:
         if made:  # the run goes on within this phase
             ranks = checkpoints.load_state(run_dir, done)["ranks"]
             engine.load(checkpoints.folder_of(run_dir, done) / checkpoints.ENGINE, ranks=ranks)
-        rows = _RowStream(
+        rows = RowStream(
             policy,
             data,
             schemes,
@@ -163,12 +129,6 @@ class _SftLog:
         data_record.write(run_dir, files_of(scored, config.evaluation.test_limit))
 
 
-def _choice_of(sample: Sample) -> str:
-    if sample.choice is None:
-        raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset} says of no image that it answers")
-    return sample.choice
-
-
 def _check_layers(config: RunConfig, policy: VlmPolicy) -> None:
     layers = policy.model.config.get_text_config().num_hidden_layers
     for number, phase in enumerate(config.sft.phases):
@@ -180,12 +140,12 @@ def _check_layers(config: RunConfig, policy: VlmPolicy) -> None:
 
 
 def _run_phase(
-    policy: VlmPolicy, engine: Engine, rows: _RowStream, made: int, config: RunConfig, files: _SftLog | None, done: int
+    policy: VlmPolicy, engine: Engine, rows: RowStream, made: int, config: RunConfig, files: _SftLog | None, done: int
 ) -> int:
     """The steps of a phase from its step ``made`` on, the run's ``done`` before them; returns those done after."""
     sft, total = config.sft, sum(phase.steps for phase in config.sft.phases)
     losses: list[dict[str, float]] = []
-    for batch in _batches(rows, made):
+    for batch in rows.batches(made):
         losses.append(_step(policy, engine, batch, rows.phase, bf16=sft.bf16))
         done += 1
         if done % sft.log_every == 0 or done == total:
@@ -198,14 +158,6 @@ def _run_phase(
         if done % sft.save_every == 0 or done == total:
             _save(policy, engine, config, done, rows.number)
     return done
-
-
-def _batches(rows: _RowStream, made: int) -> Iterator[list[Row]]:
-    """Batches from number ``made`` on; a ConfigError of a loader's process in its own words, without its traceback."""
-    try:
-        yield from rows.loader(made)
-    except ConfigError as error:
-        raise ConfigError(str(error).rstrip().rpartition("ConfigError: ")[2]) from error
 
 
 def _is_stage(config: RunConfig) -> bool:
@@ -270,17 +222,7 @@ def _step(policy: VlmPolicy, engine: Engine, rows: Sequence[Row], phase: SftPhas
     looks = [(b, *look) for b, row in enumerate(rows) for look in row.looks]
     scored = sum(len(c) - n for row in rows for c, n in zip(row.completions, row.unscored, strict=True))
     size = engine.process_group.all_reduce_sum({"tokens": scored, "looks": len(looks)})
-    prompts = [
-        EncodedPrompt(
-            input_ids=torch.from_numpy(row.prompt.input_ids),
-            images=tuple(
-                EncodedImage(inputs={name: torch.from_numpy(array) for name, array in image.items()})
-                for image in row.prompt.images
-            ),
-            frame=row.prompt.frame,
-        )
-        for row in rows
-    ]
+    prompts = [row.prompt.encoded() for row in rows]
     with torch.autocast(policy.device.type, torch.bfloat16, enabled=bf16):
         logp, _, _, attention = engine.forward(
             prompts,
@@ -361,115 +303,3 @@ def _schemes(config: RunConfig) -> dict[str, tuple[PromptConfig, float]]:
             weight,
         )
     return schemes
-
-
-class _RowStream(TorchDataset[list[Row]]):
-    """The share of a rank in batches of packed rows; batch ``index`` is a function of (seed, phase, index)."""
-
-    def __init__(
-        self,
-        policy: VlmPolicy,
-        data: Dataset,
-        schemes: dict[str, tuple[PromptConfig, float]],
-        phase: SftPhase,
-        *,
-        seed: int,
-        phase_number: int,
-        process_group: ProcessGroup = ALONE,
-        sft: SftConfig | None = None,
-        segmenter: Segmenter | None = None,
-    ) -> None:
-        self.policy, self.data, self.phase = policy, data, phase
-        self.seed, self.number = seed, phase_number
-        self.rank, self.world_size = process_group.rank, process_group.world_size
-        if phase.batch_size < self.world_size:
-            raise ConfigError(
-                f"sft.phases[].batch_size={phase.batch_size}: must be >= {self.world_size}, the number of processes"
-            )
-        self.prompts = [prompt for prompt, _ in schemes.values()]
-        self.sft = sft or SftConfig()
-        self.clicks: dict[str, ClickSimulator] = {}
-        """By the scheme's name, where clicks are simulated."""
-        if segmenter is not None and self.sft.clicks.source == "simulated":
-            stop = self.sft.clicks.stop_iou
-            self.clicks = {p.scheme: ClickSimulator(segmenter, p.clicks, stop) for p in self.prompts if p.clicks}
-        weights = torch.tensor([weight for _, weight in schemes.values()], dtype=torch.float64)
-        self.weights = (weights / weights.sum()).numpy()
-
-    def __len__(self) -> int:
-        return self.phase.steps
-
-    def loader(self, first: int) -> DataLoader[list[Row]]:
-        """The batches from number ``first`` on, made ahead by other processes; by this one where it needs its GPU."""
-        numbers: Any = range(first, len(self))
-        if any(simulator.on_gpu for simulator in self.clicks.values()):
-            return DataLoader(self, batch_size=None, sampler=numbers, num_workers=0)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = max(1, min(4, cores // (4 * self.world_size)))
-        return DataLoader(self, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=4)
-
-    def __getitem__(self, index: int) -> list[Row]:
-        if index >= len(self):
-            raise IndexError(index)
-        count = self.phase.batch_size
-        chosen = sample_order(self.seed + 1000 * self.number, len(self.data), index * count, count)
-        mine = list(enumerate(chosen))[self.rank :: self.world_size]
-        return [self._row(number, f"{index}-{place}") for place, number in mine]
-
-    def _row(self, number: int, key: str) -> Row:
-        rng = keyed_generator("demonstration", self.seed, self.number, key)
-        samples = self._same_image(number)
-        chosen = [self.prompts[int(rng.choice(len(self.prompts), p=self.weights))] for _ in samples]
-        questions = [(s.query, scheme) for s, scheme in zip(samples, chosen, strict=True)]
-        encoded = self.policy.encode_questions(samples[0].image, questions, samples[0].more_images)
-        split = self.policy.image_end(encoded[0])
-        completions, unscored, looks = [], [], []
-        for place, (sample, scheme, question) in enumerate(zip(samples, chosen, encoded, strict=True)):
-            shown = self._shown(sample, scheme)
-            weak_labels = distort(
-                shown,
-                rng,
-                sample.size,
-                scale=self.phase.box_scale_bias,
-                shift=self.phase.box_shift_bias,
-                noise=self.phase.noise,
-            )
-            thought = thought_of(sample, self.sft.reasoning, rng, len(shown))
-            try:
-                if scheme.answer == "choice":
-                    text = wrapped(_choice_of(sample), thought, scheme)
-                else:
-                    text = format_answer(weak_labels, thought, question.frame, scheme)
-            except ValueError as error:  # a weak label without the points that the scheme asks for
-                raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset}: {error}") from error
-            asked, said = tuple(question.input_ids[split:].tolist()), self.policy.tokens_of(text)
-            completions.append((*asked, *said))
-            unscored.append(len(asked))
-            if self.phase.attention_weight:
-                covered = [self.policy.covered(weak_label.box, question) for weak_label in shown if weak_label.box]
-                looks += [(place, len(asked) + t, covered[i]) for t, i in self.policy.coordinates_in(said)]
-        first = encoded[0]
-        return Row(
-            prompt=_Pixels(
-                input_ids=first.input_ids[:split].numpy(),
-                images=tuple({name: t.numpy() for name, t in image.inputs.items()} for image in first.images),
-                frame=first.frame,
-            ),
-            completions=tuple(completions),
-            unscored=tuple(unscored),
-            looks=tuple(looks),
-        )
-
-    def _shown(self, sample: Sample, scheme: PromptConfig) -> tuple[SpatialPrompt, ...]:
-        """The instances that a demonstration in ``scheme`` shows."""
-        if scheme.scheme in self.clicks:
-            return self.clicks[scheme.scheme](sample)
-        if sample.weak_labels is None and scheme.answer != "choice":
-            raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset} has no boxes or points")
-        return sample.weak_labels or ()
-
-    def _same_image(self, number: int) -> list[Sample]:
-        several = getattr(self.data, "same_image", None)
-        if several is None:
-            return [self.data[number]]
-        return list(several(number, self.phase.questions_per_image))
