@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from datetime import datetime
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 
-from grasp_rl.policies.tiny.policy import TinyPolicy, warm_start
+from grasp_rl.policies.tiny.policy import TinyPolicy, name_of, warm_start
 from grasp_rl.runs import checkpoints
 
 CARD = """# Model card: the warm start of `policy={name}`
 
-A `Qwen3VLForConditionalGeneration` of {parameters:,} parameters, {size} kB in bfloat16 safetensors, trained from random weights
+A `{cls}` of {parameters:,} parameters, {size} kB in bfloat16 safetensors, trained from random weights
 on drawn overhead scenes (`data=synthetic`) by
 
 ```
@@ -52,16 +54,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     run: Path = parser.parse_args().run
-    policy = TinyPolicy(weights=str(checkpoints.find_policy(run)))
+    config = OmegaConf.load(run / "config.yaml")
+    size, family = config.policy.get("size", "base"), config.policy.get("family", "qwen3_vl")
+    policy = TinyPolicy(weights=str(checkpoints.find_policy(run)), family=family)
     policy.model.to(torch.bfloat16)
     result = json.loads((run / "result.json").read_text())
     status = json.loads((run / "status.json").read_text())
     environment = json.loads((run / "environment.json").read_text())
-    from omegaconf import OmegaConf
-
-    config = OmegaConf.load(run / "config.yaml")
-    size = config.policy.get("size", "base")
-    folder = warm_start(size)
+    folder = warm_start(size, family)
     policy.save(folder)
     bias = config.sft.phases[-1]
     rows = []
@@ -70,12 +70,11 @@ def main() -> None:
         interval = f"{number(m, 'giou_low')}–{number(m, 'giou_high')}"
         cells = [number(m, k) for k in ("giou/single", "giou/multi", "no_target_accuracy", "box_iou", "parsed")]
         rows.append(f"| {scheme} | {number(m, 'giou')} | {interval} | " + " | ".join(cells) + " |")
-    from datetime import datetime
-
     began, ended = (datetime.fromisoformat(status[k]) for k in ("started", "ended"))
     (folder / "MODEL_CARD.md").write_text(
         CARD.format(
-            name="tiny" if size == "base" else f"tiny_{size}",
+            name=name_of(size, family),
+            cls=type(policy.model).__name__,
             device="a GPU" if config.engine.device == "cuda" else "a CPU",
             parameters=sum(p.numel() for p in policy.parameters()),
             size=(folder / "model.safetensors").stat().st_size // 1000,

@@ -96,8 +96,10 @@ def test_every_family_is_counted_by_itself(family: str, tmp_path: Path) -> None:
     assert shapes.total == sum(p.numel() for p in policy.parameters())
 
 
-def test_the_tiny_policy() -> None:
-    shapes, policy = shapes_of({"_target_": "grasp_rl.policies.tiny.policy.TinyPolicy"}, (112, 112)), TinyPolicy()
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+def test_the_tiny_policy(family: str) -> None:
+    target = "grasp_rl.policies.tiny.policy.TinyPolicy"
+    shapes, policy = shapes_of({"_target_": target, "family": family}, (112, 112)), TinyPolicy(family=family)
     assert shapes.trained == shapes.total == sum(p.numel() for p in policy.parameters())
 
 

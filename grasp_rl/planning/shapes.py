@@ -95,16 +95,16 @@ def shapes_of(policy: Record, image: tuple[int, int]) -> Shapes:
 
 
 def _tiny(policy: Record) -> Shapes:
-    from grasp_rl.policies.backbones.qwen3_vl import Qwen3VL
-    from grasp_rl.policies.tiny.policy import SIZES, build_corpus, build_tokenizer
+    from grasp_rl.policies.tiny.policy import FAMILIES, SIZES, build_corpus, build_tokenizer
 
-    model = build_model(build_tokenizer(build_corpus()), 0, SIZES[policy.get("size") or "base"])
+    family = policy.get("family") or "qwen3_vl"
+    model: Any = build_model(build_tokenizer(build_corpus()), 0, SIZES[policy.get("size") or "base"], family)
     vision = model.config.vision_config
     patches = (SIDE // vision.patch_size) ** 2
     wanted = {
         "train_vision_encoder": not policy.get("lora_rank")
     } | policy  # its adapters leave the vision encoder alone
-    return _counted(model, Qwen3VL, wanted, patches // vision.spatial_merge_size**2, patches, 4)
+    return _counted(model, FAMILIES[family].backbone, wanted, patches // vision.spatial_merge_size**2, patches, 4)
 
 
 def _counted(model: Any, family: type[Backbone], policy: Record, tokens: int, patches: int, bytes_each: int) -> Shapes:

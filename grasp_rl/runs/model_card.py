@@ -102,9 +102,8 @@ def _words(policy: Record) -> str:
     keys = ("lora_rank", "lora_alpha", "lora_targets", "train_vision_encoder")
     lora = " ".join(f"policy.{key}={_word(policy[key])}" for key in keys if policy.get(key) is not None)
     if "path" not in policy:
-        size = policy.get("size") or "base"
-        name = "tiny" if size == "base" else f"tiny_{size}"
-        return f"policy={name} {lora} init_from=THIS_FOLDER"
+        chosen = "".join(f" policy.{key}={policy[key]}" for key in _TINY if policy.get(key))
+        return f"policy=tiny{chosen} {lora} init_from=THIS_FOLDER"
     path = policy["path"] if not Path(policy["path"]).is_dir() else "BASE_MODEL"
     return f"policy=hf_vlm policy.path={path} {lora} init_from=THIS_FOLDER"
 
@@ -126,12 +125,17 @@ def without_local_paths(value: Any) -> Any:
     return value
 
 
+_TINY = ("size", "family")
+"""Arguments of a tiny policy that say which shipped weights it starts from."""
+
+
 def _base(policy: Record) -> tuple[str | None, str]:
     """Name of the base model, None where it has none of its own, and the Python expression that stands for it."""
     path = policy.get("path")
     if path is None:
         shipped = policy.get("weights", "warm_start") == "warm_start"
-        return None, f'warm_start("{policy.get("size") or "base"}")' if shipped else '"BASE_MODEL"'
+        which = ", ".join(f'{key}="{policy[key]}"' for key in _TINY if policy.get(key)) or 'size="base"'
+        return None, f"warm_start({which})" if shipped else '"BASE_MODEL"'
     if Path(path).is_dir() or Path(path).is_absolute():
         return Path(path).name, f'"BASE_MODEL"  # the folder called {Path(path).name}'
     return path, f'"{path}"'
