@@ -26,6 +26,10 @@ rehearse:  ## every recipe in small, two steps each, and a table of it (resumabl
 	@bash scripts/setup.sh $(VENV) dev
 	@$(BIN)/grasp-rl rehearse --all --first
 
+ablations:  ## the small ablations, 117 runs in and out of domain, with tables (2 to 4 hours on two cores, resumable)
+	@bash scripts/setup.sh $(VENV) demo
+	@$(BIN)/python scripts/ablations.py outputs/ablations
+
 test-newest:  ## the suite with the newest versions within the bounds of pyproject.toml, in .venv-newest
 	@bash scripts/setup.sh .venv-newest dev newest
 	@.venv-newest/bin/python $(SUITE)
@@ -65,4 +69,4 @@ format:  ## rewrite the sources in the project's format
 clean:  ## remove the environment and all outputs
 	rm -rf $(VENV) .venv-newest .venv-oldest .venv-sam2 outputs build dist *.egg-info
 
-.PHONY: help demo test test-newest test-oldest lock quick check lint parity parity-sam2 faults format clean
+.PHONY: help demo test rehearse ablations test-newest test-oldest lock quick check lint parity parity-sam2 faults format clean

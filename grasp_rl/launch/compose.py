@@ -388,7 +388,7 @@ def _planned(engine: Hydra, master: DictConfig, point: list[str], number: int, t
         config.hydra.job.id, config.hydra.job.num = str(number), number
     HydraConfig.instance().set_config(config)
     job = resolve(config, Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir), trusted)
-    return moved(job, folder_of(job))
+    return replace(moved(job, folder_of(job)), point=tuple(point))
 
 
 def moved(job: Job, run_dir: Path) -> Job:

@@ -61,6 +61,8 @@ class Job:
     trusted: tuple[str, ...] = ()
     adopted: tuple[str, ...] = ()
     """What the folder of the weights says about their policy, where the config said otherwise; as overrides."""
+    point: tuple[str, ...] = ()
+    """Overrides of a sweep's job, ``key=value`` each, those that all its jobs have in common included."""
 
 
 class StopFile:
