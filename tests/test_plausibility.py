@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from io import StringIO
 from pathlib import Path
 
@@ -130,3 +131,30 @@ def test_notes_are_printed_once_even_when_the_run_is_already_over(tmp_path: Path
         writer.note("first")
         writer.note("second")
     assert out.getvalue() == f"{tmp_path.name}: first\n{tmp_path.name}: second\n"
+
+
+def test_the_time_left_is_that_of_a_steady_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the fifth step on, and without what came before the first: the test before training, compilers, caches."""
+    seconds = iter([100.0, 102.0, 104.0, 106.0, 108.0, 120.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
+    writer, left = ProgressWriter(tmp_path, 20, interval_s=0.0), []
+    for step in range(1, 7):
+        writer.update("train", step)
+        left.append(json.loads((tmp_path / "progress.json").read_text())["eta_s"])
+    assert left == [None, None, None, None, 30.0, 56.0]
+
+
+def test_the_reward_shown_is_smoothed_and_the_tests_stand_beside(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, NullTracker(), steps=2, first_step=0, resumed=False, is_main=True)
+    log.test("before", 0, {"giou": 0.4}, tmp_path)
+    log.step(1, {"reward": 1.0}, {})
+    log.validation(1, {"giou": 0.5})
+    log.step(2, {"reward": 2.0}, {})
+    log.test("after", 2, {"giou": 0.6}, tmp_path)
+    shown = json.loads((tmp_path / "progress.json").read_text())
+    assert shown["reward"] == pytest.approx((0.09 * 1 + 0.1 * 2) / (1 - 0.9**2))
+    assert (shown["before"], shown["giou"], shown["after"]) == (0.4, 0.5, 0.6)
+    out = StringIO()
+    Console(file=out, width=120).print(ProgressWatcher(Console(file=out), lambda: [tmp_path]).table())
+    assert "test before → after" in out.getvalue()
+    assert "0.400 → 0.600" in out.getvalue()

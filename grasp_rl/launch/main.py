@@ -237,6 +237,8 @@ def _start(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *, 
     if code == 0:
         for table in _numbers(ended["result"] or {}):
             command_line.console.print(table)
+        for line in _where_next(wanted.run_dir):
+            command_line.console.print(line)
     if ended["state"] == "failed":
         sys.stderr.write(process.failure(wanted.run_dir) + "\n")
     if command_line.report and code == 0:
@@ -366,12 +368,12 @@ def run_job(
 def _summary(outcomes: Sequence[Record]) -> Table:
     """The closing table of a sweep."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("job", "state", "took", "reward", "gIoU"):
+    for heading in ("job", "state", "took", "reward", "val gIoU", "test before", "after"):
         table.add_column(heading, overflow="fold")
     for ended in outcomes:
         run_dir = Path(ended["run_dir"])
         last = read_json(run_dir / PROGRESS) or {}
-        numbers = ["-" if last.get(k) is None else f"{last[k]:.3f}" for k in ("reward", "giou")]
+        numbers = ["-" if last.get(k) is None else f"{last[k]:.3f}" for k in ("reward", "giou", "before", "after")]
         table.add_row(run_dir.name, ended["state"], _took(ended), *numbers)
     counted = Counter(ended["state"] for ended in outcomes)
     parts = [f"{counted['done']} of {len(outcomes)} done"]
@@ -383,12 +385,16 @@ def _summary(outcomes: Sequence[Record]) -> Table:
 def _numbers(result: Record) -> list[Table]:
     """The numbers of a result, one row a metric; a column for each part that has metrics of its own.
 
-    Of an evaluation under several protocols the numbers of the others are a table of their own, one row a protocol.
+    Side by side, before and after training or by prompt scheme, the few that matter most; of an evaluation all. Of one
+    under several protocols the numbers of the others are a table of their own, one row a protocol.
     """
     parts = {name: part for name, part in result.items() if isinstance(part, dict)} or {"": result}
     table = Table("", *parts, box=None, pad_edge=False)
     protocols: dict[str, dict[str, Any]] = {}
-    for metric in dict.fromkeys(key for part in parts.values() for key in part):
+    metrics = dict.fromkeys(key for part in parts.values() for key in part)
+    if len(parts) > 1:
+        metrics = {key: None for key in _FIRST if key in metrics} or metrics
+    for metric in metrics:
         values = [part.get(metric) for part in parts.values()]
         name, _, within = metric.partition("/")
         if any(f"{name}/scored" in part for part in parts.values()):
@@ -405,8 +411,21 @@ def _numbers(result: Record) -> list[Table]:
     return [table, beside]
 
 
+_FIRST = ("giou", "ciou", "no_target_accuracy", "reward", "parsed")
+"""Metrics that are compared on the terminal when a training run ends; all are in result.json and in the report."""
 _SIDE_BY_SIDE = ("giou", "ciou", "pr@0.5", "acc@0.5", "ap", "scored")
 """Metrics of the protocols that stand in one table; the others are in metrics.json."""
+
+
+def _where_next(run_dir: Path) -> list[str]:
+    """Where a run's images are, and the command that shows it whole; nothing of a run that was not scored."""
+    overlays = sorted(run_dir.glob("eval*/overlays"))
+    if not overlays:
+        return []
+    return [
+        f"images: {overlays[0] if len(overlays) == 1 else run_dir / 'eval_after' / 'overlays'}",
+        f"next: grasp-rl report {run_dir}",
+    ]
 
 
 def _number(value: object) -> str:

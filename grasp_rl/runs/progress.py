@@ -21,10 +21,15 @@ from rich.table import Table
 from grasp_rl.runs.run_dir import PROGRESS, STATUS
 from grasp_rl.utils.files import Record, read_json, write_json
 
+_TIMED_FROM = 5
+"""Steps after which the time left is said."""
+
 
 class ProgressWriter:
-    """The worker's side: ``<run>/progress.json`` with phase, step, total_steps, reward, giou, eta_s, message and
-    notes.
+    """The worker's side: ``<run>/progress.json``, what is being done and the numbers shown while it is.
+
+    phase, step, total_steps, eta_s, message and notes; reward, smoothed over about ten updates; giou, of the validation
+    split, or of what a run evaluates that does nothing else; before and after, gIoU of the test split around training.
 
     Args:
         run_dir: The run folder.
@@ -38,23 +43,46 @@ class ProgressWriter:
         self._path = Path(run_dir) / PROGRESS
         self._interval = interval_s
         self._first = first_step
-        self._began = time.monotonic()
+        self._timed: tuple[int, float] | None = None  # the first step of this start, and when it was done
+        self._smoothed = 0.0
+        self._rewards = 0
         self._written = -float("inf")
         self._state: Record = {"phase": "", "step": first_step, "total_steps": total_steps, "reward": None}
-        self._state |= {"giou": None, "eta_s": None, "message": "", "notes": []}
+        self._state |= {"giou": None, "before": None, "after": None, "eta_s": None, "message": "", "notes": []}
 
     def update(
-        self, phase: str, step: int, *, reward: float | None = None, giou: float | None = None, message: str = ""
+        self,
+        phase: str,
+        step: int,
+        *,
+        reward: float | None = None,
+        giou: float | None = None,
+        test: tuple[str, float | None] | None = None,
+        message: str = "",
     ) -> None:
-        """Say that ``step`` steps are done. A ``reward`` or ``giou`` left out keeps its last value."""
+        """Say that ``step`` steps are done. A ``reward`` or ``giou`` left out keeps its last value.
+
+        ``test`` is when the test split was scored, ``before`` or ``after``, and its gIoU.
+        """
         now = time.monotonic()
         changed = (phase, bool(message)) != (self._state["phase"], bool(self._state["message"]))
         due = changed or step >= self._state["total_steps"] or now >= self._written + self._interval
         self._state |= {"phase": phase, "step": step, "message": message, "eta_s": self._eta(step, now)}
-        self._state |= {k: v for k, v in (("reward", reward), ("giou", giou)) if v is not None}
-        if due:
+        if reward is not None:
+            self._state["reward"] = self._smooth(reward)
+        if giou is not None:
+            self._state["giou"] = giou
+        if test is not None:
+            self._state[test[0]] = test[1]
+        if due or test is not None:
             write_json(self._path, self._state)
             self._written = now
+
+    def _smooth(self, reward: float) -> float:
+        """Exponential moving average with the weight 0.1 of the newest, unbiased at the start."""
+        self._rewards += 1
+        self._smoothed = 0.9 * self._smoothed + 0.1 * reward
+        return self._smoothed / (1 - 0.9**self._rewards)
 
     def note(self, text: str) -> None:
         """Say ``text`` once, above the progress."""
@@ -63,11 +91,16 @@ class ProgressWriter:
             write_json(self._path, self._state)
 
     def _eta(self, step: int, now: float) -> float | None:
-        done = step - self._first
-        if done <= 0:
+        """Seconds left, from the fifth step on; the first, which waits for caches and compilers, does not count."""
+        if step <= self._first:
+            return None
+        if self._timed is None:
+            self._timed = step, now
+        since, began = self._timed
+        if step == since or step - self._first < _TIMED_FROM:
             return None
         left: int = max(self._state["total_steps"] - step, 0)
-        return round((now - self._began) / done * left, 1)
+        return round((now - began) / (step - since) * left, 1)
 
 
 class ProgressWatcher:
@@ -115,9 +148,9 @@ class ProgressWatcher:
                 live.update(self.table(), refresh=True)
 
     def table(self) -> Table:
-        """One row a run, those that are going on first: bar, step, reward, gIoU and time left."""
+        """One row a run, those that are going on first: bar, step, smoothed reward, gIoU and time left."""
         table = Table(box=None, pad_edge=False)
-        for heading in ("run", "", "step", "reward", "gIoU", "left", ""):
+        for heading in ("run", "", "step", "reward", "val gIoU", "test before → after", "left", ""):
             table.add_column(heading, justify="left" if heading in ("run", "") else "right", overflow="ellipsis")
         for run_dir in sorted(self._find(), key=lambda path: not _is_running(path)):
             state = read_json(run_dir / PROGRESS) or {}
@@ -128,6 +161,7 @@ class ProgressWatcher:
                 f"{step}/{total}" if state else "-",
                 _number(state.get("reward")),
                 _number(state.get("giou")),
+                _before_and_after(state),
                 duration(state.get("eta_s")),
                 _doing(run_dir, state),
             )
@@ -150,7 +184,8 @@ class ProgressWatcher:
             self._shown[run_dir] = state
             line = (
                 f"{run_dir.name}  {state['phase']} {state['step']}/{state['total_steps']}"
-                f"  reward {_number(state['reward'])}  gIoU {_number(state['giou'])}  left {duration(state['eta_s'])}"
+                f"  reward {_number(state.get('reward'))}  val gIoU {_number(state.get('giou'))}"
+                f"  test {_before_and_after(state)}  left {duration(state.get('eta_s'))}"
             )
             self._console.print(f"{line}  {state['message']}".rstrip(), soft_wrap=True)
 
@@ -164,6 +199,11 @@ def _doing(run_dir: Path, progress: Record) -> str:
     if status["state"] != "running":
         return str(status["state"])
     return " ".join(filter(None, (progress.get("phase", "starting"), progress.get("message", ""))))
+
+
+def _before_and_after(progress: Record) -> str:
+    before, after = progress.get("before"), progress.get("after")
+    return "-" if before is None and after is None else f"{_number(before)} → {_number(after)}"
 
 
 def _number(value: float | None) -> str:

@@ -94,7 +94,7 @@ class RunLog:
     def test(self, when: str, step: int, scores: Mapping[str, float], folder: Path) -> None:
         """The test split was scored into ``folder``."""
         if self.is_main:
-            self.progress.update(f"test {when}", step, giou=scores.get("giou"))
+            self.progress.update(f"test {when}", step, test=(when, scores.get("giou")))
             self.tracker.log({f"test_{when}/{key}": value for key, value in scores.items()}, step)
             self.tracker.images(f"test_{when}", sorted(folder.glob("overlays/*.png")), step)
 
