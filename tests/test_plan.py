@@ -27,7 +27,7 @@ from grasp_rl.config.targets import to_config
 from grasp_rl.launch import compose
 from grasp_rl.planning.activations import activation_bytes
 from grasp_rl.planning.advice import advice
-from grasp_rl.planning.disk import checkpoint_bytes, disk_gib
+from grasp_rl.planning.disk import checkpoint_bytes, disk_gib, policy_bytes
 from grasp_rl.planning.estimate import Assumptions, estimate, load_of
 from grasp_rl.planning.hardware import DEVICES, device_of
 from grasp_rl.planning.load import Layout, Load
@@ -289,7 +289,29 @@ def test_disk_is_the_sum_of_what_is_kept() -> None:
     parts = disk_gib(SHAPES_3B, Layout(), config, answers=100, pixels=840 * 840)
     assert parts["checkpoints"] * 2**30 == 5 * checkpoint_bytes(SHAPES_3B, Layout())  # 3, the best, the next
     assert parts["embeddings"] == 1
-    assert parts["total"] == pytest.approx(sum(gib for part, gib in parts.items() if part != "total"))
+    assert parts["total"] == pytest.approx(sum(gib for part, gib in parts.items() if part not in ("total", "left")))
+    assert (parts["total"] - parts["left"]) * 2**30 == pytest.approx(checkpoint_bytes(SHAPES_3B, Layout()))
+
+
+def test_what_a_run_leaves_is_what_it_keeps() -> None:
+    def left(keep: str) -> float:
+        config = composed("policy=qwen2_5_vl_3b", f"checkpoint.keep={keep}", "evaluation.overlays=0")
+        parts = disk_gib(SHAPES_3B, Layout(), config, answers=0, pixels=0)
+        return (parts["left"] - parts["logs"]) * 2**30
+
+    assert left("all") == pytest.approx(2 * checkpoint_bytes(SHAPES_3B, Layout()))
+    assert left("best") == left("last") == pytest.approx(policy_bytes(SHAPES_3B))
+    assert left("none") == pytest.approx(0, abs=1)
+
+
+def test_a_sweep_that_fills_a_disk_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["-m", "experiment=think2seg_rs/group_size", "data.root=x", "--gpu", "h100"]
+    main(line)
+    assert "warning: the 4 runs leave 392 GiB on disk; checkpoint.keep=best" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    main([*line, "checkpoint.keep=best"])
+    assert "GiB on disk" not in capsys.readouterr().out
 
 
 SHAPES_3B = shapes_of({"_target_": "x.HfVlmPolicy", "path": "Qwen/Qwen2.5-VL-3B-Instruct"}, (840, 840))

@@ -90,7 +90,7 @@ def _run(words: list[str]) -> int:
         if not job.bill.fits:
             told[job.name] = advice(job.config, device, job.assumed, flags.gpus)
             console.print(_said(job.name if len(planned) > 1 else "it", job.bill, device, told[job.name], flags.gpus))
-    for doubt in dict.fromkeys(doubt for job in planned for doubt in _doubts(job.config)):
+    for doubt in dict.fromkeys([*(d for job in planned for d in _doubts(job.config)), *_much_disk(planned)]):
         console.print(f"warning: {doubt}")
     console.print(_assumed(planned, flags))
     if not device.measured:
@@ -186,9 +186,25 @@ def _table(planned: Sequence[Planned]) -> Table:
         bill = job.bill
         numbers = (bill.memory["peak"], bill.seconds["step"], bill.device_hours, bill.disk["total"])
         table.add_row(job.name, *(f"{number:.2f}" for number in numbers), "yes" if bill.fits else "no")
-    hours, disk = sum(job.bill.device_hours for job in planned), sum(job.bill.disk["total"] for job in planned)
+    hours, left = sum(job.bill.device_hours for job in planned), sum(job.bill.disk["left"] for job in planned)
+    disk = left + max(job.bill.disk["total"] - job.bill.disk["left"] for job in planned)  # one at a time
     table.add_row(f"{len(planned)} jobs", "", "", f"{hours:.2f}", f"{disk:.2f}", "")
     return table
+
+
+MUCH_DISK = 200
+"""GiB that the runs of a sweep may leave before it is said."""
+
+
+def _much_disk(planned: Sequence[Planned]) -> list[str]:
+    """A sentence where what a sweep leaves fills a disk, with the key that changes it."""
+    left = sum(job.bill.disk["left"] for job in planned)
+    if len(planned) == 1 or left <= MUCH_DISK:
+        return []
+    return [
+        f"the {len(planned)} runs leave {left:.0f} GiB on disk; checkpoint.keep=best or last leaves of each its policy "
+        "alone, checkpoint.keep=none the numbers"
+    ]
 
 
 def _said(name: str, bill: Estimate, device: Device, told: list[str] | None, devices: int | None) -> str:

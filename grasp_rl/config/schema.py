@@ -509,6 +509,9 @@ class CheckpointConfig:
     """Save the complete training state after every so many optimizer steps; 0 only at the end."""
     keep_last: int = 1
     """Checkpoints kept beside the best one."""
+    keep: str = "all"
+    """What stays once a run is done. all: what ``keep_last`` kept, from which it can go on; best or last: that
+    checkpoint's policy alone (best is last where no validation marked one); none: no weights, for wide sweeps."""
     every_minutes: float | None = None
     """Save after every so many minutes, too."""
     on_error: str = "stop"
@@ -519,6 +522,7 @@ class CheckpointConfig:
         minutes = self.every_minutes
         require(minutes is None or minutes > 0, "checkpoint.every_minutes", minutes, "> 0 or null")
         one_of("checkpoint.on_error", self.on_error, ("stop", "continue"))
+        one_of("checkpoint.keep", self.keep, ("all", "best", "last", "none"))
         require(self.keep_last >= 1, "checkpoint.keep_last", self.keep_last, ">= 1")
 
 

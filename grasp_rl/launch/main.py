@@ -269,6 +269,11 @@ def _resume(command_line: CommandLine, flags: argparse.Namespace) -> int:
         for key, change in changes.items():
             OmegaConf.update(config, key, change.value(), force_add=change.is_add())
         checked = to_config(OmegaConf.to_container(config))  # type: ignore[arg-type]
+    if (kept := OmegaConf.select(config, "checkpoint.keep")) != "all" and state_of(run_dir) == "done":
+        raise ConfigError(
+            f"resume={run_dir}: is done and kept no optimizer to go on with (checkpoint.keep={kept}); begin a new run "
+            f"with init_from={run_dir}"
+        )
     if tuple(checked.trusted_modules) != trusted:
         raise ConfigError(f"trusted_modules: the run trusts {checked.trusted_modules}; say so again to go on with it")
     check_components(checked, trusted)

@@ -23,7 +23,7 @@ from grasp_rl.config.messages import of_system
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import check_components, check_trusted, instantiate, load_config
 from grasp_rl.interfaces import Components
-from grasp_rl.runs import environment, heartbeat, signals
+from grasp_rl.runs import checkpoints, environment, heartbeat, signals
 from grasp_rl.runs.run_dir import (
     ENVIRONMENT,
     ERROR,
@@ -34,6 +34,7 @@ from grasp_rl.runs.run_dir import (
     mark_ended,
     mark_started,
     run_lock,
+    stages_in,
 )
 from grasp_rl.utils.files import Record, write_json
 
@@ -121,6 +122,8 @@ def _run(path: Path, trusted: Sequence[str], *, resume: bool, is_main: bool) -> 
         raise
     if is_main:
         write_json(run_dir / RESULT, {"command": config.command, "run_dir": config.run_dir} | result)
+        for folder in (run_dir, *stages_in(run_dir)):
+            checkpoints.retain(folder, config.checkpoint.keep)
         mark_ended(run_dir, "done", 0)
     return 0
 

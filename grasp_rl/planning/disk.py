@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grasp_rl.config.schema import RunConfig
+from grasp_rl.config.schema import CheckpointConfig, RunConfig
 from grasp_rl.planning.activations import FLOAT
 from grasp_rl.planning.load import Layout
 from grasp_rl.planning.memory import trained_bytes
@@ -13,7 +13,7 @@ LINE = 2000
 
 
 def disk_gib(shapes: Shapes, layout: Layout, config: RunConfig, answers: int, pixels: int) -> dict[str, float]:
-    """GiB by part and ``total``, the most that stands on disk at once.
+    """GiB by part; ``total``, the most that stands on disk at once; ``left``, once the run is done (checkpoint.keep).
 
     Args:
         shapes: of the policy.
@@ -30,7 +30,21 @@ def disk_gib(shapes: Shapes, layout: Layout, config: RunConfig, answers: int, pi
         "logs": float(LINE * (config.algorithm.steps + answers) + overlays),
         "embeddings": float(cache),
     }
-    return {name: value / 2**30 for name, value in (result | {"total": sum(result.values())}).items()}
+    stays = result | {"checkpoints": _left(shapes, layout, config.checkpoint)}
+    sums = {"total": sum(result.values()), "left": sum(stays.values())}
+    return {name: value / 2**30 for name, value in (result | sums).items()}
+
+
+def _left(shapes: Shapes, layout: Layout, settings: CheckpointConfig) -> float:
+    """Bytes of the checkpoints of a run that is done."""
+    if settings.keep == "all":
+        return (settings.keep_last + 1) * checkpoint_bytes(shapes, layout)
+    return 0.0 if settings.keep == "none" else float(policy_bytes(shapes))
+
+
+def policy_bytes(shapes: Shapes) -> float:
+    """Of the policy in a checkpoint: the adapter alone where there is one."""
+    return float(trained_bytes(shapes) if shapes.adapter else shapes.total * shapes.bytes_each)
 
 
 def checkpoint_bytes(shapes: Shapes, layout: Layout) -> float:
@@ -40,7 +54,7 @@ def checkpoint_bytes(shapes: Shapes, layout: Layout) -> float:
     frozen (stage 3).
     """
     trained = trained_bytes(shapes)
-    policy = trained if shapes.adapter else shapes.total * shapes.bytes_each
+    policy = policy_bytes(shapes)
     if not layout.stage:
         return float(policy + 2 * trained)
     module = shapes.total * shapes.bytes_each + (trained if shapes.adapter else 0)

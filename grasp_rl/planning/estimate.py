@@ -56,7 +56,7 @@ class Estimate:
     device_hours: float
     """Of all devices: training, and evaluation, in which all but one wait."""
     disk: dict[str, float]
-    """GiB by part, and ``total``."""
+    """GiB by part, ``total`` and ``left``."""
     fits: bool
     """Whether the peak is no more than the device's memory."""
 

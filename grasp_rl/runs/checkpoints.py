@@ -146,6 +146,31 @@ def prune(run_dir: Path, keep_last: int) -> None:
         shutil.rmtree(left)
 
 
+def retain(run_dir: Path, keep: str) -> None:
+    """Remove what ``checkpoint.keep`` does not want of a run that is done.
+
+    Args:
+        run_dir: of the run.
+        keep: ``all``; ``best`` or ``last``, the policy of that checkpoint alone; or ``none``.
+    """
+    found = steps(run_dir)
+    if keep == "all" or not found:
+        return
+    if keep == "none":
+        shutil.rmtree(run_dir / "checkpoints")
+        return
+    marked = best(run_dir) if keep == "best" else None
+    kept = marked[0] if marked else found[-1]
+    for step in found:
+        if step != kept:
+            shutil.rmtree(folder_of(run_dir, step))
+    for path in folder_of(run_dir, kept).iterdir():
+        if path.is_dir() and path.name != POLICY:
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
+
+
 def find_policy(source: Path) -> Path:
     """The policy folder that ``source`` means: a run (its best, else newest checkpoint), a checkpoint, or itself.
 

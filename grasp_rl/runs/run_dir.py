@@ -50,6 +50,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
     decisive = {k: v for k, v in config.items() if k not in _INDECISIVE}
     if isinstance(engine := decisive.get("engine"), Mapping):
         decisive["engine"] = {k: v for k, v in engine.items() if k not in _PLACES}
+    if isinstance(checkpoint := decisive.get("checkpoint"), Mapping):
+        decisive["checkpoint"] = {k: v for k, v in checkpoint.items() if k != "keep"}
     return hashlib.sha256(json.dumps(to_json(decisive), sort_keys=True).encode()).hexdigest()[:16]
 
 
