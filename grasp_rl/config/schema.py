@@ -771,6 +771,30 @@ class EngineConfig:
 
 
 @dataclass
+class SearchConfig:
+    """A search for hyper-parameters by Optuna, of `hydra/sweeper=optuna`; see conf/hparams_search."""
+
+    trials: int = 20
+    """Trials that end with an objective or are pruned."""
+    metric: str = "reward"
+    """Of the validation split; the objective is its highest value in the run."""
+    sampler: str = "tpe"
+    """tpe (Bergstra et al. 2011) or random."""
+    pruner: str = "median"
+    """median ends a run whose best value is below the median of the earlier trials at the same step; none."""
+    startup_trials: int = 5
+    """Trials before the first is pruned."""
+    seed: int = 0
+    """Of what is drawn."""
+
+    def __post_init__(self) -> None:
+        for key in ("trials", "startup_trials"):
+            require(getattr(self, key) >= 1, f"sweep.search.{key}", getattr(self, key), ">= 1")
+        one_of("sweep.search.sampler", self.sampler, ("tpe", "random"))
+        one_of("sweep.search.pruner", self.pruner, ("median", "none"))
+
+
+@dataclass
 class SweepConfig:
     """What a sweep does about its jobs."""
 
@@ -779,6 +803,10 @@ class SweepConfig:
     zip: dict[str, list[Any]] = field(default_factory=dict)
     """Keys whose values move together, each with its value in the first job, the second, and so on: {policy: [a, b],
     algorithm.group_size: [16, 12]}. Multiplied with whatever else is swept."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """Where `hydra/sweeper=optuna` proposes the jobs, by what earlier ones reached."""
+    trial: int | None = None
+    """The number of this run in the study of a search, set by it."""
 
     def __post_init__(self) -> None:
         one_of("sweep.on_error", self.on_error, ("continue", "stop"))

@@ -42,7 +42,7 @@ from grasp_rl.config.renamed import current_key
 from grasp_rl.config.schema import PromptConfig, RunConfig
 from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, to_config
 from grasp_rl.launch.process import Job, folder_of
-from grasp_rl.launch.sweeper import split_points
+from grasp_rl.launch.sweeper import is_search, split_points, swept
 from grasp_rl.launch.usage import HELP
 from grasp_rl.runs import started
 from grasp_rl.runs.asked import adopt
@@ -52,7 +52,7 @@ from grasp_rl.utils.files import Record
 CONFIG_NAME = "config"
 _CONF = Path(str(importlib.import_module("grasp_rl.conf").__file__)).parent
 _QUIET = {"version": 1, "root": {"level": "ERROR"}, "disable_existing_loggers": True}
-_UNNAMED = ("command", "experiment", "debug", "launcher", "trusted_modules")
+_UNNAMED = ("command", "experiment", "debug", "hparams_search", "launcher", "sweep.trial", "trusted_modules")
 """Keys that never name a job's folder."""
 
 
@@ -278,11 +278,9 @@ def sweep(engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> tupl
     with explained():
         config = _compose(engine, overrides, RunMode.MULTIRUN)
         folder = Path(config.hydra.sweep.dir)
-        params = config.hydra.sweeper.get("params") or {}
-        lines = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
-        parsed = OverridesParser.create(engine.config_loader).parse_overrides(lines)
+        parsed = swept(engine, config)
         fixed = [f"hydra.sweep.dir={quoted(str(folder))}", _naming(parsed)]
-        if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        if is_search(config) or not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
             return folder, [], fixed
         config = _compose(engine, [*overrides, *fixed], RunMode.MULTIRUN)
         points = split_points(parsed, config.sweep.zip)

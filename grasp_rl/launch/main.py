@@ -30,7 +30,7 @@ from rich.table import Table
 
 from grasp_rl.config import messages
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.schema import RunConfig
+from grasp_rl.config.schema import RunConfig, SearchConfig
 from grasp_rl.config.targets import check_components, load_raw, to_config
 from grasp_rl.launch import compose, process, sweeper
 from grasp_rl.launch.paths import check_paths
@@ -50,6 +50,8 @@ from grasp_rl.runs.run_dir import (
     stages_in,
     state_of,
 )
+from grasp_rl.runs.study import STUDY, open_study
+from grasp_rl.tracking.metrics_log import METRICS
 from grasp_rl.utils.files import Record, read_json, to_json, write_json
 
 _PLACES = ("nproc", "nnodes", "node_rank", "rendezvous", "hostfile", "timeout_s")
@@ -323,30 +325,52 @@ def _drive(
     stop = StopFile(folder)
     task = partial(run_job, trusted=trusted, command=command_line.argv, stop=stop, driver=os.getpid())
     with stop.listening(), ProgressWatcher(command_line.console, lambda: _with_stages(folders())):
-        sweeper.multirun(engine, compose.CONFIG_NAME, task, [*overrides, *fixed, "hydra.mode=MULTIRUN"])
+        failures = sweeper.multirun(engine, compose.CONFIG_NAME, task, [*overrides, *fixed, "hydra.mode=MULTIRUN"])
         stopped = bool(stop.signals())
     outcomes = [process.outcome(run_dir) for run_dir in folders()]
     command_line.console.print(_summary(outcomes))
     for ended in outcomes:
         if ended["error"]:
             command_line.console.print(f"{Path(ended['run_dir']).name}: {ended['error']['message']}")
+    for failure in failures:
+        command_line.console.print(failure)
+    if (folder / STUDY).is_file():
+        command_line.console.print(_found(folder))
     if command_line.report:
         _report(folder)
     if command_line.as_json:
         _print_json({"sweep_dir": str(folder), "jobs": outcomes})
     if stopped:
         return _INTERRUPTED
-    return 0 if all(ended["state"] == "done" for ended in outcomes) else 1
+    return 0 if not failures and all(ended["state"] == "done" for ended in outcomes) else 1
+
+
+def _found(folder: Path) -> str:
+    """What a search has found so far."""
+    study = open_study(folder / STUDY, SearchConfig())
+    ended = [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.value is not None and trial.state.name == "COMPLETE"
+    ]
+    if not ended:
+        return "no trial has ended with an objective"
+    best = study.best_trial
+    words = " ".join(f"{key}={value}" for key, value in best.params.items())
+    return f"best of {len(ended)} trials: {words} (trial {best.number}, {best.value:.4f})"
 
 
 def run_job(
     config: DictConfig, *, trusted: tuple[str, ...], command: tuple[str, ...], stop: StopFile, driver: int
-) -> None:
-    """One job of a sweep, in whichever process Hydra's launcher runs it. Its failure stays in its own folder."""
+) -> tuple[str, float | None]:
+    """One job of a sweep, in whichever process Hydra's launcher runs it: how it ended, and its objective for a search.
+
+    Its failure stays in its own folder.
+    """
     if os.getpid() != driver:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver hears it and writes it down
     if stop.ended():
-        return
+        return "stopped", None
     hydra = HydraConfig.get()
     run_dir = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
     try:
@@ -368,6 +392,18 @@ def run_job(
         sys.stderr.write(f"{run_dir.name} failed: {messages.of_system(error)}\n")
     if process.outcome(run_dir)["state"] == "failed" and config.sweep.on_error == "stop":
         stop.halt()
+    return _objective(run_dir, config)
+
+
+def _objective(run_dir: Path, config: DictConfig) -> tuple[str, float | None]:
+    """State of a job, and the highest validation value of what a search is for."""
+    ended, search = process.outcome(run_dir), config.sweep.search
+    if config.sweep.trial is None or not (run_dir / METRICS).is_file():
+        return ended["state"], None
+    with (run_dir / METRICS).open(encoding="utf-8") as file:
+        values = [row[key] for row in map(json.loads, file) if (key := f"val/{search.metric}") in row]
+    state = "pruned" if (ended["result"] or {}).get("pruned_at") else ended["state"]
+    return state, max(values, default=None)
 
 
 def _summary(outcomes: Sequence[Record]) -> Table:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
@@ -17,19 +19,43 @@ from omegaconf import DictConfig, OmegaConf
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import quoted
+from grasp_rl.launch.search import SEARCH, Search
 
 
-def multirun(engine: Hydra, config_name: str, task: Callable[[DictConfig], Any], overrides: list[str]) -> None:
-    """``engine.multirun``, which knows of ``sweep.zip``."""
+def multirun(engine: Hydra, config_name: str, task: Callable[[DictConfig], Any], overrides: list[str]) -> list[str]:
+    """``engine.multirun``, which knows of ``sweep.zip`` and ``sweep.search``.
+
+    Returns what went wrong with trials of a search.
+    """
     config = engine.compose_config(config_name, overrides, RunMode.MULTIRUN, with_log_configuration=True)
-    if not config.sweep.zip:
+    if not config.sweep.zip and not is_search(config):
         engine.multirun(config_name, task, overrides)
-        return
+        return []
     context = HydraContext(config_loader=engine.config_loader, callbacks=Callbacks(config))
     sweeper: Any = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=task, config=config)
+    if is_search(config):
+        settings: Any = OmegaConf.to_object(config.sweep.search)
+        search = Search(
+            sweeper.launcher, Path(config.hydra.sweep.dir), settings, int(config.hydra.launcher.get("n_jobs") or 1)
+        )
+        search.run(swept(engine, config))
+        return search.failures
     # Hydra's own sweeper, with these points in place of its product
     sweeper.split_arguments = lambda overrides, _: [split_points(overrides, config.sweep.zip)]
     sweeper.sweep(list(config.hydra.overrides.task))
+    return []
+
+
+def is_search(config: DictConfig) -> bool:
+    """Whether the jobs of a sweep are proposed by Optuna."""
+    return bool(config.hydra.runtime.choices["hydra/sweeper"] == SEARCH)
+
+
+def swept(engine: Hydra, config: DictConfig) -> list[Override]:
+    """The overrides of a sweep's jobs: those of the config's sweeper, then those of the command line."""
+    params = config.hydra.sweeper.get("params") or {}
+    lines = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+    return OverridesParser.create(engine.config_loader).parse_overrides(lines)
 
 
 def split_points(overrides: list[Override], zipped: Mapping[str, Sequence[Any]]) -> list[list[str]]:

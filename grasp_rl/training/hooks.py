@@ -22,6 +22,7 @@ from grasp_rl.rollouts.reward_pipeline import FailureLimit, RewardPipeline
 from grasp_rl.rollouts.turns import LaterTurn
 from grasp_rl.runs import checkpoints, signals
 from grasp_rl.runs.progress import ProgressWriter
+from grasp_rl.runs.study import TrialReport
 from grasp_rl.tracking.metrics_log import MetricsLog
 from grasp_rl.types import GroupOutcome, ParseStatus
 from grasp_rl.utils.files import read_json
@@ -322,13 +323,17 @@ class Checkpointer:
 
 
 class StopRules:
-    """Stops a run that goes on losing its steps, or whose segmenter fails.
+    """Stops a run that goes on losing its steps, or whose segmenter fails, and a trial that its search gives up.
 
     Args:
         max_failed_prompts: share of a step's prompts on which the segmenter may fail.
+        trial: what the run tells the study that it is a trial of, on rank 0.
     """
 
-    def __init__(self, max_failed_prompts: float) -> None:
+    def __init__(self, max_failed_prompts: float, trial: TrialReport | None = None) -> None:
+        self.trial = trial
+        self.pruned_at: int | None = None
+        """The optimizer step after which the study ended the trial."""
         self.limit = FailureLimit(max_failed_prompts, "rollout.max_failed_prompts")
         self.lost: dict[str, int] = {}
         """Steps in a row that were lost, by reason."""
@@ -353,6 +358,13 @@ class StopRules:
             log.warning("step lost: %s", why)
             if count >= MAX_LOST:
                 raise RuntimeError(f"{MAX_LOST} steps in a row were lost: {why}")
+
+    def validated(self, step: int, scores: Mapping[str, float]) -> None:
+        """Look at the scores of the validation split after ``step`` optimizer steps."""
+        if self.trial is not None and self.trial.metric in scores:
+            if self.trial.validated(step, scores[self.trial.metric]):
+                self.pruned_at = step
+                log.warning("pruned after %d steps: earlier trials had more by then", step)
 
 
 class Stopwatch:

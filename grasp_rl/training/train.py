@@ -21,6 +21,7 @@ from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.rollouts.reward_worker import RewardWorker
 from grasp_rl.rollouts.turns import stages_of, turns_of
 from grasp_rl.runs import checkpoints, data_record
+from grasp_rl.runs.study import STUDY, TrialReport
 from grasp_rl.training.hooks import Checkpointer, Evaluator, RunLog, StopRules
 from grasp_rl.training.questions import chosen
 from grasp_rl.training.trainer import Trainer
@@ -94,7 +95,7 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
         write_card=card,
         last=algorithm.steps,
     )
-    stop = StopRules(config.rollout.max_failed_prompts)
+    stop = StopRules(config.rollout.max_failed_prompts, _trial(config, is_main=engine.process_group.is_main))
     resumed = config.resume is not None
     first_step, stop.lost, overdue = checkpointer.load() if resumed else (0, {}, False)
     log = RunLog(
@@ -140,8 +141,17 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
         overdue=overdue,
         resumed=resumed,
         max_new_tokens=config.rollout.max_new_tokens,
+        is_trial=config.sweep.trial is not None,
         one_round=algorithm.sampling_rounds == 1,
     )
+
+
+def _trial(config: RunConfig, *, is_main: bool) -> TrialReport | None:
+    """The run's side of its trial; None on other ranks, and where the run has been taken out of its sweep's folder."""
+    study, sweep = Path(config.run_dir).parent / STUDY, config.sweep
+    if sweep.trial is None or not is_main or not study.is_file():
+        return None
+    return TrialReport(study, sweep.trial, sweep.search)
 
 
 def _engine_and_update(config: RunConfig, policy: Policy, mismatch_cap: float | None) -> tuple[Engine, PolicyUpdater]:

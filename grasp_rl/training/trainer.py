@@ -65,6 +65,8 @@ class Trainer:
     """Whether the step that the run goes on from was left before its validation."""
     resumed: bool
     max_new_tokens: int
+    is_trial: bool
+    """Whether the run is a trial of a search, which may end it."""
     one_round: bool
     """Whether a step's samples are drawn once, so that its rollouts can be left in the middle on several ranks."""
 
@@ -91,9 +93,15 @@ class Trainer:
                     self.stop.check(step + 1, row, groups)
                     self._milestones(step + 1)
                     self.generator.weights_changed(self.policy, step + 1)
+                if self.is_trial and self.engine.process_group.any_rank(self.stop.pruned_at is not None):
+                    return self._ended(step + 1, before) | {"pruned_at": step + 1}
+        return self._ended(self.steps, before)
+
+    def _ended(self, steps: int, before: Record) -> Record:
+        """The test of the best checkpoint, and what the run was."""
         best = self.checkpointer.load_best()
-        after = self.evaluator.test("after", self.steps) if self.steps else self.evaluator.untrained()
-        return {"steps": self.steps, "best_step": best, "before": before, "after": after}
+        after = self.evaluator.test("after", steps) if steps else self.evaluator.untrained()
+        return {"steps": steps, "best_step": best, "before": before, "after": after}
 
     def close(self) -> None:
         """End what runs beside the loop."""
@@ -116,7 +124,9 @@ class Trainer:
         validate, save = self.evaluator.due(step, self.steps), self.checkpointer.due(step)
         if not (validate or save):
             return
-        value = self.evaluator.validate(step).get("reward") if validate else None  # None where nothing is rewarded
+        scores = self.evaluator.validate(step) if validate else {}
+        self.stop.validated(step, scores)
+        value = scores.get("reward")  # None where nothing is rewarded
         marked = self.checkpointer.best
         best = (step, value) if value is not None and (marked is None or value > marked[1]) else marked
         with signals.held():
