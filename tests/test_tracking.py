@@ -215,7 +215,7 @@ def test_a_wandb_that_is_down_is_recorded_offline(
     tracker.start(run_dir, {"command": "train"}, resume=True)
     tracker.log({"reward": 0.5}, 3)
     tracker.finish(0)
-    assert rows == [{"step": 3, "reward": 0.5}]
+    assert rows == [{"global_step": 3, "reward": 0.5}]
     assert [options["mode"] for options in given] == ["online", "offline"]
     assert given[1]["group"] == "my_sweep"
     assert given[1]["job_type"] == "train"

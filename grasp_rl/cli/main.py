@@ -20,6 +20,8 @@ _MODULES = {
     "predict": "grasp_rl.cli.predict",
     "export": "grasp_rl.cli.export",
     "rehearse": "grasp_rl.cli.rehearse",
+    "dashboard": "grasp_rl.cli.dashboard",
+    "wandb-sweep": "grasp_rl.cli.wandb_sweep",
     "bench": "grasp_rl.bench",
 }
 """Commands that import torch from their first line on, each in a process of its own."""
@@ -43,6 +45,8 @@ Usage: grasp-rl COMMAND [arguments]
   export     write a policy for others to load      grasp-rl export RUN_FOLDER --out FOLDER --merge
   data       check, look at or convert a dataset    grasp-rl data --help
   bench      what a step costs, here and in TRL     grasp-rl bench step
+  dashboard  a W&B workspace, a report of a grid   grasp-rl dashboard --project grasp_rl
+  wandb-sweep    a grid as W&B sweep files         grasp-rl wandb-sweep tiny/reward
   doctor     what is installed, what is missing     grasp-rl doctor
 
   grasp-rl COMMAND --help     the arguments of a command; for train, sft, fit-segmenter, evaluate every option and value
@@ -52,7 +56,20 @@ Usage: grasp-rl COMMAND [arguments]
 Tab completion: eval "$(grasp-rl -sc install=bash)" (zsh alike; fish: grasp-rl -sc install=fish | source)
 """
 
-COMMANDS = (*_COMPOSED, "plan", "rehearse", "predict", "report", "table", "export", "data", "bench", "doctor")
+COMMANDS = (
+    *_COMPOSED,
+    "plan",
+    "rehearse",
+    "predict",
+    "report",
+    "table",
+    "export",
+    "data",
+    "bench",
+    "dashboard",
+    "wandb-sweep",
+    "doctor",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from typing import Any
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.runs.run_dir import ENVIRONMENT
+from grasp_rl.tracking.dashboard import STEP
 from grasp_rl.tracking.mirror import Mirror
 from grasp_rl.utils.files import Record, read_json, to_json, write_text
 
@@ -93,7 +94,9 @@ class WandbTracker(Mirror):
         self._wandb = importlib.import_module("wandb")
         about = read_json(run_dir / ENVIRONMENT) or {}
         kept = {key: about[key] for key in ("command", "overrides", "packages", "python", "git") if key in about}
-        described = to_json(config) | {"environment": to_json(kept)}
+        pairs = [str(word).lstrip("+~").partition("=") for word in about.get("overrides") or ()]
+        axes = {key.replace(".", "/"): value for key, _, value in pairs}  # see tracking.dashboard.config_key
+        described = to_json(config) | {"environment": to_json(kept), "overrides": axes}
         try:
             self._run = self._begin(run_dir, described, self.mode, resume)
         except self._failures() as error:
@@ -102,8 +105,8 @@ class WandbTracker(Mirror):
             where = run_dir / "wandb" / "offline-*"
             self._warn(f"{type(error).__name__}: {error}; recording offline, send it later by `wandb sync {where}`")
             self._run = self._begin(run_dir, described, "offline", resume)
-        self._run.define_metric("step")
-        self._run.define_metric("*", step_metric="step")
+        self._run.define_metric(STEP)
+        self._run.define_metric("*", step_metric=STEP)
 
     def _begin(self, run_dir: Path, config: Record, mode: str, resume: bool) -> Any:
         """The W&B run. One that was recorded offline cannot be joined, so it goes on as a new one of the same name."""
@@ -142,17 +145,17 @@ class WandbTracker(Mirror):
         return self._wandb.Settings(**{key: value for key, value in wanted.items() if key in known})
 
     def _log(self, metrics: Mapping[str, float], step: int) -> None:
-        self._run.log({"step": step, **metrics})
+        self._run.log({STEP: step, **metrics})
 
     def _images(self, name: str, paths: Sequence[Path], step: int) -> None:
         images = {path: self._wandb.Image(str(path), caption=path.stem) for path in paths}
-        self._run.log({"step": step, name: list(images.values())})
+        self._run.log({STEP: step, name: list(images.values())})
         if rows := _completions(paths):
             table = self._wandb.Table(columns=list(_COLUMNS))
             for path, row in rows:
                 values = (row.get(key) for key in ("sample_id", "query", "text", "status", "iou", "reward"))
                 table.add_data(*values, self._wandb.Image(str(path)))
-            self._run.log({"step": step, f"{name}_completions": table})
+            self._run.log({STEP: step, f"{name}_completions": table})
 
     def _close(self, exit_code: int) -> None:
         self._run.finish(exit_code=exit_code)

@@ -65,7 +65,7 @@ class RunLog:
         if self.is_main:
             self.metrics.log(step, row)
             self.metrics.time(step, seconds)
-            self.tracker.log(row, step)
+            self.tracker.log({**row, **{f"seconds/{name}": value for name, value in seconds.items()}}, step)
             trouble = _lost(row)
             self.progress.update("train", step, reward=row.get("reward"), message=trouble.short if trouble else "")
             self._pass_on()
