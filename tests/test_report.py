@@ -183,8 +183,8 @@ def test_the_page_needs_nothing_else(sweep: Path) -> None:
             assert attributes["alt"]
     images = [attributes["src"] or "" for tag, attributes in tags if tag == "img"]
     assert (
-        len(images) == 6 + 8
-    )  # reward, gIoU, and one against the other, and two pairs of images, for each of two runs
+        len(images) == 6 + 8 + 1
+    )  # reward, gIoU, and one against the other, and two pairs of images, for each of two runs; all gIoUs on one pair of axes
 
 
 def test_a_reward_that_rises_while_the_iou_falls_is_warned_of() -> None:

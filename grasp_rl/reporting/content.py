@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from grasp_rl.reporting import breakdowns, results
-from grasp_rl.reporting.axes import SEEDS, constants, label_of
+from grasp_rl.reporting import breakdowns, health, results
+from grasp_rl.reporting.axes import SEEDS, configurations, constants, label_of
 from grasp_rl.reporting.costs import cost
 from grasp_rl.reporting.load import Scored, StudiedRun, number
 from grasp_rl.reporting.plots import REWARD, VALIDATION, curve, image, path_of
@@ -34,7 +34,7 @@ def context(
     Raises:
         ConfigError: there is no such configuration, or several.
     """
-    found = results.found(runs, over, baseline)
+    found, known = results.found(runs, over, baseline), configurations(runs, over)
     best = found.best_run
     shown = [run for run in runs if run is best or run in runs[:_GALLERIES_SHOWN]]
     notes = [*(f"{run.label}: {note}" for run in runs for note in run.notes), *found.notes]
@@ -42,12 +42,16 @@ def context(
         notes.append(f"images are shown of {len(shown)} runs, the others' are in their eval_after/overlays")
     return {
         "title": title,
+        "refresh": None,
         "summary": found.summary,
         "constants": label_of(constants(runs)),
         "columns": [heading for heading, _ in COLUMNS],
         "groups": found.groups,
         "regimes": [{"label": run.label, "rows": rows} for run in runs if (rows := _stages(run))],
         "curves": _curves(runs),
+        "together": health.learning(known) if len(known) > 1 or len(runs) > 1 else [],
+        "health": {"labels": [c.label for c in known], "rows": health.table(known), "plots": health.plots(known)},
+        "next": _next_steps(runs, best),
         "reward_iou": _reward_against_iou(runs),
         "galleries": [{"label": run.label, "open": run is best, "samples": _gallery(run)} for run in shown],
         "statuses": [{"label": run.label, "bars": _bars(run)} for run in runs if _bars(run)],
@@ -252,11 +256,41 @@ def _terms(run: StudiedRun) -> list[Record]:
     for name in names:
         spread = number(first, f"term/{name}/group_std")
         mean = decimals(number(first, f"term/{name}/mean"))
-        share = _mean(run.rows, f"term/{name}/advantage_share")
+        share, weight = _mean(run.rows, f"term/{name}/advantage_share"), _weight(run, name)
         terms.append(
-            {"name": name, "mean": mean, "std": decimals(spread), "share": decimals(share), "idle": spread == 0}
+            {
+                "name": name,
+                "weight": decimals(weight),
+                "unpaid": weight == 0,
+                "mean": mean,
+                "std": decimals(spread),
+                "share": decimals(share),
+                "idle": spread == 0 and weight != 0,
+            }
         )
     return terms
+
+
+def _weight(run: StudiedRun, name: str) -> float | None:
+    """What the config says that a term weighs; None where the reward says it in another way."""
+    terms = (run.config.get("reward") or {}).get("terms")
+    term = terms.get(name) if isinstance(terms, dict) else None
+    return number(term, "weight") if isinstance(term, dict) else None
+
+
+def _next_steps(runs: Sequence[StudiedRun], best: StudiedRun | None) -> list[Record]:
+    """Commands that go on from here, with what each is for."""
+    steps = []
+    if best is not None:
+        folder = shlex.quote(str(best.folder))
+        if best.diagnosis is None:
+            steps.append(("where the best run loses its IoU", f"grasp-rl diagnose {folder}"))
+        steps.append(("its answer to a question of your own", f'grasp-rl predict IMAGE --run {folder} --query "..."'))
+        if best.config.get("command") == "train":
+            steps.append(("its weights, for others to load", f"grasp-rl export {folder} --out FOLDER --merge"))
+    if len(runs) > 1 and len({run.config.get("seed") for run in runs}) == 1:
+        steps.append(("whether a difference outlives the seed", "the same sweep with seed=0,1,2"))
+    return [{"what": what, "command": command} for what, command in steps]
 
 
 def _mean(rows: Sequence[Record], name: str) -> float | None:

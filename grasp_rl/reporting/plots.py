@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,45 @@ def curve(
         axes.set_xlabel("optimizer step")
         axes.set_ylabel(ylabel)
         axes.grid(visible=True, color="#888888", alpha=0.25, linewidth=0.5)
+        return _data_uri(figure)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of an overlay."""
+
+    label: str
+    steps: Sequence[float]
+    spread: Sequence[tuple[float, float, float]]
+    """At each step the lowest, the mean and the highest value over the seeds."""
+    smooth: int = 1
+    """Width in steps of a centred moving average."""
+
+
+OVERLAID = 8
+"""Lines of an overlay that have a colour; further ones are grey."""
+_PALETTE = ("#3b82c4", "#d9822b", "#2f9e6e", "#b0489c", "#8a6d1d", "#c0392b", "#6c5fc7", "#4b8b95")
+
+
+def overlay(lines: Sequence[Line], *, ylabel: str) -> str:
+    """Several curves on one pair of axes, from step 0, with a band over the seeds, as an SVG data URI."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 3.0), layout="constrained")
+        axes = figure.add_subplot()
+        for place, line in enumerate(lines):
+            color = _PALETTE[place] if place < OVERLAID else "#888888"
+            low, mean, high = (moving_average(np.array(side), line.smooth) for side in zip(*line.spread, strict=True))
+            if not np.array_equal(low, high):
+                axes.fill_between(line.steps, low, high, color=color, alpha=0.15, linewidth=0)
+            marker = "o" if len(line.steps) < 15 else None
+            name = line.label if place < OVERLAID else f"{len(lines) - OVERLAID} more" if place == OVERLAID else None
+            axes.plot(line.steps, mean, color=color, linewidth=1.6, marker=marker, markersize=3, label=name)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel(ylabel)
+        axes.grid(visible=True, color="#888888", alpha=0.25, linewidth=0.5)
+        if len(lines) > 1:
+            figure.legend(loc="outside lower center", ncols=2, fontsize=7.5, frameon=False)
         return _data_uri(figure)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,12 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where to write the report (default: into the first FOLDER)")
     parser.add_argument("--over", default="seed", help="keys to average over, with commas between (default: seed)")
     parser.add_argument("--baseline", help="KEY=VALUE,... of the configuration to compare with (default: the best)")
+    parser.add_argument(
+        "--watch", nargs="?", type=float, const=30.0, metavar="SECONDS",
+        help="write it anew every so many seconds (default: 30) until all runs have ended; an open page follows",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args(argv)
     try:
         out = arguments.out or arguments.folder[0]
         over = tuple(key.strip() for key in arguments.over.split(",") if key.strip())
-        written = write_report(*arguments.folder, out=out, over=over, baseline=arguments.baseline)
+        if arguments.watch is not None and arguments.watch < 1:
+            raise ConfigError(f"--watch {arguments.watch:g}: must be >= 1 second")
+        written = _written(arguments, out, over)
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"grasp-rl report: {error}\n")
         return 2 if isinstance(error, ConfigError) else 1
@@ -51,7 +58,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def write_report(*folders: Path, out: Path, over: Sequence[str] = SEEDS, baseline: str | None = None) -> Record:
+def _written(arguments: argparse.Namespace, out: Path, over: Sequence[str]) -> Record:
+    """The report; with ``--watch`` again and again until nothing is running."""
+    while True:
+        going_on = arguments.watch is not None and any(run.state == "running" for run in read_study(*arguments.folder))
+        refresh = round(arguments.watch) if going_on else None
+        written = write_report(*arguments.folder, out=out, over=over, baseline=arguments.baseline, refresh=refresh)
+        if not going_on:
+            return written
+        sys.stderr.write(f"{written['report']}: {written['summary']}\n")
+        time.sleep(arguments.watch)
+
+
+def write_report(
+    *folders: Path, out: Path, over: Sequence[str] = SEEDS, baseline: str | None = None, refresh: int | None = None
+) -> Record:
     """Write one report on the runs in ``folders`` into ``out`` and say what it found.
 
     Args:
@@ -59,6 +80,7 @@ def write_report(*folders: Path, out: Path, over: Sequence[str] = SEEDS, baselin
         out: the folder to write into.
         over: keys whose values are averaged over.
         baseline: ``key=value,...`` of the configuration to compare with; the best by default.
+        refresh: seconds after which a browser is to read the page again.
 
     Raises:
         ConfigError: one of the folders holds no run, or there is no such baseline.
@@ -66,7 +88,7 @@ def write_report(*folders: Path, out: Path, over: Sequence[str] = SEEDS, baselin
     """
     study = read_study(*folders)
     title = ", ".join(folder.absolute().name for folder in folders)
-    content = context(study, title, over=over, baseline=baseline)
+    content = context(study, title, over=over, baseline=baseline) | {"refresh": refresh}
     table = results(study)
     write_text(out / "report.html", render(content))
     write_text(out / "report.md", markdown(content))
@@ -82,6 +104,10 @@ def write_report(*folders: Path, out: Path, over: Sequence[str] = SEEDS, baselin
         "summary": content["summary"],
         "runs": table,
     }
+
+
+def _remark(term: Record) -> str:
+    return "not paid" if term["unpaid"] else "teaches nothing here" if term["idle"] else ""
 
 
 def render(content: Record, template: str = "report.html.jinja") -> str:
@@ -117,13 +143,13 @@ def markdown(content: Record) -> str:
     for group in content["groups"]:
         lines += _group(group, content["columns"])
     terms = [
-        [block["label"], t["name"], t["mean"], t["std"], t["share"], "teaches nothing here" if t["idle"] else ""]
+        [block["label"], t["name"], t["weight"], t["mean"], t["std"], t["share"], _remark(t)]
         for block in content["terms"]
         for t in block["terms"]
     ]
     if terms:
         lines += ["", "## Reward terms at the first step", ""]
-        lines += _md_table(["run", "term", "mean", "within-group std", "share of the variance", ""], terms)
+        lines += _md_table(["run", "term", "weight", "mean", "within-group std", "share of the variance", ""], terms)
     warned = [f"- {_md(p['label'])}: {_md(p['warning'])}" for p in content["reward_iou"] if p["warning"]]
     lines += ["", "## Reward against mask", "", *warned] if warned else []
     for block in content["regimes"]:
