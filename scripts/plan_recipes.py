@@ -43,7 +43,8 @@ def main() -> None:
         peaks, steps = [j["memory"]["peak"] for j in jobs], [j["seconds"]["step"] for j in jobs]
         devices = sorted({j["devices"] for j in jobs})
         spans = [f"{min(v):.0f}" if max(v) - min(v) < 0.5 else f"{min(v):.0f} to {max(v):.0f}" for v in (peaks, steps)]
-        hours, disk = sum(j["device_hours"] for j in jobs), sum(j["disk"]["total"] for j in jobs)
+        hours, left = sum(j["device_hours"] for j in jobs), sum(j["disk"]["left"] for j in jobs)
+        disk = left + max(j["disk"]["total"] - j["disk"]["left"] for j in jobs)
         fits = "" if all(j["fits"] for j in jobs) else " (does not fit)"
         say(
             f"| {link} | {what} | {len(jobs)} | {', '.join(map(str, devices))} | {spans[0]}{fits} | {spans[1]} | {hours:.0f} |"
