@@ -46,9 +46,8 @@ from grasp_rl.prompts.render import format_answer
 from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import checkpoints
-from grasp_rl.runs.run_dir import STATUS
+from grasp_rl.runs.run_dir import METRICS, STATUS
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
-from grasp_rl.tracking.metrics_log import METRICS
 from grasp_rl.tracking.null import NullTracker
 from grasp_rl.training.train import make_trainer
 from grasp_rl.training.trainer import Trainer

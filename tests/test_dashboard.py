@@ -60,7 +60,8 @@ def test_regular_expressions_find_something_that_is_logged() -> None:
 def test_the_same_title_is_the_same_workspace() -> None:
     one, two = dashboard.workspace("me", "a"), dashboard.workspace("me", "a")
     assert one._internal_name == two._internal_name
-    assert one._internal_name.startswith("nw-") and one._internal_name.endswith("-v")
+    assert one._internal_name.startswith("nw-")
+    assert one._internal_name.endswith("-v")
     assert dashboard.workspace("me", "a", "other")._internal_name != one._internal_name
     assert dashboard.spec(one) == dashboard.spec(two)
 
@@ -102,7 +103,7 @@ def test_a_workspace_that_is_there_is_replaced(monkeypatch: pytest.MonkeyPatch) 
         return {"upsertView": {"view": {"id": "7", "name": variables["name"]}}}
 
     monkeypatch.setattr(internal, "execute_graphql", asked)
-    monkeypatch.setattr(internal.wandb, "Api", lambda: SimpleNamespace())
+    monkeypatch.setattr(internal.wandb, "Api", SimpleNamespace)
     monkeypatch.setattr("wandb_workspaces.workspaces.interface.get_app_url", lambda api: "https://wandb.ai")
     first = dashboard.save_workspace(dashboard.workspace("me", "p"))
     second = dashboard.save_workspace(dashboard.workspace("me", "p"))

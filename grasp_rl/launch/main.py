@@ -41,6 +41,7 @@ from grasp_rl.runs.progress import ProgressWatcher, duration
 from grasp_rl.runs.run_dir import (
     CONFIG,
     ERROR,
+    METRICS,
     PROGRESS,
     STATUS,
     launcher_lock,
@@ -51,7 +52,6 @@ from grasp_rl.runs.run_dir import (
     state_of,
 )
 from grasp_rl.runs.study import STUDY, open_study
-from grasp_rl.tracking.metrics_log import METRICS
 from grasp_rl.utils.files import Record, read_json, to_json, write_json
 
 _PLACES = ("nproc", "nnodes", "node_rank", "rendezvous", "hostfile", "timeout_s")

@@ -20,14 +20,16 @@ from grasp_rl.runs.run_dir import (
     ENVIRONMENT,
     ERROR,
     LOG,
+    METRICS,
     MINING,
     RESULT,
     STATUS,
+    TIMINGS,
     seconds_between,
     stages_in,
     state_of,
 )
-from grasp_rl.tracking.metrics_log import METRICS, TIMINGS, read_rows
+from grasp_rl.tracking.metrics_log import read_rows
 from grasp_rl.utils.files import Record, read_json
 
 DIAGNOSIS = "diagnosis.json"

@@ -20,6 +20,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.utils.files import Record, read_json, to_json, write_json
 
 CONFIG = "config.yaml"
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 ENVIRONMENT = "environment.json"
 STATUS = "status.json"
 PROGRESS = "progress.json"

@@ -7,9 +7,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from grasp_rl.runs.run_dir import METRICS, TIMINGS
 from grasp_rl.utils.files import Record, to_json, write_text
-
-METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 
 
 class MetricsLog:

@@ -361,10 +361,11 @@ class StopRules:
 
     def validated(self, step: int, scores: Mapping[str, float]) -> None:
         """Look at the scores of the validation split after ``step`` optimizer steps."""
-        if self.trial is not None and self.trial.metric in scores:
-            if self.trial.validated(step, scores[self.trial.metric]):
-                self.pruned_at = step
-                log.warning("pruned after %d steps: earlier trials had more by then", step)
+        if self.trial is None or self.trial.metric not in scores:
+            return
+        if self.trial.validated(step, scores[self.trial.metric]):
+            self.pruned_at = step
+            log.warning("pruned after %d steps: earlier trials had more by then", step)
 
 
 class Stopwatch:
