@@ -260,3 +260,16 @@ def test_the_same_seed_twice_is_not_two_seeds() -> None:
     ]  # fmt: skip
     alone = configurations(labelled([studied("reward=a seed=0", scored([value])) for value in (0.5, 0.6)]))
     assert [len(configuration.runs) for configuration in alone] == [1, 1]
+
+
+def test_regret_is_to_the_best_configuration_on_the_same_question() -> None:
+    """By the means over seeds; 0.05 behind is nothing to speak of."""
+    runs = [studied("reward=a seed=0", scored([0.9, 0.1, 0.5])), studied("reward=a seed=1", scored([0.9, 0.3, 0.5])),
+            studied("reward=b seed=0", scored([0.3, 0.8, 0.45]))]  # fmt: skip
+    one, other = page(runs)["regrets"]
+    assert one["label"] == "reward=a"
+    assert one["rows"] == [
+        {"sample": "001", "query": "where", "by": "reward=b", "regret": "0.600", "iou": "0.200", "best": "0.800"}
+    ]
+    assert [row["sample"] for row in other["rows"]] == ["000"]
+    assert page(runs[:2])["regrets"] == []

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from grasp_rl.reporting import breakdowns, health, results
+from grasp_rl.reporting import breakdowns, health, regret, results
 from grasp_rl.reporting.axes import SEEDS, configurations, constants, label_of
 from grasp_rl.reporting.costs import cost
 from grasp_rl.reporting.load import Scored, StudiedRun, number
@@ -54,6 +54,7 @@ def context(
         "next": _next_steps(runs, best),
         "reward_iou": _reward_against_iou(runs),
         "galleries": [{"label": run.label, "open": run is best, "samples": _gallery(run)} for run in shown],
+        "regrets": regret.most(known),
         "statuses": [{"label": run.label, "bars": _bars(run)} for run in runs if _bars(run)],
         "status_names": [str(status) for status in ParseStatus],
         "terms": [{"label": run.label, "terms": _terms(run)} for run in runs if _terms(run)],
