@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa:
 from grasp_rl.config.errors import ConfigError  # noqa: E402
 from grasp_rl.config.schema import SearchConfig  # noqa: E402
 from grasp_rl.launch import compose, sweeper  # noqa: E402
-from grasp_rl.launch import main as launcher  # noqa: E402
 from grasp_rl.launch.search import MAX_FAILED, Search  # noqa: E402
 from grasp_rl.runs.study import STUDY, open_study  # noqa: E402
 from grasp_rl.utils.files import read_json  # noqa: E402
@@ -128,7 +129,8 @@ def test_a_run_that_is_worse_than_the_others_ends(tmp_path: Path) -> None:
         study.tell(trial, 100.0)
     line = ["-m", "hydra/sweeper=optuna", "optimizer.lr=tag(log, interval(1e-5,1e-3))", "sweep.search.trials=3", "debug=fast",
             "sweep.search.startup_trials=1", "segmenter=box_fill", "algorithm.steps=3", "evaluation.every=1"]  # fmt: skip
-    assert launcher.main("train", [*line, f"hydra.sweep.dir={tmp_path}"]) == 0
+    command = [sys.executable, "-P", "-m", "grasp_rl.cli.main", "train", *line, f"hydra.sweep.dir={tmp_path}"]
+    subprocess.run(command, check=True, capture_output=True)  # Hydra sets up the logging of the process that runs jobs
     (result,) = tmp_path.glob("*/result.json")
     found = read_json(result)
     assert found is not None

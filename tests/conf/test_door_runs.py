@@ -265,17 +265,20 @@ def test_progress_is_written_and_shown(tmp_path: Path) -> None:
     assert (read_json(run_dir / PROGRESS) or {})["step"] == 5
     writer.update("validate", 6, giou=0.125)
     state = read_json(run_dir / PROGRESS) or {}
-    assert set(state) == {"phase", "step", "total_steps", "reward", "giou", "eta_s", "message", "notes"}
-    assert (state["step"], state["total_steps"], state["reward"], state["giou"]) == (6, 10, 0.5, 0.125)
+    shown = {"phase", "step", "total_steps", "reward", "giou", "before", "after"}
+    assert set(state) == shown | {"eta_s", "message", "notes"}
+    assert (state["step"], state["total_steps"], state["giou"]) == (6, 10, 0.125)
+    assert state["reward"] == pytest.approx((0.9 * 0.25 + 0.5) / 1.9)  # smoothed
+    writer.update("test after", 6, test=("after", 0.25))
     writer.update("done", 10)
     assert (read_json(run_dir / PROGRESS) or {})["eta_s"] == 0
     out = StringIO()
     watcher = ProgressWatcher(Console(file=out, width=60), lambda: [run_dir])
     watcher.print_moved()
     watcher.print_moved()
-    assert out.getvalue() == "seed=1  done 10/10  reward 0.500  gIoU 0.125  left 0s\n"
-    Console(file=(shown := StringIO()), width=100).print(watcher.table())
-    assert "10/10   0.500  0.125" in shown.getvalue()
+    assert out.getvalue() == "seed=1  done 10/10  reward 0.382  val gIoU 0.125  test - → 0.250  left 0s\n"
+    Console(file=(table := StringIO()), width=120).print(watcher.table())
+    assert "10/10   0.382     0.125            - → 0.250    0s" in table.getvalue()
 
 
 def test_progress_lines_come_by_themselves(tmp_path: Path) -> None:
