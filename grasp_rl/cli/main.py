@@ -20,6 +20,7 @@ _MODULES = {
     "predict": "grasp_rl.cli.predict",
     "export": "grasp_rl.cli.export",
     "rehearse": "grasp_rl.cli.rehearse",
+    "demo": "grasp_rl.demo",
     "bench": "grasp_rl.bench",
 }
 """Commands that import torch from their first line on, each in a process of its own."""
@@ -38,6 +39,7 @@ Usage: grasp-rl COMMAND [arguments]
   plan       what a run will take, beforehand       grasp-rl plan policy=qwen2_5_vl_3b --gpu a100_80
   rehearse   a recipe in small, on this machine     grasp-rl rehearse think2seg_rs/main_3b
   predict    answer questions about your images   grasp-rl predict --help
+  demo       a page in the browser to try it by hand  grasp-rl demo --run RUN_FOLDER
   report     tables and figures of finished runs    grasp-rl report FOLDER ...
   table      scores by configuration or axes       grasp-rl table FOLDER --rows reward --columns prompt
   export     write a policy for others to load      grasp-rl export RUN_FOLDER --out FOLDER --merge
@@ -52,7 +54,7 @@ Usage: grasp-rl COMMAND [arguments]
 Tab completion: eval "$(grasp-rl -sc install=bash)" (zsh alike; fish: grasp-rl -sc install=fish | source)
 """
 
-COMMANDS = (*_COMPOSED, "plan", "rehearse", "predict", "report", "table", "export", "data", "bench", "doctor")
+COMMANDS = (*_COMPOSED, "plan", "rehearse", "predict", "demo", "report", "table", "export", "data", "bench", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
