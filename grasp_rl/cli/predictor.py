@@ -234,12 +234,14 @@ def check_query(query: str, reserved: Sequence[str] = ()) -> None:
     """Demand a question that can be asked.
 
     Raises:
-        ConfigError: it is empty, too long, or holds a control token of a chat template or a ``reserved`` one.
+        ConfigError: it is empty, too long, no text, or holds a control token of a chat template or a ``reserved`` one.
     """
     if not query.strip():
         raise ConfigError("--query: is empty; say what to look for, such as --query 'where could a boat land'")
     if len(query) > MAX_QUERY:
         raise ConfigError(f"--query: has {len(query)} characters, must have at most {MAX_QUERY}")
+    if any("\ud800" <= letter <= "\udfff" for letter in query):
+        raise ConfigError("--query: holds bytes or half characters that are no text in UTF-8; write it anew")
     token = control_token(query, reserved)
     if token is not None:
         raise ConfigError(f"--query: holds {token!r}, which is reserved for the control tokens of chat templates")

@@ -110,8 +110,8 @@ class Answering:
         self._policies: dict[str, Policy] = {}
         self._segmenters: dict[tuple[str, str], Segmenter] = {}
         self._predictors: dict[Chosen, Predictor] = {}
-        for name in self.policies:  # refused before the page opens
-            self._config(Chosen(policy=name))
+        for chosen in (*(Chosen(policy=p) for p in self.policies), *(Chosen(segmenter=s) for s in segmenters)):
+            self._config(chosen)  # what cannot be read is refused before the page opens
 
     def ask(self, image: PageImage, query: str, chosen: Chosen) -> Answered:
         """What a policy answers.
