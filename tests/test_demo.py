@@ -16,12 +16,14 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image as Pillow
 
 pytest.importorskip("pyproj", reason="the extra demo is not installed: pip install 'grasp-rl[demo]'")
@@ -390,8 +392,6 @@ def test_text_of_anyone_is_shown_and_never_obeyed(
 def test_a_very_long_text_is_cut(answering: Answering) -> None:
     image = example("vessel")
     answered = answering.ask(image, image.sample.query, Chosen())
-    from dataclasses import replace
-
     page = report.panels([replace(answered, text="<b>" * 50_000)])
     assert page.count("&lt;b&gt;") < 7_000
     assert "130000 characters more" in page
@@ -423,6 +423,8 @@ def test_downloads_hold_what_was_answered(answering: Answering, tmp_path: Path) 
     picture = Pillow.open(io.BytesIO(download(page, "answer.png")))
     assert picture.size[0] == 448
     assert "no place on the earth" not in page
+    assert "knows drawn scenes alone" in report.panels([answering.ask(image, "the roof", Chosen())])
+    assert str(tmp_path) not in page
 
 
 def test_nothing_found_is_an_empty_layer(answering: Answering, tmp_path: Path) -> None:
@@ -552,16 +554,15 @@ def test_a_folder_that_is_no_run_is_refused_before_the_page_opens(tmp_path: Path
         Answering({"mine": tmp_path})
     with pytest.raises(ConfigError, match="segmenter"):
         Answering({}, segmenters=["no_such"])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(asdict(read_config(None, None, None, []))))
+    with pytest.raises(ConfigError, match="no policy there"):
+        Answering({"mine": tmp_path})
 
 
 def test_a_run_answers_with_its_own_config(tmp_path: Path) -> None:
-    from dataclasses import asdict
-
-    import yaml
-
     config = read_config(None, "points", "box_fill", ["policy.weights=random"])
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(asdict(config)))
-    TinyPolicy(weights="random").save(tmp_path / "checkpoints" / "best" / "policy")
+    TinyPolicy(weights="random").save(tmp_path / "checkpoints" / "step_000010" / "policy")
     answering = Answering({"mine": tmp_path})
     assert answering.policies == ("tiny", "mine")
     assert answering._config(Chosen(policy="mine")).prompt.scheme == "points"

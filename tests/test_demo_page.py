@@ -28,6 +28,8 @@ from grasp_rl.demo.images import MAX_BYTES
 
 USERS = 20
 QUEUE = 25
+CHOICE = ["tiny", "nobody", OWN, OWN, OWN]
+"""Policy, another to compare with, segmenter, prompt scheme, inference options."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ class Person:
         config = self.client.get(f"{address}/config").json()
         self.targets = {(c["props"].get("elem_id") or c["props"].get("value")): c["id"] for c in config["components"]}
         self.functions = {
-            (target, event): f["id"] for f in config["dependencies"] for target, event in f["targets"]
+            (target, event): f["id"] for f in config["dependencies"] if f["backend_fn"] for target, event in f["targets"]
         }  # fmt: skip
 
     def __enter__(self) -> Person:
@@ -90,7 +92,7 @@ class Person:
         raise AssertionError("the stream ended without an answer")
 
     def ask(self, question: str) -> str:
-        (shown,) = self.call("ask", "click", [None, question, "tiny", "nobody", OWN, OWN, OWN])
+        (shown,) = self.call("ask", "click", [None, question, *CHOICE])
         return str(shown)
 
     def upload(self, image: Any) -> list[Any]:
@@ -134,11 +136,11 @@ def test_ask_and_mark(person: Person) -> None:
 
 
 def test_examples_and_drawn_scenes(person: Person) -> None:
-    _, canvas, question, *_ = person.call("Several roofs", "click", [])
+    _, canvas, question, *_ = person.call("Several roofs", "click", CHOICE)
     assert question == "where is the best cover from the sun"
     assert 'data-width="112"' in canvas
     assert len(document(person.ask(question))["prompts"]) == 3
-    _, canvas, question, *_ = person.call("Draw a new scene, hard", "click", [])
+    _, canvas, question, *_ = person.call("Draw a hard one", "click", CHOICE)
     assert "drawn scene, hard" in canvas
     assert document(person.ask(question))["iou"] is not None
 
@@ -201,7 +203,7 @@ def test_no_request_names_a_file_or_an_address(address: str, person: Person) -> 
         assert person.client.get(f"{address}/{path}").status_code == 404, path
     assert person.client.post(f"{address}/gradio_api/upload", files={"files": b"x"}).status_code == 404
     file = {"path": "http://127.0.0.1:9/", "meta": {"_type": "gradio.FileData"}}
-    assert person.post("ask", "click", [None, file, "tiny", "nobody", OWN, OWN, OWN]).status_code == 400
+    assert person.post("ask", "click", [None, file, *CHOICE]).status_code == 400
     assert person.client.get(address, headers={"host": "evil.example"}).status_code == 403
     large = person.client.post(f"{address}/gradio_api/queue/join", content=b"x" * (MAX_BYTES * 4 // 3 + 100_001))
     assert large.status_code == 413
@@ -226,7 +228,7 @@ def test_the_queue_is_bounded(address: str) -> None:
     """As many as may wait do, and the rest are told at once that it is full."""
     with ExitStack() as stack:
         people = [stack.enter_context(Person(address)) for _ in range(2 * QUEUE)]
-        values = [None, "the roof", "tiny", "nobody", OWN, OWN, OWN]
+        values = [None, "the roof", *CHOICE]
         statuses = [person.post("ask", "click", values).status_code for person in people]
     assert statuses[0] == 200
     assert 1 <= statuses.count(503) <= QUEUE, statuses

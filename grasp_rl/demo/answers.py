@@ -19,6 +19,7 @@ from grasp_rl.demo.images import PageImage
 from grasp_rl.demo.marks import read_marks
 from grasp_rl.interfaces import Policy, Rubric, Segmenter
 from grasp_rl.rollouts.reward_pipeline import segment
+from grasp_rl.runs import checkpoints
 from grasp_rl.types import Answer, FinishReason, MaskPrediction, RewardBreakdown
 from grasp_rl.utils.files import Record
 
@@ -37,7 +38,7 @@ class Chosen:
     """Who answers, and how."""
 
     policy: str = TINY
-    """:data:`TINY` or the name of a run."""
+    """As :func:`named_policy` says, or the name of a run."""
     segmenter: str = OWN
     prompt: str = OWN
     inference: str = OWN
@@ -102,7 +103,7 @@ class Answering:
         time_limit_s: float | None = None,
     ) -> None:
         self.runs, self.overrides, self.trusted, self.time_limit_s = dict(runs), tuple(overrides), trusted, time_limit_s
-        self.policies = (TINY, *self.runs)
+        self.policies = (named_policy(self.overrides), *self.runs)
         self.segmenters = (OWN, *dict.fromkeys([*segmenters, *SEGMENTERS]))
         self.prompts = (OWN, *(name for name in _options("prompt") if name not in _OTHER_TASKS))
         self.inferences = (OWN, *_options("inference"))
@@ -112,6 +113,8 @@ class Answering:
         self._predictors: dict[Chosen, Predictor] = {}
         for chosen in (*(Chosen(policy=p) for p in self.policies), *(Chosen(segmenter=s) for s in segmenters)):
             self._config(chosen)  # what cannot be read is refused before the page opens
+        for folder in self.runs.values():
+            checkpoints.find_policy(folder)
 
     def ask(self, image: PageImage, query: str, chosen: Chosen) -> Answered:
         """What a policy answers.
@@ -188,7 +191,7 @@ class Answering:
                     remark = str(error)
         return Answered(
             who=who,
-            model=model_name(predictor) if who != "you" else f"you + {model_name(predictor).rpartition(' + ')[2]}",
+            model=_model(who, predictor),
             prompt=predictor.config.prompt.scheme if who != "you" else "boxes and points by hand",
             query=query,
             image=image,
@@ -245,6 +248,18 @@ class Answering:
             segmenter = SEGMENTERS[0]
         inference = [f"inference={chosen.inference}"] if chosen.inference != OWN else []
         return read_config(run, scheme, segmenter, [*self.overrides, *inference])
+
+
+def _model(who: str, predictor: Predictor) -> str:
+    """Who answers, with which checkpoint, through which segmenter; without the folders of this machine."""
+    checkpoint = f" ({predictor.weights.parent.name})" if predictor.weights is not None and who != "you" else ""
+    segmenter = model_name(predictor).rpartition(" + ")[2]
+    return f"{who}{checkpoint} + {Path(segmenter).name}"
+
+
+def named_policy(overrides: Sequence[str]) -> str:
+    """Name of the policy that needs no run: the one that ``overrides`` name, else :data:`TINY`."""
+    return next((text.partition("=")[2] for text in overrides if text.startswith("policy=")), TINY)
 
 
 @cache

@@ -43,12 +43,12 @@ def _serve(arguments: argparse.Namespace) -> int:
         )
     overrides = [compose.as_it_stands(override) for override in arguments.overrides]
     quiet()
-    from grasp_rl.demo.answers import Answering
+    from grasp_rl.demo.answers import Answering, named_policy
     from grasp_rl.demo.guard import LOCAL
     from grasp_rl.demo.page import build, launch
 
     answering = Answering(
-        names_of(arguments.run),
+        names_of(arguments.run, named_policy(overrides)),
         overrides,
         arguments.segmenter,
         compose.trusted_on(overrides),
@@ -90,21 +90,23 @@ def quiet() -> None:
     }
 
 
-def names_of(runs: Sequence[Path]) -> dict[str, Path]:
+def names_of(runs: Sequence[Path], taken: str = "tiny") -> dict[str, Path]:
     """Run folders by the names that the page shows: the last part of the path, with more of it where two are alike.
+
+    Args:
+        runs: folders.
+        taken: a name that none of them gets.
 
     Raises:
         ConfigError: a folder is none, or is named twice.
     """
-    from grasp_rl.demo.answers import TINY
-
     result: dict[str, Path] = {}
     for run in runs:
         if not run.is_dir():
             raise ConfigError(f"--run {run}: no such folder; name the folder of a run, as in outputs/train/<time>")
         path = run.resolve()
         names = ["/".join(path.parts[-count:]) for count in range(1, len(path.parts) + 1)]
-        name = next((name for name in names if name not in (TINY, *result)), None)
+        name = next((name for name in names if name not in (taken, *result)), None)
         if name is None or path in result.values():
             raise ConfigError(f"--run {run}: is named twice")
         result[name] = path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -19,6 +19,8 @@ from grasp_rl.demo.images import EXAMPLES, MAX_BYTES, PageImage
 from grasp_rl.demo.marks import with_mark
 
 NOBODY = "nobody"
+DRAWN = {"easy": "Draw a new scene", "hard": "Draw a hard one"}
+"""Levels of drawn scenes, and what stands on their buttons."""
 INTRODUCTION = """\
 # Point at things in aerial images
 
@@ -48,31 +50,25 @@ def build(answering: Answering) -> gr.Blocks:
         kept = gr.State(None, time_to_live=KEPT_S)
         gr.Markdown(INTRODUCTION)
         with gr.Row(elem_classes="examples"):
-            example_buttons = {name: gr.Button(words, size="sm") for name, words in EXAMPLES.items()}
+            openers = [gr.Button(words, size="sm") for words in EXAMPLES.values()]
         with gr.Row(elem_classes="examples"):
-            drawing_buttons = {level: gr.Button(f"Draw a new scene, {level}", size="sm") for level in ("easy", "hard")}
+            openers += [gr.Button(words, size="sm") for words in DRAWN.values()]
             chooser = gr.HTML(
                 value="",
                 html_template='<label class="file">An image of your own (PNG, JPEG, GeoTIFF)'
                 f'<input type="file" data-most="{MAX_BYTES}"></label>',
                 js_on_load=script,
                 elem_id="chooser",
+                min_width=280,
             )
-        question = gr.Textbox(
-            value=opening.sample.query, label="Question", placeholder="Where could a boat land?", max_lines=3,
-            max_length=2000, elem_id="question",
-        )  # fmt: skip
-        with gr.Row():
-            policy = gr.Dropdown(list(answering.policies), value=answering.policies[-1], label="Policy")
-            other = gr.Dropdown([NOBODY, *answering.policies], value=NOBODY, label="Compare with")
-        with gr.Accordion("Segmenter, prompt scheme and inference options", open=False), gr.Row():
-            segmenter = gr.Dropdown(list(answering.segmenters), value=OWN, label="Segmenter")
-            prompt = gr.Dropdown(list(answering.prompts), value=OWN, label="Prompt scheme")
-            inference = gr.Dropdown(list(answering.inferences), value=OWN, label="Inference options")
-        ask_button = gr.Button("Ask", variant="primary", elem_id="ask")
         with gr.Row(elem_classes="work"):
-            with gr.Column(min_width=280):
-                gr.Markdown("## The image\nDrag a box, click a point on the thing, or shift-click one beside it.")
+            with gr.Column(scale=2, min_width=300):
+                question = gr.Textbox(
+                    value=opening.sample.query, label="Question", placeholder="Where could a boat land?", max_lines=3,
+                    max_length=2000, elem_id="question",
+                )  # fmt: skip
+                ask_button = gr.Button("Ask", variant="primary", elem_id="ask")
+                gr.Markdown("Drag a box on the image, click a point on the thing, or shift-click one beside it.")
                 canvas = gr.HTML(value=report.canvas(opening), js_on_load=script, elem_id="canvas")
                 marks = gr.Textbox(
                     value="", lines=2, max_lines=8, max_length=4000, elem_id="marks",
@@ -80,12 +76,20 @@ def build(answering: Answering) -> gr.Blocks:
                     placeholder="box 10 20 60 80 on 30 40 off 15 25",
                 )  # fmt: skip
                 with gr.Row():
-                    mark_button = gr.Button("Segment mine", elem_id="mine")
-                    clear_button = gr.Button("Start mine over", elem_id="clear")
-            with gr.Column(scale=3, min_width=280):
+                    mark_button = gr.Button("Segment mine", elem_id="mine", min_width=120)
+                    clear_button = gr.Button("Clear mine", elem_id="clear", min_width=120)
+                policies = list(answering.policies)
+                with gr.Row():
+                    policy = gr.Dropdown(policies, value=policies[-1], label="Policy", min_width=120)
+                    other = gr.Dropdown([NOBODY, *policies], value=NOBODY, label="Compare with", min_width=120)
+                with gr.Accordion("Segmenter, prompt scheme and inference options", open=False):
+                    segmenter = gr.Dropdown(list(answering.segmenters), value=OWN, label="Segmenter")
+                    prompt = gr.Dropdown(list(answering.prompts), value=OWN, label="Prompt scheme")
+                    inference = gr.Dropdown(list(answering.inferences), value=OWN, label="Inference options")
+            with gr.Column(scale=5, min_width=300):
                 gr.Markdown(
-                    "## The answers\nRed: mask. White and red: boxes. Yellow: points on the thing; blue: beside it. "
-                    "Green: the outline of the truth, where it is known."
+                    "Red: the mask. White and red: boxes. Yellow: points on the thing; blue: beside it. Green: the "
+                    "outline of the truth, where it is known."
                 )
                 live = '<div aria-live="polite">${value}</div>'
                 with gr.Row():
@@ -94,23 +98,24 @@ def build(answering: Answering) -> gr.Blocks:
 
         shown = [kept, canvas, question, answers, marks, mine]
         choice = [segmenter, prompt, inference]
-        ask = partial(_ask, answering)
-        asked = {"fn": ask, "inputs": [kept, question, policy, other, *choice], "outputs": [answers], **model}
+        asking = gr.on(
+            [ask_button.click, question.submit], partial(_ask, answering), [kept, question, policy, other, *choice],
+            answers, **model,
+        )  # fmt: skip
         own = {
             "fn": partial(_mark, answering),
             "inputs": [kept, question, policy, *choice, marks],
             "outputs": [mine],
             **model,
         }
-        for name, button in example_buttons.items():
-            button.click(partial(_show, partial(images.example, name)), None, shown, **quick).then(**asked)
-        for level, button in drawing_buttons.items():
-            button.click(partial(_show, partial(images.draw, level)), None, shown, **quick).then(**asked)
-        chooser.chosen(_upload, None, shown, **quick)
-        gr.on([ask_button.click, question.submit], **asked)
-        canvas.marked(_place, [kept, marks], [marks, mine], trigger_mode="multiple", **quick).then(**own)
-        mark_button.click(**own)
-        clear_button.click(lambda: ("", ""), None, [marks, mine], **quick)
+        marking = canvas.marked(_place, [kept, marks], [marks, mine], trigger_mode="multiple", **quick).then(**own)
+        pending = [asking, marking, mark_button.click(**own)]
+        gr.on(
+            [button.click for button in openers], _opening(answering), [policy, other, *choice], shown, cancels=pending,
+            trigger_mode="always_last", **model,
+        )  # fmt: skip
+        chooser.chosen(_upload, None, shown, cancels=pending, **quick)
+        clear_button.click(lambda: ("", ""), None, [marks, mine], cancels=pending[1:], **quick)
     return page
 
 
@@ -149,14 +154,26 @@ def launch(page: gr.Blocks, *, host: str, port: int | None, hosts: Sequence[str]
 
 def _theme() -> gr.themes.Base:
     """Fonts of the system, and colours whose contrast is enough."""
-    return gr.themes.Default(
-        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    return gr.themes.Default(primary_hue="blue", **fonts).set(
+        button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800"
     )
 
 
-def _show(make: Callable[[], PageImage]) -> tuple[Any, ...]:
-    image = make()
-    return image, report.canvas(image), image.sample.query, "", "", ""
+def _opening(answering: Answering) -> Callable[..., Iterator[tuple[Any, ...]]]:
+    """What a button of an example or a drawn scene does: it shows the image, then what is answered about it."""
+    makers: dict[str, Callable[[], PageImage]] = {
+        **{words: partial(images.example, name) for name, words in EXAMPLES.items()},
+        **{words: partial(images.draw, level) for level, words in DRAWN.items()},
+    }
+
+    def opened(event: gr.EventData, *options: str) -> Iterator[tuple[Any, ...]]:
+        image = makers[event.target.value]()
+        first = (image, report.canvas(image), image.sample.query)
+        yield *first, "", "", ""
+        yield *first, _ask(answering, image, image.sample.query, *options), "", ""
+
+    return opened
 
 
 def _upload(event: gr.EventData) -> tuple[Any, ...]:

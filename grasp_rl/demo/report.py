@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from grasp_rl.demo.answers import Answered
+from grasp_rl.demo.answers import TINY, Answered
 from grasp_rl.demo.images import PageImage
 from grasp_rl.geo.layers import LAYER, table_of, write_layer
 from grasp_rl.geo.merge import Feature
@@ -48,12 +48,12 @@ MAX_TEXT = 20_000
 
 def panels(answers: Sequence[Answered]) -> str:
     """The answers side by side."""
-    return f'<div class="answers">{"".join(map(_panel, answers))}</div>'
+    return f'<div class="answers shown">{"".join(map(_panel, answers))}</div>'
 
 
 def problem(message: str) -> str:
     """What went wrong, in words for a person."""
-    return f'<p class="problem" role="alert">{_escaped(message)}</p>'
+    return f'<p class="problem shown" role="alert">{_escaped(message)}</p>'
 
 
 def canvas(image: PageImage) -> str:
@@ -77,6 +77,8 @@ def _panel(answered: Answered) -> str:
         f'<p class="about">{_escaped(_seconds(answered))}</p>',
         f'<img src="{_picture(drawn(answered))}" alt="{_escaped(_described(answered))}">',
     ]
+    if answered.who == TINY and answered.image.sample.dataset != "synthetic":
+        parts.append('<p class="about">This policy knows drawn scenes alone; about another image it says little.</p>')
     if answer.thinking is not None:
         parts.append(_text("What it thought", answer.thinking, shown=True))
     parts += [_rewards(answered), _prompts(answer.prompts)]
@@ -196,8 +198,8 @@ def _rewards(answered: Answered) -> str:
         for name, value in reward.terms.items()
     )
     return (
-        f"{overlap}<table><caption>Reward: <strong>{reward.reward:.2f}</strong></caption><thead><tr>"
-        f'<th scope="col">term</th><th scope="col">value</th><th scope="col">paid</th></tr></thead>'
+        f'{overlap}<table class="reward"><caption>Reward: <strong>{reward.reward:.2f}</strong></caption><thead><tr>'
+        '<th scope="col">term</th><th scope="col">value</th><th scope="col">paid</th></tr></thead>'
         f"<tbody>{rows}</tbody></table>"
     )
 
