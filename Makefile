@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
-SUITE := -m pytest -n 2 --dist loadfile -m "not parity and not long" tests
+SUITE := -m pytest -n 2 --dist loadfile -m "not parity and not long and not page" tests
 PURE := tests/test_geometry.py tests/test_grpo.py tests/test_rewards.py tests/test_parsing.py tests/test_prompting.py \
 	tests/test_metrics.py tests/test_collate.py tests/test_sampler.py tests/test_sampling.py tests/test_imageio.py \
 	tests/conf/test_schema.py
@@ -14,20 +14,25 @@ export DEMO_DIR ?= outputs/demo
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-demo:  ## train four tiny policies on drawn scenes and write a report (10 minutes on two cores)
-	@bash scripts/setup.sh $(VENV) demo
+demo:  ## train four tiny policies on drawn scenes and write a report (10 minutes on two cores); the page is grasp-rl demo
+	@bash scripts/setup.sh $(VENV) launch
 	@bash scripts/demo.sh $(BIN) $(DEMO_DIR)
 
 test:  ## the test suite (under 12 minutes on two cores)
 	@bash scripts/setup.sh $(VENV) dev
 	@$(BIN)/python $(SUITE)
 
+test-page:  ## the page of grasp-rl demo in a headless Chromium, which it installs on Debian where it may
+	@bash scripts/setup.sh $(VENV) dev
+	@bash scripts/chromium.sh
+	@$(BIN)/python -m pytest -m page tests/test_demo_browser.py
+
 rehearse:  ## every recipe in small, two steps each, and a table of it (resumable)
 	@bash scripts/setup.sh $(VENV) dev
 	@$(BIN)/grasp-rl rehearse --all --first
 
 ablations:  ## the small ablations, 117 runs in and out of domain, with tables (2 to 4 hours on two cores, resumable)
-	@bash scripts/setup.sh $(VENV) demo
+	@bash scripts/setup.sh $(VENV) launch
 	@$(BIN)/python scripts/ablations.py outputs/ablations
 
 test-newest:  ## the suite with the newest versions within the bounds of pyproject.toml, in .venv-newest
@@ -69,4 +74,4 @@ format:  ## rewrite the sources in the project's format
 clean:  ## remove the environment and all outputs
 	rm -rf $(VENV) .venv-newest .venv-oldest .venv-sam2 outputs build dist *.egg-info
 
-.PHONY: help demo test rehearse ablations test-newest test-oldest lock quick check lint parity parity-sam2 faults format clean
+.PHONY: help demo test test-page rehearse ablations test-newest test-oldest lock quick check lint parity parity-sam2 faults format clean

@@ -10,5 +10,6 @@ setup(
         "grasp_rl.conf": ["**/*.yaml"],
         "grasp_rl.experiments": ["published.yaml"],
         "grasp_rl.segmenters.synthetic": ["*/*"],
+        "grasp_rl.demo": ["scenes/*", "static/*"],
     },
 )

@@ -12,7 +12,7 @@ trap 'rm -rf "$folder"' EXIT
 "$python" -m venv "$folder/venv"
 # setuptools and wheel build what comes as source
 "$folder/venv/bin/python" -m pip install -qq --disable-pip-version-check --dry-run --ignore-installed \
-    --report "$folder/report.json" '.[demo,dev]' setuptools wheel
+    --report "$folder/report.json" '.[dev]' setuptools wheel
 "$folder/venv/bin/python" scripts/bounds.py locked "$folder/report.json" >"$folder/constraints.txt"
 mv "$folder/constraints.txt" "$out"
 echo "lock: wrote $(grep -c == "$out") versions to $out"

@@ -17,7 +17,7 @@ from grasp_rl import __version__
 from grasp_rl.runs.environment import extras, requirements, version_of
 from grasp_rl.utils.files import Record
 
-_SHOWN_EXTRAS = ("track", "launch", "train", "bench", "geo")
+_SHOWN_EXTRAS = ("track", "launch", "train", "bench", "geo", "demo")
 
 
 def main(argv: Sequence[str]) -> int:

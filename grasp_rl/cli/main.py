@@ -22,6 +22,7 @@ _MODULES = {
     "rehearse": "grasp_rl.cli.rehearse",
     "dashboard": "grasp_rl.cli.dashboard",
     "wandb-sweep": "grasp_rl.cli.wandb_sweep",
+    "demo": "grasp_rl.demo",
     "bench": "grasp_rl.bench",
 }
 """Commands that import torch from their first line on, each in a process of its own."""
@@ -40,6 +41,7 @@ Usage: grasp-rl COMMAND [arguments]
   plan       what a run will take, beforehand       grasp-rl plan policy=qwen2_5_vl_3b --gpu a100_80
   rehearse   a recipe in small, on this machine     grasp-rl rehearse think2seg_rs/main_3b
   predict    answer questions about your images   grasp-rl predict --help
+  demo       a page in the browser to try it by hand  grasp-rl demo --run RUN_FOLDER
   report     tables and figures of finished runs    grasp-rl report FOLDER ...
   table      scores by configuration or axes       grasp-rl table FOLDER --rows reward --columns prompt
   export     write a policy for others to load      grasp-rl export RUN_FOLDER --out FOLDER --merge
@@ -61,6 +63,7 @@ COMMANDS = (
     "plan",
     "rehearse",
     "predict",
+    "demo",
     "report",
     "table",
     "export",

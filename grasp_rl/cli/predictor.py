@@ -6,7 +6,7 @@ import math
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from grasp_rl.prompts.parse import parse
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.rollouts.turns import turns_of
 from grasp_rl.runs import checkpoints
-from grasp_rl.types import Answer, BoolMask, Image, MaskPrediction, Sample
+from grasp_rl.types import Answer, BoolMask, FinishReason, Image, MaskPrediction, Sample
 from grasp_rl.utils.files import Record
 from grasp_rl.utils.text import control_token
 
@@ -50,6 +50,8 @@ class Prediction:
     """What the inference options did; empty where they are the defaults."""
     policy_s: float
     segmenter_s: float
+    finish_reason: FinishReason = FinishReason.STOP
+    """Why ``text`` ended."""
 
     @property
     def mask(self) -> BoolMask:
@@ -64,23 +66,37 @@ class Predictor:
         config: a resolved run.
         source: a run, checkpoint or policy folder to take the weights from; None keeps those the config names.
         trusted: modules trusted on the command line.
+        policy: one that is loaded already, of ``config`` and ``source``; None to load it.
+        segmenter: one that is loaded already, of ``config``; None to load it.
+        time_limit_s: seconds after which a completion that is being decoded ends; None for no limit. Answers to a
+            second question and of later turns are bounded by their length alone.
 
     Raises:
         ConfigError: a part cannot be built, or there are no weights in ``source``.
     """
 
-    def __init__(self, config: RunConfig, source: Path | None = None, trusted: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        source: Path | None = None,
+        trusted: Sequence[str] = (),
+        *,
+        policy: Policy | None = None,
+        segmenter: Segmenter | None = None,
+        time_limit_s: float | None = None,
+    ) -> None:
         for name, node in (("segmenter", config.segmenter), ("policy", config.policy)):
             check(node, trusted, name)
         torch.set_num_threads(config.engine.threads)
         device = pick_device(config.engine)
-        self.config = config
+        self.config, self.time_limit_s = config, time_limit_s
         fit = source if source is not None and (source / FIT).is_file() else None
         self.inference = Inference(options=config.inference, affine=stored_fit(config, fit), seed=config.seed)
-        segmenter: Segmenter = instantiate(config.segmenter, trusted, "segmenter")
-        self.estimates_quality = hasattr(segmenter, "multimask")
+        self.plain_segmenter: Segmenter = segmenter or instantiate(config.segmenter, trusted, "segmenter")
+        """The segmenter without what the inference options put around it."""
+        self.estimates_quality = hasattr(self.plain_segmenter, "multimask")
         """Whether the segmenter estimates its masks' IoU; one without a model says 1 of every mask."""
-        self.segmenter = segmenter_of(config.inference, segmenter)
+        self.segmenter = segmenter_of(config.inference, self.plain_segmenter)
         unrewarded = RewardPipeline(
             segmenter=self.segmenter,
             reward=Unrewarded(),
@@ -91,10 +107,13 @@ class Predictor:
         self.first, self.later = turns_of(config, unrewarded)
         if self.later and not self.inference.plain:
             raise ConfigError(f"inference={config.inference.name}: goes with one turn; take inference=default")
-        self.policy: Policy = instantiate(config.policy, trusted, "policy").to(device).eval()
         self.weights = checkpoints.find_policy(source) if source is not None else None
-        if self.weights is not None:
-            self.policy.load_weights(self.weights)
+        if policy is None:
+            policy = instantiate(config.policy, trusted, "policy").to(device).eval()
+            if self.weights is not None:
+                policy.load_weights(self.weights)
+        assert policy is not None
+        self.policy: Policy = policy
 
     def predict(self, image: Image, query: str) -> Prediction:
         """Answer ``query`` about ``image`` [H, W, 3] uint8 RGB: greedily, unless the config's inference samples.
@@ -125,10 +144,20 @@ class Predictor:
             embedded, length = self.policy.embed(prompts), self.config.evaluation.max_new_tokens
             names = [f"{zlib.crc32(image.tobytes())} {query}" for image in images]
             rows = self.config.evaluation.batch_size
-            said = self.inference.completions(self.policy, embedded, names, max_new_tokens=length, rows=rows)
+            deadline = None if self.time_limit_s is None else time.monotonic() + self.time_limit_s
+            said = self.inference.completions(
+                self.policy, embedded, names, max_new_tokens=length, rows=rows, deadline=deadline
+            )
         seconds = (time.perf_counter() - began) / len(images)
         read = [
-            [parse(c.text, self.config.prompt, prompt.frame, self.config.parsing) for c in completions]
+            [
+                replace(
+                    parse(c.text, self.config.prompt, prompt.frame, self.config.parsing),
+                    text=c.text,
+                    tokens=len(c.token_ids),
+                )
+                for c in completions
+            ]
             for prompt, completions in zip(prompts, said, strict=True)
         ]
         with torch.no_grad():
@@ -144,6 +173,7 @@ class Predictor:
             result.append(
                 Prediction(
                     text=completions[vote.chosen].text,
+                    finish_reason=completions[vote.chosen].finish_reason,
                     answer=vote.answer,
                     masks=masks,
                     share=vote.share,
@@ -173,6 +203,7 @@ class Predictor:
             result.append(
                 Prediction(
                     text=rollout.completion.text,
+                    finish_reason=rollout.completion.finish_reason,
                     answer=rollout.answer,
                     masks=rollout.masks,
                     told={},
@@ -203,12 +234,14 @@ def check_query(query: str, reserved: Sequence[str] = ()) -> None:
     """Demand a question that can be asked.
 
     Raises:
-        ConfigError: it is empty, too long, or holds a control token of a chat template or a ``reserved`` one.
+        ConfigError: it is empty, too long, no text, or holds a control token of a chat template or a ``reserved`` one.
     """
     if not query.strip():
         raise ConfigError("--query: is empty; say what to look for, such as --query 'where could a boat land'")
     if len(query) > MAX_QUERY:
         raise ConfigError(f"--query: has {len(query)} characters, must have at most {MAX_QUERY}")
+    if any("\ud800" <= letter <= "\udfff" for letter in query):
+        raise ConfigError("--query: holds bytes or half characters that are no text in UTF-8; write it anew")
     token = control_token(query, reserved)
     if token is not None:
         raise ConfigError(f"--query: holds {token!r}, which is reserved for the control tokens of chat templates")

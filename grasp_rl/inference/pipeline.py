@@ -42,7 +42,14 @@ class Inference:
         return not self.options.changed
 
     def completions(
-        self, policy: Policy, embedded: Sequence[Any], names: Sequence[str], *, max_new_tokens: int, rows: int
+        self,
+        policy: Policy,
+        embedded: Sequence[Any],
+        names: Sequence[str],
+        *,
+        max_new_tokens: int,
+        rows: int,
+        deadline: float | None = None,
     ) -> list[list[Completion]]:
         """The greedy completion of each embedded prompt, then ``samples.count`` drawn ones, which share a prefill.
 
@@ -52,8 +59,10 @@ class Inference:
             names: N, what the draws are keyed by beside the run's seed: the same name draws the same completions.
             max_new_tokens: length of a completion.
             rows: completions decoded together at most, or one prompt's; changes memory, never the draw.
+            deadline: time of ``time.monotonic`` at which what is not finished ends; None for no limit.
         """
-        groups = policy.generate(embedded, None, group_size=1, max_new_tokens=max_new_tokens)
+        limit = {} if deadline is None else {"deadline": deadline}
+        groups = policy.generate(embedded, None, group_size=1, max_new_tokens=max_new_tokens, **limit)
         options = self.options.samples
         if not options.count:
             return groups
@@ -68,6 +77,7 @@ class Inference:
                 group_size=options.count,
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
+                **limit,
             )
             result += [[*greedy, *more] for greedy, more in zip(groups[some], drawn, strict=True)]
         return result
