@@ -54,9 +54,10 @@ def node_of(words: Sequence[str]) -> tuple[Record, tuple[str, ...]]:
     for word in rest:
         if "=" not in word or not word.lstrip("+~").startswith(("data.", "data@", "trusted_modules=", "hydra.search")):
             raise ConfigError(f"{word}: must be data.KEY=VALUE, trusted_modules=[NAME] or hydra.searchpath=[FOLDER]")
+    trusted = compose.trusted_on(rest)
     node = compose.option(f"data/{chosen[0]}", *rest)
     _demand_values(node, "data")
-    return node, compose.trusted_on(rest)
+    return node, trusted
 
 
 def dataset_of(words: Sequence[str]) -> RecordDataset:

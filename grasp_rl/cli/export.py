@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
+from grasp_rl.config.modules import admit
 from grasp_rl.config.targets import check, check_trusted, instantiate, load_config
 from grasp_rl.policies.describe import describe
 from grasp_rl.runs import checkpoints
@@ -66,16 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trust", nargs="+", default=[], metavar="MODULE", help="outside modules to take classes from")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args(argv)
-    if arguments.trust and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     try:
-        written = export(
-            arguments.run,
-            arguments.out,
-            merge=arguments.merge,
-            step=arguments.step,
-            trusted=check_trusted(arguments.trust),
-        )
+        trusted = check_trusted(arguments.trust)
+        admit(trusted)
+        written = export(arguments.run, arguments.out, merge=arguments.merge, step=arguments.step, trusted=trusted)
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"grasp-rl export: {of_system(error)}\n")
         return 2 if isinstance(error, ConfigError) else 1

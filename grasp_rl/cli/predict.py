@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -166,8 +165,6 @@ def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Ru
     """The config that the command line asks for, and the modules that it trusts."""
     overrides = [compose.as_it_stands(override) for override in overrides]
     trusted = compose.trusted_on(overrides)
-    if trusted and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     config = read_config(arguments.run, arguments.prompt, arguments.segmenter, overrides)
     named = {override.key_or_group for override in compose.parse_overrides(overrides)}
     parsing = config.parsing

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import closest, one_line
+from grasp_rl.config.modules import lies_here
 from grasp_rl.config.renamed import completed, upgrade
 from grasp_rl.config.schema import CONFIG_VERSION, RunConfig
 from grasp_rl.config.signatures import Definition, definitions, fits, signature, source_of
@@ -151,7 +152,16 @@ def _build(node: Any) -> Any:
     if "_target_" not in node:
         return values
     module, _, name = node["_target_"].rpartition(".")
-    return vars(importlib.import_module(module))[name](**values)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not lies_here(error.name):
+            raise
+        raise ConfigError(
+            f"trusted_modules: {module} imports {error.name}, which lies in the working directory and was not named; "
+            "name it, too"
+        ) from error
+    return vars(found)[name](**values)
 
 
 def _find(target: Any, trusted: Sequence[str], key: str) -> tuple[str, Definition]:

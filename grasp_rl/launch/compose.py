@@ -38,6 +38,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import one_line, quoted
+from grasp_rl.config.modules import admit
 from grasp_rl.config.renamed import current_key
 from grasp_rl.config.schema import PromptConfig, RunConfig
 from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, to_config
@@ -224,10 +225,23 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
 
 
 def trusted_on(overrides: Sequence[str]) -> tuple[str, ...]:
-    """The modules that the command line itself trusts."""
-    kwargs = [o.value() for o in parse_overrides(overrides) if o.key_or_group == "trusted_modules"]
-    modules = kwargs[-1] if kwargs else []
-    return check_trusted(modules if isinstance(modules, list) else [modules])
+    """The modules that the command line itself trusts; they and packages of ``pkg://`` search paths can be imported.
+
+    Raises:
+        ConfigError: a name cannot be meant.
+    """
+    parsed = parse_overrides(overrides)
+    trusted = check_trusted(_listed(parsed, "trusted_modules"))
+    places = [str(place) for place in _listed(parsed, "hydra.searchpath")]
+    admit([*trusted, *(place.removeprefix("pkg://") for place in places if place.startswith("pkg://"))])
+    return trusted
+
+
+def _listed(overrides: Sequence[Override], key: str) -> list[Any]:
+    """The values that the last override of ``key`` gives."""
+    found = [override.value() for override in overrides if override.key_or_group == key]
+    value = found[-1] if found else []
+    return value if isinstance(value, list) else [value]
 
 
 def is_sweep(engine: Hydra, overrides: list[str]) -> bool:

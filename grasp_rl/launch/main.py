@@ -1,7 +1,7 @@
 """The launcher: compose, check everything, start the worker, watch it, say how it ended.
 
 No torch here. What is wrong with a command line is one line on stderr and exit code 2 before any model loads. The
-worker reads the run folder and nothing else; `python -m grasp_rl.launch.worker <run>/config.yaml` is the same run by
+worker reads the run folder and nothing else; `python -P -m grasp_rl.launch.worker <run>/config.yaml` is the same run by
 hand.
 """
 
@@ -30,6 +30,7 @@ from rich.table import Table
 
 from grasp_rl.config import messages
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.modules import admit
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import check_components, load_raw, to_config
 from grasp_rl.launch import compose, process, sweeper
@@ -106,10 +107,10 @@ def _run(command_line: CommandLine, words: Sequence[str]) -> int:
     if any(word.startswith("command=") for word in flags.overrides):
         raise ConfigError("command: is the word after grasp-rl, not a value")
     flags.overrides.insert(0, f"command={command_line.command}")
+    trusted = compose.trusted_on(flags.overrides)
     with compose.hydra(command_line.command) as engine:
         if flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion:
             return _show(command_line, engine, flags)
-        trusted = compose.trusted_on(flags.overrides)
         if flags.multirun or compose.is_sweep(engine, flags.overrides):
             return _sweep(command_line, engine, flags.overrides, trusted)
         return _single(
@@ -338,6 +339,7 @@ def run_job(
     """One job of a sweep, in whichever process Hydra's launcher runs it. Its failure stays in its own folder."""
     if os.getpid() != driver:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver hears it and writes it down
+        admit(trusted)
     if stop.ended():
         return
     hydra = HydraConfig.get()

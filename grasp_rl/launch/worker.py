@@ -1,6 +1,6 @@
 """The worker: one run folder in, one run done. Hydra is never started here.
 
-    python -m grasp_rl.launch.worker <run>/config.yaml [--trust MODULE ...] [--resume]
+    python -P -m grasp_rl.launch.worker <run>/config.yaml [--trust MODULE ...] [--resume]
 
 The file on disk is what runs. Its end is written beside it: result.json, or error.json for an error that one line
 explains, and the state in status.json.
@@ -20,6 +20,7 @@ from typing import Any
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
+from grasp_rl.config.modules import admit
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import check_components, check_trusted, instantiate, load_config
 from grasp_rl.interfaces import Components
@@ -54,7 +55,7 @@ log = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what a run folder says and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m grasp_rl.launch.worker", description=(__doc__ or "").splitlines()[0]
+        prog="python -P -m grasp_rl.launch.worker", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("config", type=Path, help="the run folder's config.yaml")
     parser.add_argument("--trust", nargs="+", default=[], metavar="MODULE", help="outside modules to take classes from")
@@ -158,8 +159,7 @@ def build(config: RunConfig, trusted: Sequence[str] = ()) -> Components:
 
 
 def _dispatch(config: RunConfig, trusted: Sequence[str]) -> Record:
-    if trusted and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    admit(trusted)
     components = [build(config, trusted)]
     data = components[0].data
     import torch
