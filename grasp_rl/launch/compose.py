@@ -1,6 +1,6 @@
 """Hydra, and nothing but Hydra: command line in, plain mappings out. No torch, no component is imported.
 
-What a config file may not do is refused here: run code through Hydra's callbacks or loggers, set or read the
+What a config file may not do is refused here: run code through Hydra's callbacks, loggers, launcher or sweeper, set or read the
 environment, name the modules that are trusted.
 """
 
@@ -31,7 +31,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Sweep
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.plugin import Plugin
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -393,7 +397,36 @@ def _compose(engine: Hydra, overrides: list[str], mode: RunMode) -> DictConfig:
     for key in ("job_logging", "hydra_logging"):
         if config.hydra[key] != _QUIET:
             raise ConfigError(f"hydra/{key}: must be disabled; the run's log is log.txt in its folder")
+    for key, kind in (("launcher", Launcher), ("sweeper", Sweeper)):
+        _check_plugin(f"hydra.{key}", OmegaConf.to_container(config.hydra[key], resolve=True), kind)
     return config
+
+
+def _check_plugin(key: str, node: Any, kind: type[Plugin]) -> None:
+    """Demand that what Hydra is to instantiate is one of its installed plugins, and plain values below it.
+
+    Raises:
+        ConfigError: it is something else, or has keys that Hydra obeys.
+    """
+    known = {f"{plugin.__module__}.{plugin.__name__}" for plugin in Plugins.instance().discover(kind)}
+    target = node.get("_target_") if isinstance(node, dict) else None
+    if target not in known:
+        raise ConfigError(
+            f"{key}._target_={target!r}: must be an installed plugin of Hydra: {', '.join(sorted(known))}"
+        )
+    _refuse_obeyed({name: value for name, value in node.items() if name != "_target_"}, key)
+
+
+def _refuse_obeyed(node: Any, key: str) -> None:
+    """Refuse ``_target_``, ``_args_``, ``_partial_`` and the like anywhere in ``node``."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if str(name).startswith("_"):
+                raise ConfigError(f"{key}.{name}: not allowed; a launcher or sweeper has plain values")
+            _refuse_obeyed(value, f"{key}.{name}")
+    elif isinstance(node, list):
+        for place, value in enumerate(node):
+            _refuse_obeyed(value, f"{key}[{place}]")
 
 
 def _planned(engine: Hydra, master: DictConfig, point: list[str], number: int, trusted: tuple[str, ...]) -> Job:
