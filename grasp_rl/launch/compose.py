@@ -1,7 +1,7 @@
 """Hydra, and nothing but Hydra: command line in, plain mappings out. No torch, no component is imported.
 
-What a config file may not do is refused here: run code through Hydra's callbacks, loggers, launcher or sweeper, set or read the
-environment, name the modules that are trusted.
+What a config file may not do is refused here: run code through Hydra's callbacks, loggers, launcher or sweeper, set or
+read the environment, name the modules that are trusted.
 """
 
 from __future__ import annotations

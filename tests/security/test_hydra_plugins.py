@@ -18,7 +18,7 @@ PAYLOADS = {
     "a target by reference": ("launcher", f"{BASIC}x: ${{data}}\n", "hydra.launcher.x._target_"),
     "positional arguments": ("launcher", f"{BASIC}_args_: [1]\n", "hydra.launcher._args_"),
     "partial": ("sweeper", f"{SWEEPER}_partial_: true\n", "hydra.sweeper._partial_"),
-    "another class": ("launcher", f"x: 1\n{PATH[1:-1].split(',')[0]}\n", "hydra.launcher._target_='pathlib.Path.write_text'"),
+    "another class": ("launcher", "_target_: pathlib.Path.write_text\nx: 1\n", "hydra.launcher._target_='pathlib.Path.write_text'"),
     "a sweeper's value": (
         "sweeper", SWEEPER.replace("null", "{_target_: joblib.load, filename: pickled}"), "hydra.sweeper.max_batch_size",
     ),
@@ -39,11 +39,9 @@ def test_a_folder_of_configs_instantiates_nothing(
     use = f"# @package _global_\ndefaults:\n  - override /hydra/{group}: theirs\n"
     (tmp_path / "experiment/theirs.yaml").write_text(use)
     words = ["command=train", f"hydra.searchpath=[file://{tmp_path}]", "experiment=theirs"]
+    composed = compose.sweep if sweep else compose.single
     with compose.hydra("train") as engine, pytest.raises(ConfigError, match=said):
-        if sweep:
-            compose.sweep(engine, [*words, "seed=0,1"], ())
-        else:
-            compose.single(engine, words, ())
+        composed(engine, [*words, *(["seed=0,1"] if sweep else [])], ())
     assert not (tmp_path / "canary").exists()
 
 
