@@ -26,12 +26,12 @@ from grasp_rl.cli.scene_options import reading_from
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
 from grasp_rl.config.schema import RunConfig
-from grasp_rl.config.targets import COMPONENTS, load_raw, to_config
+from grasp_rl.config.targets import COMPONENTS, to_config
 from grasp_rl.data.image_io import ImageReading, read_described, write_image
 from grasp_rl.geo.paths import check_raster, is_address, refers
 from grasp_rl.geo.scene import crs_of
 from grasp_rl.launch import compose
-from grasp_rl.runs.run_dir import CONFIG
+from grasp_rl.runs import received
 from grasp_rl.types import Image
 from grasp_rl.utils.files import Record, to_json, write_json
 from grasp_rl.utils.visualization import PANEL, draw_overlay, with_caption
@@ -224,7 +224,11 @@ def read_config(run: Path | None, scheme: str | None, segmenter: str | None, ove
         composed = to_config(compose.single(engine, args, compose.trusted_on(args)).config)
     if run is None:
         return composed
-    changed: Any = OmegaConf.create(load_raw(run / CONFIG) | {"command": "evaluate", "predictions": None})
+    named = [override.key_or_group for override in compose.parse_overrides(overrides)]
+    named += [group for group, name in (("prompt", scheme), ("segmenter", segmenter)) if name]
+    parts = ("policy", "segmenter", "prompt", "rollout", "inference")
+    raw = received.read(run, named, f"--run {run}", parts)
+    changed: Any = OmegaConf.create(raw | {"command": "evaluate", "predictions": None})
     for override in compose.parse_overrides(overrides):
         if override.key_or_group in (*COMPONENTS, "prompt"):
             raise ConfigError(f"{override.input_line}: goes without --run; with it, use --prompt and --segmenter")

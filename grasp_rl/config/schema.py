@@ -798,6 +798,9 @@ class RunConfig:
     """A file or folder of another system's answers for `score`; a run directory for `rescore` and `diagnose`."""
     trusted_modules: list[str] = field(default_factory=list)
     """Outside modules whose classes `_target_` may name; only taken from the command line."""
+    trust_checkpoint: bool = False
+    """Read the state of an optimizer that DeepSpeed wrote as the pickle that it is, where it holds more than tensors
+    and plain values and was not written by a run of one's own; only taken from the command line."""
     policy: Any = None
     segmenter: Any = None
     reward: Any = None

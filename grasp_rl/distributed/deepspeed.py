@@ -12,6 +12,8 @@ import gc
 import json
 import logging
 import math
+import os
+import pickle
 import sys
 import tempfile
 import warnings
@@ -210,15 +212,32 @@ class ZeroEngine:
         self.ds.zero_grad()
 
     def save(self, folder: Path) -> None:
-        """Write this rank's shard. Shards are pickles; they are read from a verified folder of this run only."""
+        """Write this rank's shard, a pickle of tensors, plain values and three classes of DeepSpeed's."""
         self.ds.save_checkpoint(str(folder), tag=_TAG, client_state={"steps_done": self.steps_done})
 
-    def load(self, folder: Path, *, ranks: int = 1) -> None:
+    def load(self, folder: Path, *, ranks: int = 1, trusted: bool = False) -> None:
         """Read this rank's shard again; shards of another number of ranks through DeepSpeed's universal checkpoint.
 
+        Nothing in a shard is run (``weights_only``). One that cannot be read so is unpickled only where it is trusted.
+
         Raises:
-            ConfigError: the shards are another engine's.
+            ConfigError: the shards are another engine's, damaged, or hold what reading would run.
         """
+        try:
+            with _plain_values_only():
+                self._load(folder, ranks)
+        except pickle.UnpicklingError as error:
+            said = str(error).partition("\n")[0]
+            if not trusted:
+                raise ConfigError(
+                    f"{folder}: its shards hold more than tensors and plain values, or are damaged; they were not "
+                    "written by a run of yours, and reading them would run code in them: trust_checkpoint=true allows "
+                    "it, init_from= starts from the weights alone"
+                ) from error
+            log.warning("%s: read as a trusted pickle, which runs code in it (%s)", folder, said)
+            self._load(folder, ranks)
+
+    def _load(self, folder: Path, ranks: int) -> None:
         if ranks == self.process_group.world_size:
             path, state = self.ds.load_checkpoint(str(folder), tag=_TAG)
         else:
@@ -264,6 +283,31 @@ class ZeroEngine:
         del self.ds, self.optimizer
         gc.collect()
         destroy()
+
+
+@contextlib.contextmanager
+def _plain_values_only() -> Iterator[None]:
+    """Within the block ``torch.load`` takes tensors, plain values and the classes of DeepSpeed's own state, no other.
+
+    DeepSpeed asks for ``weights_only=False``; torch's switch for the whole process has the last word.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    before = os.environ.get(_SWITCH)
+    os.environ[_SWITCH] = "1"
+    try:
+        with torch.serialization.safe_globals([LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]):
+            yield
+    finally:
+        if before is None:
+            del os.environ[_SWITCH]
+        else:
+            os.environ[_SWITCH] = before
+
+
+_SWITCH = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 def _quiet_import() -> Any:

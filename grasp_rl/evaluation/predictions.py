@@ -18,6 +18,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.messages import of_system
 from grasp_rl.data.image_io import write_image
 from grasp_rl.data.rasterize import decode_rle
 from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, score_of
@@ -25,7 +26,7 @@ from grasp_rl.geometry import outside
 from grasp_rl.inference.rollout import KEY, InferredRollout
 from grasp_rl.interfaces import CoordinateFrame, EvaluationProtocol
 from grasp_rl.types import BoolMask, FinishReason, Image, Sample, SegmentedRollout, SpatialPrompt
-from grasp_rl.utils.files import Record, to_json, write_json, write_text
+from grasp_rl.utils.files import Record, Unreadable, parse_json, read_lines, to_json, write_json, write_text
 from grasp_rl.utils.visualization import draw_overlay, with_caption
 
 PREDICTIONS, METRICS, OVERLAYS = "predictions.jsonl", "metrics.json", "overlays"
@@ -174,9 +175,9 @@ def read_predictions(path: Path) -> list[Record]:
         ConfigError: it is not there, or a line of it is no record.
     """
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: no readable predictions ({error}); evaluate again") from error
+        records = [parse_json(line) for line in read_lines(path)]
+    except (OSError, Unreadable) as error:
+        raise ConfigError(f"{path}: no readable predictions ({of_system(error)}); evaluate again") from error
     needed = {"sample_id", "predicted", "target", "status"}
     if not all(isinstance(record, dict) and needed <= record.keys() for record in records):
         raise ConfigError(f"{path}: not a predictions.jsonl of grasp_rl; evaluate again")

@@ -32,11 +32,11 @@ from grasp_rl.config import messages
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.modules import admit
 from grasp_rl.config.schema import RunConfig
-from grasp_rl.config.targets import check_components, load_raw, to_config
+from grasp_rl.config.targets import check_components, to_config
 from grasp_rl.launch import compose, process, sweeper
 from grasp_rl.launch.paths import check_paths
 from grasp_rl.launch.process import Job, StopFile
-from grasp_rl.runs import data_record
+from grasp_rl.runs import data_record, received
 from grasp_rl.runs.asked import FILE
 from grasp_rl.runs.progress import ProgressWatcher, duration
 from grasp_rl.runs.run_dir import (
@@ -258,10 +258,13 @@ def _resume(command_line: CommandLine, flags: argparse.Namespace) -> int:
             "resume: goes with `grasp-rl train` or fit-segmenter and one run; a sweep is started again with "
             "hydra.sweep.dir"
         )
-    if refused := [k for k, o in changes.items() if o.is_delete() or not k.startswith(_RESUMABLE)]:
-        allowed = ", ".join(key + ("*" if key.endswith(".") else "") for key in _RESUMABLE)
-        raise ConfigError(f"{refused[0]}: cannot change when a run goes on; only {allowed} can")
-    raw = load_raw(run_dir / CONFIG)
+    raw = received.read(run_dir, changes, f"resume={run_dir}") | {"trust_checkpoint": False}
+    said_again = received.decisions(raw, [run_dir])
+    for key, change in changes.items():
+        again = key in said_again and (key.startswith("generator.") or change.value() == said_again[key])
+        if change.is_delete() or not (again or key == "trust_checkpoint" or key.startswith(_RESUMABLE)):
+            allowed = ", ".join(key + ("*" if key.endswith(".") else "") for key in _RESUMABLE)
+            raise ConfigError(f"{key}: cannot change when a run goes on; only {allowed} can")
     with compose.explained():
         config = OmegaConf.merge(OmegaConf.structured(RunConfig), raw)
         OmegaConf.set_struct(config, True)
@@ -315,7 +318,8 @@ def _drive(
         return run_dirs or sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
 
     stop = StopFile(folder)
-    task = partial(run_job, trusted=trusted, command=command_line.argv, stop=stop, driver=os.getpid())
+    said = compose.keys_of(overrides)
+    task = partial(run_job, trusted=trusted, said=said, command=command_line.argv, stop=stop, driver=os.getpid())
     with stop.listening(), ProgressWatcher(command_line.console, lambda: _with_stages(folders())):
         sweeper.multirun(engine, compose.CONFIG_NAME, task, [*overrides, *fixed, "hydra.mode=MULTIRUN"])
         stopped = bool(stop.signals())
@@ -334,7 +338,13 @@ def _drive(
 
 
 def run_job(
-    config: DictConfig, *, trusted: tuple[str, ...], command: tuple[str, ...], stop: StopFile, driver: int
+    config: DictConfig,
+    *,
+    trusted: tuple[str, ...],
+    said: tuple[str, ...],
+    command: tuple[str, ...],
+    stop: StopFile,
+    driver: int,
 ) -> None:
     """One job of a sweep, in whichever process Hydra's launcher runs it. Its failure stays in its own folder."""
     if os.getpid() != driver:
@@ -345,7 +355,7 @@ def run_job(
     hydra = HydraConfig.get()
     run_dir = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
     try:
-        wanted = compose.resolve(config, run_dir, trusted)
+        wanted = compose.resolve(config, run_dir, trusted, said)
         if (known := process.folder_of(wanted)) != run_dir:
             with contextlib.suppress(OSError):  # Hydra has made an empty folder of the new name
                 run_dir.rmdir()

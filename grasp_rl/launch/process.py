@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.targets import load_config
-from grasp_rl.runs import data_record, environment, heartbeat
+from grasp_rl.runs import data_record, environment, heartbeat, origin, received
 from grasp_rl.runs.run_dir import (
     CONFIG,
     ENVIRONMENT,
@@ -178,8 +178,10 @@ def prepare(job: Job, command: Sequence[str], overrides: Sequence[str], *, resum
             (job.run_dir / name).unlink(missing_ok=True)
     elif (job.run_dir / STATUS).exists():
         set_aside(job.run_dir)
+    received.carry_templates(job.config, job.run_dir)
     config = job.config | {"resume": str(job.run_dir) if resume else job.config.get("resume")}
     write_text(job.run_dir / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
+    origin.sign(job.run_dir / CONFIG)
     about = environment.environment(command) | {"overrides": environment.masked(overrides)}
     write_json(job.run_dir / ENVIRONMENT, about)
 

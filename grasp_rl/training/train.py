@@ -93,6 +93,7 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
         engine_name=config.engine.name,
         write_card=card,
         last=algorithm.steps,
+        trusted=config.trust_checkpoint,
     )
     stop = StopRules(config.rollout.max_failed_prompts)
     resumed = config.resume is not None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
+from typing import Any
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """C0, DEL and C1; line separators; what turns the direction of writing; halves of characters."""
@@ -21,6 +23,17 @@ _CONTROL_TOKENS = re.compile(
 def printable(text: str) -> str:
     """``text`` with every character escaped that a terminal would obey instead of showing it."""
     return _UNPRINTABLE.sub(lambda match: ascii(match.group())[1:-1], text)
+
+
+class OneLine(logging.Formatter):
+    """A message is one line, whatever words of a stranger it quotes; the lines of a traceback begin with ``|``."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # logging's own name
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # logging's own name
+        return "\n".join(f"| {printable(line)}" for line in super().formatException(ei).splitlines())
 
 
 def control_token(text: str, reserved: Iterable[str] = ()) -> str | None:
