@@ -34,6 +34,7 @@ from grasp_rl.launch import compose
 from grasp_rl.runs import received
 from grasp_rl.types import Image
 from grasp_rl.utils.files import Record, to_json, write_json
+from grasp_rl.utils.text import printable
 from grasp_rl.utils.visualization import PANEL, draw_overlay, with_caption
 
 __all__ = ["MAX_QUERY", "Prediction", "Predictor", "check_query", "main", "read_config", "reading_of", "write"]
@@ -124,7 +125,7 @@ def _answered(
     def read(path: Path) -> Image:
         image, told = read_described(path, reading=reading)
         if told:
-            sys.stderr.write(f"{path}: {told}\n")
+            sys.stderr.write(printable(f"{path}: {told}") + "\n")
         crs = crs_of(path)
         if crs is not None:
             sys.stderr.write(
@@ -294,7 +295,7 @@ def _told(record: Record) -> str:
     else:
         count = len(record["prompts"])
         result = f"{count} instance{'s' * (count != 1)}, {100 * record['mask_share']:.1f} % of the image"
-    return f"{result}: {record['files']['overlay']}\n"
+    return printable(f"{result}: {record['files']['overlay']}") + "\n"
 
 
 if __name__ == "__main__":

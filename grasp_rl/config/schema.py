@@ -11,6 +11,8 @@ from typing import Any
 
 from grasp_rl.config.errors import one_of, require
 
+MOST_DRAWS = 100_000
+"""Resamplings of a bootstrap."""
 CONFIG_VERSION = 2
 """Raised when a resolved config.yaml of an older version can no longer be read as it stands."""
 

@@ -25,7 +25,6 @@ from typing import Any
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from grasp_rl.config import messages
@@ -51,6 +50,7 @@ from grasp_rl.runs.run_dir import (
     stages_in,
     state_of,
 )
+from grasp_rl.utils.console import PlainConsole, PlainTable
 from grasp_rl.utils.files import Record, read_json, to_json, write_json
 
 _PLACES = ("nproc", "nnodes", "node_rank", "rendezvous", "hostfile", "timeout_s")
@@ -66,7 +66,7 @@ class CommandLine:
     argv: tuple[str, ...]
     as_json: bool
     report: bool
-    console: Console
+    console: PlainConsole
 
 
 def main(command: str, argv: Sequence[str]) -> int:
@@ -75,7 +75,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     rest = [word for word in argv if word not in ("--json", "--report")]
     if command in ("score", "rescore", "diagnose"):
         rest = _with_predictions(rest)
-    console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
+    console = PlainConsole(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     command_line = CommandLine(command, ("grasp-rl", command, *argv), as_json, report, console)
     try:
         return _run(command_line, rest)
@@ -377,7 +377,7 @@ def run_job(
 
 def _summary(outcomes: Sequence[Record]) -> Table:
     """The closing table of a sweep."""
-    table = Table(box=None, pad_edge=False)
+    table = PlainTable(box=None, pad_edge=False)
     for heading in ("job", "state", "took", "reward", "gIoU"):
         table.add_column(heading, overflow="fold")
     for ended in outcomes:
@@ -398,7 +398,7 @@ def _numbers(result: Record) -> list[Table]:
     Of an evaluation under several protocols the numbers of the others are a table of their own, one row a protocol.
     """
     parts = {name: part for name, part in result.items() if isinstance(part, dict)} or {"": result}
-    table = Table("", *parts, box=None, pad_edge=False)
+    table = PlainTable("", *parts, box=None, pad_edge=False)
     protocols: dict[str, dict[str, Any]] = {}
     for metric in dict.fromkeys(key for part in parts.values() for key in part):
         values = [part.get(metric) for part in parts.values()]
@@ -410,7 +410,7 @@ def _numbers(result: Record) -> list[Table]:
     if not protocols:
         return [table]
     shown = [key for key in _SIDE_BY_SIDE if any(key in row for row in protocols.values())]
-    beside = Table("protocol", *shown, box=None, pad_edge=False)
+    beside = PlainTable("protocol", *shown, box=None, pad_edge=False)
     own = next(iter(parts.values()))
     for name, row in {str(result.get("protocol", "")): own, **protocols}.items():
         beside.add_row(name, *(_number(row.get(key)) for key in shown))

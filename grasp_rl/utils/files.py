@@ -47,11 +47,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``, whole or not at all."""
+    """Write ``text`` to ``path``, whole or not at all; half a character is written as its escape."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
         os.chmod(name, 0o644)
         os.replace(name, path)
@@ -93,6 +93,16 @@ def open_regular(path: Path) -> BufferedReader:
         os.close(descriptor)
         raise Unreadable("not a regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def last_lines(path: Path, most: int) -> list[str]:
+    """The last lines of a text file, as far as its last ``most`` bytes hold them; none where it is no regular file."""
+    try:
+        with open_regular(path) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - most))
+            return file.read(most).decode("utf-8", errors="replace").rstrip().splitlines()
+    except (FileNotFoundError, NotADirectoryError, Unreadable):
+        return []
 
 
 def parse_json(text: str | bytes) -> Any:
