@@ -20,7 +20,7 @@ from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.runs import received
 from grasp_rl.utils.files import Record
 
-OPTIONS = ("bands", "stretch", "mask_foreground", "ignore_value")
+OPTIONS = ("bands", "stretch", "mask_foreground", "ignore_value", "allow_outside")
 """Keys of ``data`` that change how files are read."""
 _JSONL = f"{JsonlSource.__module__}.{JsonlSource.__name__}"
 _MISSING = "???"

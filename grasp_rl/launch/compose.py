@@ -51,6 +51,7 @@ from grasp_rl.launch.sweeper import split_points
 from grasp_rl.launch.usage import HELP
 from grasp_rl.runs import received, started
 from grasp_rl.runs.asked import adopt
+from grasp_rl.runs.environment import refuse_secrets
 from grasp_rl.runs.run_dir import config_hash
 from grasp_rl.utils.files import Record
 
@@ -325,6 +326,7 @@ def resolve(config: DictConfig, run_dir: Path, trusted: tuple[str, ...], said: S
     """
     with explained():
         raw: dict[str, Any] = OmegaConf.to_container(_without_hydra(config), resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        refuse_secrets(raw)
         named = _named(HydraConfig.get(), raw)
         _demand_said(HydraConfig.get(), raw, said)
         if raw["command"] in ("rescore", "diagnose") and raw["predictions"] is not None:

@@ -54,7 +54,10 @@ from grasp_rl.utils.console import PlainConsole, PlainTable
 from grasp_rl.utils.files import Record, read_json, to_json, write_json
 
 _PLACES = ("nproc", "nnodes", "node_rank", "rendezvous", "hostfile", "timeout_s")
-_RESUMABLE = ("algorithm.steps", "checkpoint.", "evaluation.", "tracker.", *(f"engine.{key}" for key in _PLACES))
+_RESUMABLE = (
+    *("algorithm.steps", "checkpoint.", "evaluation.", "tracker.", "data.allow_outside"),
+    *(f"engine.{key}" for key in _PLACES),
+)
 _INTERRUPTED = 130
 
 

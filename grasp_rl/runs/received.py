@@ -19,14 +19,12 @@ from grasp_rl.config.messages import quoted_override
 from grasp_rl.config.targets import COMPONENTS, load_raw
 from grasp_rl.runs import origin
 from grasp_rl.runs.run_dir import CONFIG, refuse_foreign
-from grasp_rl.utils.files import Record, Unreadable, read_text, write_text
+from grasp_rl.utils.files import MOST_TEMPLATE, Record, Unreadable, read_text, write_text
 
 TEMPLATES = Path(__file__).parents[1] / "prompts/templates"
 """Folder of the packaged templates."""
 OWN_TEMPLATES = "templates"
 """Folder in a run directory: the text of every template of the run that is a file."""
-MOST_TEMPLATE = 64 * 2**10
-"""Bytes of a template."""
 _ENGINE = ("rendezvous", "hostfile", "deepspeed_config")
 _COMPONENT = ("url", "api_key_env", "adapter_folder", "adapter_folder_there", "entity", "cache_dir")
 """Keys of components, nested ones too."""

@@ -28,6 +28,8 @@ MOST_LINE = 16 * 2**20
 """Of a line of a .jsonl, in bytes."""
 MOST_YAML, MOST_NODES = 512 * 2**10, 100_000
 """Bytes of a YAML file, and its values with every alias counted as what it stands for."""
+MOST_TEMPLATE = 64 * 2**10
+"""Bytes of a question's template."""
 MOST_DEPTH = 64
 """Of values in values."""
 MOST_DIGITS = 19
@@ -215,6 +217,18 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(text, Loader=_LOADER)  # one of the two safe loaders
     except (ValueError, OverflowError) as error:  # a date or number that is none
         raise Unreadable("a value that cannot be read") from error
+
+
+def foreign_weights(folder: Path) -> str | None:
+    """What an index of weights in ``folder`` names outside of it, in words; None where it names files beside it."""
+    for index in sorted(folder.glob("*.index.json")):
+        names = (read_json(index) or {}).get("weight_map")
+        if not isinstance(names, dict):
+            return f"{index.name} is no index of weights"
+        for name in names.values():
+            if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+                return f"{index.name} names {str(name)[:200]!r}, which is no file beside it"
+    return None
 
 
 def foreign_entry(folder: Path) -> Path | None:
