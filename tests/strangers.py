@@ -22,3 +22,11 @@ def picture(path: Path) -> Path:
     """A small grey PNG."""
     Pillow.fromarray(np.full((*SIZE, 3), 90, np.uint8)).save(path)
     return path
+
+
+def mask(path: Path) -> Path:
+    """A mask of the same size with a target in the middle."""
+    values = np.zeros(SIZE, np.uint8)
+    values[10:30, 20:40] = 255
+    Pillow.fromarray(values).save(path)
+    return path

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import json
 import logging
 import math
 import os
@@ -28,7 +27,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import EngineConfig, OptimizerConfig
 from grasp_rl.distributed.engine import Batch, StepReport, learning_rate
 from grasp_rl.distributed.process_group import destroy, init
-from grasp_rl.utils.files import Record
+from grasp_rl.utils.files import Record, Unreadable, parse_json, read_text
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +59,11 @@ def settings(engine: EngineConfig, optimizer: OptimizerConfig, dtype: torch.dtyp
     if engine.deepspeed_config is None:
         return ours
     try:
-        theirs = json.loads(Path(engine.deepspeed_config).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        theirs = parse_json(read_text(Path(engine.deepspeed_config)))
+    except (OSError, Unreadable) as error:
         raise ConfigError(f"engine.deepspeed_config={engine.deepspeed_config!r}: no JSON there ({error})") from error
+    if not isinstance(theirs, dict):
+        raise ConfigError(f"engine.deepspeed_config={engine.deepspeed_config!r}: must hold a JSON object")
     return _merged(ours, theirs, "")
 
 
