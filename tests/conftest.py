@@ -9,10 +9,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
 import importlib.util
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+
+if "XDG_STATE_HOME" not in os.environ:  # the key that marks runs as one's own; no test touches the user's
+    _state = tempfile.TemporaryDirectory(prefix="grasp_rl_state_")
+    os.environ["XDG_STATE_HOME"] = _state.name
 
 if importlib.util.find_spec("torchvision") is not None:
     import torchvision_operators

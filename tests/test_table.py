@@ -184,7 +184,7 @@ def written(folder: Path, words: str, ious: Sequence[float]) -> None:
     write_json(folder / ENVIRONMENT, {"overrides": words.split()})
     times = {"started": "2026-01-01T10:00:00+00:00", "ended": "2026-01-01T10:30:00+00:00"}
     write_json(folder / STATUS, {"state": "done", "config_hash": words} | times)
-    lines = [record | {"predicted": {}, "status": "ok"} for record in made.records]
+    lines = [r | {"predicted": None, "status": "ok", "target": r["target"] | {"size": [1, 1]}} for r in made.records]
     predictions.write_folder(folder / "eval", lines, made.metrics, {})
 
 

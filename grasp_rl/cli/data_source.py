@@ -17,9 +17,10 @@ from grasp_rl.config.targets import instantiate
 from grasp_rl.data.base import RecordDataset
 from grasp_rl.data.readers.jsonl import JsonlSource
 from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.runs import received
 from grasp_rl.utils.files import Record
 
-OPTIONS = ("bands", "stretch", "mask_foreground", "ignore_value")
+OPTIONS = ("bands", "stretch", "mask_foreground", "ignore_value", "allow_outside")
 """Keys of ``data`` that change how files are read."""
 _JSONL = f"{JsonlSource.__module__}.{JsonlSource.__name__}"
 _MISSING = "???"
@@ -54,9 +55,12 @@ def node_of(words: Sequence[str]) -> tuple[Record, tuple[str, ...]]:
     for word in rest:
         if "=" not in word or not word.lstrip("+~").startswith(("data.", "data@", "trusted_modules=", "hydra.search")):
             raise ConfigError(f"{word}: must be data.KEY=VALUE, trusted_modules=[NAME] or hydra.searchpath=[FOLDER]")
+    trusted = compose.trusted_on(rest)
     node = compose.option(f"data/{chosen[0]}", *rest)
+    if places := [word for word in rest if word.lstrip("+~").startswith("hydra.search")]:
+        received.demand_said_again({"data": node}, compose.keys_of(rest), places[0])
     _demand_values(node, "data")
-    return node, compose.trusted_on(rest)
+    return node, trusted
 
 
 def dataset_of(words: Sequence[str]) -> RecordDataset:

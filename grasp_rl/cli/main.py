@@ -92,8 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"; did you mean {near[0]}?" if near else ""
         sys.stderr.write(f"grasp-rl: {command}: no such command{hint} Commands: {', '.join(COMMANDS)}\n")
         return 2
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a trusted module or pkg:// config may lie in the working directory
     return _run(command, rest)
 
 

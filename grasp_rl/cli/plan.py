@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from grasp_rl.bench.calibrate import corrected, correction
@@ -27,6 +26,7 @@ from grasp_rl.planning.advice import MORE_DEVICES, advice
 from grasp_rl.planning.estimate import Assumptions, Estimate, estimate, image_of, text_tokens
 from grasp_rl.planning.hardware import DEVICES, Device, device_of
 from grasp_rl.planning.plausibility import doubts
+from grasp_rl.utils.console import PlainConsole, PlainTable
 from grasp_rl.utils.files import Record, to_json
 
 DOES_NOT_FIT = 3
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(words: list[str]) -> int:
     flags, rest = _flags(words)
-    console = Console(stderr=flags.json, highlight=False, markup=False, soft_wrap=True)
+    console = PlainConsole(stderr=flags.json, highlight=False, markup=False, soft_wrap=True)
     device = device_of(flags.gpu or "h100", flags.memory_gib, flags.tflops, flags.bandwidth_gbs)
     result: Record | None = None
     if flags.calibrate:
@@ -162,7 +162,7 @@ def _image(text: str | None) -> tuple[int, int] | None:
 
 
 def _bill(bill: Estimate, device: Device) -> Table:
-    table = Table("", "", box=None, pad_edge=False, show_header=False)
+    table = PlainTable("", "", box=None, pad_edge=False, show_header=False)
     for part, gib in bill.memory.items():
         if gib >= 0.005:
             share = f" of {device.memory_gib:.0f} on {device.name}" if part == "peak" else ""
@@ -179,7 +179,7 @@ def _bill(bill: Estimate, device: Device) -> Table:
 
 
 def _table(planned: Sequence[Planned]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = PlainTable(box=None, pad_edge=False)
     for heading in ("job", "peak GiB", "s/step", "device-hours", "disk GiB", "fits"):
         table.add_column(heading, overflow="fold", no_wrap=heading != "job")
     for job in planned:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -27,14 +26,15 @@ from grasp_rl.cli.scene_options import reading_from
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
 from grasp_rl.config.schema import RunConfig
-from grasp_rl.config.targets import COMPONENTS, load_raw, to_config
+from grasp_rl.config.targets import COMPONENTS, to_config
 from grasp_rl.data.image_io import ImageReading, read_described, write_image
 from grasp_rl.geo.paths import check_raster, is_address, refers
 from grasp_rl.geo.scene import crs_of
 from grasp_rl.launch import compose
-from grasp_rl.runs.run_dir import CONFIG
+from grasp_rl.runs import received
 from grasp_rl.types import Image
 from grasp_rl.utils.files import Record, to_json, write_json
+from grasp_rl.utils.text import printable
 from grasp_rl.utils.visualization import PANEL, draw_overlay, with_caption
 
 __all__ = ["MAX_QUERY", "Prediction", "Predictor", "check_query", "main", "read_config", "reading_of", "write"]
@@ -125,7 +125,7 @@ def _answered(
     def read(path: Path) -> Image:
         image, told = read_described(path, reading=reading)
         if told:
-            sys.stderr.write(f"{path}: {told}\n")
+            sys.stderr.write(printable(f"{path}: {told}") + "\n")
         crs = crs_of(path)
         if crs is not None:
             sys.stderr.write(
@@ -166,8 +166,6 @@ def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Ru
     """The config that the command line asks for, and the modules that it trusts."""
     overrides = [compose.as_it_stands(override) for override in overrides]
     trusted = compose.trusted_on(overrides)
-    if trusted and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     config = read_config(arguments.run, arguments.prompt, arguments.segmenter, overrides)
     named = {override.key_or_group for override in compose.parse_overrides(overrides)}
     parsing = config.parsing
@@ -227,7 +225,11 @@ def read_config(run: Path | None, scheme: str | None, segmenter: str | None, ove
         composed = to_config(compose.single(engine, args, compose.trusted_on(args)).config)
     if run is None:
         return composed
-    changed: Any = OmegaConf.create(load_raw(run / CONFIG) | {"command": "evaluate", "predictions": None})
+    named = [override.key_or_group for override in compose.parse_overrides(overrides)]
+    named += [group for group, name in (("prompt", scheme), ("segmenter", segmenter)) if name]
+    parts = ("policy", "segmenter", "prompt", "rollout", "inference")
+    raw = received.read(run, named, f"--run {run}", parts)
+    changed: Any = OmegaConf.create(raw | {"command": "evaluate", "predictions": None})
     for override in compose.parse_overrides(overrides):
         if override.key_or_group in (*COMPONENTS, "prompt"):
             raise ConfigError(f"{override.input_line}: goes without --run; with it, use --prompt and --segmenter")
@@ -293,7 +295,7 @@ def _told(record: Record) -> str:
     else:
         count = len(record["prompts"])
         result = f"{count} instance{'s' * (count != 1)}, {100 * record['mask_share']:.1f} % of the image"
-    return f"{result}: {record['files']['overlay']}\n"
+    return printable(f"{result}: {record['files']['overlay']}") + "\n"
 
 
 if __name__ == "__main__":

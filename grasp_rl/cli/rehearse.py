@@ -11,8 +11,6 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from rich.console import Console
-
 from grasp_rl.config import messages
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.targets import to_config
@@ -24,6 +22,7 @@ from grasp_rl.rehearsal.small import SFT_STEPS, small, taught
 from grasp_rl.runs import environment
 from grasp_rl.runs.run_dir import RESULT, launcher_lock
 from grasp_rl.training import sft
+from grasp_rl.utils.console import PlainConsole
 from grasp_rl.utils.files import Record, read_json, write_json, write_text
 
 ROW = "rehearsal.json"
@@ -52,7 +51,7 @@ learned: whether the gradient was not 0; of fine-tuning neither is recorded.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``grasp-rl rehearse <argv>``: exit 0 where all went through, 1 where one did not, 2 for a wrong line."""
     arguments = _parser().parse_args(argv)
-    console = Console(stderr=arguments.json, highlight=False, markup=False, soft_wrap=True)
+    console = PlainConsole(stderr=arguments.json, highlight=False, markup=False, soft_wrap=True)
     try:
         chosen = recipes.names() if arguments.all else list(arguments.names)
         if arguments.list:
@@ -91,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _rehearsed(recipe: Recipe, arguments: argparse.Namespace, console: Console) -> Iterator[Record]:
+def _rehearsed(recipe: Recipe, arguments: argparse.Namespace, console: PlainConsole) -> Iterator[Record]:
     """A row for each point of ``recipe``; one that went through before is read, not run."""
     commit = (environment.git(Path(__file__).parent) or {}).get("commit")
     for number, (point, job) in enumerate(_points(recipe)):

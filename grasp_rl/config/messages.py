@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from grasp_rl.config.schema import RunConfig
+from grasp_rl.utils.text import printable
 
 _KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "string": "text"}
 
@@ -59,10 +60,10 @@ def one_line(error: Exception) -> str:
 
 
 def of_system(error: Exception) -> str:
-    """The words of a ConfigError or OSError on one line, without error numbers."""
+    """The words of a ConfigError or OSError on one line that a terminal can be shown, without error numbers."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return _flat(str(error)) or type(error).__name__
+        return printable(f"{error.filename}: {error.strerror}")
+    return printable(_flat(str(error))) or type(error).__name__
 
 
 def _missing_option(error: Exception, wanted: str, options: list[str]) -> str:

@@ -43,6 +43,7 @@ KEYS = {
 """Config keys by their old name."""
 
 GAINED: dict[str, dict[str, Any]] = {
+    "grasp_rl.data.readers.jsonl.JsonlSource": {"allow_outside": False},
     "grasp_rl.data.synthetic.dataset.SyntheticSource": {"level": "easy", "target": "instance", "texture_pieces": False},
 }
 """Arguments that a component has gained since its first runs, with the value that those ran with."""

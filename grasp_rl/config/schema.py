@@ -11,6 +11,8 @@ from typing import Any
 
 from grasp_rl.config.errors import one_of, require
 
+MOST_DRAWS = 100_000
+"""Resamplings of a bootstrap."""
 CONFIG_VERSION = 2
 """Raised when a resolved config.yaml of an older version can no longer be read as it stands."""
 
@@ -812,6 +814,21 @@ class SweepConfig:
         one_of("sweep.on_error", self.on_error, ("continue", "stop"))
 
 
+MOST = {
+    **{"engine.nproc": 1024, "engine.nnodes": 65536, "engine.threads": 1024, "engine.timeout_s": 1e7},
+    **{"algorithm.steps": 10**9, "algorithm.prompts_per_step": 10**6, "algorithm.group_size": 4096},
+    **{"algorithm.iterations": 1000, "algorithm.micro_batch_groups": 10**6, "algorithm.sampling_rounds": 1000},
+    **{"rollout.max_new_tokens": 10**6, "rollout.batch_rows": 10**6},
+    **{"evaluation.batch_size": 10**5, "evaluation.max_new_tokens": 10**6, "evaluation.overlays": 10**5},
+    **{"evaluation.bootstrap_samples": MOST_DRAWS, "evaluation.val_limit": 10**9, "evaluation.test_limit": 10**9},
+    **{"parsing.max_chars": 10**7, "parsing.max_instances": 10**5, "parsing.max_abs_coordinate": 1e12},
+    **{"optimizer.lr": 1e6, "optimizer.warmup_steps": 10**9, "optimizer.max_grad_norm": 1e12},
+    **{"checkpoint.keep_last": 10**6, "fit.steps": 10**9, "fit.images": 10**5, "fit.prompts": 10**5},
+    "fit.lora_rank": 10**5,
+}
+"""Numbers above which a config asks for memory, processes or time that no machine has."""
+
+
 @dataclass
 class RunConfig:
     """One run, resolved. config.yaml in the run folder is exactly this."""
@@ -830,6 +847,9 @@ class RunConfig:
     """A file or folder of another system's answers for `score`; a run directory for `rescore` and `diagnose`."""
     trusted_modules: list[str] = field(default_factory=list)
     """Outside modules whose classes `_target_` may name; only taken from the command line."""
+    trust_checkpoint: bool = False
+    """Read the state of an optimizer that DeepSpeed wrote as the pickle that it is, where it holds more than tensors
+    and plain values and was not written by a run of one's own; only taken from the command line."""
     policy: Any = None
     segmenter: Any = None
     reward: Any = None
@@ -851,6 +871,10 @@ class RunConfig:
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
     def __post_init__(self) -> None:
+        for key, most in MOST.items():
+            part, _, name = key.partition(".")
+            value = getattr(getattr(self, part), name)
+            require(value is None or value <= most, key, value, f"<= {most:g}")
         require(self.version == CONFIG_VERSION, "version", self.version, f"{CONFIG_VERSION}; compose the run anew")
         stored = {"score": "a file or folder of answers", "rescore": "a run directory", "diagnose": "a run directory"}
         one_of("command", self.command, ("train", "evaluate", "sft", "fit-segmenter", *stored))

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import closest, one_line
+from grasp_rl.config.modules import lies_here
 from grasp_rl.config.renamed import completed, upgrade
 from grasp_rl.config.schema import CONFIG_VERSION, RunConfig
 from grasp_rl.config.signatures import Definition, definitions, fits, signature, source_of
-
-Record = dict[str, Any]
+from grasp_rl.utils.files import Record, read_yaml_text
 
 PACKAGES = tuple(
     f"grasp_rl.{package}"
@@ -54,10 +56,10 @@ def load_config(path: str | Path) -> RunConfig:
 def load_raw(path: str | Path) -> Record:
     """The mapping in a resolved ``config.yaml``, its version checked; the version before is brought to this one."""
     try:
-        raw = OmegaConf.load(path)
-    except FileNotFoundError:
+        raw = OmegaConf.load(io.StringIO(read_yaml_text(Path(path))))
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(f"{path}: no such file") from None
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, OverflowError) as error:
         raise ConfigError(f"{path}: not a config ({one_line(error)})") from error
     if not isinstance(raw, DictConfig):
         raise ConfigError(f"{path}: not a config (no mapping)")
@@ -151,7 +153,19 @@ def _build(node: Any) -> Any:
     if "_target_" not in node:
         return values
     module, _, name = node["_target_"].rpartition(".")
-    return vars(importlib.import_module(module))[name](**values)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not lies_here(error.name):
+            raise
+        raise ConfigError(
+            f"trusted_modules: {module} imports {error.name}, which lies in the working directory and was not named; "
+            "name it, too"
+        ) from error
+    kind = vars(found)[name]
+    if inspect.isabstract(kind) or getattr(kind, "_is_protocol", False):
+        raise ConfigError(f"_target_={node['_target_']!r}: is abstract; name one of the classes that are made of it")
+    return kind(**values)
 
 
 def _find(target: Any, trusted: Sequence[str], key: str) -> tuple[str, Definition]:

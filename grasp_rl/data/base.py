@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -60,6 +61,10 @@ class RecordDataset:
 
     val_from: str | None = None
     """The split that stands in for ``val`` where there is none."""
+    inside: Path | None = None
+    """Where the files of the dataset lie; None for a reader that names no files, or does not say."""
+    allow_outside: bool = False
+    """Whether images and masks may lie elsewhere, reached by ``..`` or a link."""
 
     def __init__(
         self,
@@ -183,6 +188,8 @@ class RecordDataset:
         Raises:
             AnnotationError: the target does not fit the image.
         """
+        if isinstance(record, Row) and record.kind == "mask":
+            self._demand_inside(record.target, "mask")
         return target_of(record, size, self.max_pixels, self.mask_reading)
 
     def files(self, records: Sequence[Any]) -> list[Path]:
@@ -202,7 +209,22 @@ class RecordDataset:
         Raises:
             AnnotationError: it cannot be read.
         """
+        self._demand_inside(record.image, "image")
         return load_image(record, self.max_pixels, self.image_reading)
+
+    def _demand_inside(self, path: Any, kind: str) -> None:
+        """Demand that a file lies in the dataset's folder.
+
+        Raises:
+            AnnotationError: it leads out of it, and that was not allowed.
+        """
+        if self.inside is None or self.allow_outside or not isinstance(path, Path):
+            return
+        if not os.path.realpath(path).startswith(os.path.realpath(self.inside) + os.sep):
+            raise AnnotationError(
+                f"{kind}: {path} leads out of {self.inside}; data.allow_outside=true reads it all the same (with a + "
+                "in front where the option does not list it)"
+            )
 
     def _image(self, record: Any) -> Image:
         """The image of ``record``; what was done to its values is noted, and said when it is first met."""

@@ -50,6 +50,7 @@ class FolderDataset(RecordDataset):
     mask_foreground: int | list[int] | list[list[int]] | None = None
     ignore_value: int | list[int] | list[list[int]] | None = None
     on_doubt: Literal["raise", "warn"] = "warn"
+    allow_outside: bool = False
 
     def __post_init__(self) -> None:
         super().__init__(
@@ -66,6 +67,7 @@ class FolderDataset(RecordDataset):
             ignore_value=self.ignore_value,
             on_doubt=self.on_doubt,
         )
+        self.inside = self.top
         self.subfolder(".")
 
     @property

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import json
 import logging
 import math
+import os
+import pickle
 import sys
 import tempfile
 import warnings
@@ -26,7 +27,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import EngineConfig, OptimizerConfig
 from grasp_rl.distributed.engine import Batch, StepReport, learning_rate
 from grasp_rl.distributed.process_group import destroy, init
-from grasp_rl.utils.files import Record
+from grasp_rl.utils.files import Record, Unreadable, parse_json, read_text
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +59,11 @@ def settings(engine: EngineConfig, optimizer: OptimizerConfig, dtype: torch.dtyp
     if engine.deepspeed_config is None:
         return ours
     try:
-        theirs = json.loads(Path(engine.deepspeed_config).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        theirs = parse_json(read_text(Path(engine.deepspeed_config)))
+    except (OSError, Unreadable) as error:
         raise ConfigError(f"engine.deepspeed_config={engine.deepspeed_config!r}: no JSON there ({error})") from error
+    if not isinstance(theirs, dict):
+        raise ConfigError(f"engine.deepspeed_config={engine.deepspeed_config!r}: must hold a JSON object")
     return _merged(ours, theirs, "")
 
 
@@ -210,15 +213,32 @@ class ZeroEngine:
         self.ds.zero_grad()
 
     def save(self, folder: Path) -> None:
-        """Write this rank's shard. Shards are pickles; they are read from a verified folder of this run only."""
+        """Write this rank's shard, a pickle of tensors, plain values and three classes of DeepSpeed's."""
         self.ds.save_checkpoint(str(folder), tag=_TAG, client_state={"steps_done": self.steps_done})
 
-    def load(self, folder: Path, *, ranks: int = 1) -> None:
+    def load(self, folder: Path, *, ranks: int = 1, trusted: bool = False) -> None:
         """Read this rank's shard again; shards of another number of ranks through DeepSpeed's universal checkpoint.
 
+        Nothing in a shard is run (``weights_only``). One that cannot be read so is unpickled only where it is trusted.
+
         Raises:
-            ConfigError: the shards are another engine's.
+            ConfigError: the shards are another engine's, damaged, or hold what reading would run.
         """
+        try:
+            with _plain_values_only():
+                self._load(folder, ranks)
+        except pickle.UnpicklingError as error:
+            said = str(error).partition("\n")[0]
+            if not trusted:
+                raise ConfigError(
+                    f"{folder}: its shards hold more than tensors and plain values, or are damaged; they were not "
+                    "written by a run of yours, and reading them would run code in them: trust_checkpoint=true allows "
+                    "it, init_from= starts from the weights alone"
+                ) from error
+            log.warning("%s: read as a trusted pickle, which runs code in it (%s)", folder, said)
+            self._load(folder, ranks)
+
+    def _load(self, folder: Path, ranks: int) -> None:
         if ranks == self.process_group.world_size:
             path, state = self.ds.load_checkpoint(str(folder), tag=_TAG)
         else:
@@ -264,6 +284,31 @@ class ZeroEngine:
         del self.ds, self.optimizer
         gc.collect()
         destroy()
+
+
+@contextlib.contextmanager
+def _plain_values_only() -> Iterator[None]:
+    """Within the block ``torch.load`` takes tensors, plain values and the classes of DeepSpeed's own state, no other.
+
+    DeepSpeed asks for ``weights_only=False``; torch's switch for the whole process has the last word.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    before = os.environ.get(_SWITCH)
+    os.environ[_SWITCH] = "1"
+    try:
+        with torch.serialization.safe_globals([LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]):
+            yield
+    finally:
+        if before is None:
+            del os.environ[_SWITCH]
+        else:
+            os.environ[_SWITCH] = before
+
+
+_SWITCH = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 def _quiet_import() -> Any:

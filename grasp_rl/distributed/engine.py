@@ -79,8 +79,8 @@ class Engine(Protocol):
         """Write this rank's share of the optimizer's state."""
         ...
 
-    def load(self, folder: Path, *, ranks: int = 1) -> None:
-        """Read it again, written by ``ranks`` of them."""
+    def load(self, folder: Path, *, ranks: int = 1, trusted: bool = False) -> None:
+        """Read it again, written by ``ranks`` of them; code in a pickle is run only where it is ``trusted``."""
         ...
 
     def close(self) -> None:

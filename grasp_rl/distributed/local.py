@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import OptimizerConfig
 from grasp_rl.distributed.engine import Batch, StepReport, learning_rate
 from grasp_rl.distributed.process_group import ProcessGroup
 
 _STATE = "optimizer.pt"
+
+
+def load_plain(path: Path, keys: Sequence[str], device: Any = "cpu") -> dict[str, Any]:
+    """The mapping in a file of torch's that holds tensors and plain values; nothing in it is run (``weights_only``).
+
+    Raises:
+        ConfigError: it is damaged, holds more than that, or lacks one of ``keys``.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        said = str(error).partition("\n")[0][:200]
+        raise ConfigError(f"{path}: is damaged, or holds more than tensors and plain values ({said})") from error
+    if not isinstance(state, dict) or not set(keys) <= set(state):
+        raise ConfigError(f"{path}: is damaged; it must hold {', '.join(keys)}")
+    return state
 
 
 class LocalEngine:
@@ -87,11 +105,18 @@ class LocalEngine:
         """Write the optimizer's state: tensors and plain values."""
         torch.save({"optimizer": self.optimizer.state_dict(), "steps_done": self.steps_done}, folder / _STATE)
 
-    def load(self, folder: Path, *, ranks: int = 1) -> None:
-        """Read it again (``weights_only``)."""
-        state = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.steps_done = state["steps_done"]
+    def load(self, folder: Path, *, ranks: int = 1, trusted: bool = False) -> None:
+        """Read it again; it holds nothing that could be run.
+
+        Raises:
+            ConfigError: it is damaged, or another module's.
+        """
+        state = load_plain(folder / _STATE, ("optimizer", "steps_done"))
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.steps_done = int(state["steps_done"])
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{folder / _STATE}: is no state of this policy's optimizer ({error})") from error
 
     def close(self) -> None:
         """Nothing to give up."""

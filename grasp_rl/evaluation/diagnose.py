@@ -97,7 +97,7 @@ def run(config: RunConfig, components: Components) -> Record:
 
 def _of_the_run(config: RunConfig, source: Path) -> bool:
     """Whether segmenter, data, prompt, parsing, inference and samples are the run's own."""
-    ours, theirs = asdict(config), started.config_of(source)
+    ours, theirs = asdict(config), started.config_of(source, (), ("command",))
     same = all(ours[key] == theirs.get(key) for key in ("segmenter", "data", "prompt", "parsing"))
     same = same and ours["inference"] == (theirs.get("inference") or asdict(InferenceConfig()))
     evaluation = theirs.get("evaluation") or {}

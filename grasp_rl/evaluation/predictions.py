@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.messages import of_system
 from grasp_rl.data.image_io import write_image
 from grasp_rl.data.rasterize import decode_rle
 from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, score_of
@@ -25,7 +26,7 @@ from grasp_rl.geometry import outside
 from grasp_rl.inference.rollout import KEY, InferredRollout
 from grasp_rl.interfaces import CoordinateFrame, EvaluationProtocol
 from grasp_rl.types import BoolMask, FinishReason, Image, Sample, SegmentedRollout, SpatialPrompt
-from grasp_rl.utils.files import Record, to_json, write_json, write_text
+from grasp_rl.utils.files import Record, Unreadable, parse_json, read_lines, to_json, write_json, write_text
 from grasp_rl.utils.visualization import draw_overlay, with_caption
 
 PREDICTIONS, METRICS, OVERLAYS = "predictions.jsonl", "metrics.json", "overlays"
@@ -174,13 +175,115 @@ def read_predictions(path: Path) -> list[Record]:
         ConfigError: it is not there, or a line of it is no record.
     """
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: no readable predictions ({error}); evaluate again") from error
-    needed = {"sample_id", "predicted", "target", "status"}
-    if not all(isinstance(record, dict) and needed <= record.keys() for record in records):
-        raise ConfigError(f"{path}: not a predictions.jsonl of grasp_rl; evaluate again")
+        records = [parse_json(line) for line in read_lines(path)]
+    except (OSError, Unreadable) as error:
+        raise ConfigError(f"{path}: no readable predictions ({of_system(error)}); evaluate again") from error
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict) or not record.keys() >= _NEEDED:
+            raise ConfigError(f"{path}: not a predictions.jsonl of grasp_rl; evaluate again")
+        for key, fits in _KINDS.items():
+            if key in record and not fits(record[key]):
+                raise ConfigError(f"{path}: line {number}: {key}={str(record[key])[:60]!r} cannot be; evaluate again")
     return records
+
+
+_NEEDED = {"sample_id", "predicted", "target", "status"}
+_MOST_PIXELS, _MOST_TOKENS = 2**30, 2**20
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _are_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(map(_is_number, value))
+
+
+def _is_size(value: Any) -> bool:
+    whole = isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
+    return whole and 0 < value[0] * value[1] <= _MOST_PIXELS
+
+
+def _is_mask(value: Any) -> bool:
+    return isinstance(value, dict) and _is_size(value.get("size")) and _is_text(value.get("counts"))
+
+
+def _is_prompt(value: Any) -> bool:
+    if not isinstance(value, dict) or not {"box", "point_coords", "point_labels"} <= value.keys():
+        return False
+    box, points, labels = value["box"], value["point_coords"], value["point_labels"]
+    lists = isinstance(points, list) and isinstance(labels, list) and len(points) == len(labels)
+    return lists and _or_none(_of(4))(box) and all(map(_of(2), points)) and all(type(label) is int for label in labels)
+
+
+def _of(count: int) -> Callable[[Any], bool]:
+    return lambda value: _are_numbers(value, count)
+
+
+def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
+def _list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(fits, value))
+
+
+def _is_turn(value: Any) -> bool:
+    texts = isinstance(value, dict) and _is_text(value.get("text")) and _is_text(value.get("status"))
+    return texts and _list_of(_is_prompt)(value.get("prompts"))
+
+
+def _is_told(value: Any) -> bool:
+    """What inference options did: mappings and lists of what a completion is."""
+    if not isinstance(value, dict):
+        return False
+    answers = value.get("answers") or []
+    settings = value.get("settings") or {}
+    return isinstance(settings, dict) and isinstance(answers, list) and all(map(_is_answer, answers))
+
+
+def _is_answer(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and _is_text(value.get("text"))
+        and _is_tokens(value.get("tokens"))
+        and isinstance(value.get("truncated"), bool)
+    )
+
+
+def _is_tokens(value: Any) -> bool:
+    return _is_count(value) and value <= _MOST_TOKENS
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("sample_id", "dataset", "split", "query", "text", "status"), _is_text),
+    **dict.fromkeys(("empty", "has_target", "truncated", "whole"), lambda value: isinstance(value, bool)),
+    **dict.fromkeys(("iou", "box_iou", "reward"), _or_none(_is_number)),
+    **dict.fromkeys(("intersection", "union"), _or_none(lambda value: _is_number(value) and value >= 0)),
+    "instances": _or_none(_is_count),
+    **dict.fromkeys(("predicted", "target", "ignored"), _or_none(_is_mask)),
+    **dict.fromkeys(("masks", "target_masks"), _list_of(_is_mask)),
+    "prompts": _list_of(_is_prompt),
+    "earlier_turns": _list_of(_is_turn),
+    "size": _is_size,
+    "tokens": _is_tokens,
+    "frame": lambda value: _are_numbers(value, 2) and all(side > 0 for side in value),
+    "window": _of(4),
+    "target_boxes": _or_none(_list_of(_or_none(_of(4)))),
+    "terms": lambda value: isinstance(value, dict) and all(_or_none(_is_number)(term) for term in value.values()),
+    "attributes": lambda value: isinstance(value, dict),
+    "segmenter_error": _or_none(_is_text),
+    KEY: _is_told,
+}
+"""What the values of a record have to be, where they are there."""
 
 
 def write_folder(

@@ -118,7 +118,7 @@ class Journal:
         try:
             first = json.loads(line)
             before, noted = dict(first["asked"]), dict(first["noted"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             if _BEGIN.startswith(line[: len(_BEGIN)]) and not line.endswith(b"\n"):
                 return None  # empty, or broken off in the first line
             raise ConfigError(f"{self.path}: no journal of a scan; remove or rename it") from None
@@ -127,7 +127,7 @@ class Journal:
             line = self._file.readline()
             try:
                 key = json.loads(line)["key"] if line.endswith(b"\n") else None
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 key = None
             if key is None:
                 break

@@ -1,7 +1,7 @@
 """Hydra, and nothing but Hydra: command line in, plain mappings out. No torch, no component is imported.
 
-What a config file may not do is refused here: run code through Hydra's callbacks or loggers, set or read the
-environment, name the modules that are trusted.
+What a config file may not do is refused here: run code through Hydra's callbacks, loggers, launcher or sweeper, set or
+read the environment, name the modules that are trusted.
 """
 
 from __future__ import annotations
@@ -31,21 +31,27 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Sweep
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.plugin import Plugin
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.messages import one_line, quoted
+from grasp_rl.config.messages import one_line, quoted, quoted_override
+from grasp_rl.config.modules import admit
 from grasp_rl.config.renamed import current_key
 from grasp_rl.config.schema import PromptConfig, RunConfig
 from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, to_config
 from grasp_rl.launch.process import Job, folder_of
 from grasp_rl.launch.sweeper import is_search, split_points, swept
 from grasp_rl.launch.usage import HELP
-from grasp_rl.runs import started
+from grasp_rl.runs import received, started
 from grasp_rl.runs.asked import adopt
+from grasp_rl.runs.environment import refuse_secrets
 from grasp_rl.runs.run_dir import config_hash
 from grasp_rl.utils.files import Record
 
@@ -224,10 +230,23 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
 
 
 def trusted_on(overrides: Sequence[str]) -> tuple[str, ...]:
-    """The modules that the command line itself trusts."""
-    kwargs = [o.value() for o in parse_overrides(overrides) if o.key_or_group == "trusted_modules"]
-    modules = kwargs[-1] if kwargs else []
-    return check_trusted(modules if isinstance(modules, list) else [modules])
+    """The modules that the command line itself trusts; they and packages of ``pkg://`` search paths can be imported.
+
+    Raises:
+        ConfigError: a name cannot be meant.
+    """
+    parsed = parse_overrides(overrides)
+    trusted = check_trusted(_listed(parsed, "trusted_modules"))
+    places = [str(place) for place in _listed(parsed, "hydra.searchpath")]
+    admit([*trusted, *(place.removeprefix("pkg://") for place in places if place.startswith("pkg://"))])
+    return trusted
+
+
+def _listed(overrides: Sequence[Override], key: str) -> list[Any]:
+    """The values that the last override of ``key`` gives."""
+    found = [override.value() for override in overrides if override.key_or_group == key]
+    value = found[-1] if found else []
+    return value if isinstance(value, list) else [value]
 
 
 def is_sweep(engine: Hydra, overrides: list[str]) -> bool:
@@ -265,7 +284,7 @@ def single(engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> Job
         launcher = config.hydra.runtime.choices["hydra/launcher"]
         if launcher != "basic":
             raise ConfigError(f"hydra/launcher={launcher}: starts the jobs of a sweep; write -m too, or no launcher")
-        return resolve(config, Path(config.hydra.run.dir), trusted)
+        return resolve(config, Path(config.hydra.run.dir), trusted, keys_of(overrides))
 
 
 def sweep(engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> tuple[Path, list[Job], list[str]]:
@@ -284,29 +303,93 @@ def sweep(engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> tupl
             return folder, [], fixed
         config = _compose(engine, [*overrides, *fixed], RunMode.MULTIRUN)
         points = split_points(parsed, config.sweep.zip)
-        jobs = [_planned(engine, config, point, number, trusted) for number, point in enumerate(points)]
+        said = keys_of(overrides)
+        jobs = [_planned(engine, config, point, number, trusted, said) for number, point in enumerate(points)]
     if len({job.run_dir for job in jobs}) < len(jobs):
         raise ConfigError("hydra.sweep.subdir: must give every job of the sweep a folder of its own")
     return folder, jobs, fixed
 
 
-def resolve(config: DictConfig, run_dir: Path, trusted: tuple[str, ...]) -> Job:
+def resolve(config: DictConfig, run_dir: Path, trusted: tuple[str, ...], said: Sequence[str]) -> Job:
     """The job that a composed config describes: every value in range, every component checked.
+
+    Args:
+        config: composed.
+        run_dir: where it shall run.
+        trusted: modules that the command line trusts.
+        said: keys and groups that the command line gives.
 
     Raises:
         ConfigError: naming the key, what was found and what is valid.
     """
     with explained():
         raw: dict[str, Any] = OmegaConf.to_container(_without_hydra(config), resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        refuse_secrets(raw)
         named = _named(HydraConfig.get(), raw)
+        _demand_said(HydraConfig.get(), raw, said)
         if raw["command"] in ("rescore", "diagnose") and raw["predictions"] is not None:
             raw = _as_in_run(raw, named)
         adopted, told = adopt(raw, named)
         checked = to_config(adopted | {"run_dir": str(run_dir)})
     if tuple(checked.trusted_modules) != trusted:
         raise ConfigError(f"trusted_modules={checked.trusted_modules}: only the command line can trust a module")
+    if checked.trust_checkpoint and "trust_checkpoint" not in said:
+        raise ConfigError("trust_checkpoint=true: only the command line can trust a checkpoint")
     check_components(checked, trusted)
     return Job(run_dir=run_dir, config=asdict(checked), trusted=trusted, adopted=tuple(told))
+
+
+def keys_of(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The keys and groups that a command line gives."""
+    return tuple(override.key_or_group for override in parse_overrides(overrides))
+
+
+def _demand_said(hydra: Any, raw: Record, said: Sequence[str]) -> None:
+    """See that no file of a search path decides about this machine: the command line has to say that again.
+
+    Raises:
+        ConfigError: naming the keys and the words that allow them.
+    """
+    places = [str(place) for place in hydra.searchpath]
+    if not places:
+        return
+    config = {name: _unlike_packaged(name, raw.get(name), hydra.runtime.choices.get(name)) for name in raw}
+    folders = [Path(place.removeprefix("file://")) for place in places if place.startswith("file://")]
+    said = [key for key in said if "." in key]  # the name of an option says nothing about what its file decides
+    received.demand_said_again(config, said, f"hydra.searchpath=[{','.join(places)}]", folders)
+    chosen = ConfigStore.instance().load(f"hydra/launcher/{hydra.runtime.choices['hydra/launcher']}.yaml").node
+    usual = _flat(OmegaConf.to_container(chosen, resolve=False), "hydra.launcher")
+    resolved = _flat(OmegaConf.to_container(hydra.launcher, resolve=True), "hydra.launcher")
+    for key, value in _flat(OmegaConf.to_container(hydra.launcher, resolve=False), "hydra.launcher").items():
+        plain = isinstance(resolved[key], int | float | None) or (
+            key.rpartition(".")[2] in _PLAIN_LAUNCHER and re.fullmatch(r"[\w.:,+@%=-]*", str(resolved[key]))
+        )
+        named = any(key == name or key.startswith(f"{name}.") for name in said)
+        if value != usual.get(key) and not plain and not named:
+            raise ConfigError(
+                f"{key}: a file of hydra.searchpath decides about this machine; to allow it, say it again: "
+                f"{quoted_override(key, str(resolved[key]))}"
+            )
+
+
+_PLAIN_LAUNCHER = ("_target_", "name", "partition", "qos", "account", "constraint", "gres", "comment", "backend")
+"""Values of a launcher that are words, not paths, lines of a script or addresses."""
+
+
+def _unlike_packaged(group: str, node: Any, choice: str | None) -> Any:
+    """``node`` without the values that the packaged option of that name has, too."""
+    option = _CONF / group / f"{choice}.yaml"
+    if not isinstance(node, dict) or not option.is_file():
+        return node
+    usual: Any = OmegaConf.to_container(OmegaConf.create(yaml.safe_load(option.read_text())), resolve=False)
+    return {key: value for key, value in node.items() if key not in usual or usual[key] != value}
+
+
+def _flat(node: Any, key: str) -> Record:
+    """The values in nested mappings by dotted key; lists are values."""
+    if not isinstance(node, dict):
+        return {key: node}
+    return {name: value for part, below in node.items() for name, value in _flat(below, f"{key}.{part}").items()}
 
 
 _RUNS_OWN = ("data", "prompt", "parsing", "reward", "policy", "segmenter", "inference")
@@ -316,7 +399,7 @@ _RUNS_OWN = ("data", "prompt", "parsing", "reward", "policy", "segmenter", "infe
 def _as_in_run(raw: Record, named: Sequence[str]) -> Record:
     """``raw`` with what decides the answers of the run ``predictions`` and their truth, but for what was named."""
     keys = [key.replace("/", ".") for key in named]
-    theirs = started.config_of(Path(raw["predictions"]))
+    theirs = started.config_of(Path(raw["predictions"]), named, (*_RUNS_OWN, "rollout"))
 
     def free(prefix: str) -> bool:
         return not any(key == prefix or key.startswith(f"{prefix}.") for key in keys)
@@ -377,15 +460,46 @@ def _compose(engine: Hydra, overrides: list[str], mode: RunMode) -> DictConfig:
     for key in ("job_logging", "hydra_logging"):
         if config.hydra[key] != _QUIET:
             raise ConfigError(f"hydra/{key}: must be disabled; the run's log is log.txt in its folder")
+    for key, kind in (("launcher", Launcher), ("sweeper", Sweeper)):
+        _check_plugin(f"hydra.{key}", OmegaConf.to_container(config.hydra[key], resolve=True), kind)
     return config
 
 
-def _planned(engine: Hydra, master: DictConfig, point: list[str], number: int, trusted: tuple[str, ...]) -> Job:
+def _check_plugin(key: str, node: Any, kind: type[Plugin]) -> None:
+    """Demand that what Hydra is to instantiate is one of its installed plugins, and plain values below it.
+
+    Raises:
+        ConfigError: it is something else, or has keys that Hydra obeys.
+    """
+    known = {f"{plugin.__module__}.{plugin.__name__}" for plugin in Plugins.instance().discover(kind)}
+    target = node.get("_target_") if isinstance(node, dict) else None
+    if target not in known:
+        raise ConfigError(
+            f"{key}._target_={target!r}: must be an installed plugin of Hydra: {', '.join(sorted(known))}"
+        )
+    _refuse_obeyed({name: value for name, value in node.items() if name != "_target_"}, key)
+
+
+def _refuse_obeyed(node: Any, key: str) -> None:
+    """Refuse ``_target_``, ``_args_``, ``_partial_`` and the like anywhere in ``node``."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if str(name).startswith("_"):
+                raise ConfigError(f"{key}.{name}: not allowed; a launcher or sweeper has plain values")
+            _refuse_obeyed(value, f"{key}.{name}")
+    elif isinstance(node, list):
+        for place, value in enumerate(node):
+            _refuse_obeyed(value, f"{key}[{place}]")
+
+
+def _planned(
+    engine: Hydra, master: DictConfig, point: list[str], number: int, trusted: tuple[str, ...], said: Sequence[str]
+) -> Job:
     config = engine.config_loader.load_sweep_config(master, list(point))
     with open_dict(config):
         config.hydra.job.id, config.hydra.job.num = str(number), number
     HydraConfig.instance().set_config(config)
-    job = resolve(config, Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir), trusted)
+    job = resolve(config, Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir), trusted, said)
     return replace(moved(job, folder_of(job)), point=tuple(point))
 
 

@@ -1,7 +1,7 @@
 """The launcher: compose, check everything, start the worker, watch it, say how it ended.
 
 No torch here. What is wrong with a command line is one line on stderr and exit code 2 before any model loads. The
-worker reads the run folder and nothing else; `python -m grasp_rl.launch.worker <run>/config.yaml` is the same run by
+worker reads the run folder and nothing else; `python -P -m grasp_rl.launch.worker <run>/config.yaml` is the same run by
 hand.
 """
 
@@ -25,17 +25,17 @@ from typing import Any
 from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from grasp_rl.config import messages
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.modules import admit
 from grasp_rl.config.schema import RunConfig, SearchConfig
-from grasp_rl.config.targets import check_components, load_raw, to_config
+from grasp_rl.config.targets import check_components, to_config
 from grasp_rl.launch import compose, process, sweeper
 from grasp_rl.launch.paths import check_paths
 from grasp_rl.launch.process import Job, StopFile
-from grasp_rl.runs import data_record
+from grasp_rl.runs import data_record, received
 from grasp_rl.runs.asked import FILE
 from grasp_rl.runs.progress import ProgressWatcher, duration
 from grasp_rl.runs.run_dir import (
@@ -52,10 +52,14 @@ from grasp_rl.runs.run_dir import (
     state_of,
 )
 from grasp_rl.runs.study import STUDY, open_study
+from grasp_rl.utils.console import PlainConsole, PlainTable
 from grasp_rl.utils.files import Record, read_json, to_json, write_json
 
 _PLACES = ("nproc", "nnodes", "node_rank", "rendezvous", "hostfile", "timeout_s")
-_RESUMABLE = ("algorithm.steps", "checkpoint.", "evaluation.", "tracker.", *(f"engine.{key}" for key in _PLACES))
+_RESUMABLE = (
+    *("algorithm.steps", "checkpoint.", "evaluation.", "tracker.", "data.allow_outside"),
+    *(f"engine.{key}" for key in _PLACES),
+)
 _INTERRUPTED = 130
 
 
@@ -67,7 +71,7 @@ class CommandLine:
     argv: tuple[str, ...]
     as_json: bool
     report: bool
-    console: Console
+    console: PlainConsole
 
 
 def main(command: str, argv: Sequence[str]) -> int:
@@ -76,7 +80,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     rest = [word for word in argv if word not in ("--json", "--report")]
     if command in ("score", "rescore", "diagnose"):
         rest = _with_predictions(rest)
-    console = Console(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
+    console = PlainConsole(stderr=as_json, highlight=False, markup=False, soft_wrap=True)
     command_line = CommandLine(command, ("grasp-rl", command, *argv), as_json, report, console)
     try:
         return _run(command_line, rest)
@@ -108,10 +112,10 @@ def _run(command_line: CommandLine, words: Sequence[str]) -> int:
     if any(word.startswith("command=") for word in flags.overrides):
         raise ConfigError("command: is the word after grasp-rl, not a value")
     flags.overrides.insert(0, f"command={command_line.command}")
+    trusted = compose.trusted_on(flags.overrides)
     with compose.hydra(command_line.command) as engine:
         if flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion:
             return _show(command_line, engine, flags)
-        trusted = compose.trusted_on(flags.overrides)
         if flags.multirun or compose.is_sweep(engine, flags.overrides):
             return _sweep(command_line, engine, flags.overrides, trusted)
         return _single(
@@ -261,10 +265,13 @@ def _resume(command_line: CommandLine, flags: argparse.Namespace) -> int:
             "resume: goes with `grasp-rl train` or fit-segmenter and one run; a sweep is started again with "
             "hydra.sweep.dir"
         )
-    if refused := [k for k, o in changes.items() if o.is_delete() or not k.startswith(_RESUMABLE)]:
-        allowed = ", ".join(key + ("*" if key.endswith(".") else "") for key in _RESUMABLE)
-        raise ConfigError(f"{refused[0]}: cannot change when a run goes on; only {allowed} can")
-    raw = load_raw(run_dir / CONFIG)
+    raw = received.read(run_dir, changes, f"resume={run_dir}") | {"trust_checkpoint": False}
+    said_again = received.decisions(raw, [run_dir])
+    for key, change in changes.items():
+        again = key in said_again and (key.startswith("generator.") or change.value() == said_again[key])
+        if change.is_delete() or not (again or key == "trust_checkpoint" or key.startswith(_RESUMABLE)):
+            allowed = ", ".join(key + ("*" if key.endswith(".") else "") for key in _RESUMABLE)
+            raise ConfigError(f"{key}: cannot change when a run goes on; only {allowed} can")
     with compose.explained():
         config = OmegaConf.merge(OmegaConf.structured(RunConfig), raw)
         OmegaConf.set_struct(config, True)
@@ -323,7 +330,8 @@ def _drive(
         return run_dirs or sorted(path.parent for path in folder.glob(f"*/{STATUS}"))
 
     stop = StopFile(folder)
-    task = partial(run_job, trusted=trusted, command=command_line.argv, stop=stop, driver=os.getpid())
+    said = compose.keys_of(overrides)
+    task = partial(run_job, trusted=trusted, said=said, command=command_line.argv, stop=stop, driver=os.getpid())
     with stop.listening(), ProgressWatcher(command_line.console, lambda: _with_stages(folders())):
         failures = sweeper.multirun(engine, compose.CONFIG_NAME, task, [*overrides, *fixed, "hydra.mode=MULTIRUN"])
         stopped = bool(stop.signals())
@@ -361,7 +369,13 @@ def _found(folder: Path) -> str:
 
 
 def run_job(
-    config: DictConfig, *, trusted: tuple[str, ...], command: tuple[str, ...], stop: StopFile, driver: int
+    config: DictConfig,
+    *,
+    trusted: tuple[str, ...],
+    said: tuple[str, ...],
+    command: tuple[str, ...],
+    stop: StopFile,
+    driver: int,
 ) -> tuple[str, float | None]:
     """One job of a sweep, in whichever process Hydra's launcher runs it: how it ended, and its objective for a search.
 
@@ -369,12 +383,13 @@ def run_job(
     """
     if os.getpid() != driver:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver hears it and writes it down
+        admit(trusted)
     if stop.ended():
         return "stopped", None
     hydra = HydraConfig.get()
     run_dir = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
     try:
-        wanted = compose.resolve(config, run_dir, trusted)
+        wanted = compose.resolve(config, run_dir, trusted, said)
         if (known := process.folder_of(wanted)) != run_dir:
             with contextlib.suppress(OSError):  # Hydra has made an empty folder of the new name
                 run_dir.rmdir()
@@ -408,7 +423,7 @@ def _objective(run_dir: Path, config: DictConfig) -> tuple[str, float | None]:
 
 def _summary(outcomes: Sequence[Record]) -> Table:
     """The closing table of a sweep."""
-    table = Table(box=None, pad_edge=False)
+    table = PlainTable(box=None, pad_edge=False)
     for heading in ("job", "state", "took", "reward", "val gIoU", "test before", "after"):
         table.add_column(heading, overflow="fold")
     for ended in outcomes:
@@ -430,7 +445,7 @@ def _numbers(result: Record) -> list[Table]:
     under several protocols the numbers of the others are a table of their own, one row a protocol.
     """
     parts = {name: part for name, part in result.items() if isinstance(part, dict)} or {"": result}
-    table = Table("", *parts, box=None, pad_edge=False)
+    table = PlainTable("", *parts, box=None, pad_edge=False)
     protocols: dict[str, dict[str, Any]] = {}
     metrics = dict.fromkeys(key for part in parts.values() for key in part)
     if len(parts) > 1:
@@ -445,7 +460,7 @@ def _numbers(result: Record) -> list[Table]:
     if not protocols:
         return [table]
     shown = [key for key in _SIDE_BY_SIDE if any(key in row for row in protocols.values())]
-    beside = Table("protocol", *shown, box=None, pad_edge=False)
+    beside = PlainTable("protocol", *shown, box=None, pad_edge=False)
     own = next(iter(parts.values()))
     for name, row in {str(result.get("protocol", "")): own, **protocols}.items():
         beside.add_row(name, *(_number(row.get(key)) for key in shown))

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.targets import load_config
-from grasp_rl.runs import data_record, environment, heartbeat
+from grasp_rl.runs import data_record, environment, heartbeat, origin, received
 from grasp_rl.runs.run_dir import (
     CONFIG,
     ENVIRONMENT,
@@ -34,7 +34,8 @@ from grasp_rl.runs.run_dir import (
     state_of,
 )
 from grasp_rl.utils import memory
-from grasp_rl.utils.files import Record, read_json, write_json, write_text
+from grasp_rl.utils.files import Record, last_lines, read_json, write_json, write_text
+from grasp_rl.utils.text import printable
 
 Claim = Literal["start", "resume", "done"]
 
@@ -48,7 +49,7 @@ PORT = 29500
 """Where nodes of a hostfile meet: torchrun's own."""
 _PATIENCE_S = 3.0
 """How long the other ranks may take to end by themselves, once one of them has said that it failed."""
-_LOG_LINES = 15
+_LOG_LINES, _LOG_BYTES = 15, 100_000
 
 
 @dataclass(frozen=True)
@@ -180,8 +181,10 @@ def prepare(job: Job, command: Sequence[str], overrides: Sequence[str], *, resum
             (job.run_dir / name).unlink(missing_ok=True)
     elif (job.run_dir / STATUS).exists():
         set_aside(job.run_dir)
+    received.carry_templates(job.config, job.run_dir)
     config = job.config | {"resume": str(job.run_dir) if resume else job.config.get("resume")}
     write_text(job.run_dir / CONFIG, OmegaConf.to_yaml(OmegaConf.create(config)))
+    origin.sign(job.run_dir / CONFIG)
     about = environment.environment(command) | {"overrides": environment.masked(overrides)}
     write_json(job.run_dir / ENVIRONMENT, about)
 
@@ -323,10 +326,9 @@ def outcome(run_dir: Path) -> Record:
 def failure(run_dir: Path) -> str:
     """Why the run in ``run_dir`` failed: one line where the worker knew it, otherwise the end of its log."""
     error = read_json(run_dir / ERROR)
-    lines = [error["message"]] if error is not None else _log(run_dir)[-_LOG_LINES:]
-    return "\n".join([*lines, f"log: {run_dir / LOG}"])
+    lines = [str(error.get("message"))] if error is not None else _log(run_dir)[-_LOG_LINES:]
+    return "\n".join(map(printable, [*lines, f"log: {run_dir / LOG}"]))
 
 
 def _log(run_dir: Path) -> list[str]:
-    path = run_dir / LOG
-    return path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines() if path.exists() else []
+    return last_lines(run_dir / LOG, _LOG_BYTES)

@@ -1,6 +1,6 @@
 """The worker: one run folder in, one run done. Hydra is never started here.
 
-    python -m grasp_rl.launch.worker <run>/config.yaml [--trust MODULE ...] [--resume]
+    python -P -m grasp_rl.launch.worker <run>/config.yaml [--trust MODULE ...] [--resume]
 
 The file on disk is what runs. Its end is written beside it: result.json, or error.json for an error that one line
 explains, and the state in status.json.
@@ -20,10 +20,11 @@ from typing import Any
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
+from grasp_rl.config.modules import admit
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import check_components, check_trusted, instantiate, load_config
 from grasp_rl.interfaces import Components
-from grasp_rl.runs import checkpoints, environment, heartbeat, signals
+from grasp_rl.runs import checkpoints, environment, heartbeat, origin, received, signals
 from grasp_rl.runs.run_dir import (
     ENVIRONMENT,
     ERROR,
@@ -37,6 +38,7 @@ from grasp_rl.runs.run_dir import (
     stages_in,
 )
 from grasp_rl.utils.files import Record, write_json
+from grasp_rl.utils.text import OneLine
 
 _RUNNERS = {
     "train": "grasp_rl.training.regimes",
@@ -55,7 +57,7 @@ log = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what a run folder says and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m grasp_rl.launch.worker", description=(__doc__ or "").splitlines()[0]
+        prog="python -P -m grasp_rl.launch.worker", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("config", type=Path, help="the run folder's config.yaml")
     parser.add_argument("--trust", nargs="+", default=[], metavar="MODULE", help="outside modules to take classes from")
@@ -66,22 +68,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the run folder")
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     run_dir: Path = arguments.config.parent
+    checked = arguments.with_launcher
     if int(os.environ.get("RANK", "0")) > 0:
-        return _run(arguments.config, arguments.trust, resume=arguments.resume, is_main=False)
+        return _run(arguments.config, arguments.trust, resume=arguments.resume, checked=checked, is_main=False)
     try:
         with run_lock(run_dir):
             if arguments.with_launcher:
                 signals.interrupt_when(lambda: not is_locked(run_dir, LAUNCHER_LOCK))
-            return _run(arguments.config, arguments.trust, resume=arguments.resume, is_main=True)
+            return _run(arguments.config, arguments.trust, resume=arguments.resume, checked=checked, is_main=True)
     except ConfigError as error:
         log.error("%s", error)
         return 2
 
 
-def _run(path: Path, trusted: Sequence[str], *, resume: bool, is_main: bool) -> int:
-    """Run and pipeline: exit 0 done, 2 a config that cannot be used, 1 any other failure, 130 interrupted."""
+def _run(path: Path, trusted: Sequence[str], *, resume: bool, checked: bool, is_main: bool) -> int:
+    """Run and pipeline: exit 0 done, 2 a config that cannot be used, 1 any other failure, 130 interrupted.
+
+    ``checked`` says that the launcher has asked for what the config decides about this machine.
+    """
     run_dir, rank = path.parent, int(os.environ.get("RANK", "0"))
 
     def leave() -> None:
@@ -93,6 +101,9 @@ def _run(path: Path, trusted: Sequence[str], *, resume: bool, is_main: bool) -> 
         heartbeat.beat(run_dir, rank)
     try:
         config = load_config(path)
+        if not checked and not origin.is_own(path):  # by hand, and somebody else's
+            received.demand_said_again(asdict(config), (), str(path), [run_dir])
+            config = replace(config, trust_checkpoint=False)
         config = replace(config, run_dir=str(run_dir), resume=str(run_dir) if resume else config.resume)
         if is_main:
             with signals.held():
@@ -161,8 +172,7 @@ def build(config: RunConfig, trusted: Sequence[str] = ()) -> Components:
 
 
 def _dispatch(config: RunConfig, trusted: Sequence[str]) -> Record:
-    if trusted and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    admit(trusted)
     components = [build(config, trusted)]
     data = components[0].data
     import torch

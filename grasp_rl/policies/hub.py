@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import cached_file
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.utils.files import foreign_weights
 
 SHOWN = 10
 """Keys listed of those that do not fit."""
@@ -73,8 +74,10 @@ def load_model(source: Source, *, dtype: Any, attention: str | dict[str, str]) -
     """The checkpoint's ``...ForConditionalGeneration``, every weight from the file and every key used.
 
     Raises:
-        ConfigError: the weights are not there, damaged, pickled, or do not fit the config beside them.
+        ConfigError: the weights are not there, damaged, pickled, elsewhere, or do not fit the config beside them.
     """
+    if found := foreign_weights(Path(source.path)):
+        raise ConfigError(f"policy.path={source.path!r}: {found}; weights lie in the folder of their index")
     weights = {"use_safetensors": None if source.allow_pickle else True, "weights_only": True}
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(

@@ -23,19 +23,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2 import Template
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import PromptConfig
 from grasp_rl.interfaces import CoordinateFrame
+from grasp_rl.prompts.sandbox import Sandbox, compiled, rendered
 from grasp_rl.types import Box, Point, SpatialPrompt
+from grasp_rl.utils.files import MOST_TEMPLATE, read_text
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 FENCE_OPEN, FENCE_CLOSE = "```json", "```"
 
 _PACKAGED = Path(__file__).parent / "templates"
+_OWN = Path(__file__).resolve().parents[1]
+"""This package, which has templates elsewhere, too."""
 _EXAMPLE_THOUGHT = "Two places in the image fit the question: one on the upper left, one on the lower right."
 _EXAMPLE_LABELS = "The first and the last two points lie on what was asked for, the second beside it."
 _EXAMPLE_CHOICE = "The streets and the roof of image B are those of the first image."
@@ -99,9 +102,9 @@ def build_messages(
     template = _load_template(prompt.template)
     messages: list[dict[str, Any]] = []
     if "system" in template.blocks:
-        system = {"type": "text", "text": _render(template, "system", variables, prompt.template)}
+        system = {"type": "text", "text": _render(template, "system", variables)}
         messages.append({"role": "system", "content": [system]})
-    user = {"type": "text", "text": _render(template, "user", variables, prompt.template)}
+    user = {"type": "text", "text": _render(template, "user", variables)}
     messages.append({"role": "user", "content": [*({"type": "image"} for _ in range(images)), user]})
     return messages
 
@@ -246,30 +249,34 @@ def _example_prompts(frame: CoordinateFrame, prompt: PromptConfig) -> list[Spati
 
 
 @lru_cache(maxsize=32)
-def _load_template(name: str) -> Template:
-    """The compiled template called ``name``; read once per process."""
+def _load_template(name: str) -> _Packaged | Sandbox:
+    """The template called ``name``; read once per process. One that is a file is rendered by a process of its own."""
     packaged = sorted(path.stem for path in _PACKAGED.glob("*.jinja") if "." not in path.stem)
-    path = _PACKAGED / f"{name}.jinja" if name in packaged else Path(name)
+    if name in packaged:
+        return _Packaged(compiled((_PACKAGED / f"{name}.jinja").read_text(encoding="utf-8")))
     valid = f"must be one of {', '.join(packaged)} or the path to a readable template file"
     try:
-        source = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        source = read_text(Path(name), MOST_TEMPLATE)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"prompt.template={name!r}: {valid} ({error})") from error
-    environment = SandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    try:
-        template = environment.from_string(source)
-    except TemplateError as error:
-        raise ConfigError(f"prompt.template={name!r}: not a valid template: {error}") from error
+    if Path(name).resolve().is_relative_to(_OWN):
+        return _Packaged(compiled(source))
+    template = Sandbox(name, source)
     if template.blocks and "user" not in template.blocks:
-        raise ConfigError(f"prompt.template={name!r}: has the blocks {sorted(template.blocks)}, must have `user`")
+        raise ConfigError(f"prompt.template={name!r}: has the blocks {template.blocks}, must have `user`")
     return template
 
 
-def _render(template: Template, block: str, variables: dict[str, Any], name: str) -> str:
+class _Packaged:
+    """A template that came with this package, rendered here."""
+
+    def __init__(self, template: Template) -> None:
+        self.template, self.blocks = template, sorted(template.blocks)
+
+    def render(self, block: str | None, variables: dict[str, Any]) -> str:
+        return rendered(self.template, block, variables)
+
+
+def _render(template: _Packaged | Sandbox, block: str, variables: dict[str, Any]) -> str:
     """The text of one block, or of the whole file where it has none."""
-    try:
-        if block not in template.blocks:
-            return template.render(variables).strip()
-        return "".join(template.blocks[block](template.new_context(variables))).strip()
-    except TemplateError as error:
-        raise ConfigError(f"prompt.template={name!r}: cannot be rendered: {error}") from error
+    return template.render(block if block in template.blocks else None, variables)

@@ -17,8 +17,8 @@ SEEDS = ("seed",)
 """Keys over which runs of one configuration are averaged, unless others are named."""
 MISSING = "not set"
 """Stands for a value that a configuration does not have."""
-_NOT_AXES = ("experiment", "debug", "launcher", "command", "name", "run_dir", "trusted_modules")
-_NOT_CONFIGURED = ("run_dir", "name", "resume", "trusted_modules", "tracker", "sweep", "version")
+_NOT_AXES = ("experiment", "debug", "launcher", "command", "name", "run_dir", "trusted_modules", "trust_checkpoint")
+_NOT_CONFIGURED = ("run_dir", "name", "resume", "trusted_modules", "trust_checkpoint", "tracker", "sweep", "version")
 """Sections of config.yaml that decide no number."""
 _PLACES = ("engine.node_rank", "engine.rendezvous", "engine.hostfile", "engine.timeout_s")
 _MOST_LEAVES = 4

@@ -11,9 +11,9 @@ import numpy as np
 from grasp_rl.config.schema import InferenceConfig, label_of
 from grasp_rl.evaluation.significance import bounds, resampled_sums
 from grasp_rl.reporting.cells import protocol_of
-from grasp_rl.reporting.formats import latex_text
 from grasp_rl.reporting.load import StudiedRun, number
 from grasp_rl.utils.files import Record
+from grasp_rl.utils.text import latex_text
 
 STAGES = {
     "unread": "answer not read",
@@ -25,6 +25,8 @@ STAGES = {
 }
 """Stages of grasp_rl.evaluation.diagnose, in words."""
 BY_PROTOCOL = ("giou", "ciou", "pr@0.5", "acc@0.5", "ap", "scored")
+_MOST_ATTRIBUTES = 50
+"""Of a sample."""
 _MOST_VALUES = 40
 """Values of one attribute that are shown; one with more, such as an angle, says nothing in a table."""
 
@@ -67,7 +69,8 @@ def by_attribute(run: StudiedRun) -> list[Record]:
         count = record.get("instances")
         instances = "none" if not record.get("has_target") else "unknown" if not count else str(min(count, 5))
         told = {"instances": "5 or more" if instances == "5" else instances, "status": record.get("status")}
-        for name, value in {**(record.get("attributes") or {}), **told}.items():
+        attributes = dict(list((record.get("attributes") or {}).items())[:_MOST_ATTRIBUTES])
+        for name, value in {**attributes, **told}.items():
             groups[str(name)][str(value)].append(iou)
     rows: list[Record] = []
     for name, values in sorted(groups.items()):
@@ -92,9 +95,11 @@ def diagnosis(run: StudiedRun) -> list[Record]:
         {"of": "all samples", "samples": found.get("samples"), "giou": number(found, "giou"), "lost": found["lost"]}
     ]
     for name, values in (found.get("by") or {}).items():
+        if not isinstance(values, dict) or not all(isinstance(part, dict) for part in values.values()):
+            continue
         rows += [
             {"of": f"{name}: {value}", "samples": part.get("samples"), "giou": number(part, "giou"),
-             "lost": part.get("lost") or {}}
+             "lost": part["lost"] if isinstance(part.get("lost"), dict) else {}}
             for value, part in values.items()
         ]  # fmt: skip
     for row in rows:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from grasp_rl.utils.files import Record, to_json
+from grasp_rl.utils.text import csv_cell, latex_text, markdown_line, markdown_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
     for table in tables:
         lines += [f"### {markdown_text(table.title)}", ""]
         body = [[_md_cell(line, place) for place in range(len(line.cells))] for line in table.lines]
-        lines += [*markdown_table(table.head, body), "", *(markdown_text(note) for note in table.notes), ""]
+        lines += [*markdown_table(table.head, body), "", *(markdown_line(note) for note in table.notes), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -50,11 +51,6 @@ def markdown_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[s
     """Lines of a Markdown table; the cells of ``body`` as they are."""
     rows = [[markdown_text(cell) for cell in head], ["---"] * len(head), *body]
     return ["| " + " | ".join(row) + " |" for row in rows]
-
-
-def markdown_text(text: object) -> str:
-    """``text`` without a meaning of its own in Markdown's tables and HTML."""
-    return " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
 def _md_cell(line: Line, place: int) -> str:
@@ -86,24 +82,13 @@ def _tex_cell(line: Line, place: int) -> str:
     return rf"\textbf{{{text}}}" if place in line.bold else rf"\textcolor{{gray}}{{{text}}}" if line.grey else text
 
 
-_TEX = str.maketrans({
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$",
-})  # fmt: skip
-
-
-def latex_text(text: object) -> str:
-    """``text`` as LaTeX prints it."""
-    return " ".join(str(text).split()).translate(_TEX)
-
-
 def as_csv(records: Sequence[Record]) -> str:
     """The records as comma-separated values; every column that any of them has."""
     buffer = io.StringIO()
     columns = list(dict.fromkeys(name for row in records for name in row))
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([csv_cell(name) for name in columns])
+    writer.writerows([csv_cell(row.get(name, "")) for name in columns] for row in records)
     return buffer.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import yaml
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.messages import of_system
+from grasp_rl.config.schema import MOST_DRAWS
 from grasp_rl.evaluation import predictions
 from grasp_rl.evaluation.significance import Interval, paired_difference
 from grasp_rl.reporting import axes
@@ -30,13 +33,24 @@ from grasp_rl.runs.run_dir import (
     state_of,
 )
 from grasp_rl.tracking.metrics_log import read_rows
-from grasp_rl.utils.files import Record, read_json
+from grasp_rl.utils.files import Record, Unreadable, foreign_entry, last_lines, read_json, read_yaml, to_json
 
 DIAGNOSIS = "diagnosis.json"
 """What grasp_rl.evaluation.diagnose leaves in a run directory."""
 _DEPTH = 6
 """Folders below the one that is named in which runs are looked for."""
-_LOG_LINES = 3
+_LOG_LINES, _LOG_BYTES = 3, 20_000
+_LARGEST = 1e30
+"""Beyond it a number of a run is damage, not a result."""
+_MAPPINGS = {
+    CONFIG: (
+        *("prompt", "evaluation", "evaluation.protocol", "evaluation.protocol.protocols", "inference", "engine"),
+        *("algorithm", "policy", "segmenter", "reward", "data", "rollout"),
+    ),
+    ENVIRONMENT: ("git", "git.package", "packages"),
+    DIAGNOSIS: ("lost", "by"),
+}
+"""Values that can only be mappings, by file and dotted key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +107,11 @@ class StudiedRun:
 
 
 def number(record: Mapping[str, Any], name: str) -> float | None:
-    """The finite number called ``name`` in ``record``, or None."""
+    """The finite number called ``name`` in ``record``, or None; one beyond 1e30 is none."""
     value = record.get(name)
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable else None  # type: ignore[arg-type]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if math.isfinite(value) and abs(value) <= _LARGEST else None
 
 
 def _whole(value: object) -> int | None:
@@ -140,14 +155,18 @@ def _distinct(folders: Sequence[Path]) -> tuple[list[Path], dict[Path, list[str]
     statuses = {path: _read_json(path / STATUS) or {} for path in folders}
     kept: dict[object, Path] = {}
     for path in sorted(folders, key=lambda path: statuses[path].get("state") != "done"):
-        kept.setdefault(statuses[path].get("config_hash") or path, path)
+        kept.setdefault(_hash_of(statuses[path]) or path, path)
     twins: dict[Path, list[str]] = {}
     for path in folders:
         if path not in kept.values():
-            original = kept[statuses[path]["config_hash"]]
+            original = kept[_hash_of(statuses[path])]
             name = path.name if path.parent == original.parent else str(path)
             twins.setdefault(original, []).append(f"{name} is the same run, left out")
     return [path for path in folders if path in kept.values()], twins
+
+
+def _hash_of(status: Record) -> str:
+    return str(status.get("config_hash") or "")
 
 
 def _is_run(folder: Path) -> bool:
@@ -164,9 +183,13 @@ def _read_json(path: Path) -> Record | None:
 
 def _read_run(folder: Path) -> StudiedRun:
     notes: list[str] = []
+    foreign = foreign_entry(folder)
+    if foreign is not None:
+        where = os.path.relpath(foreign, os.path.realpath(folder))
+        return _nothing_of(folder, f"{where} in it leads out of it or is no file, so nothing of it was read")
     status = _read_json(folder / STATUS) or {}
     config = _read_config(folder, notes)
-    rows = read_rows(folder / METRICS)
+    rows = _rows(folder / METRICS, notes)
     if not rows and config.get("command", config.get("verb")) == "train":
         notes.append(f"no {METRICS}, so no curves")
     if told := data_record.sentence(folder):
@@ -185,16 +208,16 @@ def _read_run(folder: Path) -> StudiedRun:
         state=state,
         error=_why(folder) if state == "failed" else None,
         config=config,
-        environment=_read_json(folder / ENVIRONMENT) or {},
+        environment=_mapped(_read_json(folder / ENVIRONMENT) or {}, ENVIRONMENT, notes),
         seconds=seconds_between(status.get("started"), status.get("ended")),
         rows=tuple(row for row in rows if "reward" in row or "loss" in row),
         validations=tuple(row for row in rows if any(key.startswith("val/") for key in row)),
-        timings=tuple(read_rows(folder / TIMINGS)),
+        timings=tuple(_rows(folder / TIMINGS, notes)),
         before=before,
         after=after,
         difference=_difference(before, after, config, notes),
         notes=tuple(notes),
-        diagnosis=_read_json(folder / DIAGNOSIS),
+        diagnosis=_mapped(_read_json(folder / DIAGNOSIS) or {}, DIAGNOSIS, notes) or None,
         earlier=tuple(_read_run(stage) for stage in stages_in(folder)),
         mining=_read_json(folder / MINING),
         best_step=_whole((_read_json(folder / RESULT) or {}).get("best_step")),
@@ -204,11 +227,40 @@ def _read_run(folder: Path) -> StudiedRun:
 def _read_config(folder: Path, notes: list[str]) -> Record:
     """config.yaml as it stands, of whatever version."""
     try:
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        notes.append(f"{CONFIG} cannot be read ({' '.join(str(error).split())[:120]})")
+        config = read_yaml(folder / CONFIG)
+    except (OSError, Unreadable, yaml.YAMLError) as error:
+        notes.append(f"{CONFIG} cannot be read ({' '.join(of_system(error).split())[:120]})")
         return {}
-    return config if isinstance(config, dict) else {}
+    return _mapped(to_json(config), CONFIG, notes) if isinstance(config, dict) else {}
+
+
+def _mapped(record: Record, name: str, notes: list[str]) -> Record:
+    """``record`` without what stands where a mapping has to; each is a note."""
+    for key in _MAPPINGS[name]:
+        *parents, last = key.split(".")
+        node: Any = record
+        for parent in parents:
+            node = node.get(parent) or {}
+        if node.get(last) is not None and not isinstance(node[last], dict):
+            notes.append(f"{name}: {key} is no mapping, left out")
+            del node[last]
+    return record
+
+
+def _rows(path: Path, notes: list[str]) -> list[Record]:
+    try:
+        return read_rows(path)
+    except (OSError, Unreadable) as error:
+        notes.append(f"{path.name} cannot be read ({of_system(error)})")
+        return []
+
+
+def _nothing_of(folder: Path, note: str) -> StudiedRun:
+    """A run of which nothing could be read."""
+    return StudiedRun(
+        folder=folder, label=folder.name, axes={}, state="unknown", error=None, config={}, environment={}, seconds=None,
+        rows=(), validations=(), timings=(), before=None, after=None, difference=None, notes=(note,),
+    )  # fmt: skip
 
 
 def _why(folder: Path) -> str:
@@ -216,8 +268,7 @@ def _why(folder: Path) -> str:
     error = _read_json(folder / ERROR)
     if error is not None and error.get("message"):
         return str(error["message"])
-    log = folder / LOG
-    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines() if log.is_file() else []
+    lines = last_lines(folder / LOG, _LOG_BYTES)
     return " / ".join(lines[-_LOG_LINES:]) or "it left no word in its log"
 
 
@@ -247,7 +298,10 @@ def _difference(before: Scored | None, after: Scored | None, config: Record, not
             {record["sample_id"]: record["iou"] for record in scored.records if record["iou"] is not None}
             for scored in (before, after)
         )
-        return paired_difference(first, last, bootstrap_samples=settings.get("bootstrap_samples", 2000))
+        draws = _whole(settings.get("bootstrap_samples"))
+        if draws is None or not 1 <= draws <= MOST_DRAWS:
+            draws = 2000
+        return paired_difference(first, last, bootstrap_samples=draws)
     except (KeyError, ValueError) as error:  # records of another version, or of other samples
         notes.append(f"no paired difference: {error}")
         return None

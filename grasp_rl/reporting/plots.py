@@ -25,6 +25,8 @@ from grasp_rl.utils.visualization import PANEL
 
 REWARD, VALIDATION = "#3b82c4", "#d9822b"
 _COLOURS = 128
+_MOST_PIXELS = 16_000_000
+"""Of an overlay."""
 _INK = "#010203"  # stands for the page's text colour until the figure is text
 _STYLE = {
     "svg.hashsalt": "grasp_rl",
@@ -170,8 +172,8 @@ def image(path: Path, size: Any) -> str | None:
         A data URI, or None where the file cannot be read.
     """
     try:
-        pixels = read_image(path)
-    except ImageError:
+        pixels = read_image(path, _MOST_PIXELS)
+    except (ImageError, OSError):
         return None
     if isinstance(size, list) and len(size) == 2:
         pixels = pixels[-max(1, round(size[0] * PANEL / max(size))) :]

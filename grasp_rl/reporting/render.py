@@ -17,14 +17,16 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.messages import of_system
 from grasp_rl.reporting import breakdowns
 from grasp_rl.reporting.axes import SEEDS
 from grasp_rl.reporting.content import context
 from grasp_rl.reporting.formats import as_csv, markdown_table
-from grasp_rl.reporting.formats import markdown_text as _md
 from grasp_rl.reporting.load import StudiedRun, read_study
 from grasp_rl.reporting.results import NOTHING
 from grasp_rl.utils.files import Record, to_json, write_text
+from grasp_rl.utils.text import markdown_code, markdown_line, printable
+from grasp_rl.utils.text import markdown_text as _md
 
 PARTS = ("rollout", "reward", "update")
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -52,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError(f"--watch {arguments.watch:g}: must be >= 1 second")
         written = _written(arguments, out, over)
     except (ConfigError, OSError) as error:
-        sys.stderr.write(f"grasp-rl report: {error}\n")
+        sys.stderr.write(printable(f"grasp-rl report: {of_system(error)}") + "\n")
         return 2 if isinstance(error, ConfigError) else 1
-    sys.stdout.write(json.dumps(to_json(written)) + "\n" if arguments.json else f"{written['report']}\n")
+    sys.stdout.write(json.dumps(to_json(written)) + "\n" if arguments.json else printable(written["report"]) + "\n")
     return 0
 
 
@@ -138,7 +140,7 @@ def results(study: Sequence[StudiedRun]) -> list[Record]:
 
 def markdown(content: Record) -> str:
     """The tables as Markdown; curves and images are on the page."""
-    lines = [f"# {_md(content['title'])}", "", _md(content["summary"]), ""]
+    lines = [f"# {_md(content['title'])}", "", markdown_line(content["summary"]), ""]
     lines += [f"All runs: {_md(content['constants'])}", ""] if content["constants"] else []
     for group in content["groups"]:
         lines += _group(group, content["columns"])
@@ -150,7 +152,7 @@ def markdown(content: Record) -> str:
     if terms:
         lines += ["", "## Reward terms at the first step", ""]
         lines += _md_table(["run", "term", "weight", "mean", "within-group std", "share of the variance", ""], terms)
-    warned = [f"- {_md(p['label'])}: {_md(p['warning'])}" for p in content["reward_iou"] if p["warning"]]
+    warned = [f"- {markdown_line(p['label'])}: {_md(p['warning'])}" for p in content["reward_iou"] if p["warning"]]
     lines += ["", "## Reward against mask", "", *warned] if warned else []
     for block in content["regimes"]:
         lines += ["", f"## Stages: {_md(block['label'])}", ""]
@@ -180,9 +182,11 @@ def markdown(content: Record) -> str:
     lines += _md_table(["run", "steps", "checkpoint", "wall clock", "cost", "tokens", "s per step", *PARTS], costs)
     lines += ["", "## Again", ""]
     for origin in content["origins"]:
+        label, commit = markdown_line(origin["label"]), _md(origin["commit"])
         changed = ", with changes" if origin["dirty"] else ""
-        lines += [f"- {_md(origin['label'])} (commit {_md(origin['commit'])}{changed}): `{origin['command']}`"]
-    lines += ["", "## Notes", "", *(f"- {_md(note)}" for note in content["notes"])] if content["notes"] else []
+        lines += [f"- {label} (commit {commit}{changed}): {markdown_code(origin['command'])}"]
+    notes = [f"- {markdown_line(note)}" for note in content["notes"]]
+    lines += ["", "## Notes", "", *notes] if notes else []
     return "\n".join([*lines, "", "Curves and images: report.html.", ""])
 
 
@@ -196,8 +200,8 @@ def _group(group: Record, columns: Sequence[str]) -> list[str]:
          *(f"{before} → {after}" for before, after in row["cells"])]
         for row in group["rows"]
     ]  # fmt: skip
-    lines = [f"{_md(group['title'])}. {group['chance']}".strip(), "", *_md_table([*head, *columns], body), ""]
-    failed = [f"- {_md(row['label'])}: {_md(row['error'])}" for row in group["rows"] if row["error"]]
+    lines = [f"{markdown_line(group['title'])}. {group['chance']}".strip(), "", *_md_table([*head, *columns], body), ""]
+    failed = [f"- {markdown_line(row['label'])}: {_md(row['error'])}" for row in group["rows"] if row["error"]]
     lines += ["## Failed", "", *failed, ""] if failed else []
     if group["compared"]:
         lines += [f"## Compared with {_md(group['reference'])}, on the same samples", ""]

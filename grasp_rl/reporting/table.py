@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.messages import closest
+from grasp_rl.config.messages import closest, of_system
 from grasp_rl.reporting import pivots
 from grasp_rl.reporting.axes import Configuration, configurations, constants, label_of
 from grasp_rl.reporting.cells import Benchmark, Cell, Difference, best_of, by_test_set, compared, protocol_label
@@ -22,6 +22,7 @@ from grasp_rl.reporting.load import StudiedRun, read_study
 from grasp_rl.reporting.published import beside
 from grasp_rl.reporting.results import NOTHING, chance, decimals, named, p_text, span
 from grasp_rl.utils.files import Record, write_text
+from grasp_rl.utils.text import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if out is not None:
             write_text(out, text)
     except (ConfigError, OSError) as error:
-        sys.stderr.write(f"grasp-rl table: {error}\n")
+        sys.stderr.write(printable(f"grasp-rl table: {of_system(error)}") + "\n")
         return 2 if isinstance(error, ConfigError) else 1
     sys.stdout.write(f"{out}\n" if out is not None and not arguments.json else text)
     return 0

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import cv2
 import torch
 
+from grasp_rl.config import modules
 from grasp_rl.config.schema import TurnConfig
 from grasp_rl.rewards.stages import FIRST
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
@@ -68,7 +70,8 @@ class RewardWorker:
         self._executor: Executor | None = None
         if self.where == "process":
             context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(1, context, _start, (self.stages,))
+            sent = bytes(ForkingPickler.dumps(self.stages))  # read once the modules in it can be found
+            self._executor = ProcessPoolExecutor(1, context, _start, (modules.admitted(), sent))
             self._executor.submit(os.getpid)  # the process starts now, not when the first answer waits for it
         elif self.where == "thread":
             self._executor = ThreadPoolExecutor(1, "reward_worker")
@@ -128,13 +131,15 @@ def rewarded(stages: Mapping[str, RewardPipeline], task: RewardTask) -> Rewarded
 _stages: dict[str, RewardPipeline] = {}
 
 
-def _start(stages: Mapping[str, RewardPipeline]) -> None:
+def _start(admitted: Mapping[str, str], stages: bytes) -> None:
     """Begin the pipeline's process: one thread, deaf to signals meant for the run, gone when the run is."""
+    for name, folder in admitted.items():
+        modules.admit([name], folder)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _stages.update(stages)
+    _stages.update(ForkingPickler.loads(stages))
     threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import PromptConfig
 from grasp_rl.runs.checkpoints import find_policy
-from grasp_rl.utils.files import Record, read_json, write_json, write_text
+from grasp_rl.utils.files import MOST_TEMPLATE, Record, read_json, read_text, write_json, write_text
 
 FILE = "grasp_rl.json"
 TEMPLATE = "question.jinja"
@@ -42,7 +42,7 @@ class Asked:
         """
         prompt = asdict(self.prompt)
         if Path(self.prompt.template).is_file():
-            write_text(folder / TEMPLATE, Path(self.prompt.template).read_text(encoding="utf-8"))
+            write_text(folder / TEMPLATE, read_text(Path(self.prompt.template), MOST_TEMPLATE))
             prompt["template"] = TEMPLATE
         record = {"format": _FORMAT, "prompt": prompt, "coordinates": self.coordinates, "image": self.image}
         write_json(folder / FILE, record | {"dtype": self.dtype})

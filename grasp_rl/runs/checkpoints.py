@@ -4,8 +4,7 @@
 optimizer's state, a file a rank), ``state.json`` (step, ranks, place in the metrics) and ``manifest.json`` (size and
 sha256 of every file). ``best.json`` names the step that validation likes best. A folder is built under a temporary
 name, flushed to disk, and renamed; a reader never sees half of one, and one that was damaged later is known by its
-manifest. Shards of DeepSpeed are pickles: they are read from a folder of the run itself that its manifest proves, and
-from nowhere else.
+manifest, which says what was written and not by whom: for that it is signed (:mod:`grasp_rl.runs.origin`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.runs import origin
+from grasp_rl.runs.run_dir import CONFIG, numbered, refuse_foreign
+from grasp_rl.utils.files import parse_json, read_json, read_text
 
 POLICY, ENGINE = "policy", "engine"
 _STATE, _BEST, _MANIFEST = "state.json", "best.json", "manifest.json"
@@ -68,6 +70,7 @@ def commit(run_dir: Path, step: int, state: dict[str, Any]) -> Path:
         str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
     }
     (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    origin.sign(partial / _MANIFEST)
     for path in [*partial.rglob("*"), partial]:
         _flush(path)
     if final.exists():
@@ -80,13 +83,14 @@ def commit(run_dir: Path, step: int, state: dict[str, Any]) -> Path:
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in words, or None if every file is what its manifest says."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
+        manifest = parse_json(read_text(folder / _MANIFEST))
         known = {str(name): (int(said["bytes"]), str(said["sha256"])) for name, said in manifest.items()}
     except FileNotFoundError:
         return f"{_MANIFEST} is missing"
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError):
+    except (OSError, AttributeError, KeyError, TypeError, ValueError):
         return f"{_MANIFEST} is damaged"
-    result = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {_MANIFEST}
+    result = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    result -= {_MANIFEST, origin.mark_of(Path(_MANIFEST)).name}
     for name in sorted(result ^ {*known, _STATE}):
         return f"{name} is not in the manifest" if name in result else f"{name} is missing"
     for name, (size, digest) in known.items():
@@ -94,6 +98,11 @@ def damage(folder: Path) -> str | None:
         if path.stat().st_size != size or _sha256(path) != digest:
             return f"{name} is damaged"
     return None
+
+
+def is_own(run_dir: Path, step: int) -> bool:
+    """Whether the checkpoint of ``step`` was written by a run of this user, as far as its manifest proves its files."""
+    return origin.is_own(folder_of(run_dir, step) / _MANIFEST)
 
 
 def newest_sound(run_dir: Path) -> int | None:
@@ -106,10 +115,33 @@ def newest_sound(run_dir: Path) -> int | None:
     return None
 
 
-def load_state(run_dir: Path, step: int) -> dict[str, Any]:
-    """What :func:`commit` was given for ``step``."""
-    state: dict[str, Any] = json.loads((folder_of(run_dir, step) / _STATE).read_text())
+_STATE_KINDS: dict[str, Callable[[Any], bool]] = {
+    "engine": lambda value: isinstance(value, str),
+    "ranks": lambda value: type(value) is int and value >= 1,
+    "best": lambda value: not value or (isinstance(value, list) and len(value) == 2 and _is_mark(*value)),
+    "lost": lambda value: isinstance(value, dict) and all(type(count) is int for count in value.values()),
+    "overdue": lambda value: isinstance(value, bool),
+    "rows": lambda value: isinstance(value, list) and all(isinstance(row, dict) for row in value),
+}
+"""Values of state.json, and what they have to be."""
+
+
+def load_state(run_dir: Path, step: int, needed: Sequence[str]) -> dict[str, Any]:
+    """What :func:`commit` was given for ``step``.
+
+    Raises:
+        ConfigError: one of the values ``needed`` is missing or of another kind.
+    """
+    path = folder_of(run_dir, step) / _STATE
+    state = read_json(path) or {}
+    wrong = [key for key in needed if key not in state or not _STATE_KINDS[key](state[key])]
+    if wrong:
+        raise ConfigError(f"{path}: {wrong[0]} is missing or damaged; move {path.parent.name} away to go on before it")
     return state
+
+
+def _is_mark(step: object, value: object) -> bool:
+    return type(step) is int and isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def mark_best(run_dir: Path, step: int, value: float) -> None:
@@ -126,13 +158,18 @@ def best(run_dir: Path) -> tuple[int, float] | None:
     path = run_dir / "checkpoints" / _BEST
     if not path.is_file():
         return None
-    record = json.loads(path.read_text())
-    return (record["step"], record["value"]) if folder_of(run_dir, record["step"]).is_dir() else None
+    record = read_json(path) or {}
+    step, value = record.get("step"), record.get("value")
+    if type(step) is not int or not isinstance(value, int | float):
+        log.warning("%s: is damaged; no checkpoint counts as the best", path)
+        return None
+    return (step, float(value)) if folder_of(run_dir, step).is_dir() else None
 
 
 def steps(run_dir: Path) -> list[int]:
     """Steps with a checkpoint, oldest first."""
-    return sorted(int(path.name.removeprefix("step_")) for path in (run_dir / "checkpoints").glob("step_*"))
+    found = (numbered(path.name, "step_") for path in (run_dir / "checkpoints").glob("step_*") if path.is_dir())
+    return sorted(step for step in found if step is not None)
 
 
 def prune(run_dir: Path, keep_last: int) -> None:
@@ -175,8 +212,10 @@ def find_policy(source: Path) -> Path:
     """The policy folder that ``source`` means: a run (its best, else newest checkpoint), a checkpoint, or itself.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or the run folder holds what is not its own.
     """
+    if (source / CONFIG).is_file():
+        refuse_foreign(source)
     marked = best(source)
     candidates = [folder_of(source, marked[0]) / POLICY] if marked else []
     candidates += [folder_of(source, step) / POLICY for step in reversed(steps(source))]

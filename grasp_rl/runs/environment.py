@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 
+from grasp_rl.config.errors import ConfigError
 from grasp_rl.utils.files import Record, read_json, write_json
 
 FOLDER = "folder"
@@ -65,6 +67,25 @@ def masked(command: Sequence[str]) -> list[str]:
             args.append(_SECRET_VALUE.sub(_MASK, word))
         hide_next = not equals and word.startswith("-") and bool(_SECRET_NAME.search(word))
     return args
+
+
+def refuse_secrets(node: Any, key: str = "") -> None:
+    """See that no value of a config is a secret, which config.yaml, a model card or a tracker would pass on.
+
+    Raises:
+        ConfigError: a value looks like a token, or is an address with a user and password; the value is not quoted.
+    """
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            refuse_secrets(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list | tuple):
+        for place, value in enumerate(node):
+            refuse_secrets(value, f"{key}[{place}]")
+    elif isinstance(node, str) and not key.endswith("revision") and _SECRET_VALUE.search(node):
+        raise ConfigError(
+            f"{key}: looks like a token, or an address with user and password, which config.yaml would pass on; leave "
+            "it out: keys come from `wandb login`, `hf auth login`, or the variable that generator.api_key_env names"
+        )
 
 
 def git(folder: Path) -> Record | None:

@@ -8,6 +8,8 @@ import threading
 import time
 from pathlib import Path
 
+from grasp_rl.runs.run_dir import numbered
+
 FOLDER = ".ranks"
 _EVERY_S = 1.0
 _STALE_S = 3.5
@@ -31,7 +33,7 @@ def silent(run_dir: Path) -> list[int]:
     """Ranks that gave signs of life and have stopped; takes a few seconds."""
     time.sleep(_STALE_S + _EVERY_S)
     now = time.time()
-    paths = [path for path in (run_dir / FOLDER).glob("*") if path.name.isdigit()]
+    paths = [path for path in (run_dir / FOLDER).glob("*") if numbered(path.name, "") is not None]
     return sorted(int(path.name) for path in paths if now - path.stat().st_mtime > _STALE_S)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -12,6 +15,7 @@ import yaml
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.runs.run_dir import ENVIRONMENT
 from grasp_rl.utils.files import Record, read_json, write_text
+from grasp_rl.utils.text import markdown_block, markdown_code, markdown_line, markdown_text, printable
 
 CARD = "README.md"
 _SHOWN = ("giou", "ciou", "box_iou", "no_target_accuracy", "parsed", "reward", "samples")
@@ -70,22 +74,22 @@ def write_card(
         loading = f"from grasp_rl.policies.tiny.policy import warm_start\n{loading}"
     text = _CARD.format(
         head=yaml.safe_dump(head, sort_keys=False).strip(),
-        name=config.name,
+        name=markdown_text(config.name),
         kind="A LoRA adapter" if adapter else "The weights",
         command="GRPO" if config.command == "train" else config.command,
         step=step,
-        base=base or _class_of(policy),
-        commit=f" (hub commit `{commit}`)" if commit else "",
+        base=markdown_text(base) if base else _class_of(policy),
+        commit=f" (hub commit {markdown_code(commit)})" if commit else "",
         reward=_class_of(config.reward),
-        scheme=config.prompt.scheme,
+        scheme=markdown_code(config.prompt.scheme),
         data=_class_of(config.data),
         code=_code(environment),
-        terms="".join(f"- {text}\n" for text in terms) or "No dataset with a licence of its own.\n",
+        terms="".join(f"- {markdown_line(text)}\n" for text in terms) or "No dataset with a licence of its own.\n",
         scores=_table(scores),
-        protocol=_protocol(config),
-        loading=loading,
+        protocol=markdown_code(_protocol(config)),
+        loading=markdown_block(loading, "python"),
         asking="" if asking is None else _ask(asking, policy, adapter=adapter),
-        config=yaml.safe_dump(without_local_paths(asdict(config)), sort_keys=False).strip(),
+        config=markdown_block(yaml.safe_dump(without_local_paths(asdict(config)), sort_keys=False).strip(), "yaml"),
     )
     write_text(folder / CARD, text)
 
@@ -94,7 +98,9 @@ def _ask(asking: Asking, policy: Record, *, adapter: bool) -> str:
     words = _words(policy) if adapter else "policy=hf_vlm policy.path=THIS_FOLDER"
     turns = "\n\n".join(f"[{role}]\n{text}" for role, text in asking.turns)
     unit = "pixels of the resized image" if asking.coordinates == "absolute" else "thousandths of its width and height"
-    return _ASK.format(words=words, turns=turns, unit=unit, canvas=asking.canvas)
+    line = f'grasp-rl predict IMAGE.png --query "QUESTION" {words}'
+    return _ASK.format(line=markdown_block(line, "sh"), turns=markdown_block(turns, "text"), unit=unit,
+                       canvas=asking.canvas)  # fmt: skip
 
 
 def _words(policy: Record) -> str:
@@ -102,16 +108,17 @@ def _words(policy: Record) -> str:
     keys = ("lora_rank", "lora_alpha", "lora_targets", "train_vision_encoder")
     lora = " ".join(f"policy.{key}={_word(policy[key])}" for key in keys if policy.get(key) is not None)
     if "path" not in policy:
-        chosen = "".join(f" policy.{key}={policy[key]}" for key in _TINY if policy.get(key))
+        chosen = "".join(f" policy.{key}={_word(policy[key])}" for key in _TINY if policy.get(key))
         return f"policy=tiny{chosen} {lora} init_from=THIS_FOLDER"
     path = policy["path"] if not Path(policy["path"]).is_dir() else "BASE_MODEL"
-    return f"policy=hf_vlm policy.path={path} {lora} init_from=THIS_FOLDER"
+    return f"policy=hf_vlm policy.path={_word(path)} {lora} init_from=THIS_FOLDER"
 
 
 def _word(value: Any) -> str:
     if isinstance(value, list):
-        return f"'[{','.join(map(str, value))}]'"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        return f"'[{','.join(map(_word, value))}]'"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return shlex.quote(text)
 
 
 def without_local_paths(value: Any) -> Any:
@@ -134,15 +141,20 @@ def _base(policy: Record) -> tuple[str | None, str]:
     path = policy.get("path")
     if path is None:
         shipped = policy.get("weights", "warm_start") == "warm_start"
-        which = ", ".join(f'{key}="{policy[key]}"' for key in _TINY if policy.get(key)) or 'size="base"'
+        which = ", ".join(f"{key}={_literal(policy[key])}" for key in _TINY if policy.get(key)) or 'size="base"'
         return None, f"warm_start({which})" if shipped else '"BASE_MODEL"'
     if Path(path).is_dir() or Path(path).is_absolute():
-        return Path(path).name, f'"BASE_MODEL"  # the folder called {Path(path).name}'
-    return path, f'"{path}"'
+        return Path(path).name, f'"BASE_MODEL"  # the folder called {printable(Path(path).name)}'
+    return path, _literal(path)
+
+
+def _literal(value: object) -> str:
+    """A Python literal of ``value`` as text."""
+    return json.dumps(str(value))
 
 
 def _class_of(component: Record | None) -> str:
-    return f"`{str((component or {}).get('_target_', 'unknown')).rpartition('.')[2]}`"
+    return markdown_code(str((component or {}).get("_target_", "unknown")).rpartition(".")[2])
 
 
 def _code(environment: Record) -> str:
@@ -150,7 +162,8 @@ def _code(environment: Record) -> str:
     changed = ", with uncommitted changes" if git.get("dirty") else ""
     packages = environment.get("packages") or {}
     versions = ", ".join(f"{name} {packages[name]}" for name in _PACKAGES if name in packages)
-    return f"commit `{git.get('commit', 'unknown')}`{changed}; {versions or 'versions not recorded'}"
+    commit = markdown_code(git.get("commit", "unknown"))
+    return f"commit {commit}{changed}; {markdown_text(versions) or 'versions not recorded'}"
 
 
 def _table(scores: Mapping[str, Mapping[str, float]]) -> str:
@@ -159,15 +172,20 @@ def _table(scores: Mapping[str, Mapping[str, float]]) -> str:
         return "Nothing was scored yet."
     known = {key for result in rows.values() for key in result}
     keys = [key for key in _SHOWN if key in known] or sorted(known)  # a protocol of one's own may have other names
-    lines = ["| scored | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
+    lines = ["| scored | " + " | ".join(map(markdown_text, keys)) + " |", "|---" * (len(keys) + 1) + "|"]
     for name, result in rows.items():
-        lines.append(f"| {name} | " + " | ".join(f"{result[k]:.4g}" if k in result else "-" for k in keys) + " |")
+        numbers = " | ".join(f"{result[k]:.4g}" if _is_finite(result.get(k)) else "-" for k in keys)
+        lines.append(f"| {markdown_text(name)} | {numbers} |")
     return "\n".join(lines)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _protocol(config: RunConfig) -> str:
     protocol = config.evaluation.protocol
-    return str(protocol.get("name") or protocol.get("leader") or _class_of(protocol))
+    return str(protocol.get("name") or protocol.get("leader") or str(protocol.get("_target_")).rpartition(".")[2])
 
 
 _FULL = """from transformers import AutoModelForImageTextToText, AutoTokenizer
@@ -186,17 +204,13 @@ tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")"""
 _ASK = """
 ## Ask
 
-```sh
-grasp-rl predict IMAGE.png --query "QUESTION" {words}
-```
+{line}
 
 That asks as in training: the turns below, the image before the text of the user turn, in the words of the tokenizer's
 chat template. Coordinates of an answer are {unit}; an image of 512 x 512 is one of {canvas} to it. A box edge is a
 line between pixels, a point the centre of its cell.
 
-```text
 {turns}
-```
 """
 
 _CARD = """---
@@ -207,7 +221,7 @@ _CARD = """---
 
 {kind} of a vision-language policy that answers a question about an aerial image with boxes and points for a
 promptable segmenter. Trained with grasp_rl: {command}, {step} optimizer steps from {base}{commit}, reward {reward},
-prompt scheme `{scheme}`, data {data}.
+prompt scheme {scheme}, data {data}.
 
 Code: {code}.
 
@@ -218,19 +232,15 @@ Code: {code}.
 
 {scores}
 
-By the protocol `{protocol}`. IoU between the union of the segmenter's masks and the true mask; gIoU is the mean over
+By the protocol {protocol}. IoU between the union of the segmenter's masks and the true mask; gIoU is the mean over
 samples, cIoU the ratio of summed intersections to summed unions. The segmenter and the data are those of the config
 below.
 
 ## Load
 
-```python
 {loading}
-```
 {asking}
 ## Config
 
-```yaml
 {config}
-```
 """

@@ -19,7 +19,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from grasp_rl.runs.run_dir import PROGRESS, STATUS
+from grasp_rl.utils.console import PlainTable
 from grasp_rl.utils.files import Record, read_json, write_json
+from grasp_rl.utils.text import printable
 
 _TIMED_FROM = 5
 """Steps after which the time left is said."""
@@ -149,7 +151,7 @@ class ProgressWatcher:
 
     def table(self) -> Table:
         """One row a run, those that are going on first: bar, step, smoothed reward, gIoU and time left."""
-        table = Table(box=None, pad_edge=False)
+        table = PlainTable(box=None, pad_edge=False)
         for heading in ("run", "", "step", "reward", "val gIoU", "test before → after", "left", ""):
             table.add_column(heading, justify="left" if heading in ("run", "") else "right", overflow="ellipsis")
         for run_dir in sorted(self._find(), key=lambda path: not _is_running(path)):
@@ -172,7 +174,7 @@ class ProgressWatcher:
         for run_dir in self._find():
             notes = (read_json(run_dir / PROGRESS) or {}).get("notes") or []
             for note in notes[self._noted.get(run_dir, 0) :]:
-                self._console.print(f"{run_dir.name}: {note}", soft_wrap=True)
+                self._console.print(printable(f"{run_dir.name}: {note}"), soft_wrap=True)
             self._noted[run_dir] = len(notes)
 
     def print_moved(self) -> None:
@@ -187,7 +189,7 @@ class ProgressWatcher:
                 f"  reward {_number(state.get('reward'))}  val gIoU {_number(state.get('giou'))}"
                 f"  test {_before_and_after(state)}  left {duration(state.get('eta_s'))}"
             )
-            self._console.print(f"{line}  {state['message']}".rstrip(), soft_wrap=True)
+            self._console.print(printable(f"{line}  {state['message']}").rstrip(), soft_wrap=True)
 
 
 def _is_running(run_dir: Path) -> bool:

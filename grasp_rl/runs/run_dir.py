@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.utils.files import Record, read_json, to_json, write_json
+from grasp_rl.utils.files import Record, foreign_entry, read_json, to_json, write_json
 
 CONFIG = "config.yaml"
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
@@ -40,7 +40,7 @@ SFT, ROUND = "sft", "round_{}"
 """Folders of a training run's stages before its last one, each a run directory itself."""
 
 _PLACES = ("node_rank", "rendezvous", "hostfile", "timeout_s")
-_INDECISIVE = ("run_dir", "name", "resume", "trusted_modules", "tracker", "sweep")
+_INDECISIVE = ("run_dir", "name", "resume", "trusted_modules", "trust_checkpoint", "tracker", "sweep")
 
 _START_GRACE_S = 30.0
 """How long a worker may take from its start to holding the lock."""
@@ -63,9 +63,10 @@ def run_lock(run_dir: Path) -> Iterator[None]:
     The lock goes with the process, however that ends.
 
     Raises:
-        ConfigError: another process holds it.
+        ConfigError: another process holds it, or it holds what is not its own.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
+    refuse_foreign(run_dir)
     with (run_dir / LOCK).open("a+", encoding="utf-8") as file:
         if not _acquire(file.fileno(), patience_s=1.0):
             holder = (read_json(run_dir / STATUS) or {}).get("pid")
@@ -73,13 +74,28 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         yield
 
 
+def refuse_foreign(run_dir: Path) -> None:
+    """See that nothing in a run folder leads out of it, before anything in it is read or written.
+
+    Raises:
+        ConfigError: it holds a link that does, a device or a FIFO.
+    """
+    found = foreign_entry(run_dir)
+    if found is not None:
+        where = os.path.relpath(found, os.path.realpath(run_dir))
+        leads = f"a link to {str(os.readlink(found))!r}" if found.is_symlink() else "no regular file"
+        raise ConfigError(
+            f"{run_dir}: {where!r} in it is {leads}; a run folder has files of its own: put the file itself there, or "
+            "remove it"
+        )
+
+
 def is_locked(run_dir: Path, name: str = LOCK) -> bool:
     """Whether another process holds ``run_dir`` (with :data:`LAUNCHER_LOCK`: whether its launcher lives)."""
-    try:
-        with (run_dir / name).open("r+", encoding="utf-8") as file:
-            return not _acquire(file.fileno(), patience_s=0.0)
-    except FileNotFoundError:
+    if not (run_dir / name).is_file() or (run_dir / name).is_symlink():
         return False
+    with (run_dir / name).open("r+", encoding="utf-8") as file:
+        return not _acquire(file.fileno(), patience_s=0.0)
 
 
 @contextmanager
@@ -89,9 +105,11 @@ def launcher_lock(run_dir: Path) -> Iterator[None]:
     The lock goes with the process, however that ends; its worker then ends at the next step boundary.
 
     Raises:
-        ConfigError: another launcher holds it, or a worker whose launcher is gone still runs there.
+        ConfigError: another launcher holds it, or a worker whose launcher is gone still runs there, or it holds what
+            is not its own.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
+    refuse_foreign(run_dir)
     with (run_dir / LAUNCHER_LOCK).open("a+", encoding="utf-8") as file:
         if not _acquire(file.fileno(), patience_s=1.0):
             raise ConfigError(
@@ -135,7 +153,7 @@ def state_of(run_dir: Path) -> State | None:
     status = read_json(run_dir / STATUS)
     if status is None:
         return None
-    state: State = status["state"]
+    state: State = next((known for known in get_args(State) if known == status.get("state")), "failed")
     if state == "running" and not is_locked(run_dir) and not _just_started(status):
         return "interrupted"
     return state
@@ -143,24 +161,45 @@ def state_of(run_dir: Path) -> State | None:
 
 def stages_in(run_dir: Path) -> list[Path]:
     """The run directories of earlier stages in that of a training run, in their order."""
-    rounds = [path for path in run_dir.glob(ROUND.format("*")) if path.name.removeprefix(ROUND.format("")).isdigit()]
-    found = [run_dir / SFT, *sorted(rounds, key=lambda path: int(path.name.removeprefix(ROUND.format(""))))]
+    named = {path: numbered(path.name, ROUND.format("")) for path in run_dir.glob(ROUND.format("*"))}
+    rounds = {path: number for path, number in named.items() if number is not None}
+    found = [run_dir / SFT, *sorted(rounds, key=lambda path: rounds[path])]
     return [path for path in found if (path / STATUS).is_file()]
 
 
-def seconds_between(begin: str | None, end: str | None) -> float | None:
-    """Seconds between two times of a status, None where one is missing."""
-    if begin is None or end is None:
+def numbered(name: str, prefix: str) -> int | None:
+    """The number behind ``prefix`` in a file's name; None for another name."""
+    digits = name.removeprefix(prefix)
+    known = name.startswith(prefix) and digits.isascii() and digits.isdigit() and len(digits) < 10
+    return int(digits) if known else None
+
+
+def seconds_between(begin: object, end: object) -> float | None:
+    """Seconds between two times of a status, None where one is missing or no time."""
+    first, last = _time(begin), _time(end)
+    return None if first is None or last is None else (last - first).total_seconds()
+
+
+def _time(text: object) -> datetime | None:
+    """A time of a status, in UTC where it names no zone."""
+    if not isinstance(text, str):
         return None
-    return (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds()
+    try:
+        time = datetime.fromisoformat(text)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _just_started(status: Record) -> bool:
-    age = datetime.now(UTC) - datetime.fromisoformat(status["started"])
-    return age.total_seconds() < _START_GRACE_S and _alive(status["pid"])
+    began = _time(status.get("started"))
+    young = began is not None and (datetime.now(UTC) - began).total_seconds() < _START_GRACE_S
+    return young and _alive(status.get("pid"))
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: object) -> bool:
+    if not isinstance(pid, int) or not 0 < pid < 2**31:
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.targets import load_raw
-from grasp_rl.runs import data_record
+from grasp_rl.runs import data_record, received
 from grasp_rl.runs.environment import FOLDER
 from grasp_rl.runs.run_dir import CONFIG, ENVIRONMENT
 from grasp_rl.utils.files import Record, read_json
 
 
-def config_of(run_dir: Path) -> Record:
+def config_of(run_dir: Path, named: Collection[str], parts: Sequence[str]) -> Record:
     """The config of the run in ``run_dir``, its local paths such that they mean from here what they meant to the run.
 
+    Args:
+        run_dir: the folder.
+        named: keys and groups that the command line gives.
+        parts: sections of the config that are acted on.
+
     Raises:
-        ConfigError: there is none.
+        ConfigError: see :func:`grasp_rl.runs.received.read`.
     """
-    config, start = load_raw(run_dir / CONFIG), _start_of(run_dir)
+    config, start = received.read(run_dir, named, str(run_dir), parts), _start_of(run_dir)
     here = start is None or os.path.realpath(start) == os.path.realpath(Path.cwd())
     return config if start is None or here else _moved(config, start)
 

@@ -1,7 +1,8 @@
 """Image embeddings of images seen before: in host memory, or on disk for the next run too.
 
 A key is the hash of the image's bytes and shape, of the weights and of the dtype; what comes back is bit for bit what
-went in. Over the size cap the least recently used entries go.
+went in. Over the size cap the least recently used entries go, and no file that a cache did not
+write.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import tempfile
 from collections import OrderedDict
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -94,7 +96,7 @@ class DiskCache(RamCache):
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"segmenter.cache_dir={str(folder)!r}: cannot be made ({error})") from error
-        self.used = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        self.used = sum(path.stat().st_size for path in self._entries_on_disk())
 
     def get(self, key: str) -> Features | None:
         path = self._path(key)
@@ -110,7 +112,7 @@ class DiskCache(RamCache):
 
     def put(self, key: str, features: Features) -> None:
         path = self._path(key)
-        content = save({str(i): f.cpu().contiguous() for i, f in enumerate(features)})
+        content = save({str(i): f.cpu().contiguous() for i, f in enumerate(features)}, metadata=_MARK)
         try:
             descriptor, partial = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".part")
             try:
@@ -129,7 +131,7 @@ class DiskCache(RamCache):
     def _shrink(self) -> None:
         """Remove the files read longest ago until nine tenths of the cap are left."""
         files = []
-        for path in self.folder.glob("*.safetensors"):
+        for path in self._entries_on_disk():
             try:
                 files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
             except FileNotFoundError:  # another process removed it
@@ -141,8 +143,26 @@ class DiskCache(RamCache):
             path.unlink(missing_ok=True)
             self.used -= size
 
+    def _entries_on_disk(self) -> list[Path]:
+        """The files of the folder that a cache wrote: by their name and the mark in their header, and no others."""
+        named = (path for path in self.folder.glob("*.safetensors") if re.fullmatch(r"[0-9a-f]{40}", path.stem))
+        return [path for path in named if _is_marked(path)]
+
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
+
+
+_MARK = {"grasp_rl": "embedding cache"}
+
+
+def _is_marked(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            return bool(file.metadata() == _MARK)
+    except (SafetensorError, OSError):
+        return False
 
 
 def cache_of(kind: str, megabytes: int, folder: str) -> NoCache:

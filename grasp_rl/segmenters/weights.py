@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.segmenters.synthetic import build as small
+from grasp_rl.utils.files import foreign_weights
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,8 @@ def build(model_class: str, architecture: Mapping[str, Any]) -> Any:
 
 def _ported(weights: Weights, model_class: str) -> tuple[Any, str | None]:
     kind = "folder" if Path(weights.path).exists() else "hub id or folder"
+    if found := foreign_weights(Path(weights.path)):
+        raise ConfigError(f"{weights.where}: {found}; weights lie in the folder of their index")
     try:
         config = transformers.AutoConfig.from_pretrained(
             weights.path, revision=weights.revision, trust_remote_code=False

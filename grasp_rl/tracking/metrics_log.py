@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from grasp_rl.runs.run_dir import METRICS, TIMINGS
-from grasp_rl.utils.files import Record, to_json, write_text
+from grasp_rl.utils.files import Record, Unreadable, parse_json, read_lines, to_json, write_text
 
 
 class MetricsLog:
@@ -52,12 +52,12 @@ def read_rows(path: Path) -> list[Record]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_lines(path):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = parse_json(line)
+        except Unreadable:
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if isinstance(row, dict) and type(row.get("step")) is int:
             rows.append(row)
     return rows
 

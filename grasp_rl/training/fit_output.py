@@ -13,6 +13,7 @@ from grasp_rl.config.schema import RunConfig
 from grasp_rl.segmenters.base import PromptableSegmenter
 from grasp_rl.training.fit_scores import LOOSE, SHIFTED, SHRUNK, table
 from grasp_rl.utils.files import write_json, write_text
+from grasp_rl.utils.text import markdown_code, markdown_text
 
 CARD = "MODEL_CARD.md"
 
@@ -62,10 +63,10 @@ def card(segmenter: PromptableSegmenter, config: RunConfig, scores: Mapping[str,
     mix = ", ".join(f"{kind} {weight:g}" for kind, weight in fit.mix.items() if weight)
     limit = config.evaluation.test_limit
     scored = "all" if limit is None else f"the first {limit}"
-    return f"""# Model card: {config.name}
+    return f"""# Model card: {markdown_text(config.name)}
 
 A `{type(segmenter.model).__name__}` of {count:,} parameters in bfloat16, trained by `grasp-rl fit-segmenter` on
-`{config.data["_target_"]}` from `segmenter.path={began}`.
+{markdown_code(config.data["_target_"])} from {markdown_code(f"segmenter.path={began}")}.
 
 - trained: {fit.parts}; {fit.steps} optimizer steps, {fit.blind_steps} of them without image features
 - a step: {fit.images} images, twice {fit.prompts} prompts each; learning rate {config.optimizer.lr:g}

@@ -16,7 +16,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from grasp_rl.config.errors import ConfigError, require
 from grasp_rl.config.schema import FitConfig, RunConfig
-from grasp_rl.distributed.local import LocalEngine
+from grasp_rl.distributed.local import LocalEngine, load_plain
 from grasp_rl.evaluation.evaluate import files_of
 from grasp_rl.interfaces import Components, Dataset
 from grasp_rl.runs import checkpoints, data_record, signals
@@ -309,10 +308,10 @@ def _load(run_dir: Path, trainer: _Trainer) -> int:
         return 0
     folder = checkpoints.folder_of(run_dir, step) / checkpoints.ENGINE
     trainer.engine.load(folder)
-    state: dict[str, Any] = torch.load(folder / _STATE, map_location=trainer.segmenter.device, weights_only=True)
+    state = load_plain(folder / _STATE, ("weights", "average"), trainer.segmenter.device)
     trainer._put(state["weights"])
     trainer.average = state["average"]
-    trainer.rows = checkpoints.load_state(run_dir, step)["rows"]
+    trainer.rows = checkpoints.load_state(run_dir, step, ("rows",))["rows"]
     return step
 
 

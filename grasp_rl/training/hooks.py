@@ -212,6 +212,7 @@ class Checkpointer:
         engine_name: of the config; a checkpoint goes on with an engine of its kind.
         write_card: writes the model card of a step into a policy folder.
         last: optimizer steps of the whole run.
+        trusted: whether a checkpoint of somebody else may be read as the pickle that it is.
     """
 
     def __init__(
@@ -224,9 +225,10 @@ class Checkpointer:
         engine_name: str,
         write_card: Callable[[Path, int], None],
         last: int,
+        trusted: bool = False,
     ) -> None:
         self.run_dir, self.policy, self.engine, self.settings = run_dir, policy, engine, settings
-        self.engine_name, self.write_card, self.last = engine_name, write_card, last
+        self.engine_name, self.write_card, self.last, self.trusted = engine_name, write_card, last, trusted
         self.saved_at = time.monotonic()
 
     @property
@@ -299,7 +301,8 @@ class Checkpointer:
             return 0, {}, False
         if step > self.last:
             raise ConfigError(f"algorithm.steps={self.last}: the run already has {step}; raise it")
-        folder, state = checkpoints.folder_of(self.run_dir, step), checkpoints.load_state(self.run_dir, step)
+        folder = checkpoints.folder_of(self.run_dir, step)
+        state = checkpoints.load_state(self.run_dir, step, ("engine", "ranks", "best", "lost", "overdue"))
         if (state["engine"] == "local") != (self.engine_name == "local"):
             raise ConfigError(
                 f"engine={self.engine_name}: the checkpoint of step {step} was written by "
@@ -307,7 +310,8 @@ class Checkpointer:
             )
         if self.engine_name == "local":
             self.policy.load_weights(folder / checkpoints.POLICY)
-        self.engine.load(folder / checkpoints.ENGINE, ranks=state["ranks"])
+        own = group.all_gather(checkpoints.is_own(self.run_dir, step) if group.is_main else None)[0]
+        self.engine.load(folder / checkpoints.ENGINE, ranks=state["ranks"], trusted=own or self.trusted)
         if group.is_main and state["best"]:
             checkpoints.mark_best(self.run_dir, *state["best"])
         log.info("resuming from step %d, %d steps left", step, self.last - step)

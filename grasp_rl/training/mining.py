@@ -29,7 +29,7 @@ from grasp_rl.runs import checkpoints
 from grasp_rl.runs.progress import ProgressWriter
 from grasp_rl.runs.run_dir import MINED
 from grasp_rl.types import GroupOutcome, Sample
-from grasp_rl.utils.files import Record, write_text
+from grasp_rl.utils.files import Record, Unreadable, parse_json, read_lines, write_text
 
 ASKED = "asked.jsonl"
 """All questions asked so far, as in mined.jsonl: number in the training split, id, mean and range of rewards."""
@@ -114,20 +114,20 @@ def listed(source: str, dataset: Dataset) -> Subset:
     """
     path = Path(source) / MINED if Path(source).is_dir() else Path(source)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = list(read_lines(path))
+    except (OSError, Unreadable) as error:
         raise ConfigError(
             f"regime.mining.reuse={source!r}: no list there ({error}); name a run with {MINED}"
         ) from error
     numbers, sample_ids = [], []
     for place, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             number, sample_id = row["number"], row["sample_id"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (Unreadable, KeyError, TypeError):
             number = sample_id = None
         if type(number) is not int or not isinstance(sample_id, str):
-            raise ConfigError(f"{path}:{place}: must be a JSON object with number and sample_id; found {line[:60]!r}")
+            raise ConfigError(f"{path}:{place}: must be a JSON object with number and sample_id")
         if not 0 <= number < len(dataset):
             raise ConfigError(
                 f"{path}:{place}: number={number}: {dataset.name}/{dataset.split} has {len(dataset)} samples; take the "
@@ -143,10 +143,10 @@ def listed(source: str, dataset: Dataset) -> Subset:
 def _rows_before(run_dir: Path, size: int) -> list[Record]:
     """What was asked before, whole steps of ``size`` questions; a torn last line and its step are asked again."""
     path, rows = run_dir / ASKED, []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+    for line in read_lines(path) if path.is_file() else ():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            rows.append(parse_json(line))
+        except Unreadable:
             break
     rows = rows[: len(rows) // size * size]
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))

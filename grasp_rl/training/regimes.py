@@ -27,6 +27,7 @@ from grasp_rl.config.targets import instantiate
 from grasp_rl.distributed.build import loading
 from grasp_rl.distributed.process_group import kept
 from grasp_rl.interfaces import Components
+from grasp_rl.runs import origin
 from grasp_rl.runs.run_dir import CONFIG, MINING, RESULT, ROUND, SFT, config_hash, mark_ended, mark_started
 from grasp_rl.training import mining, sft, train
 from grasp_rl.training.questions import chosen
@@ -192,6 +193,7 @@ def _begin(stage: Stage) -> None:
         return
     folder = Path(stage.config.run_dir)
     write_text(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(asdict(stage.config))))
+    origin.sign(folder / CONFIG)
     mark_started(folder, os.getpid(), config_hash(asdict(stage.config)))
 
 

@@ -93,8 +93,10 @@ def run(config: RunConfig, components: Components) -> Record:
         engine = make_engine(policy, optimizer, phase.steps, config.engine)
         group, made = engine.process_group, done - (begin - phase.steps)
         if made:  # the run goes on within this phase
-            ranks = checkpoints.load_state(run_dir, done)["ranks"]
-            engine.load(checkpoints.folder_of(run_dir, done) / checkpoints.ENGINE, ranks=ranks)
+            ranks = checkpoints.load_state(run_dir, done, ("ranks",))["ranks"]
+            own = group.all_gather(checkpoints.is_own(run_dir, done) if group.is_main else None)[0]
+            trusted = own or config.trust_checkpoint
+            engine.load(checkpoints.folder_of(run_dir, done) / checkpoints.ENGINE, ranks=ranks, trusted=trusted)
         rows = RowStream(
             policy,
             data,
@@ -175,7 +177,7 @@ def _resumed(config: RunConfig, policy: VlmPolicy, total: int) -> int:
     step = group.all_gather(checkpoints.newest_sound(run_dir) if group.is_main else None)[0]
     if step is None:
         return 0
-    state = checkpoints.load_state(run_dir, step)
+    state = checkpoints.load_state(run_dir, step, ("engine", "ranks"))
     if step > total:
         raise ConfigError(f"sft.phases: have {total} steps, {run_dir} already has {step}")
     if (state["engine"] == "local") != (config.engine.name == "local"):

@@ -94,6 +94,7 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
         engine_name=config.engine.name,
         write_card=card,
         last=algorithm.steps,
+        trusted=config.trust_checkpoint,
     )
     stop = StopRules(config.rollout.max_failed_prompts, _trial(config, is_main=engine.process_group.is_main))
     resumed = config.resume is not None

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from grasp_rl.data.importers.base import QUESTION, Item, Shape, Source, SourceError, question_of, size_of, target_of
+from grasp_rl.utils.files import Unreadable, read_yaml
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".jp2")
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -63,8 +64,8 @@ def _names(path: Path) -> dict[int, str]:
     for file in (path / name for name in ("data.yaml", "data.yml", "dataset.yaml")):
         if file.is_file():
             try:
-                data = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                data = read_yaml(file)
+            except (yaml.YAMLError, Unreadable) as error:
                 raise SourceError(f"{file}: no YAML ({' '.join(str(error).split())})") from error
             names = data.get("names") if isinstance(data, dict) else None
             if isinstance(names, list):

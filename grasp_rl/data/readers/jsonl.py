@@ -35,6 +35,7 @@ class JsonlSource(RecordDataset):
         ignore_value: which values of a mask do not count.
         on_doubt: what to do about a mask whose values speak against how it is read.
         val_from: the split to validate on where the file has no ``val``. None for none: asking for it is an error.
+        allow_outside: see :class:`~grasp_rl.data.base.RecordDataset`.
 
     Raises:
         ConfigError: there is no such file, no row in it, or a row cannot be used.
@@ -53,6 +54,7 @@ class JsonlSource(RecordDataset):
         ignore_value: int | list[int] | list[list[int]] | None = None,
         on_doubt: Literal["raise", "warn"] = "warn",
         val_from: str | None = None,
+        allow_outside: bool = False,
     ) -> None:
         super().__init__(
             name=name,
@@ -65,6 +67,7 @@ class JsonlSource(RecordDataset):
             on_doubt=on_doubt,
         )
         self.path, self.val_from = annotations_path(root, annotations), val_from
+        self.inside, self.allow_outside = self.path.parent, allow_outside
         self.rows: Mapping[str, Sequence[Row]] = _rows_by_split(self.path, on_bad)
         """The rows of each split, in the file's order."""
         if not self.rows:

@@ -43,6 +43,10 @@ class StoredRow(Row):
 class ArrowDataset(FolderDataset):
     """What ``data=risbench_arrow`` instantiates. A sample's id is the number of its row in the split."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.inside = None  # its images are in its tables
+
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
         total = 0
         for path in self._files(split):

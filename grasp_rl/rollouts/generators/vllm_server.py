@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import re
 import secrets
 import shutil
 import time
@@ -77,6 +78,10 @@ class VllmServer:
         for key, value in (("timeout_s", timeout_s), ("concurrency", concurrency), ("mismatch_cap", mismatch_cap)):
             if value <= 0:
                 raise ConfigError(f"generator.{key}={value!r}: must be > 0")
+        if not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s@?#]*)?", url):
+            raise ConfigError(
+                "generator.url: must be http://HOST:PORT or https://HOST, without user, password or query"
+            )
         if retries < 0:
             raise ConfigError(f"generator.retries={retries!r}: must be >= 0")
         if api_key_env is not None:
@@ -166,7 +171,7 @@ class VllmServer:
             result += self.server.ask(
                 "/v1/chat/completions",
                 body | {"n": missing, "seed": seed},
-                lambda answer: self._read(policy, prompt, answer)[:missing],  # noqa: B023
+                lambda answer: self._read(policy, prompt, answer, config.max_new_tokens)[:missing],  # noqa: B023
                 deadline=deadline,
             )
             if len(result) == group_size:
@@ -203,17 +208,17 @@ class VllmServer:
         }
         return body | ({"stop": [ANSWER_ENDS], "include_stop_str_in_output": True} if config.stop_at_answer else {})
 
-    def _read(self, policy: VlmPolicy, prompt: EncodedPrompt, answer: Any) -> list[Completion]:
-        """The completions in an answer.
+    def _read(self, policy: VlmPolicy, prompt: EncodedPrompt, answer: Any, most: int) -> list[Completion]:
+        """The completions in an answer, of at most ``most`` tokens each.
 
         Raises:
-            Unusable: something is missing or is no number.
+            Unusable: something is missing, is no number or is none that was asked for.
             ConfigError: the server made other tokens of the prompt.
         """
         try:
             there = list(answer["prompt_token_ids"])
-            result = [self._completion(policy, choice) for choice in answer["choices"]]
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            result = [self._completion(policy, choice, most) for choice in answer["choices"]]
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             raise Unusable(f"an answer not as expected, {error!r}: {str(answer)[:200]}") from error
         self._compare(prompt.input_ids.tolist(), there)
         return result
@@ -230,11 +235,16 @@ class VllmServer:
         )
 
     @staticmethod
-    def _completion(policy: VlmPolicy, choice: Mapping[str, Any]) -> Completion:
+    def _completion(policy: VlmPolicy, choice: Mapping[str, Any], most: int) -> Completion:
         ids = tuple(choice["token_ids"])
         scores = tuple(float(token["logprob"]) for token in choice["logprobs"]["content"])
-        if not ids or len(ids) != len(scores) or not all(isinstance(token, int) for token in ids):
-            raise Unusable(f"{len(ids)} tokens with {len(scores)} log-probabilities, or some that are no ids")
+        if not ids or len(ids) != len(scores):
+            raise Unusable(f"{len(ids)} tokens with {len(scores)} log-probabilities")
+        if len(ids) > most:
+            raise Unusable(f"{len(ids)} tokens where {most} were asked for")
+        known = len(policy.tokenizer)
+        if wrong_ids := [token for token in ids if type(token) is not int or not 0 <= token < known]:
+            raise Unusable(f"{wrong_ids[0]!r} is the id of none of the tokenizer's {known} tokens")
         if wrong := [score for score in scores if not _NONE < score <= _ROUNDING]:
             raise Unusable(f"a log-probability of {wrong[0]}; does the server have --logprobs-mode processed_logprobs?")
         reason = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}.get(choice["finish_reason"])
