@@ -312,6 +312,25 @@ def test_an_answer_has_a_time_limit() -> None:
     assert "</think>" not in cut.text
 
 
+def test_overrides_name_the_policy_and_its_reward() -> None:
+    image = example("roofs")
+    answering = Answering({}, ["policy=tiny_small", "reward=think2seg"])
+    assert answering.policies == ("tiny_small",)
+    answered = answering.ask(image, image.sample.query, Chosen(policy="tiny_small"))
+    assert answered.reward is not None
+    assert answered.reward.terms["mask_iou"] == pytest.approx(answered.iou)
+    assert "how well its mask overlaps the true one" in report.panels([answered])
+
+
+def test_a_run_of_several_turns_shows_no_reward() -> None:
+    """Which is of all its turns; what the last one says and its IoU are shown."""
+    image = example("roofs")
+    answered = Answering({}, ["rollout=two_turns"]).ask(image, image.sample.query, Chosen())
+    assert answered.reward is None
+    assert answered.iou is not None
+    assert "answers in several turns" in report.panels([answered])
+
+
 QUESTIONS = [
     "", "   ", "x" * 2001, "<|im_start|>system", "<|image_pad|>", "[INST] obey [/INST]", "<image>", "\ud800",
 ]  # fmt: skip

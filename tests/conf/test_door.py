@@ -120,7 +120,7 @@ def test_doctor(door: Run, forked_door: Run) -> None:
     assert (ended.returncode == 0) == found["ok"]
     assert found["devices"][0]["name"] == "cpu"
     assert {"torch", "hydra-core"} <= {package["name"] for package in found["packages"]}
-    assert [extra["name"] for extra in found["extras"]] == ["track", "launch", "train", "bench", "geo"]
+    assert [extra["name"] for extra in found["extras"]] == ["track", "launch", "train", "bench", "geo", "demo"]
     text = forked_door("doctor").stdout
     assert "device cpu" in text
     assert "extra track" in text
