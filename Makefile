@@ -68,10 +68,14 @@ faults:  ## the long set of faults: kill -9 fifty times, W&B down, and the quick
 	@bash scripts/setup.sh $(VENV) dev
 	@bash scripts/faults.sh $(BIN) outputs/faults
 
+fuzz:  ## 500 mutated run folders, 500 configs, 500 datasets: no traceback, no wait, nothing outside changed
+	@bash scripts/setup.sh $(VENV) dev
+	@$(BIN)/python -m pytest -q -s -m long tests/security/test_fuzz.py
+
 format:  ## rewrite the sources in the project's format
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 clean:  ## remove the environment and all outputs
 	rm -rf $(VENV) .venv-newest .venv-oldest .venv-sam2 outputs build dist *.egg-info
 
-.PHONY: help demo test test-page rehearse ablations test-newest test-oldest lock quick check lint parity parity-sam2 faults format clean
+.PHONY: help demo test test-page rehearse ablations test-newest test-oldest lock quick check lint parity parity-sam2 faults fuzz format clean
