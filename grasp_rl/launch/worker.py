@@ -133,10 +133,15 @@ def _run(path: Path, trusted: Sequence[str], *, resume: bool, checked: bool, is_
         raise
     if is_main:
         write_json(run_dir / RESULT, {"command": config.command, "run_dir": config.run_dir} | result)
-        for folder in (run_dir, *stages_in(run_dir)):
-            checkpoints.retain(folder, config.checkpoint.keep)
+        _retain(run_dir, config.checkpoint.keep)
         mark_ended(run_dir, "done", 0)
     return 0
+
+
+def _retain(run_dir: Path, keep: str) -> None:
+    """Leave of the checkpoints of a run that is done, and of its stages, what ``checkpoint.keep`` wants."""
+    for folder in (run_dir, *stages_in(run_dir)):
+        checkpoints.retain(folder, keep)
 
 
 def build(config: RunConfig, trusted: Sequence[str] = ()) -> Components:
