@@ -48,6 +48,7 @@ def build(answering: Answering) -> gr.Blocks:
     opening = images.example(FIRST)
     with gr.Blocks(title="grasp_rl", analytics_enabled=False) as page:
         kept = gr.State(None, time_to_live=KEPT_S)
+        name = gr.Textbox(value=opening.name, visible=False, elem_id="name")  # of the image that the browser shows
         gr.Markdown(INTRODUCTION)
         with gr.Row(elem_classes="examples"):
             openers = [gr.Button(words, size="sm") for words in EXAMPLES.values()]
@@ -96,19 +97,24 @@ def build(answering: Answering) -> gr.Blocks:
                     answers = gr.HTML(value="", html_template=live, elem_id="answers", min_width=280, scale=2)
                     mine = gr.HTML(value="", html_template=live, elem_id="yours", min_width=280, scale=1)
 
-        shown = [kept, canvas, question, answers, marks, mine]
+        shown = [kept, name, canvas, question, answers, marks, mine]
         choice = [segmenter, prompt, inference]
         asking = gr.on(
-            [ask_button.click, question.submit], partial(_ask, answering), [kept, question, policy, other, *choice],
-            answers, **model,
-        )  # fmt: skip
+            [ask_button.click, question.submit],
+            partial(_ask, answering),
+            [kept, name, question, policy, other, *choice],
+            answers,
+            **model,
+        )
         own = {
             "fn": partial(_mark, answering),
-            "inputs": [kept, question, policy, *choice, marks],
+            "inputs": [kept, name, question, policy, *choice, marks],
             "outputs": [mine],
             **model,
         }
-        marking = canvas.marked(_place, [kept, marks], [marks, mine], trigger_mode="multiple", **quick).then(**own)
+        marking = canvas.marked(_place, [kept, name, marks], [marks, mine], trigger_mode="multiple", **quick).then(
+            **own
+        )
         pending = [asking, marking, mark_button.click(**own)]
         gr.on(
             [button.click for button in openers], _opening(answering), [policy, other, *choice], shown, cancels=pending,
@@ -169,9 +175,9 @@ def _opening(answering: Answering) -> Callable[..., Iterator[tuple[Any, ...]]]:
 
     def opened(event: gr.EventData, *options: str) -> Iterator[tuple[Any, ...]]:
         image = makers[event.target.value]()
-        first = (image, report.canvas(image), image.sample.query)
+        first = (image, image.name, report.canvas(image), image.sample.query)
         yield *first, "", "", ""
-        yield *first, _ask(answering, image, image.sample.query, *options), "", ""
+        yield *first, _ask(answering, image, image.name, image.sample.query, *options), "", ""
 
     return opened
 
@@ -183,34 +189,55 @@ def _upload(event: gr.EventData) -> tuple[Any, ...]:
             raise ConfigError(f"the file is larger than {MAX_BYTES / 1e6:g} MB; reduce it, or cut a part out of it")
         image = images.read_upload(str(sent.get("content", "")))
     except (ConfigError, OSError) as error:
-        return gr.skip(), gr.skip(), gr.skip(), report.problem(of_system(error)), gr.skip(), gr.skip()
-    return image, report.canvas(image), "", "<p>Now write a question about your image, and press Ask.</p>", "", ""
+        return *([gr.skip()] * 4), report.problem(of_system(error)), gr.skip(), gr.skip()
+    return (
+        image,
+        image.name,
+        report.canvas(image),
+        "",
+        "<p>Now write a question about your image, and press Ask.</p>",
+        "",
+        "",
+    )
 
 
-def _ask(answering: Answering, kept: PageImage | None, query: str, policy: str, other: str, *options: str) -> str:
-    image = kept or images.example(FIRST)
-    names = [policy] if other in (NOBODY, policy) else [policy, other]
+def _ask(
+    answering: Answering, kept: PageImage | None, name: str, query: str, policy: str, other: str, *options: str
+) -> str:
+    asked = [policy] if other in (NOBODY, policy) else [policy, other]
     try:
-        return report.panels([answering.ask(image, query, _chosen(name, options)) for name in names])
+        image = _image(kept, name)
+        return report.panels([answering.ask(image, query, _chosen(one, options)) for one in asked])
     except (ConfigError, OSError) as error:
         return report.problem(_plain(error))
 
 
-def _mark(answering: Answering, kept: PageImage | None, query: str, policy: str, *rest: str) -> str:
-    image, (*options, text) = kept or images.example(FIRST), rest
+def _mark(answering: Answering, kept: PageImage | None, name: str, query: str, policy: str, *rest: str) -> str:
+    *options, text = rest
     try:
-        return report.panels([answering.mark(image, query, _chosen(policy, options), text)])
+        return report.panels([answering.mark(_image(kept, name), query, _chosen(policy, options), text)])
     except (ConfigError, OSError) as error:
         return report.problem(_plain(error))
 
 
-def _place(kept: PageImage | None, text: str, event: gr.EventData) -> tuple[Any, Any]:
-    image = kept or images.example(FIRST)
+def _place(kept: PageImage | None, name: str, text: str, event: gr.EventData) -> tuple[Any, Any]:
     mark = event._data if isinstance(event._data, dict) else {}
     try:
-        return with_mark(text, mark, image.sample.size), gr.skip()
+        return with_mark(text, mark, _image(kept, name).sample.size), gr.skip()
     except ConfigError as error:
         return gr.skip(), report.problem(str(error))
+
+
+def _image(kept: PageImage | None, name: str) -> PageImage:
+    """The image that the browser shows.
+
+    Raises:
+        ConfigError: it is not the one that is kept: that was forgotten.
+    """
+    image = kept or images.example(FIRST)
+    if image.name != name:
+        raise ConfigError("your image is kept for an hour at most, and was forgotten; choose it again")
+    return image
 
 
 def _chosen(policy: str, options: Sequence[str]) -> Chosen:
