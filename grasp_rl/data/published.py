@@ -14,7 +14,7 @@ from grasp_rl.data.base import RecordDataset
 from grasp_rl.data.image_io import MAX_PIXELS
 from grasp_rl.data.tables import read_parquet
 from grasp_rl.types import Attribute
-from grasp_rl.utils.files import Record
+from grasp_rl.utils.files import Record, read_whole
 
 T = TypeVar("T")
 SHARES = (1.0, 1.0)
@@ -336,7 +336,7 @@ def lines_of(path: Path) -> Sequence[str]:
         AnnotationError: it is not UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig").splitlines()
+        return read_whole(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
 
@@ -348,6 +348,6 @@ def read_document(path: Path) -> Any:
         AnnotationError: it holds no JSON.
     """
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        return json.loads(read_whole(path).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{path}: not JSON ({error}); it may be cut short, download it again") from error

@@ -83,6 +83,17 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
         raise Unreadable("not UTF-8") from error
 
 
+def read_whole(path: Path) -> bytes:
+    """The bytes of a regular file of whatever size that memory holds, such as a dataset's annotations.
+
+    Raises:
+        Unreadable: it is no regular file.
+        OSError: it is not there, or cannot be read.
+    """
+    with open_regular(path) as file:
+        return file.read()
+
+
 def open_regular(path: Path) -> BufferedReader:
     """``path`` opened for reading; a FIFO or device is refused before it can block.
 

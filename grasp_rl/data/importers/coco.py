@@ -21,7 +21,7 @@ from grasp_rl.data.importers.base import (
     target_of,
 )
 from grasp_rl.data.rasterize import ShapeError, decode_rle
-from grasp_rl.utils.files import Record
+from grasp_rl.utils.files import Record, read_whole
 
 
 def read(path: Path, *, images: Path | None = None, question: str = QUESTION) -> Source:
@@ -78,7 +78,7 @@ def _file(path: Path) -> Path:
 
 def _document(path: Path) -> Record:
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(read_whole(path).decode("utf-8-sig"))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise SourceError(f"{path}: no JSON ({error}); name COCO's file of annotations") from error
     if not isinstance(data, dict):

@@ -25,7 +25,7 @@ from grasp_rl.data.importers.base import (
     target_of,
 )
 from grasp_rl.types import BoolMask
-from grasp_rl.utils.files import Record
+from grasp_rl.utils.files import Record, read_whole
 
 CORNERS = 64
 """Of the ring that stands for a circle."""
@@ -74,7 +74,7 @@ def read(path: Path, *, images: Path | None = None, question: str = QUESTION) ->
 
 def _document(file: Path) -> Record:
     try:
-        data = json.loads(file.read_text(encoding="utf-8-sig"))
+        data = json.loads(read_whole(file).decode("utf-8-sig"))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise SourceError(f"{file}: no JSON ({error}); remove it, or name another folder") from error
     shapes = data.get("shapes") if isinstance(data, dict) else None
