@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 
+from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import load_raw
 from grasp_rl.evaluation.significance import bootstrap_p, bounds, holm
 from grasp_rl.geometry import FloatArray
@@ -134,6 +135,7 @@ def out_of_domain(folder: Path, out: Path) -> None:
     raw = load_raw(folder / CONFIG)
     config = raw | {"command": "evaluate", "run_dir": str(target), "init_from": str(folder), "resume": None}
     config["evaluation"] = raw["evaluation"] | {"test_split": "test_ood"}
+    config["regime"] = asdict(RunConfig().regime)  # what came before is in the weights
     job, stop = Job(run_dir=target, config=config, trusted=()), StopFile(target)
     target.mkdir(parents=True, exist_ok=True)
     with launcher_lock(target):
