@@ -82,3 +82,12 @@ def test_a_run_that_kept_a_policy_is_evaluated_and_not_resumed(
     assert "next: grasp-rl report" in capsys.readouterr().out
     assert launcher.main("train", [f"resume={run_dir}", "algorithm.steps=4"]) == 2
     assert "kept no optimizer to go on with (checkpoint.keep=best); begin a new run" in capsys.readouterr().err
+
+
+def test_a_run_without_a_step_of_its_own_has_the_policy_of_its_last_stage(tmp_path: Path) -> None:
+    """Supervised fine-tuning alone, by regime=sft_grpo algorithm=none."""
+    built(tmp_path / "sft")
+    (tmp_path / "sft/status.json").write_text("{}")
+    assert checkpoints.find_policy(tmp_path) == checkpoints.folder_of(tmp_path / "sft", 3) / checkpoints.POLICY
+    built(tmp_path)
+    assert checkpoints.find_policy(tmp_path) == checkpoints.folder_of(tmp_path, 2) / checkpoints.POLICY

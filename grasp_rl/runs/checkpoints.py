@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.runs import origin
-from grasp_rl.runs.run_dir import CONFIG, numbered, refuse_foreign
+from grasp_rl.runs.run_dir import CONFIG, numbered, refuse_foreign, stages_in
 from grasp_rl.utils.files import parse_json, read_json, read_text
 
 POLICY, ENGINE = "policy", "engine"
@@ -211,6 +211,8 @@ def retain(run_dir: Path, keep: str) -> None:
 def find_policy(source: Path) -> Path:
     """The policy folder that ``source`` means: a run (its best, else newest checkpoint), a checkpoint, or itself.
 
+    A run that made no step of its own, as with algorithm=none, has the policy of its last stage.
+
     Raises:
         ConfigError: there is none, or the run folder holds what is not its own.
     """
@@ -219,6 +221,8 @@ def find_policy(source: Path) -> Path:
     marked = best(source)
     candidates = [folder_of(source, marked[0]) / POLICY] if marked else []
     candidates += [folder_of(source, step) / POLICY for step in reversed(steps(source))]
+    stages = stages_in(source)[-1:] if not steps(source) else []
+    candidates += [folder_of(stage, step) / POLICY for stage in stages for step in reversed(steps(stage))]
     candidates += [source / POLICY, source]
     for candidate in candidates:
         if (candidate / "config.json").is_file() or (candidate / "adapter_config.json").is_file():
