@@ -458,8 +458,8 @@ def _compose(engine: Hydra, overrides: list[str], mode: RunMode) -> DictConfig:
     try:
         config = engine.compose_config(CONFIG_NAME, list(overrides), mode)
     except (AttributeError, TypeError, KeyError, IndexError, AssertionError, RecursionError) as error:
-        said = one_line(error)
-        raise ConfigError(f"an option has a value that Hydra cannot compose ({type(error).__name__}: {said})") from error
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise ConfigError(f"an option has a value that Hydra cannot compose ({said})") from error
     for key in ("callbacks", "job.env_set", "job.env_copy"):
         if OmegaConf.select(config.hydra, key):
             raise ConfigError(f"hydra.{key}: must be empty; a config neither runs code nor sets the environment")
