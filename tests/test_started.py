@@ -79,7 +79,7 @@ def test_every_set_of_a_mixture_and_what_else_is_a_file(tmp_path: Path) -> None:
     }  # fmt: skip
     write_text(tmp_path / "config.yaml", yaml.safe_dump(config))
     write_json(tmp_path / "environment.json", {"folder": str(tmp_path / "start")})
-    found = started.config_of(tmp_path)
+    found = started.config_of(tmp_path, (), ("data", "segmenter", "prompt"))
     roots = {"a": {"root": f"{tmp_path}/start/x/a"}, "b": {"root": "/b"}, "c": {"size": 3}}
     assert found["data"] == {"sets": roots}
     assert found["segmenter"] == {"path": f"{tmp_path}/start/sam"}
