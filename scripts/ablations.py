@@ -10,6 +10,7 @@ OUT/ood. Started again it goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ from grasp_rl.launch import compose, process
 from grasp_rl.launch.process import Job, StopFile
 from grasp_rl.reporting.axes import configurations
 from grasp_rl.reporting.cells import Cell, by_test_set, draws_of
-from grasp_rl.reporting.load import read_study
+from grasp_rl.reporting.load import StudiedRun, read_study
 from grasp_rl.runs.run_dir import CONFIG, RESULT, STATUS, launcher_lock
 from grasp_rl.utils.files import read_json, write_text
 
@@ -144,6 +145,12 @@ def out_of_domain(folder: Path, out: Path) -> None:
             raise SystemExit(f"{target}: {process.failure(target)}")
 
 
+@functools.cache
+def study(folders: tuple[Path, ...]) -> list[StudiedRun]:
+    """The runs in these folders, read once."""
+    return read_study(*folders)
+
+
 def measured(found: Sequence[Point], split: str, metric: str, out: Path) -> dict[str, Cell]:
     """The cell of each point that has been scored on ``split``, by label."""
     result = {}
@@ -154,7 +161,7 @@ def measured(found: Sequence[Point], split: str, metric: str, out: Path) -> dict
             continue
         cells = [
             c
-            for cs in by_test_set(configurations(read_study(*folders), ("seed", "init_from")), metric).values()
+            for cs in by_test_set(configurations(study(tuple(folders)), ("seed", "init_from")), metric).values()
             for c in cs
         ]
         if len(cells) == 1:
@@ -253,6 +260,7 @@ def plot(grids: dict[str, list[Point]], out: Path) -> None:
                 axis.plot(cell.values, [place + shift] * len(cell.values), "|", color=colour, markersize=7)
                 axis.plot(cell.mean, place + shift, "o", color=colour, markersize=5, label=split if not place else None)
         axis.set_yticks(range(len(found)), [short(point.label) for point in reversed(found)], fontsize=8)
+        axis.set_ylim(-0.5, len(found) - 0.5)
         axis.set_title(f"tiny/{grid}", fontsize=10)
         axis.grid(axis="x", alpha=0.3)
     figure.supxlabel(
@@ -282,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda folder: out_of_domain(folder, out), sorted((out / "runs").glob("*/"))))
     grids = {grid: points(grid, out) for grid in GRIDS}
-    grids = {grid: found for grid, found in grids.items() if measured(found, "test", "giou", out)}
+    grids = {grid: found for grid, found in grids.items() if len(measured(found, "test", "giou", out)) > 1}
     lines = [*claims(grids, out), *(line for grid, found in grids.items() for line in table(grid, found, out))]
     write_text(out / "tables.md", "\n".join(lines) + "\n")
     plot(grids, out)
