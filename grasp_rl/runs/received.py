@@ -28,6 +28,8 @@ OWN_TEMPLATES = "templates"
 _ENGINE = ("rendezvous", "hostfile", "deepspeed_config")
 _COMPONENT = ("url", "api_key_env", "adapter_folder", "adapter_folder_there", "entity", "cache_dir")
 """Keys of components, nested ones too."""
+_USUAL = {"cache_dir": "outputs/embeddings"}
+"""What this program writes there where nobody decided anything."""
 _FILES = ("inference.refine.path", "regime.mining.reuse")
 
 
@@ -109,7 +111,8 @@ def _of_component(node: Any, key: str) -> Iterator[tuple[str, Any]]:
     for name, value in node.items():
         from_hub = name == "attention" and isinstance(value, str) and "/" in value
         outside = name == "allow_outside" and value is True
-        if (name in _COMPONENT and value is not None) or from_hub or outside:
+        decides = name in _COMPONENT and value is not None and value != _USUAL.get(name)
+        if decides or from_hub or outside:
             yield f"{key}.{name}", value
         else:
             yield from _of_component(value, f"{key}.{name}")

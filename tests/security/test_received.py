@@ -193,3 +193,11 @@ def test_a_folder_of_configs_may_name_its_own_files_and_what_was_said(
         job = compose.single(engine, [*words, "generator=vllm_server"], ())
     assert job.config["engine"]["hostfile"] == "hosts"
     assert job.config["generator"]["url"] == "http://localhost:8000"
+
+
+def test_what_every_run_has_is_no_decision() -> None:
+    """The usual folder of embeddings, which every config of a SAM holds; another one is a decision."""
+    usual = {"segmenter": {"_target_": "x", "cache_dir": "outputs/embeddings"}}
+    assert received.decisions(usual) == {}
+    usual["segmenter"]["cache_dir"] = "/somewhere"
+    assert received.decisions(usual) == {"segmenter.cache_dir": "/somewhere"}
