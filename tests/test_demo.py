@@ -143,7 +143,7 @@ HOSTILE: dict[str, Callable[[Path], bytes]] = {
     "a PDF": lambda _: b"%PDF-1.7\n",
     "GIF": lambda _: encoded(NOISE, "GIF"),
     "WebP": lambda _: encoded(NOISE, "WEBP"),
-    "a pickle": lambda _: b"\x80\x04cos\nsystem\n(S'touch /tmp/owned'\ntR.",
+    "a pickle": lambda _: b"\x80\x04cos\nsystem\n(S'touch owned-by-a-pickle'\ntR.",
     "the beginning of a PNG alone": lambda _: WHOLE_PNG[:8],
     "half a PNG": lambda _: WHOLE_PNG[: len(WHOLE_PNG) // 2],
     "a PNG behind other bytes": lambda _: b"\n" + WHOLE_PNG,
@@ -186,7 +186,7 @@ def test_a_hostile_upload_is_refused_in_words_and_leaves_nothing(
         assert name in HARMLESS
     assert time.monotonic() - began < 5
     assert list(folder.iterdir()) == []
-    assert not Path("/tmp/owned").exists()
+    assert not Path("owned-by-a-pickle").exists()
 
 
 def test_sizes_and_damage_on_the_way_are_refused() -> None:

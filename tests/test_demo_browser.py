@@ -146,6 +146,7 @@ def test_a_question_of_ones_own(tab: Watched) -> None:
     question.fill("the roof")
     question.press("Enter")
     tab.page.get_by_text("The truth about this question is not known").wait_for()
+    assert "Reward:" not in tab.page.locator("#answers").inner_text()
 
 
 def test_drag_a_box_and_click_points(tab: Watched) -> None:
@@ -314,6 +315,7 @@ def test_keyboard_alone(tab: Watched) -> None:
     tab.page.keyboard.press("Enter")
     tab.own.wait_for()
     tab_to(tab, "e.download === 'answer.png'")
+    assert "IoU" not in tab.own.inner_text()  # nothing is known about a pond here
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

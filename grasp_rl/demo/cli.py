@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.extras import demand
 from grasp_rl.config.messages import of_system
 from grasp_rl.geo.extra import PACKAGES as GEO
 from grasp_rl.launch import compose
@@ -73,9 +73,7 @@ def demand_demo() -> None:
     Raises:
         ConfigError: a package of it is missing.
     """
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"the page needs {', '.join(missing)}: not installed; pip install 'grasp-rl[demo]'")
+    demand("the page needs", PACKAGES, "demo")
 
 
 def quiet() -> None:

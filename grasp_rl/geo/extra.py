@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-
-from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.extras import demand
 
 PACKAGES = ("pyproj", "geopandas", "pyogrio", "rio_cogeo")
 
@@ -15,6 +13,4 @@ def demand_geo() -> None:
     Raises:
         ConfigError: a package of it is missing.
     """
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"map layers need {', '.join(missing)}: not installed; pip install 'grasp-rl[geo]'")
+    demand("map layers need", PACKAGES, "geo")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib
 import os
 import re
 import sys
@@ -31,32 +30,30 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Sweep
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
-from hydra.plugins.plugin import Plugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.messages import one_line, quoted, quoted_override
+from grasp_rl.config.messages import one_line, quoted
 from grasp_rl.config.modules import admit
 from grasp_rl.config.renamed import current_key
 from grasp_rl.config.schema import PromptConfig, RunConfig
 from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, to_config
 from grasp_rl.launch.process import Job, folder_of
 from grasp_rl.launch.sweeper import is_search, split_points, swept
+from grasp_rl.launch.untrusted import CONF, check_plugin, demand_said
 from grasp_rl.launch.usage import HELP
-from grasp_rl.runs import received, started
+from grasp_rl.runs import started
 from grasp_rl.runs.asked import adopt
 from grasp_rl.runs.environment import refuse_secrets
 from grasp_rl.runs.run_dir import config_hash
 from grasp_rl.utils.files import Record
 
 CONFIG_NAME = "config"
-_CONF = Path(str(importlib.import_module("grasp_rl.conf").__file__)).parent
 _QUIET = {"version": 1, "root": {"level": "ERROR"}, "disable_existing_loggers": True}
 _UNNAMED = ("command", "experiment", "debug", "hparams_search", "launcher", "sweep.trial", "trusted_modules")
 """Keys that never name a job's folder."""
@@ -326,7 +323,7 @@ def resolve(config: DictConfig, run_dir: Path, trusted: tuple[str, ...], said: S
         raw: dict[str, Any] = OmegaConf.to_container(_without_hydra(config), resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         refuse_secrets(raw)
         named = _named(HydraConfig.get(), raw)
-        _demand_said(HydraConfig.get(), raw, said)
+        demand_said(HydraConfig.get(), raw, said)
         if raw["command"] in ("rescore", "diagnose") and raw["predictions"] is not None:
             raw = _as_in_run(raw, named)
         adopted, told = adopt(raw, named)
@@ -342,54 +339,6 @@ def resolve(config: DictConfig, run_dir: Path, trusted: tuple[str, ...], said: S
 def keys_of(overrides: Sequence[str]) -> tuple[str, ...]:
     """The keys and groups that a command line gives."""
     return tuple(override.key_or_group for override in parse_overrides(overrides))
-
-
-def _demand_said(hydra: Any, raw: Record, said: Sequence[str]) -> None:
-    """See that no file of a search path decides about this machine: the command line has to say that again.
-
-    Raises:
-        ConfigError: naming the keys and the words that allow them.
-    """
-    places = [str(place) for place in hydra.searchpath]
-    if not places:
-        return
-    config = {name: _unlike_packaged(name, raw.get(name), hydra.runtime.choices.get(name)) for name in raw}
-    folders = [Path(place.removeprefix("file://")) for place in places if place.startswith("file://")]
-    said = [key for key in said if "." in key]  # the name of an option says nothing about what its file decides
-    received.demand_said_again(config, said, f"hydra.searchpath=[{','.join(places)}]", folders)
-    chosen = ConfigStore.instance().load(f"hydra/launcher/{hydra.runtime.choices['hydra/launcher']}.yaml").node
-    usual = _flat(OmegaConf.to_container(chosen, resolve=False), "hydra.launcher")
-    resolved = _flat(OmegaConf.to_container(hydra.launcher, resolve=True), "hydra.launcher")
-    for key, value in _flat(OmegaConf.to_container(hydra.launcher, resolve=False), "hydra.launcher").items():
-        plain = isinstance(resolved[key], int | float | None) or (
-            key.rpartition(".")[2] in _PLAIN_LAUNCHER and re.fullmatch(r"[\w.:,+@%=-]*", str(resolved[key]))
-        )
-        named = any(key == name or key.startswith(f"{name}.") for name in said)
-        if value != usual.get(key) and not plain and not named:
-            raise ConfigError(
-                f"{key}: a file of hydra.searchpath decides about this machine; to allow it, say it again: "
-                f"{quoted_override(key, str(resolved[key]))}"
-            )
-
-
-_PLAIN_LAUNCHER = ("_target_", "name", "partition", "qos", "account", "constraint", "gres", "comment", "backend")
-"""Values of a launcher that are words, not paths, lines of a script or addresses."""
-
-
-def _unlike_packaged(group: str, node: Any, choice: str | None) -> Any:
-    """``node`` without the values that the packaged option of that name has, too."""
-    option = _CONF / group / f"{choice}.yaml"
-    if not isinstance(node, dict) or not option.is_file():
-        return node
-    usual: Any = OmegaConf.to_container(OmegaConf.create(yaml.safe_load(option.read_text())), resolve=False)
-    return {key: value for key, value in node.items() if key not in usual or usual[key] != value}
-
-
-def _flat(node: Any, key: str) -> Record:
-    """The values in nested mappings by dotted key; lists are values."""
-    if not isinstance(node, dict):
-        return {key: node}
-    return {name: value for part, below in node.items() for name, value in _flat(below, f"{key}.{part}").items()}
 
 
 _RUNS_OWN = ("data", "prompt", "parsing", "reward", "policy", "segmenter", "inference")
@@ -436,7 +385,7 @@ def _named(hydra: Any, raw: Record) -> list[str]:
     keys = [re.split(r"[=@]", word.lstrip("+~"), maxsplit=1)[0] for word in hydra.overrides.task]
     plain = asdict(PromptConfig()) | {"template": raw["prompt"]["template"]}
     keys += ["prompt"] if raw["prompt"] != plain else []
-    option = _CONF / "policy" / f"{hydra.runtime.choices.get('policy')}.yaml"
+    option = CONF / "policy" / f"{hydra.runtime.choices.get('policy')}.yaml"
     policy = raw.get("policy") or {}
     if option.is_file():
         own = OmegaConf.merge(*(OmegaConf.load(path) for path in (option.with_name("_base.yaml"), option)))
@@ -465,35 +414,8 @@ def _compose(engine: Hydra, overrides: list[str], mode: RunMode) -> DictConfig:
         if config.hydra[key] != _QUIET:
             raise ConfigError(f"hydra/{key}: must be disabled; the run's log is log.txt in its folder")
     for key, kind in (("launcher", Launcher), ("sweeper", Sweeper)):
-        _check_plugin(f"hydra.{key}", OmegaConf.to_container(config.hydra[key], resolve=True), kind)
+        check_plugin(f"hydra.{key}", OmegaConf.to_container(config.hydra[key], resolve=True), kind)
     return config
-
-
-def _check_plugin(key: str, node: Any, kind: type[Plugin]) -> None:
-    """Demand that what Hydra is to instantiate is one of its installed plugins, and plain values below it.
-
-    Raises:
-        ConfigError: it is something else, or has keys that Hydra obeys.
-    """
-    known = {f"{plugin.__module__}.{plugin.__name__}" for plugin in Plugins.instance().discover(kind)}
-    target = node.get("_target_") if isinstance(node, dict) else None
-    if target not in known:
-        raise ConfigError(
-            f"{key}._target_={target!r}: must be an installed plugin of Hydra: {', '.join(sorted(known))}"
-        )
-    _refuse_obeyed({name: value for name, value in node.items() if name != "_target_"}, key)
-
-
-def _refuse_obeyed(node: Any, key: str) -> None:
-    """Refuse ``_target_``, ``_args_``, ``_partial_`` and the like anywhere in ``node``."""
-    if isinstance(node, dict):
-        for name, value in node.items():
-            if str(name).startswith("_"):
-                raise ConfigError(f"{key}.{name}: not allowed; a launcher or sweeper has plain values")
-            _refuse_obeyed(value, f"{key}.{name}")
-    elif isinstance(node, list):
-        for place, value in enumerate(node):
-            _refuse_obeyed(value, f"{key}[{place}]")
 
 
 def _planned(

@@ -12,48 +12,38 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hydra._internal.hydra import Hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
+from omegaconf import OmegaConf
 
 from grasp_rl.config import messages
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.modules import admit
-from grasp_rl.config.schema import RunConfig, SearchConfig
+from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import check_components, to_config
 from grasp_rl.launch import compose, process, sweeper
+from grasp_rl.launch.ended import numbers, summary, took, where_next
+from grasp_rl.launch.job import run_job
 from grasp_rl.launch.paths import check_paths
 from grasp_rl.launch.process import Job, StopFile
 from grasp_rl.runs import data_record, received
 from grasp_rl.runs.asked import FILE
-from grasp_rl.runs.progress import ProgressWatcher, duration
+from grasp_rl.runs.progress import ProgressWatcher
 from grasp_rl.runs.run_dir import (
     CONFIG,
-    ERROR,
-    METRICS,
-    PROGRESS,
     STATUS,
     launcher_lock,
-    mark_ended,
     run_lock,
-    seconds_between,
     stages_in,
     state_of,
 )
-from grasp_rl.runs.study import STUDY, open_study
-from grasp_rl.utils.console import PlainConsole, PlainTable
-from grasp_rl.utils.files import Record, read_json, to_json, write_json
+from grasp_rl.utils.console import PlainConsole
+from grasp_rl.utils.files import Record, to_json
 
 _PLACES = ("nproc", "nnodes", "node_rank", "rendezvous", "hostfile", "timeout_s")
 _RESUMABLE = (
@@ -239,11 +229,11 @@ def _start(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *, 
     with stop.listening(), ProgressWatcher(command_line.console, lambda: _with_stages([wanted.run_dir])):
         code = process.run_worker(wanted, stop)
     ended = process.outcome(wanted.run_dir)
-    command_line.console.print(f"{ended['state']} after {_took(ended)}")
+    command_line.console.print(f"{ended['state']} after {took(ended)}")
     if code == 0:
-        for table in _numbers(ended["result"] or {}):
+        for table in numbers(ended["result"] or {}):
             command_line.console.print(table)
-        for line in _where_next(wanted.run_dir):
+        for line in where_next(wanted.run_dir):
             command_line.console.print(line)
     if ended["state"] == "failed":
         sys.stderr.write(process.failure(wanted.run_dir) + "\n")
@@ -333,163 +323,22 @@ def _drive(
     said = compose.keys_of(overrides)
     task = partial(run_job, trusted=trusted, said=said, command=command_line.argv, stop=stop, driver=os.getpid())
     with stop.listening(), ProgressWatcher(command_line.console, lambda: _with_stages(folders())):
-        failures = sweeper.multirun(engine, compose.CONFIG_NAME, task, [*overrides, *fixed, "hydra.mode=MULTIRUN"])
+        search = sweeper.multirun(engine, compose.CONFIG_NAME, task, [*overrides, *fixed, "hydra.mode=MULTIRUN"])
         stopped = bool(stop.signals())
     outcomes = [process.outcome(run_dir) for run_dir in folders()]
-    command_line.console.print(_summary(outcomes))
+    command_line.console.print(summary(outcomes))
     for ended in outcomes:
         if ended["error"]:
             command_line.console.print(f"{Path(ended['run_dir']).name}: {ended['error']['message']}")
-    for failure in failures:
-        command_line.console.print(failure)
-    if (folder / STUDY).is_file():
-        command_line.console.print(_found(folder))
+    for sentence in search.told() if search else ():
+        command_line.console.print(sentence)
     if command_line.report:
         _report(folder)
     if command_line.as_json:
         _print_json({"sweep_dir": str(folder), "jobs": outcomes})
     if stopped:
         return _INTERRUPTED
-    return 0 if not failures and all(ended["state"] == "done" for ended in outcomes) else 1
-
-
-def _found(folder: Path) -> str:
-    """What a search has found so far."""
-    study = open_study(folder / STUDY, SearchConfig())
-    ended = [
-        trial
-        for trial in study.get_trials(deepcopy=False)
-        if trial.value is not None and trial.state.name == "COMPLETE"
-    ]
-    if not ended:
-        return "no trial has ended with an objective"
-    best = study.best_trial
-    words = " ".join(f"{key}={value}" for key, value in best.params.items())
-    return f"best of {len(ended)} trials: {words} (trial {best.number}, {best.value:.4f})"
-
-
-def run_job(
-    config: DictConfig,
-    *,
-    trusted: tuple[str, ...],
-    said: tuple[str, ...],
-    command: tuple[str, ...],
-    stop: StopFile,
-    driver: int,
-) -> tuple[str, float | None]:
-    """One job of a sweep, in whichever process Hydra's launcher runs it: how it ended, and its objective for a search.
-
-    Its failure stays in its own folder.
-    """
-    if os.getpid() != driver:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver hears it and writes it down
-        admit(trusted)
-    if stop.ended():
-        return "stopped", None
-    hydra = HydraConfig.get()
-    run_dir = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
-    try:
-        wanted = compose.resolve(config, run_dir, trusted, said)
-        if (known := process.folder_of(wanted)) != run_dir:
-            with contextlib.suppress(OSError):  # Hydra has made an empty folder of the new name
-                run_dir.rmdir()
-            wanted, run_dir = compose.moved(wanted, known), known
-        with launcher_lock(run_dir):
-            claim = process.claim(wanted, again=True)
-            if claim != "done":
-                process.prepare(wanted, command, hydra.overrides.task, resume=claim == "resume")
-                process.run_worker(wanted, stop)
-                if process.outcome(run_dir)["state"] == "failed":
-                    sys.stderr.write(f"{run_dir.name} failed: {process.failure(run_dir)}\n")
-    except (ConfigError, OSError) as error:
-        write_json(run_dir / ERROR, {"type": type(error).__name__, "message": messages.of_system(error)})
-        mark_ended(run_dir, "failed", 2 if isinstance(error, ConfigError) else 1)
-        sys.stderr.write(f"{run_dir.name} failed: {messages.of_system(error)}\n")
-    if process.outcome(run_dir)["state"] == "failed" and config.sweep.on_error == "stop":
-        stop.halt()
-    return _objective(run_dir, config)
-
-
-def _objective(run_dir: Path, config: DictConfig) -> tuple[str, float | None]:
-    """State of a job, and the highest validation value of what a search is for."""
-    ended, search = process.outcome(run_dir), config.sweep.search
-    if config.sweep.trial is None or not (run_dir / METRICS).is_file():
-        return ended["state"], None
-    with (run_dir / METRICS).open(encoding="utf-8") as file:
-        values = [row[key] for row in map(json.loads, file) if (key := f"val/{search.metric}") in row]
-    state = "pruned" if (ended["result"] or {}).get("pruned_at") else ended["state"]
-    return state, max(values, default=None)
-
-
-def _summary(outcomes: Sequence[Record]) -> Table:
-    """The closing table of a sweep."""
-    table = PlainTable(box=None, pad_edge=False)
-    for heading in ("job", "state", "took", "reward", "val gIoU", "test before", "after"):
-        table.add_column(heading, overflow="fold")
-    for ended in outcomes:
-        run_dir = Path(ended["run_dir"])
-        last = read_json(run_dir / PROGRESS) or {}
-        numbers = ["-" if last.get(k) is None else f"{last[k]:.3f}" for k in ("reward", "giou", "before", "after")]
-        table.add_row(run_dir.name, ended["state"], _took(ended), *numbers)
-    counted = Counter(ended["state"] for ended in outcomes)
-    parts = [f"{counted['done']} of {len(outcomes)} done"]
-    parts += [f"{count} {state}" for state, count in sorted(counted.items()) if state != "done"]
-    table.caption, table.caption_justify = ", ".join(parts), "left"
-    return table
-
-
-def _numbers(result: Record) -> list[Table]:
-    """The numbers of a result, one row a metric; a column for each part that has metrics of its own.
-
-    Side by side, before and after training or by prompt scheme, the few that matter most; of an evaluation all. Of one
-    under several protocols the numbers of the others are a table of their own, one row a protocol.
-    """
-    parts = {name: part for name, part in result.items() if isinstance(part, dict)} or {"": result}
-    table = PlainTable("", *parts, box=None, pad_edge=False)
-    protocols: dict[str, dict[str, Any]] = {}
-    metrics = dict.fromkeys(key for part in parts.values() for key in part)
-    if len(parts) > 1:
-        metrics = {key: None for key in _FIRST if key in metrics} or metrics
-    for metric in metrics:
-        values = [part.get(metric) for part in parts.values()]
-        name, _, within = metric.partition("/")
-        if any(f"{name}/scored" in part for part in parts.values()):
-            protocols.setdefault(name, {})[within] = values[0]
-        elif any(isinstance(value, int | float) for value in values):
-            table.add_row(metric, *map(_number, values))
-    if not protocols:
-        return [table]
-    shown = [key for key in _SIDE_BY_SIDE if any(key in row for row in protocols.values())]
-    beside = PlainTable("protocol", *shown, box=None, pad_edge=False)
-    own = next(iter(parts.values()))
-    for name, row in {str(result.get("protocol", "")): own, **protocols}.items():
-        beside.add_row(name, *(_number(row.get(key)) for key in shown))
-    return [table, beside]
-
-
-_FIRST = ("giou", "ciou", "no_target_accuracy", "reward", "parsed")
-"""Metrics that are compared on the terminal when a training run ends; all are in result.json and in the report."""
-_SIDE_BY_SIDE = ("giou", "ciou", "pr@0.5", "acc@0.5", "ap", "scored")
-"""Metrics of the protocols that stand in one table; the others are in metrics.json."""
-
-
-def _where_next(run_dir: Path) -> list[str]:
-    """Where a run's images are, and the command that shows it whole; nothing of a run that was not scored."""
-    overlays = sorted(run_dir.glob("eval*/overlays"))
-    if not overlays:
-        return []
-    return [
-        f"images: {overlays[0] if len(overlays) == 1 else run_dir / 'eval_after' / 'overlays'}",
-        f"next: grasp-rl report {run_dir}",
-    ]
-
-
-def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else "-"
-
-
-def _took(ended: Record) -> str:
-    return duration(seconds_between(ended["started"], ended["ended"]))
+    return 0 if not (search and search.failures) and all(ended["state"] == "done" for ended in outcomes) else 1
 
 
 def _report(folder: Path) -> None:

@@ -70,11 +70,21 @@ class Search:
                 state, value = job.return_value
                 if state == "stopped":
                     return
-                failed = 0 if self._told(study, trial, state, value) else failed + 1
+                failed = 0 if self._tell(study, trial, state, value) else failed + 1
             if failed >= MAX_FAILED:
                 return
 
-    def _told(self, study: Any, trial: Any, state: str, value: float | None) -> bool:
+    def told(self) -> list[str]:
+        """What is to be said at the end: the trials that gave no objective, and the best one so far."""
+        study, complete = open_study(self.folder / STUDY, self.settings), load_optuna().trial.TrialState.COMPLETE
+        count = len(study.get_trials(deepcopy=False, states=(complete,)))
+        if not count:
+            return [*self.failures, "no trial has ended with an objective"]
+        words = " ".join(f"{key}={value}" for key, value in study.best_params.items())
+        best = f"trial {study.best_trial.number}, {study.best_value:.4f}"
+        return [*self.failures, f"best of {count} trials: {words} ({best})"]
+
+    def _tell(self, study: Any, trial: Any, state: str, value: float | None) -> bool:
         """Tell the study how a trial ended; whether it says anything about the space."""
         states = load_optuna().trial.TrialState
         if state == "pruned":

@@ -22,15 +22,15 @@ from grasp_rl.config.messages import quoted
 from grasp_rl.launch.search import SEARCH, Search
 
 
-def multirun(engine: Hydra, config_name: str, task: Callable[[DictConfig], Any], overrides: list[str]) -> list[str]:
+def multirun(engine: Hydra, config_name: str, task: Callable[[DictConfig], Any], overrides: list[str]) -> Search | None:
     """``engine.multirun``, which knows of ``sweep.zip`` and ``sweep.search``.
 
-    Returns what went wrong with trials of a search.
+    Returns the search that was run, if it was one.
     """
     config = engine.compose_config(config_name, overrides, RunMode.MULTIRUN, with_log_configuration=True)
     if not config.sweep.zip and not is_search(config):
         engine.multirun(config_name, task, overrides)
-        return []
+        return None
     context = HydraContext(config_loader=engine.config_loader, callbacks=Callbacks(config))
     sweeper: Any = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=task, config=config)
     if is_search(config):
@@ -39,11 +39,11 @@ def multirun(engine: Hydra, config_name: str, task: Callable[[DictConfig], Any],
             sweeper.launcher, Path(config.hydra.sweep.dir), settings, int(config.hydra.launcher.get("n_jobs") or 1)
         )
         search.run(swept(engine, config))
-        return search.failures
+        return search
     # Hydra's own sweeper, with these points in place of its product
     sweeper.split_arguments = lambda overrides, _: [split_points(overrides, config.sweep.zip)]
     sweeper.sweep(list(config.hydra.overrides.task))
-    return []
+    return None
 
 
 def is_search(config: DictConfig) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from grasp_rl.runs.environment import overrides_of
 from grasp_rl.utils.files import Record
 
 if TYPE_CHECKING:
@@ -34,13 +35,6 @@ class Configuration:
     """The axes as ``key=value, ...``."""
     runs: tuple[StudiedRun, ...]
     notes: tuple[str, ...] = ()
-
-
-def overrides_of(environment: Mapping[str, Any]) -> dict[str, str]:
-    """Command-line overrides by key; Hydra's own are none of the run's."""
-    overrides = environment.get("overrides")
-    pairs = [str(word).lstrip("+~").partition("=") for word in overrides] if isinstance(overrides, list) else []
-    return {key: value for key, _, value in pairs if not key.startswith("hydra")}
 
 
 def labelled(runs: Sequence[StudiedRun]) -> list[StudiedRun]:

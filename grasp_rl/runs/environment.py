@@ -125,3 +125,10 @@ def environment(command: Sequence[str]) -> Record:
         "packages": {_PACKAGE: version_of(_PACKAGE)} | {n: v for n in names if (v := version_of(n)) is not None},
         "git": {"package": git(Path(__file__).parent), "working_directory": git(Path.cwd())},
     }
+
+
+def overrides_of(environment: Mapping[str, Any]) -> dict[str, str]:
+    """The command-line overrides in an environment.json, by key; Hydra's own are none of the run's."""
+    overrides = environment.get("overrides")
+    pairs = [str(word).lstrip("+~").partition("=") for word in overrides] if isinstance(overrides, list) else []
+    return {key: value for key, _, value in pairs if not key.startswith("hydra")}

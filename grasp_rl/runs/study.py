@@ -72,7 +72,7 @@ class TrialReport:
         known = self.study.get_trials(deepcopy=False)
         if number >= len(known):
             raise ConfigError(f"sweep.trial={number}: {path} has {len(known)} trials")
-        self.metric, self.pruned_at = settings.metric, None
+        self.metric = settings.metric
         self._trial = optuna.trial.Trial(self.study, known[number]._trial_id)
 
     def validated(self, step: int, value: float) -> bool:

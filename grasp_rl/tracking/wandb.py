@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.runs.environment import overrides_of
 from grasp_rl.runs.run_dir import ENVIRONMENT
 from grasp_rl.tracking.dashboard import STEP
 from grasp_rl.tracking.mirror import Mirror
@@ -94,8 +95,9 @@ class WandbTracker(Mirror):
         self._wandb = importlib.import_module("wandb")
         about = read_json(run_dir / ENVIRONMENT) or {}
         kept = {key: about[key] for key in ("command", "overrides", "packages", "python", "git") if key in about}
-        pairs = [str(word).lstrip("+~").partition("=") for word in about.get("overrides") or ()]
-        axes = {key.replace(".", "/"): value for key, _, value in pairs}  # see tracking.dashboard.config_key
+        axes = {
+            key.replace(".", "/"): value for key, value in overrides_of(about).items()
+        }  # tracking.dashboard.config_key
         described = to_json(config) | {"environment": to_json(kept), "overrides": axes}
         try:
             self._run = self._begin(run_dir, described, self.mode, resume)

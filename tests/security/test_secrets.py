@@ -25,8 +25,21 @@ def test_what_looks_like_a_secret_is_refused_by_its_key(value: str) -> None:
 
 
 def test_what_does_not_is_not() -> None:
-    refuse_secrets({"policy": {"path": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "0" * 40}, "url": "http://host:1"})
-    refuse_secrets({"name": "sk-learn", "seed": 1, "x": [None, 1.5, "the tokens"]})
+    policy = {"path": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "0" * 40}
+    nodes = (
+        {"policy": policy, "url": "http://host:1"},
+        {"name": "sk-learn", "seed": 1, "x": [None, 1.5, "the tokens"]},
+    )
+    assert [node for node in nodes if _refused(node)] == []
+    assert _refused({"name": TOKEN})  # the same question, of something that is one
+
+
+def _refused(node: dict[str, object]) -> bool:
+    try:
+        refuse_secrets(node)
+    except ConfigError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("sweep", [False, True], ids=["run", "sweep"])
