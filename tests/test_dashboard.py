@@ -122,14 +122,14 @@ def test_every_point_of_a_sweep_file_is_a_job_of_the_grid(grid: str, tmp_path: P
         )[1]
     assert wandb_sweep.main([grid, *words, "--out", str(tmp_path)]) == 0
     written = [yaml.safe_load(path.read_text()) for path in sorted(tmp_path.glob("*.yaml"))]
-    found = []
+    lines = []
     for sweep_file in written:
         keys = list(sweep_file["parameters"])
         for values in itertools.product(*(sweep_file["parameters"][key]["values"] for key in keys)):
             arguments = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]  # ${args_no_hyphens}
-            line = shlex.split(shlex.join([*sweep_file["command"][2:-1], *arguments]))
-            with compose.hydra("train") as engine:
-                found.append(compose.single(engine, ["command=train", *line], ()).config)
+            lines.append(shlex.split(shlex.join([*sweep_file["command"][2:-1], *arguments])))
+    with compose.hydra("train") as engine:
+        found = [compose.single(engine, ["command=train", *line], ()).config for line in lines]
     assert len(found) == len(jobs)
     for config in found:
         assert config["tracker"]["_target_"].endswith("WandbTracker")
