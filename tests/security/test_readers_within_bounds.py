@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+from grasp_rl.cli.predict_tasks import questions_of
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.targets import instantiate, load_config
 from grasp_rl.distributed.local import load_plain
+from grasp_rl.evaluation.foreign_rows import read_answers
 from grasp_rl.evaluation.predictions import read_predictions
 from grasp_rl.reporting.load import number
 from grasp_rl.reporting.render import write_report
@@ -195,3 +197,12 @@ def test_predictions_name_the_line_and_the_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="line 2: tokens='-1' cannot be"):
         read_predictions(tmp_path / "p.jsonl")
     assert read_rows(OLD / "metrics.jsonl")
+
+
+def test_a_pipe_in_place_of_questions_or_answers_is_refused_before_it_blocks(tmp_path: Path) -> None:
+    pipe = tmp_path / "questions.txt"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match=r"--queries .*questions\.txt: not a regular file; name a file"):
+        questions_of(pipe)
+    with pytest.raises(ConfigError, match=r"no answers there \(not a regular file\)"):
+        read_answers(pipe)
