@@ -113,7 +113,8 @@ def _run(path: Path, trusted: Sequence[str], *, resume: bool, checked: bool, is_
         result = _dispatch(config, check_trusted(trusted))
     except (ConfigError, OSError) as error:
         code = 2 if isinstance(error, ConfigError) else 1
-        log.error("%s", error, exc_info=code == 1)
+        of_the_folder = isinstance(error, IsADirectoryError | NotADirectoryError)  # its line says all there is
+        log.error("%s", error, exc_info=code == 1 and not of_the_folder)
         if is_main:
             write_json(run_dir / ERROR, {"type": type(error).__name__, "message": of_system(error)})
             mark_ended(run_dir, "failed", code)
