@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,23 @@ def test_layers_are_read_back(tmp_path: Path, kind: str, place: str) -> None:
     assert bool(said) == (kind == "shp")
     beside = {"shp": {".shp", ".shx", ".dbf", ".prj", ".cpg"}}.get(kind, {VECTORS[kind]})
     assert {file.suffix for file in tmp_path.iterdir()} == beside | {".qml"}
+
+
+@pytest.mark.skipif(shutil.which("ogrinfo") is None, reason="GDAL's ogrinfo is not installed: apt-get install gdal-bin")
+@pytest.mark.parametrize("kind", sorted(set(VECTORS) - {"parquet"}))  # Debian's GDAL is built without GeoParquet
+@pytest.mark.parametrize("count", [0, 2])
+def test_layers_open_in_the_reader_of_qgis(tmp_path: Path, kind: str, count: int) -> None:
+    """OGR as Debian ships it, which is what its QGIS reads with."""
+    table, _ = _table("28992", count=count)
+    path = tmp_path / f"found{VECTORS[kind]}"
+    write_layer(table, path, kind, ["q"])
+    read = subprocess.run(["ogrinfo", "-ro", "-al", str(path)], capture_output=True, text=True, check=True)
+    assert "ERROR" not in read.stderr
+    assert f"Feature Count: {count}" in read.stdout
+    assert read.stdout.count("OGRFeature(") == count
+    if count or kind != "geojson":  # an empty GeoJSON has no place for its columns
+        assert "score: Real" in read.stdout
+    assert ("WGS 84" if kind == "geojson" else "Amersfoort / RD New") in read.stdout.replace("_", " ")
 
 
 @pytest.mark.parametrize("kind", sorted(VECTORS))
