@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.utils.files import Unreadable, read_json, read_whole
+from grasp_rl.utils.files import Unreadable, read_json, read_text_whole
 
 ENDINGS = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Of the files that are taken from a folder; a file that is named is read whatever it is called."""
@@ -81,7 +81,7 @@ def images_of(path: Path, out: Path) -> list[Path]:
 def questions_of(path: Path) -> tuple[list[str], list[tuple[Path, str]]]:
     """The questions of a file, and those that go with an image of their own."""
     try:
-        text = read_whole(path).decode("utf-8-sig")
+        text = read_text_whole(path)
     except FileNotFoundError:
         raise ConfigError(f"--queries {path}: no such file") from None
     except Unreadable as error:

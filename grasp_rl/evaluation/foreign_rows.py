@@ -15,7 +15,7 @@ from typing import Any
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.annotations import problem_of
 from grasp_rl.types import Box
-from grasp_rl.utils.files import Record, read_whole
+from grasp_rl.utils.files import Record, read_text_whole
 
 KEYS = ("rle", "mask", "boxes", "text", "status")
 STATUSES = ("ok", "unreadable")
@@ -62,7 +62,7 @@ def read_answers(path: Path) -> Answers:
         ConfigError: the file cannot be read, a row cannot be used, an id stands twice, or boxes are not corners.
     """
     try:
-        text = read_whole(path).decode("utf-8-sig")
+        text = read_text_whole(path)
         results = json.loads(text) if text.lstrip()[:1] == "[" else None
         lines = [] if results is not None else text.split("\n")
         parsed = [(number, json.loads(line)) for number, line in enumerate(lines, 1) if line.strip()]

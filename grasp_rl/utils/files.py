@@ -13,7 +13,7 @@ import re
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from io import BufferedReader
+from io import BufferedReader, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,17 @@ def read_whole(path: Path) -> bytes:
     """
     with open_regular(path) as file:
         return file.read()
+
+
+def read_text_whole(path: Path) -> str:
+    """The text of a regular UTF-8 file of whatever size, without its byte order mark; every line ends in a line feed.
+
+    Raises:
+        Unreadable: it is no regular file.
+        OSError: it is not there, or cannot be read.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    return StringIO(read_whole(path).decode("utf-8-sig"), newline=None).read()
 
 
 def open_regular(path: Path) -> BufferedReader:

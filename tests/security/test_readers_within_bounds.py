@@ -206,3 +206,12 @@ def test_a_pipe_in_place_of_questions_or_answers_is_refused_before_it_blocks(tmp
         questions_of(pipe)
     with pytest.raises(ConfigError, match=r"no answers there \(not a regular file\)"):
         read_answers(pipe)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_answers_and_questions_are_the_same_whatever_ends_their_lines(tmp_path: Path, end: str) -> None:
+    answers, questions = tmp_path / "answers.jsonl", tmp_path / "questions.txt"
+    answers.write_bytes(end.join(['{"id": "a", "boxes": [[0, 0, 3, 3]]}', '{"id": "b", "text": "x"}', ""]).encode())
+    questions.write_bytes(end.join(["Where is water?", "", "Where is a road?"]).encode())
+    assert [given.place for given in read_answers(answers).rows.values()] == [f"{answers}:1", f"{answers}:2"]
+    assert questions_of(questions)[0] == ["Where is water?", "Where is a road?"]
