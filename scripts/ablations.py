@@ -33,7 +33,8 @@ from grasp_rl.launch.process import Job, StopFile
 from grasp_rl.reporting.axes import configurations
 from grasp_rl.reporting.cells import Cell, by_test_set, draws_of
 from grasp_rl.reporting.load import StudiedRun, read_study
-from grasp_rl.runs.run_dir import CONFIG, RESULT, STATUS, launcher_lock
+from grasp_rl.runs.run_dir import CONFIG, METRICS, RESULT, STATUS, launcher_lock
+from grasp_rl.tracking.metrics_log import read_rows
 from grasp_rl.utils.files import read_json, write_text
 
 GRIDS = (
@@ -42,6 +43,7 @@ GRIDS = (
 )  # fmt: skip
 COLUMNS = {"giou": "gIoU", "box_iou": "box IoU", "no_target_accuracy": "no-target accuracy"}
 SPLITS = ("test", "test_ood")
+SMOOTH = 9
 NEAR = 0.02
 """gIoU: a difference whose interval lies within this of 0 is too small to be what a paper claims."""
 
@@ -271,6 +273,33 @@ def plot(grids: dict[str, list[Point]], out: Path) -> None:
     plt.close(figure)
 
 
+def curves(grids: dict[str, list[Point]], out: Path) -> None:
+    """One panel a grid: reward of every step's completions, smoothed; the mean of the seeds and their range."""
+    rows = -(-len(grids) // 3)
+    figure, axes = plt.subplots(rows, 3, figsize=(15, 2.9 * rows), constrained_layout=True, squeeze=False)
+    for axis in axes.ravel()[len(grids) :]:
+        axis.set_visible(False)
+    for axis, (grid, found) in zip(axes.ravel(), grids.items(), strict=False):
+        for point in found:
+            runs = [[row["reward"] for row in read_rows(run / METRICS) if "reward" in row] for run in point.runs]
+            runs = [run for run in runs if len(run) >= SMOOTH]
+            if not runs:
+                continue
+            length = min(map(len, runs))
+            smooth = np.array([np.convolve(run[:length], np.ones(SMOOTH) / SMOOTH, "valid") for run in runs])
+            steps = np.arange(smooth.shape[1]) + SMOOTH
+            (line,) = axis.plot(steps, smooth.mean(0), label=short(point.label))
+            axis.fill_between(steps, smooth.min(0), smooth.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
+        axis.set_title(f"tiny/{grid}", fontsize=10)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=6)
+    figure.supxlabel(
+        f"optimizer step; reward, mean of the last {SMOOTH} steps, each reward on its own scale", fontsize=9
+    )
+    figure.savefig(out / "curves.png", dpi=90)
+    plt.close(figure)
+
+
 def short(label: str) -> str:
     """A label without the common parts of its keys."""
     return ", ".join(word.rpartition(".")[2] if "=" in word.rpartition(".")[2] else word for word in label.split(", "))
@@ -294,6 +323,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     lines = [*claims(grids, out), *(line for grid, found in grids.items() for line in table(grid, found, out))]
     write_text(out / "tables.md", "\n".join(lines) + "\n")
     plot(grids, out)
+    curves(grids, out)
     sys.stdout.write(f"{out / 'tables.md'}\n")
 
 

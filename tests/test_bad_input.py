@@ -396,5 +396,5 @@ def test_boxes_alone_are_enough(tmp_path: Path) -> None:
     assert "giou" not in result["after"]
     assert 0 < result["after"]["box_iou"] < 1
     rows = _rows(tmp_path / "r" / METRICS)
-    assert [row["step"] for row in rows if "val/reward" in row] == [2, 3]
+    assert [row["step"] for row in rows if "val/reward" in row] == [0, 2, 3]
     assert all(row["reward_std"] > 0 for row in rows if "reward" in row)

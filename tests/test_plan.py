@@ -393,8 +393,8 @@ def test_validations_are_those_that_are_made() -> None:
 
     never = hours("evaluation.every=0")
     twice, thrice = (hours("evaluation.every=50", f"algorithm.steps={steps}") for steps in (100, 101))
-    assert thrice / never == pytest.approx(302 / 2)
-    assert twice / never == pytest.approx(202 / 2)
+    assert thrice / never == pytest.approx(402 / 2)  # before the first step, too
+    assert twice / never == pytest.approx(302 / 2)
 
 
 # --- the command

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,7 +23,7 @@ import pytest
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.image_io import write_image
 from grasp_rl.interfaces import Tracker
-from grasp_rl.runs.run_dir import ENVIRONMENT
+from grasp_rl.runs.run_dir import ENVIRONMENT, STATUS
 from grasp_rl.tracking.metrics_log import MetricsLog, read_rows
 from grasp_rl.tracking.mirror import Mirror
 from grasp_rl.tracking.null import NullTracker
@@ -263,9 +265,16 @@ def test_a_wandb_that_is_not_installed(
 def test_a_resumed_run_keeps_its_id(tmp_path: Path) -> None:
     from grasp_rl.tracking.wandb import _run_id
 
-    first = _run_id(tmp_path, False)
-    assert _run_id(tmp_path, True) == first
-    assert _run_id(tmp_path, False) != first
+    write_json(tmp_path / STATUS, {"config_hash": "c0ffee", "started": "2026-11-26T10:00:00+00:00", "pid": 7})
+    first = _run_id(tmp_path, False, "online")
+    assert _run_id(tmp_path, False, "online") == first == (tmp_path / "wandb_id.txt").read_text().strip()
+    assert _run_id(tmp_path, False, "offline") != first  # sent later, it must not meet what the server has
+    _run_id(tmp_path, False, "online")
+    write_json(tmp_path / STATUS, {"config_hash": "c0ffee", "started": "2026-11-26T11:00:00+00:00", "pid": 7})
+    assert _run_id(tmp_path, True, "online") == first  # resumed
+    assert _run_id(tmp_path, False, "online") != first  # begun anew
+    (tmp_path / "wandb_id.txt").write_text("../../somebody else's\n")
+    assert re.fullmatch("[0-9a-f]{12}", _run_id(tmp_path, True, "online"))
 
 
 def test_disabled_and_unknown_modes(tmp_path: Path) -> None:
@@ -290,6 +299,7 @@ tracker.start(run, {"command": "train", "seed": 3}, resume=False)
 for step in range(1, 21):
     tracker.log({"reward": step / 20, "kl": float("nan")}, step)
 tracker.images("test_before", overlays, 0)
+tracker.artifact("evaluation", [overlays[0].parents[1] / "predictions.jsonl"], {"step": 0, "giou": float("nan")})
 tracker._finish_s = 60
 tracker.finish(0)
 assert not tracker._quiet and not tracker.dropped
@@ -320,6 +330,11 @@ def test_offline_for_real_stays_in_the_run_folder_and_tells_no_secret(tmp_path: 
     written = [path for path in run.rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" and path.stat().st_size > 1000 for path in written)
     assert any("completions" in path.name and path.suffix == ".json" for path in written)
+    staged = (evaluation / "predictions.jsonl").read_bytes()
+    assert any(path.read_bytes() == staged for path in written)
+    (recorded,) = (path.read_bytes() for path in written if path.suffix == ".wandb")
+    assert hashlib.sha256(staged).hexdigest().encode() in recorded
+    assert b"evaluation-" + (run / "wandb_id.txt").read_bytes().strip() in recorded
     assert [path for path in home.rglob("*") if path.is_file()] == []
     for path in tmp_path.rglob("*"):
         if path.is_file():
@@ -392,6 +407,7 @@ def test_every_tracker_has_the_verbs(tmp_path: Path) -> None:
         tracker.start(tmp_path, {}, resume=False)
         tracker.log({"reward": 1.0}, 1)
         tracker.images("test", [], 1)
+        tracker.artifact("checkpoint", [], {"step": 1})
         tracker.finish(0)
 
 

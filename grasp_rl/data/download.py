@@ -5,7 +5,6 @@ A token is sent to the host that it was given for and to no other, and stands in
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import re
@@ -20,7 +19,7 @@ from typing import IO, Any
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.transfers import Moved, demand_space, nothing_told
-from grasp_rl.utils.files import read_json, write_json
+from grasp_rl.utils.files import read_json, sha256_of, write_json
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
@@ -204,8 +203,7 @@ class _Transfer:
         Raises:
             DownloadError: it is not what it must be; it is removed.
         """
-        with self.part.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(self.part)
         found = self.received
         if (size is not None and found != size) or (sha256 is not None and digest != sha256):
             self._remove()

@@ -6,7 +6,6 @@ download that broke goes on from there. Archives are unpacked where they lie; th
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -23,7 +22,7 @@ from grasp_rl.data.catalog import CATALOG, Entry
 from grasp_rl.data.download import TIMEOUT, Fetched, download, read_answer, shown
 from grasp_rl.data.transfers import Moved, copied, demand_space, held
 from grasp_rl.runs.data_record import LICENCE
-from grasp_rl.utils.files import Record, read_json, write_json
+from grasp_rl.utils.files import Record, read_json, sha256_of, write_json
 
 MANIFEST = "grasp_rl_manifest.json"
 """Source and checksums, in the prepared folder."""
@@ -225,7 +224,7 @@ def _fetch(job: _Job, address: str, name: str, sha256: str | None, size: int | N
     path = job.downloads / name
     note = path.with_name(f"{path.name}.whole.json")
     known = read_json(note) or {}
-    digest = _sha256(path) if known.get("url") == shown(address) and path.is_file() else None
+    digest = sha256_of(path) if known.get("url") == shown(address) and path.is_file() else None
     if digest is not None and digest == known.get("sha256") and sha256 in (None, digest):
         return Fetched(sha256=digest, size=path.stat().st_size, etag=known.get("etag"))
     job.tell(f"{shown(address)}: downloading")
@@ -255,7 +254,7 @@ def _from_url(job: _Job) -> Record:
 
 def _from_archive(job: _Job) -> Record:
     path = Path(job.source)
-    digest = _sha256(path)
+    digest = sha256_of(path)
     require(job.sha256 in (None, digest), f"--sha256 of {path}", digest, f"{job.sha256}; download it again")
     if not is_packed(path):
         raise ArchiveError(f"{path}: is no zip or tar file; unpack it yourself and give the folder")
@@ -329,14 +328,9 @@ def _listed(folder: Path) -> list[Path]:
 
 def _checksums(folder: Path) -> Record:
     return {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)}
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
         for path in _listed(folder)
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _verified(job: _Job) -> str:

@@ -295,6 +295,8 @@ def concluded(
         progress.update("evaluate", count, reward=metrics.get("reward"), giou=metrics.get("giou"))
         components.tracker.log({f"test/{name}": value for name, value in metrics.items()}, 0)
         components.tracker.images("test", sorted((folder / predictions.OVERLAYS).glob("*.png")), 0)
+        about = {"step": 0, "split": settings.test_split, "protocol": components.protocol.name, **metrics}
+        components.tracker.artifact("evaluation", evaluation_files(folder), about)
         components.tracker.finish(0)
         for text in getattr(components.tracker, "notes", ()):
             progress.note(text)
@@ -302,6 +304,11 @@ def concluded(
     if config.inference.changed:
         result["inference"] = config.inference.label
     return result | {"predictions": str(folder / predictions.PREDICTIONS), "metrics": metrics}
+
+
+def evaluation_files(folder: Path) -> list[Path]:
+    """What an evaluation wrote into ``folder`` beside its overlays: its scores, and a line a sample."""
+    return [path for path in (folder / predictions.METRICS, folder / predictions.PREDICTIONS) if path.is_file()]
 
 
 def check_truth(dataset: Dataset, limit: int | None) -> None:

@@ -151,7 +151,7 @@ def image_of(config: RunConfig, wanted: tuple[int, int] | None) -> tuple[int, in
 def _answers(config: RunConfig, assumed: Assumptions) -> tuple[int, int]:
     """(answers of all validations, answers of the two tests)."""
     settings, steps = config.evaluation, config.algorithm.steps
-    times = -(-steps // settings.every) if settings.every else 0
+    times = 1 + -(-steps // settings.every) if settings.every else 0  # before the first step, too
     return times * (settings.val_limit or assumed.validation), 2 * (settings.test_limit or assumed.validation)
 
 

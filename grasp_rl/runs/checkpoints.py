@@ -9,7 +9,6 @@ manifest, which says what was written and not by whom: for that it is signed (:m
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -24,7 +23,7 @@ from safetensors import SafetensorError
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.runs import origin
 from grasp_rl.runs.run_dir import CONFIG, numbered, refuse_foreign, stages_in
-from grasp_rl.utils.files import parse_json, read_json, read_text
+from grasp_rl.utils.files import Record, parse_json, read_json, read_text, sha256_of
 
 POLICY, ENGINE = "policy", "engine"
 _STATE, _BEST, _MANIFEST = "state.json", "best.json", "manifest.json"
@@ -67,7 +66,7 @@ def commit(run_dir: Path, step: int, state: dict[str, Any]) -> Path:
     (partial / _STATE).write_text(json.dumps({"step": step, **state}, indent=1) + "\n")
     files = sorted(path for path in partial.rglob("*") if path.is_file())
     manifest = {
-        str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
+        str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
     }
     (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     origin.sign(partial / _MANIFEST)
@@ -95,7 +94,7 @@ def damage(folder: Path) -> str | None:
         return f"{name} is not in the manifest" if name in result else f"{name} is missing"
     for name, (size, digest) in known.items():
         path = folder / name
-        if path.stat().st_size != size or _sha256(path) != digest:
+        if path.stat().st_size != size or sha256_of(path) != digest:
             return f"{name} is damaged"
     return None
 
@@ -183,6 +182,15 @@ def prune(run_dir: Path, keep_last: int) -> None:
         shutil.rmtree(left)
 
 
+def described(run_dir: Path, step: int) -> tuple[list[Path], Record]:
+    """Of the checkpoint of ``step``: the files that describe it, its manifest and model card, and facts about it."""
+    folder, marked = folder_of(run_dir, step), best(run_dir)
+    files = [path for path in (folder / _MANIFEST, folder / POLICY / "README.md") if path.is_file()]
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    value = marked[1] if marked and marked[0] == step else None
+    return files, {"step": step, "bytes": size, "best": value is not None, "val_reward": value}
+
+
 def retain(run_dir: Path, keep: str) -> None:
     """Remove what ``checkpoint.keep`` does not want of a run that is done.
 
@@ -231,11 +239,6 @@ def find_policy(source: Path) -> Path:
         f"init_from={str(source)!r}: no policy there; must be a run folder with checkpoints, one of its checkpoints, "
         "or a folder with config.json or adapter_config.json"
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

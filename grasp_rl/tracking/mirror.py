@@ -60,6 +60,11 @@ class Mirror(ABC):
         images = list(paths)
         self._put(lambda: self._images(name, images, step))
 
+    def artifact(self, kind: str, files: Sequence[Path], about: Mapping[str, Any]) -> None:
+        """Pass on an ``evaluation`` or a ``checkpoint``: files, which must stay, and facts about it."""
+        made, facts = list(files), dict(about)
+        self._put(lambda: self._artifact(kind, made, facts))
+
     def finish(self, exit_code: int) -> None:
         """Pass the end on and wait for it, ``finish_s`` at most."""
         if self._thread is None:
@@ -120,6 +125,9 @@ class Mirror(ABC):
 
     def _abandon(self) -> None:  # noqa: B027  # most have nothing to let go of
         """Let go of whatever would keep this process from ending; called where the work did not end in time."""
+
+    def _artifact(self, kind: str, files: Sequence[Path], about: Mapping[str, Any]) -> None:  # noqa: B027
+        """Keep what the run made; most trackers keep none of it."""
 
     @abstractmethod
     def _open(self, run_dir: Path, config: Mapping[str, Any], resume: bool) -> None: ...

@@ -19,5 +19,8 @@ class NullTracker:
     def images(self, name: str, paths: Sequence[Path], step: int) -> None:
         """Nothing to show."""
 
+    def artifact(self, kind: str, files: Sequence[Path], about: Mapping[str, Any]) -> None:
+        """Nothing to keep."""
+
     def finish(self, exit_code: int) -> None:
         """Nothing to end."""

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import signal
-import uuid
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -21,15 +20,17 @@ from typing import Any
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.runs.environment import overrides_of
-from grasp_rl.runs.run_dir import ENVIRONMENT
+from grasp_rl.runs.run_dir import ENVIRONMENT, STATUS
 from grasp_rl.tracking.dashboard import STEP
 from grasp_rl.tracking.mirror import Mirror
-from grasp_rl.utils.files import Record, read_json, to_json, write_text
+from grasp_rl.utils.files import Record, Unreadable, read_json, read_text, sha256_of, to_json, write_text
 
 _ID_FILE = "wandb_id.txt"
 _COLUMNS = ("sample_id", "query", "completion", "status", "iou", "reward", "image")
 _FINISH_S = 8.0
 _PROJECT_CHARACTERS = r"[/\\#?%:]"
+_LARGEST_FILE = 8 * 2**20
+"""Bytes of a file that goes along in an artifact; of a larger one its digest alone."""
 _LONGEST, _LONGEST_TAG = 128, 64
 """Characters of a project, group or name, and of a tag (wandb 0.31)."""
 
@@ -121,7 +122,7 @@ class WandbTracker(Mirror):
             group=self.group or self._accepted("group", run_dir.absolute().parent.name, None, _LONGEST),
             job_type=config.get("command"),
             name=self._accepted("name", run_dir.name, None, _LONGEST),
-            id=_run_id(run_dir, joined),
+            id=_run_id(run_dir, joined, mode),
             resume="allow" if joined else None,
             dir=str(run_dir),
             config=config,
@@ -159,6 +160,16 @@ class WandbTracker(Mirror):
                 table.add_data(*values, self._wandb.Image(str(path)))
             self._run.log({STEP: step, f"{name}_completions": table})
 
+    def _artifact(self, kind: str, files: Sequence[Path], about: Mapping[str, Any]) -> None:
+        """A version of the artifact ``KIND-ID``: every file's SHA-256, and the files that are small."""
+        digests = {path.name: sha256_of(path) for path in files}
+        name = f"{kind}-{self._run.id}"
+        artifact = self._wandb.Artifact(name, type=kind, metadata=to_json({**about, "sha256": digests}))
+        for path in files:
+            if path.stat().st_size <= _LARGEST_FILE:
+                artifact.add_file(str(path), name=path.name)
+        self._run.log_artifact(artifact, aliases=["latest", *([f"step-{about['step']}"] if "step" in about else [])])
+
     def _close(self, exit_code: int) -> None:
         self._run.finish(exit_code=exit_code)
 
@@ -174,12 +185,15 @@ class WandbTracker(Mirror):
                 self._wandb.teardown()
 
 
-def _run_id(run_dir: Path, resume: bool) -> str:
-    """The W&B id of the run: a new one, or the noted one of a run that goes on."""
+def _run_id(run_dir: Path, joined: bool, mode: str) -> str:
+    """The W&B id of the run: the noted one of a run that goes on there, else what its folder, config and start make."""
     path = run_dir / _ID_FILE
-    if resume and path.is_file():
-        return path.read_text(encoding="utf-8").strip()
-    new = uuid.uuid4().hex[:12]
+    with contextlib.suppress(FileNotFoundError, Unreadable):
+        if joined and re.fullmatch("[0-9a-f]{12}", noted := read_text(path, 100).strip()):
+            return noted
+    status = read_json(run_dir / STATUS) or {}
+    start = [run_dir.name, mode, *(status.get(key) for key in ("config_hash", "started", "pid"))]
+    new = sha256(json.dumps(start).encode()).hexdigest()[:12]
     write_text(path, new + "\n")
     return new
 

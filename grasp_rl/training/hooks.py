@@ -15,7 +15,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import CheckpointConfig, EvaluationConfig
 from grasp_rl.distributed.engine import Engine
 from grasp_rl.distributed.process_group import ALONE
-from grasp_rl.evaluation.evaluate import evaluate
+from grasp_rl.evaluation.evaluate import evaluate, evaluation_files
 from grasp_rl.interfaces import DataSource, EvaluationProtocol, Policy, Tracker
 from grasp_rl.rollouts.metrics import READ, LostAnswers, lost_answers
 from grasp_rl.rollouts.reward_pipeline import FailureLimit, RewardPipeline
@@ -51,7 +51,7 @@ class RunLog:
         self.run_dir, self.tracker, self.is_main, self.first_step = run_dir, tracker, is_main, first_step
         self._said: set[str] = set()
         if is_main:
-            self.metrics = MetricsLog(run_dir, resume_step=first_step if resumed else None)
+            self.metrics = MetricsLog(run_dir, resume_step=first_step if resumed and first_step else None)
             self.progress = ProgressWriter(run_dir, steps, first_step)
 
     def start(self, config: Mapping[str, Any]) -> None:
@@ -98,6 +98,14 @@ class RunLog:
             self.progress.update(f"test {when}", step, test=(when, scores.get("giou")))
             self.tracker.log({f"test_{when}/{key}": value for key, value in scores.items()}, step)
             self.tracker.images(f"test_{when}", sorted(folder.glob("overlays/*.png")), step)
+            self.tracker.artifact("evaluation", evaluation_files(folder), {"step": step, "when": when, **scores})
+
+    def ended(self) -> None:
+        """All steps are made: the newest checkpoint and the best one are described to the tracker."""
+        if self.is_main:
+            marked, saved = checkpoints.best(self.run_dir), checkpoints.steps(self.run_dir)
+            for step in sorted({*saved[-1:], *(marked or ())[:1]}):
+                self.tracker.artifact("checkpoint", *checkpoints.described(self.run_dir, step))
 
     def phase(self, name: str, step: int, *counts: int) -> None:
         """Work of another kind goes on: ``counts`` done and their total."""

@@ -51,6 +51,7 @@ def run(config: RunConfig, components: Components) -> Record:
     exit_code = 1
     try:
         result = trainer.run()
+        trainer.log.ended()
         exit_code = 0
     finally:
         trainer.close()

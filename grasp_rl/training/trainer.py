@@ -73,6 +73,8 @@ class Trainer:
     def run(self) -> Record:
         """Make the optimizer steps that are left, with a test before and after; of a run of no steps it is one test."""
         before = self.evaluator.test("before", self.first_step, keep=self.resumed)
+        if self.first_step == 0 < self.steps and self.evaluator.due(0, self.steps):
+            self.evaluator.validate(0)  # curves begin before the first step
         self.policy.train()
         if self.overdue:
             self._milestones(self.first_step)

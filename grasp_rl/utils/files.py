@@ -6,6 +6,7 @@ number can hold.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -117,6 +118,12 @@ def open_regular(path: Path) -> BufferedReader:
         os.close(descriptor)
         raise Unreadable("not a regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def last_lines(path: Path, most: int) -> list[str]:

@@ -283,7 +283,7 @@ def test_experiment_with_files_of_its_own_trains_and_is_evaluated(run: Callable[
         assert {name.split("/")[1] for name in row if name.startswith("term/")} == terms
         assert row["term/few_instances/mean"] == 1
         assert row["reward"] >= 0.25
-    assert [row["step"] for row in rows if "val/lowest_iou" in row] == [1, 2]
+    assert [row["step"] for row in rows if "val/lowest_iou" in row] == [0, 1, 2]
     after = json.loads((tmp_path / "r/eval_after/metrics.json").read_text())
     assert after == result["after"]
     assert set(after) == {"lowest_iou", "seconds_per_image"} | {f"term/{name}" for name in terms}

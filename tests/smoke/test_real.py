@@ -53,7 +53,7 @@ def test_five_steps_on_real_images(tmp_path: Path, tiny_sam2: Path, segmenter: s
     for row in trained:
         assert isinstance(row["reward"], float)
         assert any(term in key for key in row), sorted(row)
-    assert [row["step"] for row in rows if "val/reward" in row] == [STEPS]
+    assert [row["step"] for row in rows if "val/reward" in row] == [0, STEPS]
     for when in ("eval_before", "eval_after"):
         predictions = _rows(tmp_path / "r" / when / "predictions.jsonl")
         assert [p["sample_id"] for p in predictions] == ["meadow-2", "islands-2", "islands-3"]
