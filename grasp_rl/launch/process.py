@@ -193,9 +193,13 @@ def run_worker(job: Job, stop: StopFile) -> int:
     """Start the worker of a prepared folder, pass signals on, and return its exit code (128+n for signal n)."""
     code = _watch(job, stop, job.run_dir / LOG, lambda pid: mark_started(job.run_dir, pid, _hash(job)))
     _settle(job.run_dir, code)
-    if (read_json(job.run_dir / STATUS) or {}).get("state") == "interrupted":
-        return _INTERRUPTED  # torchrun has a code of its own
-    return code
+    if (read_json(job.run_dir / STATUS) or {}).get("state") != "interrupted":
+        return code
+    engine = job.config["engine"]
+    if engine["nproc"] > 1 and engine["nnodes"] == 1 and not stop.signals():
+        mark_ended(job.run_dir, "failed", code)  # a rank died, and torchrun interrupted the others
+        return code
+    return _INTERRUPTED  # torchrun has a code of its own
 
 
 def _hash(job: Job) -> str:

@@ -71,7 +71,7 @@ class RewardWorker:
         if self.where == "process":
             context = multiprocessing.get_context("spawn")
             sent = bytes(ForkingPickler.dumps(self.stages))  # read once the modules in it can be found
-            self._executor = ProcessPoolExecutor(1, context, _start, (modules.admitted(), sent))
+            self._executor = ProcessPoolExecutor(1, context, _start, (modules.admitted(), sent, os.getpid()))
             self._executor.submit(os.getpid)  # the process starts now, not when the first answer waits for it
         elif self.where == "thread":
             self._executor = ThreadPoolExecutor(1, "reward_worker")
@@ -131,8 +131,12 @@ def rewarded(stages: Mapping[str, RewardPipeline], task: RewardTask) -> Rewarded
 _stages: dict[str, RewardPipeline] = {}
 
 
-def _start(admitted: Mapping[str, str], stages: bytes) -> None:
-    """Begin the pipeline's process: one thread, deaf to signals meant for the run, gone when the run is."""
+def _start(admitted: Mapping[str, str], stages: bytes, parent: int) -> None:
+    """Begin the pipeline's process: one thread, deaf to signals meant for the run, gone when ``parent`` is.
+
+    The run may have ended before this process could ask who began it.
+    """
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     for name, folder in admitted.items():
         modules.admit([name], folder)
     torch.set_num_threads(1)
@@ -140,7 +144,6 @@ def _start(admitted: Mapping[str, str], stages: bytes) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     _stages.update(ForkingPickler.loads(stages))
-    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _exit_with(parent: int) -> None:

@@ -91,9 +91,10 @@ def lives(pid: int) -> bool:
 
 
 def rows(run_dir: Path) -> int:
-    """Lines of metrics so far."""
+    """Lines of metrics so far, but for the validation before the first step."""
     path = run_dir / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return sum(line.endswith(b"\n") and not line.startswith(b'{"step": 0,') for line in lines)
 
 
 def writing(run_dir: Path) -> bool:
