@@ -10,9 +10,9 @@ from typing import Any
 from grasp_rl.reporting import breakdowns, health, regret, results
 from grasp_rl.reporting.axes import SEEDS, configurations, constants, label_of
 from grasp_rl.reporting.costs import cost
-from grasp_rl.reporting.load import Scored, StudiedRun, number
 from grasp_rl.reporting.plots import REWARD, VALIDATION, curve, image, path_of
 from grasp_rl.reporting.results import COLUMNS, NOTHING, decimals, of
+from grasp_rl.reporting.types import Scored, StudiedRun, number
 from grasp_rl.runs.run_dir import SFT
 from grasp_rl.types import ParseStatus
 from grasp_rl.utils.files import Record

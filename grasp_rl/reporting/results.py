@@ -13,8 +13,8 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.reporting import breakdowns
 from grasp_rl.reporting.axes import Configuration, configurations
 from grasp_rl.reporting.cells import Benchmark, Cell, Difference, best_of, by_test_set, compared, gain
-from grasp_rl.reporting.load import Scored, StudiedRun
 from grasp_rl.reporting.published import beside
+from grasp_rl.reporting.types import Scored, StudiedRun
 from grasp_rl.utils.files import Record
 
 COLUMNS = (
