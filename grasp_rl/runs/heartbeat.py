@@ -52,8 +52,14 @@ def someone_failed(run_dir: Path) -> bool:
 
 def end_all(pid: int) -> None:
     """SIGKILL for a process and everything below it: a rank that is stopped answers to nothing else."""
+    children: dict[int | None, list[psutil.Process]] = {}
+    for process in psutil.process_iter(["ppid"]):  # None of a process that may not be looked at: another user's
+        children.setdefault(process.info["ppid"], []).append(process)
     with contextlib.suppress(psutil.NoSuchProcess):
-        parent = psutil.Process(pid)
-        for process in [*reversed(parent.children(recursive=True)), parent]:
+        generation, family = [psutil.Process(pid)], []
+        while generation:
+            family += generation
+            generation = [child for parent in generation for child in children.get(parent.pid, [])]
+        for process in reversed(family):
             with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
                 process.kill()

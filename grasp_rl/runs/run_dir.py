@@ -204,8 +204,10 @@ def _alive(pid: object) -> bool:
         return False
     try:  # a process that ended and that nobody has asked about yet is none
         return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.Error:  # gone, or of another user, whose processes may be hidden
-        return bool(psutil.pid_exists(pid))
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:  # another user's
+        return True
 
 
 def set_aside(run_dir: Path, names: Sequence[str] | None = None, *, keep: bool = False) -> None:
