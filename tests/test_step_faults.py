@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from grasp_rl.config.schema import (
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.evaluation.protocols.masks import OURS
+from grasp_rl.grpo.loss import StepSize
 from grasp_rl.interfaces import Components
 from grasp_rl.policies.generation import decode as decoding
 from grasp_rl.policies.tiny.policy import TinyPolicy
@@ -292,6 +294,24 @@ def test_a_segmenter_that_fails_now_and_then_costs_those_answers(tmp_path: Path)
     trainer(tmp_path / "some", rubric("think2seg"), segmenter=FailsOn(unlucky), **words).run()
     assert 0 < max(row["segmenter_failed"] for row in rows_of(tmp_path / "some")) < 1
     assert len(rows_of(tmp_path / "some")) == 4
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+def test_memory_that_runs_out_in_rewarding_is_not_the_updates(tmp_path: Path, error: Exception) -> None:
+    """A reward with a model of its own: the groups are rewarded while the first are learned from."""
+
+    class Scarce(Alike):
+        def __call__(self, answer: Answer, reference: object, prediction: object) -> RewardBreakdown:
+            raise error
+
+    run = trainer(tmp_path, Scarce(), reward_worker="thread")
+    with pytest.raises(RuntimeError, match="memory did not suffice to segment and reward") as caught:
+        run.update(
+            run.collect(run.reward_worker, partial(run.sampler, 0), 0), StepSize(sequences=6, tokens=48, max_tokens=8)
+        )
+    assert caught.value.__cause__ is error
+    assert run.update.out_of_memory == 0
+    run.close()
 
 
 def test_logits_that_are_no_numbers_stop_the_run(tmp_path: Path) -> None:
