@@ -55,6 +55,11 @@ def test_few_modules_lie_at_the_top() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= 4
 
 
+def test_private_modules_of_hydra_are_imported_in_one_place() -> None:
+    within = [name for name, path in modules().items() if "from hydra._internal" in path.read_text(encoding="utf-8")]
+    assert within == ["grasp_rl.launch.compat"]
+
+
 def test_the_loop_is_read_at_one_glance() -> None:
     assert len((PACKAGE / "training/trainer.py").read_text().splitlines()) <= 150
 
