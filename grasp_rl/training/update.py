@@ -206,7 +206,7 @@ class PolicyUpdater:
 
 @dataclass
 class _Before:
-    """What the first pass over an optimizer step's groups found, by the group's place: later passes compare with it."""
+    """What the first pass over an optimizer step's groups found, by the group's index: later passes compare with it."""
 
     old: dict[int, Tensor] = field(default_factory=dict)
     reference: dict[int, Tensor] = field(default_factory=dict)
@@ -219,15 +219,15 @@ class _Before:
     @staticmethod
     def once(known: dict[int, Tensor], batch: TrainBatch, score: Callable[[], Tensor]) -> Tensor:
         """[N, G, C] of ``batch``, scored where one of its groups is not known yet."""
-        if any(place not in known for place in batch.places):
-            known.update(zip(batch.places, score(), strict=True))
+        if any(index not in known for index in batch.group_indices):
+            known.update(zip(batch.group_indices, score(), strict=True))
         width = batch.sampled_logp.shape[-1]
-        return torch.stack([padded(list(known[place][:, :width]), width) for place in batch.places])
+        return torch.stack([padded(list(known[index][:, :width]), width) for index in batch.group_indices])
 
     def compare(self, batch: TrainBatch, old: Tensor, sampled: Tensor, valid: Tensor) -> None:
         """Add the batch's mismatch, once."""
-        if not self.compared.issuperset(batch.places):
-            self.compared.update(batch.places)
+        if not self.compared.issuperset(batch.group_indices):
+            self.compared.update(batch.group_indices)
             self.mismatch += ((old - sampled) * valid).abs().sum().double()
             self.scored += valid.sum().double()
 
