@@ -34,7 +34,7 @@ def context(
     Raises:
         ConfigError: there is no such configuration, or several.
     """
-    found, known = results.found(runs, over, baseline), configurations(runs, over)
+    found, known = results.study_results(runs, over, baseline), configurations(runs, over)
     best = found.best_run
     shown = [run for run in runs if run is best or run in runs[:_GALLERIES_SHOWN]]
     notes = [*(f"{run.label}: {note}" for run in runs for note in run.notes), *found.notes]
