@@ -24,7 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of its own, and a table for every file."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(annotation_table, "FROM_BYTES", 0)
-    monkeypatch.setattr(annotation_table, "_BATCH", 3)
+    monkeypatch.setattr(annotation_table, "BATCH", 3)
     return tmp_path / "cache/grasp_rl/annotations"
 
 

@@ -32,9 +32,9 @@ PAIRS = [
 def _fonts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     captions._font_with.cache_clear()
     if request.param == "with none":
-        monkeypatch.setattr(captions, "_system_fonts", tuple)
+        monkeypatch.setattr(captions, "system_fonts", tuple)
     else:
-        assert isinstance(captions._system_fonts(), tuple)
+        assert isinstance(captions.system_fonts(), tuple)
 
 
 @pytest.mark.usefixtures("_fonts")
@@ -46,7 +46,7 @@ def test_no_two_questions_look_alike() -> None:
 
 
 def test_a_letter_without_a_glyph_is_written_as_its_code_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captions, "_system_fonts", tuple)
+    monkeypatch.setattr(captions, "system_fonts", tuple)
     captions._font_with.cache_clear()
     np.testing.assert_array_equal(caption("水 ü", 336), caption("\\u6c34 ü", 336))
     captions._font_with.cache_clear()

@@ -1,4 +1,4 @@
-"""From rollout groups to what a forward sees: padding, places, divisors, advantages."""
+"""From rollout groups to what a forward sees: padding, group indices, divisors, advantages."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def test_short_rows_are_padded_behind() -> None:
 
 
 def test_a_batch_by_hand(random_policy: TinyPolicy, samples: list[Sample]) -> None:
-    """Two groups of completions of 1, 3, 2 and 2 tokens, at places 4 and 7 of their step."""
+    """Two groups of completions of 1, 3, 2 and 2 tokens, with indices 4 and 7 of their step."""
     generator = Scripted([said(5), said(6, 7, 8)], [said(9, 10), said(11, 12)])
     groups = list(roll(random_policy, samples[:2], generator, Paying(1.0, 0.0, 3.0, 0.0)))
     batch = batch_of([(4, groups[0]), (7, groups[1])])
-    assert batch.places == (4, 7)
+    assert batch.group_indices == (4, 7)
     assert batch.completions == (((5,), (6, 7, 8)), ((9, 10), (11, 12)))
     expected = torch.tensor([[[-0.5, 0, 0], [-0.6, -0.7, -0.8]], [[-0.9, -1.0, 0], [-1.1, -1.2, 0]]])
     assert torch.equal(batch.sampled_logp, expected)
     assert batch.advantages.tolist() == [[0.5, -0.5], [1.5, -1.5]]
 
 
-def test_batches_keep_the_order_and_the_places(random_policy: TinyPolicy, samples: list[Sample]) -> None:
+def test_batches_keep_the_order_and_the_indices(random_policy: TinyPolicy, samples: list[Sample]) -> None:
     groups = roll(random_policy, samples[:5], Scripted([said(5), said(6)]), Paying(1.0, 0.0, 2.0, 2.0))
     whole = list(micro_batches(groups, size=2, skip_zero=False))
-    assert [batch.places for batch in whole] == [(0, 1), (2, 3), (4,)]
+    assert [batch.group_indices for batch in whole] == [(0, 1), (2, 3), (4,)]
     some = list(micro_batches(groups, size=2, skip_zero=True))
-    assert [batch.places for batch in some] == [(0, 2), (4,)]
+    assert [batch.group_indices for batch in some] == [(0, 2), (4,)]
     assert [g.sample.sample_id for batch in some for g in batch.groups] == [samples[i].sample_id for i in (0, 2, 4)]
 
 

@@ -10,6 +10,7 @@ import forked
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
@@ -113,6 +114,16 @@ def test_an_adapter_of_the_tiny_policy_says_how_to_load_it(tmp_path: Path) -> No
         expected = policy.model(input_ids=ids).logits
     assert (loaded.float() - expected).abs().max() < 0.2  # the card loads in the stored type, bfloat16
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "grasp_rl-tiny"
+
+
+def test_the_hub_reads_the_head_of_a_card(tmp_path: Path) -> None:
+    """And a base model's name, which may be anybody's, cannot end the head or turn its direction of writing."""
+    base = "some/model\u202e\n---\n# Injected"
+    write_card(tmp_path, RunConfig(policy={"_target_": "a.B", "path": base}, run_dir=str(tmp_path)), step=1, scores={})
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert (data.base_model, data.library_name, data.pipeline_tag) == (base, "transformers", "image-text-to-text")
+    assert set(data.tags) >= {"grasp-rl", "grpo"}
+    assert "\u202e" not in (tmp_path / "README.md").read_text()
 
 
 def test_export_refuses_with_one_line(

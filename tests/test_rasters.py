@@ -531,7 +531,7 @@ def test_many_blocks_give_what_one_gives(tmp_path: Path, monkeypatch: pytest.Mon
     values = np.random.default_rng(3).normal(size=(3, 200, 120)).astype(np.float32)
     paths = [write(tmp_path / f"{n}.tif", values, tiled=True, blockxsize=16, blockysize=16) for n in range(1)]
     whole = read_image(paths[0])
-    monkeypatch.setattr(rasters, "_CACHE_BYTES", 1 << 12)
+    monkeypatch.setattr(rasters, "CACHE_BYTES", 1 << 12)
     monkeypatch.setattr(rasters, "BLOCK_VALUES", 1000)
     monkeypatch.setattr("grasp_rl.data.pixels.BLOCK_VALUES", 1000)
     np.testing.assert_array_equal(read_image(paths[0]), whole)

@@ -181,7 +181,7 @@ def test_sft_that_was_left_ends_at_the_same_weights(
 ) -> None:
     """Within a phase the optimizer's state is read again, between two phases there is none to read."""
     left, regime = tmp_path, RegimeConfig(sft=True)
-    step, calls = sft._step, []
+    step, calls = sft.sft_step, []
 
     def counted(*words: Any, **options: Any) -> Any:
         if len(calls) == left_at:
@@ -190,10 +190,10 @@ def test_sft_that_was_left_ends_at_the_same_weights(
         return step(*words, **options)
 
     monkeypatch.setattr(train, "run", lambda *_: {"steps": 1})
-    monkeypatch.setattr(sft, "_step", counted)
+    monkeypatch.setattr(sft, "sft_step", counted)
     with pytest.raises(KeyboardInterrupt):
         regimes.run(config_for(left, regime=regime), components())
-    monkeypatch.setattr(sft, "_step", step)
+    monkeypatch.setattr(sft, "sft_step", step)
     assert not (left / "sft/result.json").exists()
     regimes.run(config_for(left, regime=regime, resume=str(left)), components())
     assert (left / "sft/metrics.jsonl").read_text() == (tuned / "metrics.jsonl").read_text()

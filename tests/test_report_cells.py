@@ -16,8 +16,9 @@ from grasp_rl.reporting.axes import configurations, constants, labelled, resolve
 from grasp_rl.reporting.cells import by_test_set, compared, gain, protocol_label
 from grasp_rl.reporting.content import context
 from grasp_rl.reporting.costs import checkpoint
-from grasp_rl.reporting.load import Scored, StudiedRun, read_study
+from grasp_rl.reporting.load import read_study
 from grasp_rl.reporting.render import markdown, render
+from grasp_rl.reporting.types import Scored, StudiedRun
 from grasp_rl.runs.run_dir import mark_ended, mark_started
 
 

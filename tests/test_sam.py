@@ -397,12 +397,35 @@ def test_out_of_memory_halves_the_chunk(
         found = segmenter.decode(embedding, prompts).masks
     assert sizes == [20, 10, 5, 5, 5, 5]
     assert (found == expected).float().mean() > 0.999
-    assert "going on with 5 prompts at once" in caplog.text
-    monkeypatch.setattr(
-        segmenter, "decode_prompts", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none left"))
-    )
-    with pytest.raises(torch.OutOfMemoryError):
-        segmenter.decode(embedding, prompts)
+    assert "going on with segmenter.decode_chunk=5" in caplog.text
+
+
+CPU_MEMORY = "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"
+
+
+@pytest.mark.parametrize(
+    ("error", "sizes", "message"),
+    [
+        (torch.OutOfMemoryError("none left"), [3, 1], r"one at a time of: prompts; .*segmenter\.device"),
+        (RuntimeError(CPU_MEMORY), [3, 1], r"one at a time of: prompts; .*segmenter\.device"),
+        (RuntimeError("the weights are gone"), [3], "the weights are gone"),
+    ],
+)
+def test_memory_for_not_one_prompt_is_said(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, error: Exception, sizes: list[int], message: str
+) -> None:
+    segmenter = Sam2Segmenter(str(folders["sam2"]), device="cpu")
+    embedding = segmenter.encode(noise())
+    tried: list[int] = []
+
+    def broken(some: Any, _: Any) -> None:
+        tried.append(len(some))
+        raise error
+
+    monkeypatch.setattr(segmenter, "decode_prompts", broken)
+    with pytest.raises(RuntimeError, match=message):
+        segmenter.decode(embedding, [SpatialPrompt(box=(i, 5, 50 + i, 60)) for i in range(3)])
+    assert tried == sizes
 
 
 # ---- weights

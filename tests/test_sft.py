@@ -22,7 +22,7 @@ from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.prompts.parse import parse
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.training.demonstrations import distort
-from grasp_rl.training.sft import _step, run
+from grasp_rl.training.sft import run, sft_step
 from grasp_rl.training.sft_rows import RowStream
 from grasp_rl.types import Sample, SpatialPrompt
 
@@ -79,7 +79,7 @@ def test_distorted_demonstrations_by_hand() -> None:
 def test_it_learns_to_say_and_to_look(random_policy: TinyPolicy, source: SyntheticSource) -> None:
     rows = stream(random_policy, source)[0]
     engine = LocalEngine(random_policy, OptimizerConfig(lr=1.5e-3), 40)
-    losses = [_step(random_policy, engine, rows, PHASE, bf16=False) for _ in range(25)]
+    losses = [sft_step(random_policy, engine, rows, PHASE, bf16=False) for _ in range(25)]
     assert losses[-1]["loss"] < 0.4 * losses[0]["loss"]
     assert losses[-1]["look_loss"] < 0.8 * losses[0]["look_loss"]
 
@@ -148,7 +148,7 @@ def test_a_choice_among_images_is_demonstrated(random_policy: TinyPolicy) -> Non
         parsed = parse(text, scheme, row.prompt.frame, ParsingConfig())
         assert parsed.choice in {training[index].choice for index in range(4)}
     engine = LocalEngine(random_policy, OptimizerConfig(lr=1.5e-3), 20)
-    losses = [_step(random_policy, engine, rows, phase, bf16=False)["loss"] for _ in range(8)]
+    losses = [sft_step(random_policy, engine, rows, phase, bf16=False)["loss"] for _ in range(8)]
     assert losses[-1] < 0.6 * losses[0]
     bare = [replace(training[index], choice=None) for index in range(4)]
     with pytest.raises(ConfigError, match="says of no image that it answers"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from grasp_rl.config.schema import (
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.evaluation.protocols.masks import OURS
+from grasp_rl.grpo.loss import StepSize
 from grasp_rl.interfaces import Components
 from grasp_rl.policies.generation import decode as decoding
 from grasp_rl.policies.tiny.policy import TinyPolicy
@@ -34,6 +36,7 @@ from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.rollouts.reward_pipeline import SegmenterError
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
 from grasp_rl.tracking.null import NullTracker
+from grasp_rl.training import hooks
 from grasp_rl.training.train import make_trainer
 from grasp_rl.training.trainer import Trainer
 from grasp_rl.training.update import PolicyUpdater, make_reference
@@ -49,7 +52,7 @@ ERRORS = (
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
-@pytest.mark.parametrize("where", ["prefill", "_decode"])
+@pytest.mark.parametrize("where", ["prefill", "decode_token"])
 def test_memory_runs_out_in_generation(
     random_policy: TinyPolicy, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
 ) -> None:
@@ -72,7 +75,7 @@ def test_memory_runs_out_in_generation(
     assert [[c.token_ids for c in found[i]] for i in range(4)] == [[c.token_ids for c in g] for g in expected]
     assert max(seen) == 16
     assert seen[-1] <= 2
-    assert generator.rows == 2 or where == "_decode"  # finished rows may leave few enough
+    assert generator.rows == 2 or where == "decode_token"  # finished rows may leave few enough
     assert generator.counters()["rollout_out_of_memory"] == generator.out_of_memory >= 1
     before = generator.out_of_memory
     list(generator.generate(random_policy, samples[:4], prompts, group_size=4, config=SETTINGS, seed=0, step=1))
@@ -253,12 +256,12 @@ def test_rewards_all_alike_move_nothing_and_stop_nothing(tmp_path: Path) -> None
     assert run.engine.steps_done == 5
 
 
-def test_a_run_of_no_steps_scores_once_under_both_names(tmp_path: Path) -> None:
+def test_a_run_of_no_steps_scores_once_under_both_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``algorithm=none``: a zero-shot row of a grid, whatever number of steps the grid sets."""
     run = trainer(tmp_path, steps=7, loss="none")
     before = torch.cat([p.detach().flatten().clone() for p in run.policy.parameters()])
-    scored, calls = run.evaluator._scored, []
-    run.evaluator._scored = lambda *words: calls.append(words) or scored(*words)  # type: ignore[method-assign,func-returns-value]
+    scored, calls = hooks.evaluate, []
+    monkeypatch.setattr(hooks, "evaluate", lambda *args, **kwargs: calls.append(args) or scored(*args, **kwargs))
     result = run.run()
     assert torch.equal(before, torch.cat([p.detach().flatten() for p in run.policy.parameters()]))
     assert (result["steps"], result["best_step"], len(calls)) == (0, None, 1)
@@ -291,6 +294,24 @@ def test_a_segmenter_that_fails_now_and_then_costs_those_answers(tmp_path: Path)
     trainer(tmp_path / "some", rubric("think2seg"), segmenter=FailsOn(unlucky), **words).run()
     assert 0 < max(row["segmenter_failed"] for row in rows_of(tmp_path / "some")) < 1
     assert len(rows_of(tmp_path / "some")) == 4
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+def test_memory_that_runs_out_in_rewarding_is_not_the_updates(tmp_path: Path, error: Exception) -> None:
+    """A reward with a model of its own: the groups are rewarded while the first are learned from."""
+
+    class Scarce(Alike):
+        def __call__(self, answer: Answer, reference: object, prediction: object) -> RewardBreakdown:
+            raise error
+
+    run = trainer(tmp_path, Scarce(), reward_worker="thread")
+    with pytest.raises(RuntimeError, match="memory did not suffice to segment and reward") as caught:
+        run.update(
+            run.collect(run.reward_worker, partial(run.sampler, 0), 0), StepSize(sequences=6, tokens=48, max_tokens=8)
+        )
+    assert caught.value.__cause__ is error
+    assert run.update.out_of_memory == 0
+    run.close()
 
 
 def test_logits_that_are_no_numbers_stop_the_run(tmp_path: Path) -> None:

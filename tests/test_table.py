@@ -22,8 +22,8 @@ from grasp_rl.reporting import published
 from grasp_rl.reporting.axes import labelled
 from grasp_rl.reporting.cells import Benchmark
 from grasp_rl.reporting.formats import FORMATS, Line, Table, as_latex, as_markdown
-from grasp_rl.reporting.load import StudiedRun
 from grasp_rl.reporting.table import tables_of
+from grasp_rl.reporting.types import StudiedRun
 from grasp_rl.runs.run_dir import CONFIG, ENVIRONMENT, STATUS
 from grasp_rl.utils.files import write_json
 

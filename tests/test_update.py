@@ -89,7 +89,7 @@ def test_groups_without_advantage_are_left_out_only_when_they_add_nothing(sample
     gains[1] = 0
     compared = rolling.with_advantages(groups, gains)
     assert [len(b.groups) for b in micro_batches(compared, size=8, skip_zero=True)] == [2]
-    assert [b.places for b in micro_batches(compared, size=1, skip_zero=True)] == [(0,), (2,)]
+    assert [b.group_indices for b in micro_batches(compared, size=1, skip_zero=True)] == [(0,), (2,)]
     assert [len(b.groups) for b in micro_batches(compared, size=8, skip_zero=False)] == [3]
     skipped, kept = TinyPolicy(weights="random"), TinyPolicy(weights="random")
     a = step(skipped, groups, gains)

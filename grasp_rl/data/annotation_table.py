@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 FROM_BYTES = 16 * 2**20
 """Size of an annotations file from which on a table is made of it."""
 VERSION = 1
-_BATCH = 8192
+BATCH = 8192
+"""Rows that are read and written together."""
 _ERRORS = b"errors"
 
 
@@ -50,15 +51,15 @@ class Rows(Sequence[Row]):
         return _row(record, self.path)
 
     def __iter__(self) -> Iterator[Row]:
-        for start in range(0, len(self.places), _BATCH):
-            part = self.table.take(self.places[start : start + _BATCH])
+        for start in range(0, len(self.places), BATCH):
+            part = self.table.take(self.places[start : start + BATCH])
             yield from (_row(record, self.path) for record in part.to_pylist())
 
     def queries(self) -> Iterator[str]:
         """The questions alone, without a row made of each."""
         column = self.table.column("query")
-        for start in range(0, len(self.places), _BATCH):
-            yield from column.take(self.places[start : start + _BATCH]).to_pylist()
+        for start in range(0, len(self.places), BATCH):
+            yield from column.take(self.places[start : start + BATCH]).to_pylist()
 
 
 def _row(record: dict[str, Any], path: Path) -> Row:
@@ -128,7 +129,7 @@ def _write(file: Path, path: Path, lines: Iterable[Line]) -> None:
             {name: record.get(name) for name in names}
             | {"number": line.number, "kind": kind, "target": json.dumps(record[kind])}
         )
-        if len(rows) == _BATCH:
+        if len(rows) == BATCH:
             flush()
     flush()
     schema = schema.with_metadata({_ERRORS: json.dumps(errors).encode()})

@@ -33,7 +33,8 @@ ORIENTATION = 0x0112
 _ROWS_PER_STRIP = 0x0116
 MAX_BLOCK_BYTES = 288 << 20
 """Largest strip or tile that is decoded at once, 100 megapixels of 8-bit RGB; it is held twice."""
-_CACHE_BYTES = 64 << 20
+CACHE_BYTES = 64 << 20
+"""Of GDAL's cache of blocks, beyond the largest block of a file."""
 _SETTINGS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_NUM_THREADS": 1,  # other threads of GDAL write to the terminal
@@ -198,7 +199,7 @@ def _held(path: Path, name: str, max_pixels: int, driver: str | None, settings: 
             check_size(path, (dataset.width, dataset.height), max_pixels)
             layout = _layout(path, dataset, driver or "")
             size = _check_blocks(path, dataset, layout, driver or "")
-            rasterio.env.setenv(GDAL_CACHEMAX=_CACHE_BYTES + size)  # so that none is decoded twice
+            rasterio.env.setenv(GDAL_CACHEMAX=CACHE_BYTES + size)  # so that none is decoded twice
         yield Raster(dataset, layout, path, heard)
 
 

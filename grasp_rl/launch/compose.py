@@ -22,8 +22,6 @@ from typing import Any
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -43,6 +41,7 @@ from grasp_rl.config.modules import admit
 from grasp_rl.config.renamed import current_key
 from grasp_rl.config.schema import PromptConfig, RunConfig
 from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, to_config
+from grasp_rl.launch.compat import Hydra, get_args_parser
 from grasp_rl.launch.process import Job, folder_of
 from grasp_rl.launch.sweeper import is_search, split_points, swept
 from grasp_rl.launch.untrusted import CONF, check_plugin, demand_said

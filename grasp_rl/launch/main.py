@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from hydra._internal.hydra import Hydra
 from omegaconf import OmegaConf
 
 from grasp_rl.config import messages
@@ -27,6 +26,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import check_components, to_config
 from grasp_rl.launch import compose, process, sweeper
+from grasp_rl.launch.compat import Hydra
 from grasp_rl.launch.ended import numbers, summary, took, where_next
 from grasp_rl.launch.job import run_job
 from grasp_rl.launch.paths import check_paths

@@ -8,9 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.hydra import Hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -19,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import quoted
+from grasp_rl.launch.compat import BasicSweeper, Callbacks, Hydra
 from grasp_rl.launch.search import SEARCH, Search
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import psutil
 import torch
 
 from grasp_rl.config.errors import ConfigError
@@ -101,7 +102,7 @@ def device_of(name: str, memory_gib: float | None, tflops: float | None, bandwid
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"--{flag} {value}: must be > 0")
     if name == "cpu":
-        cpu = this_cpu(memory_gib or _host_memory_gib())
+        cpu = this_cpu(memory_gib or psutil.virtual_memory().total / 2**30)
         return replace(cpu, tflops=tflops or cpu.tflops, bandwidth_gbs=bandwidth_gbs or cpu.bandwidth_gbs)
     known = DEVICES.get(name)
     if known is None:
@@ -114,8 +115,3 @@ def device_of(name: str, memory_gib: float | None, tflops: float | None, bandwid
         tflops=tflops or known.tflops,
         bandwidth_gbs=bandwidth_gbs or known.bandwidth_gbs,
     )
-
-
-def _host_memory_gib() -> float:
-    with open("/proc/meminfo", encoding="ascii") as file:
-        return int(file.readline().split()[1]) / 2**20

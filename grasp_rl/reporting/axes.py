@@ -6,13 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from grasp_rl.reporting.types import StudiedRun
 from grasp_rl.runs.environment import overrides_of
 from grasp_rl.utils.files import Record
-
-if TYPE_CHECKING:
-    from grasp_rl.reporting.load import StudiedRun
 
 SEEDS = ("seed",)
 """Keys over which runs of one configuration are averaged, unless others are named."""

@@ -11,7 +11,7 @@ import numpy as np
 from grasp_rl.config.schema import InferenceConfig, label_of
 from grasp_rl.evaluation.significance import bounds, resampled_sums
 from grasp_rl.reporting.cells import protocol_of
-from grasp_rl.reporting.load import StudiedRun, number
+from grasp_rl.reporting.types import StudiedRun, number
 from grasp_rl.utils.files import Record
 from grasp_rl.utils.text import latex_text
 

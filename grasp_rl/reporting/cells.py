@@ -21,7 +21,7 @@ import yaml
 from grasp_rl.evaluation.significance import bootstrap_p, bounds, holm, permutation_p, ratio_draws
 from grasp_rl.geometry import FloatArray
 from grasp_rl.reporting.axes import Configuration
-from grasp_rl.reporting.load import Scored, StudiedRun, number
+from grasp_rl.reporting.types import Scored, StudiedRun, number
 from grasp_rl.utils.files import Record
 
 AGREES = 1e-6

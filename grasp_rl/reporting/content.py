@@ -10,9 +10,9 @@ from typing import Any
 from grasp_rl.reporting import breakdowns, health, regret, results
 from grasp_rl.reporting.axes import SEEDS, configurations, constants, label_of
 from grasp_rl.reporting.costs import cost
-from grasp_rl.reporting.load import Scored, StudiedRun, number
 from grasp_rl.reporting.plots import REWARD, VALIDATION, curve, image, path_of
 from grasp_rl.reporting.results import COLUMNS, NOTHING, decimals, of
+from grasp_rl.reporting.types import Scored, StudiedRun, number
 from grasp_rl.runs.run_dir import SFT
 from grasp_rl.types import ParseStatus
 from grasp_rl.utils.files import Record
@@ -34,7 +34,7 @@ def context(
     Raises:
         ConfigError: there is no such configuration, or several.
     """
-    found, known = results.found(runs, over, baseline), configurations(runs, over)
+    found, known = results.study_results(runs, over, baseline), configurations(runs, over)
     best = found.best_run
     shown = [run for run in runs if run is best or run in runs[:_GALLERIES_SHOWN]]
     notes = [*(f"{run.label}: {note}" for run in runs for note in run.notes), *found.notes]

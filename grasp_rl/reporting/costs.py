@@ -6,8 +6,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from grasp_rl.reporting.load import Scored, StudiedRun, number
 from grasp_rl.reporting.results import NOTHING, of
+from grasp_rl.reporting.types import Scored, StudiedRun, number
 from grasp_rl.runs.progress import duration
 from grasp_rl.utils.files import Record
 

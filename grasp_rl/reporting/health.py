@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from grasp_rl.reporting.axes import Configuration
-from grasp_rl.reporting.load import StudiedRun, number
 from grasp_rl.reporting.plots import Line, overlay
 from grasp_rl.reporting.results import NOTHING
+from grasp_rl.reporting.types import StudiedRun, number
 from grasp_rl.utils.files import Record
 
 

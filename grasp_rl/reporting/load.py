@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from grasp_rl.config.schema import MOST_DRAWS
 from grasp_rl.evaluation import predictions
 from grasp_rl.evaluation.significance import Interval, paired_difference
 from grasp_rl.reporting import axes
+from grasp_rl.reporting.types import Scored, StudiedRun
 from grasp_rl.runs import data_record
 from grasp_rl.runs.run_dir import (
     CONFIG,
@@ -40,8 +40,6 @@ DIAGNOSIS = "diagnosis.json"
 _DEPTH = 6
 """Folders below the one that is named in which runs are looked for."""
 _LOG_LINES, _LOG_BYTES = 3, 20_000
-_LARGEST = 1e30
-"""Beyond it a number of a run is damage, not a result."""
 _MAPPINGS = {
     CONFIG: (
         *("prompt", "evaluation", "evaluation.protocol", "evaluation.protocol.protocols", "inference", "engine"),
@@ -51,67 +49,6 @@ _MAPPINGS = {
     DIAGNOSIS: ("lost", "by"),
 }
 """Values that can only be mappings, by file and dotted key."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """One evaluation folder."""
-
-    metrics: Record
-    """Numbers by flat name; see grasp_rl.evaluation.metrics."""
-    records: tuple[Record, ...]
-    """Lines of predictions.jsonl; () where they cannot be read."""
-    overlays: Mapping[str, Path]
-    """Images by file name, which is the same for the same sample."""
-
-    def number(self, name: str) -> float | None:
-        """The metric ``name``, or None."""
-        return number(self.metrics, name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudiedRun:
-    """One run folder."""
-
-    folder: Path
-    label: str
-    """What sets it apart from the other runs."""
-    axes: Mapping[str, str]
-    """The overrides that differ between the runs, by key."""
-    state: str
-    error: str | None
-    """Why it failed, for a failed run."""
-    config: Record
-    environment: Record
-    seconds: float | None
-    """From its start to its end by the clock on the wall."""
-    rows: tuple[Record, ...]
-    """Training rows of metrics.jsonl."""
-    validations: tuple[Record, ...]
-    """Validation rows of metrics.jsonl."""
-    timings: tuple[Record, ...]
-    before: Scored | None
-    after: Scored | None
-    difference: Interval | None
-    """gIoU after - before, on the samples that both scored."""
-    notes: tuple[str, ...] = field(default=())
-    """What could not be read."""
-    diagnosis: Record | None = None
-    """What `grasp-rl diagnose` found, where it was asked."""
-    earlier: tuple[StudiedRun, ...] = ()
-    """Stages before the last one, each with a folder of its own, in their order; see grasp_rl.training.regimes."""
-    mining: Record | None = None
-    """How many training questions were asked before training, and how many kept."""
-    best_step: int | None = None
-    """The step whose checkpoint was tested, where one was marked as the best."""
-
-
-def number(record: Mapping[str, Any], name: str) -> float | None:
-    """The finite number called ``name`` in ``record``, or None; one beyond 1e30 is none."""
-    value = record.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    return float(value) if math.isfinite(value) and abs(value) <= _LARGEST else None
 
 
 def _whole(value: object) -> int | None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from grasp_rl.reporting.axes import Configuration
 from grasp_rl.reporting.cells import scored_on
-from grasp_rl.reporting.load import StudiedRun, number
 from grasp_rl.reporting.results import decimals
+from grasp_rl.reporting.types import StudiedRun, number
 from grasp_rl.utils.files import Record
 
 SHOWN = 8

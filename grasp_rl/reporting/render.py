@@ -22,8 +22,9 @@ from grasp_rl.reporting import breakdowns
 from grasp_rl.reporting.axes import SEEDS
 from grasp_rl.reporting.content import context
 from grasp_rl.reporting.formats import as_csv, markdown_table
-from grasp_rl.reporting.load import StudiedRun, read_study
+from grasp_rl.reporting.load import read_study
 from grasp_rl.reporting.results import NOTHING
+from grasp_rl.reporting.types import StudiedRun
 from grasp_rl.utils.files import Record, to_json, write_text
 from grasp_rl.utils.text import markdown_code, markdown_line, printable
 from grasp_rl.utils.text import markdown_text as _md

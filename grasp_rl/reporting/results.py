@@ -13,8 +13,8 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.reporting import breakdowns
 from grasp_rl.reporting.axes import Configuration, configurations
 from grasp_rl.reporting.cells import Benchmark, Cell, Difference, best_of, by_test_set, compared, gain
-from grasp_rl.reporting.load import Scored, StudiedRun
 from grasp_rl.reporting.published import beside
+from grasp_rl.reporting.types import Scored, StudiedRun
 from grasp_rl.utils.files import Record
 
 COLUMNS = (
@@ -32,8 +32,8 @@ NOTHING = "-"
 _TIED_NAMED = 4
 
 
-class Found(NamedTuple):
-    """What :func:`found` finds."""
+class StudyResults(NamedTuple):
+    """The results of a study, by test set."""
 
     summary: str
     groups: list[Record]
@@ -56,14 +56,14 @@ class _Ranked:
         return [label for label, apart in self.to_best.items() if apart.tied]
 
 
-def found(runs: Sequence[StudiedRun], over: Sequence[str], baseline: str | None) -> Found:
+def study_results(runs: Sequence[StudiedRun], over: Sequence[str], baseline: str | None) -> StudyResults:
     """The groups, and what they say in a few sentences.
 
     Raises:
         ConfigError: there is no configuration ``baseline``, or several.
     """
     known = configurations(runs, over)
-    chosen = None if baseline is None else named(known, baseline)
+    chosen = None if baseline is None else find_configuration(known, baseline)
     ranked = []
     for test, cells in by_test_set(known).items():
         best = best_of(cells)
@@ -73,7 +73,7 @@ def found(runs: Sequence[StudiedRun], over: Sequence[str], baseline: str | None)
     groups = [_group(part, chosen, keys, waiting if len(ranked) == 1 else []) for part in ranked]
     if waiting and len(ranked) != 1:
         groups.append(_unscored(waiting, keys))
-    return Found(
+    return StudyResults(
         summary=_summary(runs, ranked),
         groups=groups,
         best_run=ranked[0].best.runs[0] if ranked else None,
@@ -98,7 +98,7 @@ def _split(known: Sequence[Configuration], ranked: Sequence[_Ranked], chosen: Co
     return notes
 
 
-def named(known: Sequence[Configuration], text: str) -> Configuration:
+def find_configuration(known: Sequence[Configuration], text: str) -> Configuration:
     """The configuration whose axes ``key=value,...`` names.
 
     Raises:

@@ -18,9 +18,10 @@ from grasp_rl.reporting.axes import Configuration, configurations, constants, la
 from grasp_rl.reporting.cells import Benchmark, Cell, Difference, best_of, by_test_set, compared, protocol_label
 from grasp_rl.reporting.costs import checkpoint, hours
 from grasp_rl.reporting.formats import FORMATS, Line, Table
-from grasp_rl.reporting.load import StudiedRun, read_study
+from grasp_rl.reporting.load import read_study
 from grasp_rl.reporting.published import beside
-from grasp_rl.reporting.results import NOTHING, chance, decimals, named, p_text, span
+from grasp_rl.reporting.results import NOTHING, chance, decimals, find_configuration, p_text, span
+from grasp_rl.reporting.types import StudiedRun
 from grasp_rl.utils.files import Record, write_text
 from grasp_rl.utils.text import printable
 
@@ -87,7 +88,7 @@ def tables_of(
     if columns is not None and rows is None:
         raise ConfigError(f"--columns {columns}: name --rows, too; one axis alone is --rows {columns}")
     known = configurations(runs, over)
-    chosen = None if baseline is None else named(known, baseline)
+    chosen = None if baseline is None else find_configuration(known, baseline)
     benchmarks = by_test_set(known, metric, protocol)
     if not benchmarks:
         raise ConfigError(_nothing(runs, metric, protocol))

@@ -68,7 +68,7 @@ class RolloutBatch:
         self.waited_s = 0.0
         """Seconds spent on waiting for rewards."""
         self._pending: list[PendingGroup] = []
-        self._judged: list[RolloutGroup] = []
+        self._groups: list[RolloutGroup] = []
         self._rewarded: list[list[Rollout]] = []
         """The rollouts of the first groups, where they were compared with one another."""
 
@@ -101,8 +101,8 @@ class RolloutBatch:
                 yield group
 
     def _group(self, place: int) -> RolloutGroup:
-        while place >= len(self._judged):
-            number = len(self._judged)
+        while place >= len(self._groups):
+            number = len(self._groups)
             pending = self._pending[number]
             compared = number < len(self._rewarded)
             rollouts = tuple(self._rewarded[number] if compared else self._wait(pending))
@@ -114,7 +114,7 @@ class RolloutBatch:
                 epsilon=self.algorithm.scale_epsilon,
                 min_range=self.algorithm.min_reward_range,
             )
-            self._judged.append(
+            self._groups.append(
                 RolloutGroup(
                     sample=pending.sample,
                     prompt=pending.prompt,
@@ -124,7 +124,7 @@ class RolloutBatch:
                     continuations=pending.continuations,
                 )
             )
-        return self._judged[place]
+        return self._groups[place]
 
     def _wait(self, pending: PendingGroup) -> list[Rollout]:
         begun = time.perf_counter()

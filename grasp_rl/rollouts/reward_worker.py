@@ -24,6 +24,7 @@ from grasp_rl.rewards.stages import FIRST
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.rollouts.turns import Shown, shown_of
 from grasp_rl.types import Answer, Completion, Rollout, Sample
+from grasp_rl.utils.out_of_memory import is_out_of_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +107,20 @@ def result_of(future: Future[Rewarded]) -> Rewarded:
     """What ``future`` gives.
 
     Raises:
-        RuntimeError: the pipeline's process died.
+        RuntimeError: the pipeline's process died, or ran out of memory, which is no reason for whoever waits to do
+            less at once: the message does not read as if memory had run out there.
     """
     try:
         return future.result()
     except BrokenProcessPool as error:
         raise _worker_died(error) from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RuntimeError(
+            "memory did not suffice to segment and reward the answers to one question; take a smaller segmenter or "
+            "verifier, or another device for it"
+        ) from error
 
 
 def _worker_died(error: BrokenProcessPool) -> RuntimeError:

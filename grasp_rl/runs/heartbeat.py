@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import contextlib
 import threading
 import time
 from pathlib import Path
+
+import psutil
 
 from grasp_rl.runs.run_dir import numbered
 
@@ -51,19 +52,14 @@ def someone_failed(run_dir: Path) -> bool:
 
 def end_all(pid: int) -> None:
     """SIGKILL for a process and everything below it: a rank that is stopped answers to nothing else."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = stat.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
-    waiting, result = [pid], []
-    while waiting:
-        result += waiting
-        waiting = [child for parent in waiting for child in children.get(parent, [])]
-    for number in reversed(result):
-        try:
-            os.kill(number, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    children: dict[int | None, list[psutil.Process]] = {}
+    for process in psutil.process_iter(["ppid"]):  # None of a process that may not be looked at: another user's
+        children.setdefault(process.info["ppid"], []).append(process)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        generation, family = [psutil.Process(pid)], []
+        while generation:
+            family += generation
+            generation = [child for parent in generation for child in children.get(parent.pid, [])]
+        for process in reversed(family):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                process.kill()

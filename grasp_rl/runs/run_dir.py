@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import psutil
+
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.utils.files import Record, foreign_entry, read_json, to_json, write_json
 
@@ -200,17 +202,12 @@ def _just_started(status: Record) -> bool:
 def _alive(pid: object) -> bool:
     if not isinstance(pid, int) or not 0 < pid < 2**31:
         return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    try:  # a process that ended and that nobody has asked about yet is none
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
+    except psutil.AccessDenied:  # another user's
         return True
-    try:  # a process that ended and that nobody has asked about yet still takes signals
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state not in ("Z", "X")
 
 
 def set_aside(run_dir: Path, names: Sequence[str] | None = None, *, keep: bool = False) -> None:

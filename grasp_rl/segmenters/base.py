@@ -6,7 +6,6 @@ out. Masks stay on the model's device. No torchvision: preprocessing is a few li
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,7 @@ from grasp_rl.segmenters.embedding_cache import Features, cache_of
 from grasp_rl.segmenters.postprocess import tidy
 from grasp_rl.segmenters.weights import Weights, fingerprint, load
 from grasp_rl.types import Image, MaskPrediction, SpatialPrompt
-
-log = logging.getLogger(__name__)
+from grasp_rl.utils.out_of_memory import halved, is_out_of_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -186,14 +184,13 @@ class PromptableSegmenter:
             chunk = indices[done : done + self.decode_chunk]
             try:
                 logits, scores = self.decode_prompts([prompts[i] for i in chunk], embedding)
-            except torch.OutOfMemoryError:
-                if self.decode_chunk == 1:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
                     raise
-                self.decode_chunk = max(1, min(self.decode_chunk, len(chunk)) // 2)
-                log.warning(
-                    "segmenter.decode_chunk: out of memory, going on with %d prompts at once", self.decode_chunk
+                remedy = "choose a smaller segmenter, or another segmenter.device"
+                self.decode_chunk = halved(
+                    error, len(chunk), unit="prompts", key="segmenter.decode_chunk", remedy=remedy
                 )
-                torch.cuda.empty_cache()
                 continue
             yield chunk, logits, scores
             done += len(chunk)

@@ -16,8 +16,8 @@ from grasp_rl.types import RolloutGroup
 class TrainBatch:
     """N groups, each one packed row ``[prompt | c1 | ... | cG]``."""
 
-    places: tuple[int, ...]
-    """N places of the groups in their optimizer step."""
+    group_indices: tuple[int, ...]
+    """N indices of the groups within their optimizer step."""
     groups: tuple[RolloutGroup, ...]
     completions: tuple[tuple[tuple[int, ...], ...], ...]
     """N x G token-id sequences; in a later turn they begin with what stands between the prompt and the answer."""
@@ -38,10 +38,10 @@ def micro_batches(groups: Iterable[RolloutGroup], *, size: int, skip_zero: bool)
         skip_zero: only where such a group adds nothing to the gradient (beta = 0), or its KL term is given up.
     """
     chunk: list[tuple[int, RolloutGroup]] = []
-    for place, group in enumerate(groups):
+    for index, group in enumerate(groups):
         if skip_zero and not any(group.advantages):
             continue
-        chunk.append((place, group))
+        chunk.append((index, group))
         if len(chunk) == size:
             yield batch_of(chunk)
             chunk = []
@@ -50,7 +50,7 @@ def micro_batches(groups: Iterable[RolloutGroup], *, size: int, skip_zero: bool)
 
 
 def batch_of(chunk: Sequence[tuple[int, RolloutGroup]]) -> TrainBatch:
-    """One batch of (place, group)."""
+    """One batch of (index, group)."""
     groups = tuple(group for _, group in chunk)
     contexts = tuple(tuple(_context(group, g) for g in range(len(group.rollouts))) for group in groups)
     completions = tuple(
@@ -76,7 +76,7 @@ def batch_of(chunk: Sequence[tuple[int, RolloutGroup]]) -> TrainBatch:
         }
         if later
         else {},
-        places=tuple(place for place, _ in chunk),
+        group_indices=tuple(index for index, _ in chunk),
         groups=groups,
         completions=completions,
         sampled_logp=torch.stack(sampled),

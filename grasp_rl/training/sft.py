@@ -148,7 +148,7 @@ def _run_phase(
     sft, total = config.sft, sum(phase.steps for phase in config.sft.phases)
     losses: list[dict[str, float]] = []
     for batch in rows.batches(made):
-        losses.append(_step(policy, engine, batch, rows.phase, bf16=sft.bf16))
+        losses.append(sft_step(policy, engine, batch, rows.phase, bf16=sft.bf16))
         done += 1
         if done % sft.log_every == 0 or done == total:
             row = {key: math.fsum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
@@ -208,7 +208,9 @@ def _save(policy: VlmPolicy, engine: Engine, config: RunConfig, step: int, phase
     group.barrier()
 
 
-def _step(policy: VlmPolicy, engine: Engine, rows: Sequence[Row], phase: SftPhase, *, bf16: bool) -> dict[str, float]:
+def sft_step(
+    policy: VlmPolicy, engine: Engine, rows: Sequence[Row], phase: SftPhase, *, bf16: bool
+) -> dict[str, float]:
     """One optimizer step on the mean negative log-likelihood of the answers' tokens, and on where they attend.
 
     Args:

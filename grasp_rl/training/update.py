@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,9 +19,7 @@ from grasp_rl.policies.types import Sampling
 from grasp_rl.runs import signals
 from grasp_rl.training.collate import TrainBatch, batch_of, micro_batches, padded
 from grasp_rl.types import RolloutGroup
-from grasp_rl.utils.memory import out_of_memory
-
-log = logging.getLogger(__name__)
+from grasp_rl.utils.out_of_memory import halved, is_out_of_memory
 
 STATISTICS = ("loss", "kl", "clip_fraction", "ratio", "entropy", "scored")
 """Sums over the tokens of a step, float64."""
@@ -118,7 +115,7 @@ class PolicyUpdater:
             try:
                 return self._accumulate(groups, size, before, first=first)
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 self._shrink(error)
 
@@ -196,25 +193,20 @@ class PolicyUpdater:
                 "same step, so it cannot be tried again: lower algorithm.micro_batch_groups"
             ) from error
         self.engine.zero_grad()
-        if self.size == 1:
-            raise RuntimeError(
-                "out of memory while one group was learned from; set policy.checkpoint_activations=full, or lower "
-                "policy.image.max_pixels, algorithm.group_size or rollout.max_new_tokens"
-            ) from error
-        self.out_of_memory += 1
-        log.warning(
-            "out of memory with %d groups a micro-batch; going on with algorithm.micro_batch_groups=%d",
+        self.size = halved(
+            error,
             self.size,
-            self.size // 2,
+            unit="groups that are learned from",
+            key="algorithm.micro_batch_groups",
+            remedy="set policy.checkpoint_activations=full, or lower policy.image.max_pixels, algorithm.group_size or "
+            "rollout.max_new_tokens",
         )
-        self.size //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self.out_of_memory += 1
 
 
 @dataclass
 class _Before:
-    """What the first pass over an optimizer step's groups found, by the group's place: later passes compare with it."""
+    """What the first pass over an optimizer step's groups found, by the group's index: later passes compare with it."""
 
     old: dict[int, Tensor] = field(default_factory=dict)
     reference: dict[int, Tensor] = field(default_factory=dict)
@@ -227,15 +219,15 @@ class _Before:
     @staticmethod
     def once(known: dict[int, Tensor], batch: TrainBatch, score: Callable[[], Tensor]) -> Tensor:
         """[N, G, C] of ``batch``, scored where one of its groups is not known yet."""
-        if any(place not in known for place in batch.places):
-            known.update(zip(batch.places, score(), strict=True))
+        if any(index not in known for index in batch.group_indices):
+            known.update(zip(batch.group_indices, score(), strict=True))
         width = batch.sampled_logp.shape[-1]
-        return torch.stack([padded(list(known[place][:, :width]), width) for place in batch.places])
+        return torch.stack([padded(list(known[index][:, :width]), width) for index in batch.group_indices])
 
     def compare(self, batch: TrainBatch, old: Tensor, sampled: Tensor, valid: Tensor) -> None:
         """Add the batch's mismatch, once."""
-        if not self.compared.issuperset(batch.places):
-            self.compared.update(batch.places)
+        if not self.compared.issuperset(batch.group_indices):
+            self.compared.update(batch.group_indices)
             self.mismatch += ((old - sampled) * valid).abs().sum().double()
             self.scored += valid.sum().double()
 

@@ -102,11 +102,11 @@ def _font_with(character: str) -> str | None:
     """The path of the first font that has ``character``."""
     if ord(character) in _characters(_shipped()):
         return _shipped()
-    return next((path for path in _system_fonts() if ord(character) in _characters(path)), None)
+    return next((path for path in system_fonts() if ord(character) in _characters(path)), None)
 
 
 @lru_cache(maxsize=1)
-def _system_fonts() -> tuple[str, ...]:
+def system_fonts() -> tuple[str, ...]:
     """Fonts of the system, those made for many scripts first."""
     from matplotlib import font_manager
 

@@ -20,9 +20,3 @@ SETTINGS = {
 def environment() -> dict[str, str]:
     """The process's own environment, with the settings added where it has none."""
     return SETTINGS | dict(os.environ)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory ran out: Python's, torch's on a GPU, or that of torch's CPU allocator."""
-    kwargs = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
-    return kwargs or "can't allocate memory" in str(error) or "out of memory" in str(error)

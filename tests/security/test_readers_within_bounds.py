@@ -19,8 +19,8 @@ from grasp_rl.config.targets import instantiate, load_config
 from grasp_rl.distributed.local import load_plain
 from grasp_rl.evaluation.foreign_rows import read_answers
 from grasp_rl.evaluation.predictions import read_predictions
-from grasp_rl.reporting.load import number
 from grasp_rl.reporting.render import write_report
+from grasp_rl.reporting.types import number
 from grasp_rl.runs import checkpoints
 from grasp_rl.runs.run_dir import numbered, seconds_between, stages_in, state_of
 from grasp_rl.tracking.metrics_log import read_rows

@@ -58,7 +58,8 @@ def test_a_good_one_renders_as_ever_and_knows_no_environment(tmp_path: Path, mon
     assert made._process is not None
     assert b"canary" not in Path(f"/proc/{made._process.pid}/environ").read_bytes()
     assert made.render(None, {"query": "a"}) == "a"
-    made._owner = os.getpid() + 1  # as after a fork
+    child = os.getpid() + 1
+    monkeypatch.setattr(os, "getpid", lambda: child)  # as after a fork
     assert made.render(None, {"query": "b"}) == "b"
 
 

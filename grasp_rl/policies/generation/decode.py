@@ -112,7 +112,7 @@ def _decode_all(
             kept = torch.tensor(going, device=policy.device)
             state.select(kept)
             alive, token = alive[kept], token[kept]
-        _decode(policy, state, token)
+        decode_token(policy, state, token)
 
 
 @contextlib.contextmanager
@@ -158,7 +158,7 @@ def prefill(
     )
 
 
-def _decode(policy: LanguageModel, state: DecodeState, token: Tensor) -> None:
+def decode_token(policy: LanguageModel, state: DecodeState, token: Tensor) -> None:
     """One token for every living row."""
     state.length += 1
     output = policy.language_model(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,9 +14,7 @@ from grasp_rl.interfaces import Policy
 from grasp_rl.policies.types import Sampling
 from grasp_rl.types import Completion, Sample
 from grasp_rl.utils.keyed_rng import token_uniforms
-from grasp_rl.utils.memory import out_of_memory
-
-log = logging.getLogger(__name__)
+from grasp_rl.utils.out_of_memory import halved, is_out_of_memory
 
 
 class InProcess:
@@ -65,7 +62,7 @@ class InProcess:
                     left.remove(index)
                     yield index, group
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 self._shrink(min(rows, len(chunk) * group_size), error)
 
@@ -104,20 +101,9 @@ class InProcess:
                     yield chunk[place], parts[place]
 
     def _shrink(self, rows: int, error: Exception) -> None:
-        if rows == 1:
-            raise RuntimeError(
-                "out of memory while one completion was decoded alone; lower policy.image.max_pixels or "
-                "rollout.max_new_tokens"
-            ) from error
-        self.rows = rows // 2
+        remedy = "lower policy.image.max_pixels or rollout.max_new_tokens"
+        self.rows = halved(error, rows, unit="completions", key="rollout.batch_rows", remedy=remedy)
         self.out_of_memory += 1
-        log.warning(
-            "out of memory while %d completions were decoded together; going on with rollout.batch_rows=%d",
-            rows,
-            self.rows,
-        )
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def weights_changed(self, policy: Policy, step: int) -> None:
         """Nothing to do: the weights are the trained ones."""
