@@ -147,7 +147,7 @@ def test_different_questions_or_rules_are_never_ranked_together() -> None:
         studied("reward=d", None),
     ]
     content = page(runs)
-    titles = [group["title"] for group in content["groups"]]
+    titles = [group["title"].partition(", questions ")[0] for group in content["groups"]]
     assert titles == [
         "d test, 3 samples, protocol ours", "d test, 3 samples, protocol ours",
         "d test, 3 samples, protocol ours with empty_iou=zero", "Not scored",
@@ -209,6 +209,48 @@ def test_labels_have_resolved_values_and_what_is_common_is_said_once() -> None:
     assert constants(runs) == {"experiment": "e", "prompt": "box", "policy": "p"}
     two = configurations([studied("experiment=e", None, x=1), studied("experiment=f", None, x=2)])
     assert [configuration.label for configuration in two] == ["experiment=e", "experiment=f"]
+
+
+def test_of_many_axes_labels_say_what_differs_from_the_common_values() -> None:
+    """Grids that share a folder: fifteen runs, six axes, of which each run changes one at most."""
+    usual = {"a": "0", "b": "0", "c": "0", "d": "0", "e": "0", "f": "0"}
+    points = [usual, *({**usual, key: "1"} for key in usual)]
+    runs = [
+        studied(" ".join(f"{k}={v}" for k, v in {**point, "seed": str(seed)}.items()), scored([0.1 * n] * 4))
+        for n, point in enumerate(points)
+        for seed in range(2)
+    ]
+    content = page(runs)
+    (group,) = content["groups"]
+    assert group["axes"] == ["configuration"]
+    assert [row["label"] for row in group["rows"]] == ["common values", *(f"{key}=1" for key in usual)]
+    assert [row["axes"] for row in group["rows"]] == [[row["label"]] for row in group["rows"]]
+    assert content["common"] == "a=0, b=0, c=0, d=0, e=0, f=0"
+    assert [row["label"] for row in group["runs"]][:4] == ["seed=0", "seed=1", "a=1, seed=0", "a=1, seed=1"]
+    assert "Common values, which hold where a row says nothing else: a=0" in render(content)
+    assert "Common values: a=0" in markdown(content)
+    chosen = page(runs, baseline="c=1")["groups"][0]
+    assert chosen["reference"] == "c=1"
+    assert page(runs, baseline="common values")["groups"][0]["reference"] == "common values"
+
+
+def test_a_group_whose_settings_were_changed_keeps_its_name() -> None:
+    terms = {"terms": {"iou": {"weight": 1}}, "no_target": "accuracy"}
+    runs = [
+        studied("seed=0", None, reward=terms),
+        studied("reward.no_target=zero seed=0", None, reward={**terms, "no_target": "zero"}),
+        studied("reward=other seed=0", None, reward={"terms": {}, "no_target": "accuracy"}),
+    ]
+    runs[0].environment["overrides"].append("reward=mask")
+    assert resolved("reward", runs) == ["mask", "mask", "other"]
+
+
+def test_test_sets_of_one_name_are_told_apart() -> None:
+    titles = [group["title"] for group in page([
+        studied("a=1 seed=0", scored([0.5] * 4)), studied("a=2 seed=0", scored([0.5] * 4, query="how many")),
+    ])["groups"]]  # fmt: skip
+    assert len(set(titles)) == 2
+    assert all(title.startswith("d test, 4 samples, protocol ") and ", questions " in title for title in titles)
 
 
 def test_other_keys_than_the_seed_are_averaged_over_on_request() -> None:

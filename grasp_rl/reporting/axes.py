@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,8 @@ _NOT_CONFIGURED = ("run_dir", "name", "resume", "trusted_modules", "trust_checkp
 """Sections of config.yaml that decide no number."""
 _PLACES = ("engine.node_rank", "engine.rendezvous", "engine.hostfile", "engine.timeout_s")
 _MOST_LEAVES = 4
+MOST_AXES = 5
+"""Axes up to which each has a column and stands in labels; of more, labels say what differs from common values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ def labelled(runs: Sequence[StudiedRun]) -> list[StudiedRun]:
     axes = [{key: values[key][place] for key in keys} for place in range(len(runs))]
     names = [run.folder.name for run in runs]
     named = [run.folder.name if names.count(run.folder.name) == 1 else str(run.folder) for run in runs]
-    labels = [label_of(own) for own in axes]
+    labels = _labels(axes)
     return [
         replace(run, axes=own, label=name if not label else label if labels.count(label) == 1 else f"{label}, {name}")
         for run, own, label, name in zip(runs, axes, labels, named, strict=True)
@@ -57,6 +60,31 @@ def label_of(axes: Mapping[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in axes.items())
 
 
+def common_values(axes: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Of more than ``MOST_AXES`` axes the commonest value of each, which labels leave out; of fewer nothing."""
+    keys = [key for key in (axes[0] if axes else ()) if key not in SEEDS]
+    if len(keys) <= MOST_AXES:
+        return {}
+    return {key: Counter(own[key] for own in axes).most_common(1)[0][0] for key in keys}
+
+
+def columns(axes: Mapping[str, str], label: str) -> dict[str, str]:
+    """What a table's row begins with: a column an axis, or of more than ``MOST_AXES`` the label alone."""
+    return dict(axes) if sum(key not in SEEDS for key in axes) <= MOST_AXES else {"configuration": label}
+
+
+def _labels(axes: Sequence[Mapping[str, str]]) -> list[str]:
+    """What to call what has these axes; an experiment's name is left out where the rest tells it apart."""
+    common = common_values(axes)
+    full = [{key: value for key, value in own.items() if common.get(key) != value} for own in axes]
+    labels = [label_of(own) for own in full]
+    if not common:
+        return labels
+    brief = [label_of({key: value for key, value in own.items() if key != "experiment"}) for own in full]
+    labels = [name if brief.count(name) == 1 else label for name, label in zip(brief, labels, strict=True)]
+    return [label or "common values" for label in labels]
+
+
 def resolved(key: str, runs: Sequence[StudiedRun]) -> list[str]:
     """The value of an override's key in each run, also in those that left it at its default.
 
@@ -66,6 +94,8 @@ def resolved(key: str, runs: Sequence[StudiedRun]) -> list[str]:
     told = [overrides_of(run.environment).get(key) for run in runs]
     nodes = [_at(run.config, key) for run in runs]
     named = [(node, option) for node, option in zip(nodes, told, strict=True) if option is not None]
+    changed = dict.fromkeys(k for run in runs for k in overrides_of(run.environment))
+    below = [other.removeprefix(f"{key}.") for other in changed if other.startswith(f"{key}.")]
     result = []
     for node, option in zip(nodes, told, strict=True):
         if not isinstance(node, dict | list) and node is not _ABSENT:
@@ -76,8 +106,25 @@ def resolved(key: str, runs: Sequence[StudiedRun]) -> list[str]:
             result.append("default")
         else:
             same = next((name for other, name in named if other == node), None)
-            result.append(same or name_of(node) or "default")
+            result.append(same or _but_for(below, node, named) or name_of(node) or "default")
     return result
+
+
+def _but_for(keys: Sequence[str], node: object, named: Sequence[tuple[object, str]]) -> str | None:
+    """The one option of ``named`` whose settings are those of ``node`` but for ``keys``, if there is one."""
+    options = {name for other, name in named if _without(other, keys) == _without(node, keys)} if keys else set()
+    return options.pop() if len(options) == 1 else None
+
+
+def _without(node: Any, keys: Sequence[str]) -> Any:
+    """A copy of a section without dotted ``keys``."""
+    if not isinstance(node, dict):
+        return node
+    return {
+        name: _without(value, [key.removeprefix(f"{name}.") for key in keys if key.startswith(f"{name}.")])
+        for name, value in node.items()
+        if name not in keys
+    }
 
 
 def name_of(node: object) -> str | None:
@@ -128,7 +175,7 @@ def configurations(runs: Sequence[StudiedRun], over: Sequence[str] = SEEDS) -> l
             group.append(run)
     groups, notes = _merged(groups, over)
     axes = _axes([group[0] for group in groups], over)
-    labels = [label_of(own) or _shared_name(group) for own, group in zip(axes, groups, strict=True)]
+    labels = [label or _shared_name(group) for label, group in zip(_labels(axes), groups, strict=True)]
     return [
         Configuration(axes=own, label=label, runs=tuple(group), notes=tuple(f"{label}: {note}" for note in told))
         for own, label, group, told in zip(axes, labels, groups, notes, strict=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from grasp_rl.reporting import breakdowns, health, regret, results
-from grasp_rl.reporting.axes import SEEDS, configurations, constants, label_of
+from grasp_rl.reporting.axes import SEEDS, common_values, configurations, constants, label_of
 from grasp_rl.reporting.costs import cost
 from grasp_rl.reporting.plots import REWARD, VALIDATION, curve, image, path_of
 from grasp_rl.reporting.results import COLUMNS, NOTHING, decimals, of
@@ -45,6 +45,7 @@ def context(
         "refresh": None,
         "summary": found.summary,
         "constants": label_of(constants(runs)),
+        "common": label_of(common_values([c.axes for c in known])),
         "columns": [heading for heading, _ in COLUMNS],
         "groups": found.groups,
         "regimes": [{"label": run.label, "rows": rows} for run in runs if (rows := _stages(run))],

@@ -68,8 +68,8 @@ def curve(
         smooth: width in steps of a centred moving average; above 1 the values themselves are drawn faintly behind it.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(3.4, 2.2), layout="constrained")
-        axes = figure.add_subplot(xlim=xlim, ylim=ylim)
+        figure = Figure(figsize=(3.4, 2.2))
+        axes = figure.add_axes((0.18, 0.2, 0.79, 0.76), xlim=xlim, ylim=ylim)  # a layout engine draws every panel twice
         x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
         if smooth > 1:
             axes.plot(x, y, color=color, alpha=0.3, linewidth=0.8)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
@@ -122,6 +124,7 @@ def render(content: Record, template: str = "report.html.jinja") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = lambda text: Markup("<wbr>").join(re.split(r"(?<=[._/])", str(text)))
     return environment.get_template(template).render(content)
 
 
@@ -143,6 +146,7 @@ def markdown(content: Record) -> str:
     """The tables as Markdown; curves and images are on the page."""
     lines = [f"# {_md(content['title'])}", "", markdown_line(content["summary"]), ""]
     lines += [f"All runs: {_md(content['constants'])}", ""] if content["constants"] else []
+    lines += [f"Common values: {_md(content['common'])}", ""] if content["common"] else []
     for group in content["groups"]:
         lines += _group(group, content["columns"])
     terms = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.reporting import breakdowns
-from grasp_rl.reporting.axes import Configuration, configurations
+from grasp_rl.reporting.axes import Configuration, columns, configurations
 from grasp_rl.reporting.cells import Benchmark, Cell, Difference, best_of, by_test_set, compared, gain
 from grasp_rl.reporting.published import beside
 from grasp_rl.reporting.types import Scored, StudiedRun
@@ -50,6 +51,8 @@ class _Ranked:
     best: Cell
     to_best: Mapping[str, Difference]
     """Of every other cell to the best one."""
+    title: str
+    """The test set, told apart from others of the same name by its questions."""
 
     @property
     def tied(self) -> list[str]:
@@ -64,11 +67,13 @@ def study_results(runs: Sequence[StudiedRun], over: Sequence[str], baseline: str
     """
     known = configurations(runs, over)
     chosen = None if baseline is None else find_configuration(known, baseline)
-    ranked = []
-    for test, cells in by_test_set(known).items():
+    ranked, tests = [], by_test_set(known)
+    names = Counter(test.label for test in tests)
+    for test, cells in tests.items():
         best = best_of(cells)
-        ranked.append(_Ranked(test, cells, best, compared(cells, best)))
-    keys = list(known[0].axes)
+        title = test.label if names[test.label] == 1 else f"{test.label}, questions {test.digest[:6] or 'unknown'}"
+        ranked.append(_Ranked(test, cells, best, compared(cells, best), title))
+    keys = list(columns(known[0].axes, known[0].label))
     waiting = [c for c in known if not any(cell.configuration is c for part in ranked for cell in part.cells)]
     groups = [_group(part, chosen, keys, waiting if len(ranked) == 1 else []) for part in ranked]
     if waiting and len(ranked) != 1:
@@ -91,9 +96,9 @@ def _split(known: Sequence[Configuration], ranked: Sequence[_Ranked], chosen: Co
                          f"they stand in {len(tests)} tables")  # fmt: skip
     for part in ranked:
         if chosen is not None and all(cell.configuration is not chosen for cell in part.cells):
-            notes.append(f"{part.test.label}: {chosen.label} was not scored there, the best is compared with instead")
+            notes.append(f"{part.title}: {chosen.label} was not scored there, the best is compared with instead")
         if missing := [cell.label for cell in part.cells if cell.samples is None]:
-            notes.append(f"{part.test.label}: no interval and no comparison of {'; '.join(missing)}, whose stored "
+            notes.append(f"{part.title}: no interval and no comparison of {'; '.join(missing)}, whose stored "
                          "samples are missing or do not give the gIoU that was written")  # fmt: skip
     return notes
 
@@ -107,6 +112,7 @@ def find_configuration(known: Sequence[Configuration], text: str) -> Configurati
     pairs = [part.strip().partition("=") for part in text.split(",")]
     wanted = {key: value for key, _, value in pairs}
     matching = [c for c in known if all(c.axes.get(key) == value for key, value in wanted.items())]
+    matching = [c for c in known if c.label == text] or matching
     if len(matching) == 1:
         return matching[0]
     what = "no configuration is that" if not matching else f"{len(matching)} configurations are that"
@@ -156,11 +162,11 @@ def _group(part: _Ranked, chosen: Configuration | None, keys: list[str], waiting
     runs = [run for cell in cells for run in cell.runs]
     several = any(len(cell.configuration.runs) > 1 for cell in cells)
     return {
-        "title": part.test.label,
+        "title": part.title,
         "axes": keys,
         "rows": [_row(cell, cell.label in leading) for cell in cells] + [_waiting(c) for c in waiting],
         "chance": chance(cells),
-        "run_axes": list(runs[0].axes),
+        "run_axes": list(columns(runs[0].axes, runs[0].label)),
         "runs": [run_row(run) for run in runs] if several else [],
         "reference": reference.label,
         "compared": [_comparison(label, difference, reference) for label, difference in apart.items()],
@@ -187,7 +193,7 @@ def _row(cell: Cell, leading: bool) -> Record:
         change = runs[0].difference[:3]
     seeds = f"{len(runs)} seeds, std {decimals(cell.std)}" if len(runs) > 1 else ""
     return {
-        "axes": list(cell.configuration.axes.values()),
+        "axes": list(columns(cell.configuration.axes, cell.label).values()),
         "label": cell.label,
         "state": _states(cell.configuration),
         "error": None,
@@ -207,7 +213,7 @@ def run_row(run: StudiedRun) -> Record:
     """One run in the fold below the configurations."""
     change = run.difference
     return {
-        "axes": list(run.axes.values()),
+        "axes": list(columns(run.axes, run.label).values()),
         "label": run.label,
         "state": run.state,
         "before": decimals(of(run.before, "giou")),
@@ -223,7 +229,7 @@ def _waiting(configuration: Configuration) -> Record:
     runs = configuration.runs
     nothing = dict.fromkeys(("before", "after", "difference"), NOTHING)
     return nothing | {
-        "axes": list(configuration.axes.values()),
+        "axes": list(columns(configuration.axes, configuration.label).values()),
         "label": configuration.label,
         "state": _states(configuration),
         "error": next((run.error for run in runs if run.error), None),
@@ -267,7 +273,7 @@ def _summary(runs: Sequence[StudiedRun], ranked: Sequence[_Ranked]) -> str:
         return f"{text} None of them has been scored."
     sentences = [_headline(part, len(runs) > 1) for part in ranked]
     if len(ranked) > 1:
-        sentences = [f"On {part.test.label}: {said}" for part, said in zip(ranked, sentences, strict=True)]
+        sentences = [f"On {part.title}: {said}" for part, said in zip(ranked, sentences, strict=True)]
         sentences.append("Different test sets are not compared.")
     else:
         sentences.append(f"Scored by the protocol {ranked[0].test.protocol}.")

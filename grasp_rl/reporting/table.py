@@ -13,8 +13,8 @@ from pathlib import Path
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import closest, of_system
-from grasp_rl.reporting import pivots
-from grasp_rl.reporting.axes import Configuration, configurations, constants, label_of
+from grasp_rl.reporting import axes, pivots
+from grasp_rl.reporting.axes import Configuration, common_values, configurations, constants, label_of
 from grasp_rl.reporting.cells import Benchmark, Cell, Difference, best_of, by_test_set, compared, protocol_label
 from grasp_rl.reporting.costs import checkpoint, hours
 from grasp_rl.reporting.formats import FORMATS, Line, Table
@@ -102,6 +102,8 @@ def tables_of(
             made = [_pivot(benchmark, cells, rows, columns)]
         tables += made + ([_effects(benchmark, cells)] if effects else []) + _published(benchmark, cells)
     notes = (*tables[0].notes, *([f"All runs: {common}."] if common else []))
+    if usual := label_of(common_values([c.axes for c in known])):
+        notes += (f"Common values, which hold where a row says nothing else: {usual}.",)
     unscored = [c.label for c in known if not any(x.configuration is c for cells in benchmarks.values() for x in cells)]
     if unscored:
         notes += (f"Without this number: {'; '.join(unscored)}.",)
@@ -138,12 +140,12 @@ def _by_configuration(benchmark: Benchmark, cells: Sequence[Cell], chosen: Confi
     reference = next((cell for cell in cells if cell.configuration is chosen), best)
     to_best = compared(cells, best)
     apart = to_best if reference is best else compared(cells, reference)
-    metric, keys = cells[0].metric, list(cells[0].configuration.axes)
+    metric, keys = cells[0].metric, list(axes.columns(cells[0].configuration.axes, cells[0].label))
     lines, records = [], []
     for cell in cells:
         difference = apart.get(cell.label)
         leading = cell is best or (cell.label in to_best and to_best[cell.label].tied)
-        words = list(cell.configuration.axes.values()) or [cell.label]
+        words = list(axes.columns(cell.configuration.axes, cell.label).values()) or [cell.label]
         numbers = [str(len(cell.values)), decimals(cell.mean), span(cell.interval) or NOTHING, decimals(cell.std)]
         texts = [*words, *numbers, *_compared(difference, cell is reference), checkpoint(cell.runs), _cost(cell.runs)]
         lines.append(Line(cells=tuple(texts), bold=frozenset({len(words) + 1} if leading and len(cells) > 1 else ())))
