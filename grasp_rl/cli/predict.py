@@ -280,8 +280,8 @@ def write(out: Path, task: Task, image: Image, prediction: Prediction, predictor
         "parsing": asdict(config.parsing),
         "files": {name: str(file) for name, file in files.items()},
     }
-    if prediction.told:
-        record["inference"] = prediction.told
+    if prediction.inference:
+        record["inference"] = prediction.inference
     write_json(out / f"{task.name}.json", record)
     return record
 

@@ -313,16 +313,16 @@ class _Pictures:
             self.conversions[conversion] += 1
         return _Picture.of(image, plausibility.transparency(row.image), turned=plausibility.is_turned(row.image))
 
-    def leaks(self, picture: _Picture, split: str, place: str, shown: str) -> list[str]:
-        """The other split that ``picture``, or an equal one, is in; said once for each picture and split.
+    def leaks(self, image: _Picture, split: str, place: str, shown: str) -> list[str]:
+        """The other split that ``image``, or an equal one, is in; said once for each image and split.
 
         Args:
-            picture: of a record.
+            image: of a record.
             split: that the record is in.
             place: where the record stands.
-            shown: the picture's path or name.
+            shown: the path or name of the image.
         """
-        seen = self._seen.setdefault(picture.digest, {}) if picture.error is None else {}
+        seen = self._seen.setdefault(image.digest, {}) if image.error is None else {}
         first = next(iter(seen.items()), None)
         known = split in seen
         seen.setdefault(split, (place, shown))

@@ -133,7 +133,7 @@ class Answering:
             return self._answered(
                 image, query, predictor, prediction.answer, prediction.masks,
                 who=chosen.policy, text=prediction.text, cut=reasons.get(prediction.finish_reason, ""),
-                told=prediction.told, policy_s=prediction.policy_s, segmenter_s=prediction.segmenter_s,
+                told=prediction.inference, policy_s=prediction.policy_s, segmenter_s=prediction.segmenter_s,
             )  # fmt: skip
 
     def mark(self, image: PageImage, query: str, chosen: Chosen, text: str) -> Answered:

@@ -67,7 +67,7 @@ class Made:
     chips: int
     left_out: list[str]
     """Chips and labels that are not in it, and why."""
-    told: str
+    shown: str
     """How the scene was shown."""
 
 
@@ -139,7 +139,7 @@ def make_dataset(
         _write(out, stem, scene, grid, chips, rows, splits, labels.questions, about)
         empty = sum(row.target == {"polygons": []} for row in rows)
         used = len({row.chip for row in rows})
-        return Made(rows=counts, empty=empty, chips=used, left_out=left_out, told=scene.told)
+        return Made(rows=counts, empty=empty, chips=used, left_out=left_out, shown=scene.told)
 
 
 def _cut(scene: Scene, grid: Grid, labels: Labels, cutting: Cutting) -> tuple[list[Chip], list[_Row]]:

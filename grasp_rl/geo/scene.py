@@ -154,7 +154,7 @@ def _scene(path: Path, raster: Raster, reading: ImageReading) -> RasterScene:
         place = "; ".join(part for part in ("no CRS", _half_a_place(raster), _beside(path)) if part)
     else:
         place = f"{grid.name}, {size[0]:.3g} x {size[1]:.3g} m a pixel"
-    return RasterScene(raster, rendering, grid, "; ".join(part for part in (place, rendering.told) if part))
+    return RasterScene(raster, rendering, grid, "; ".join(part for part in (place, rendering.note) if part))
 
 
 def _grid(raster: Raster) -> Grid:
