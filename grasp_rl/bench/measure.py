@@ -116,14 +116,14 @@ class Meter:
         core.language_model.register_forward_pre_hook(self._before_language, with_kwargs=True)
         core.language_model.register_forward_hook(self._after)
 
-    def _before_vision_encoder(self, _module: Any, words: tuple[Any, ...], named: dict[str, Any]) -> None:
-        self.counts["vision_encoder_images"] += len(named["grid_thw"] if "grid_thw" in named else words[1])
+    def _before_vision_encoder(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.counts["vision_encoder_images"] += len(kwargs["grid_thw"] if "grid_thw" in kwargs else args[1])
         self.enter("vision_encoder")
 
-    def _before_language(self, _module: Any, _words: tuple[Any, ...], named: dict[str, Any]) -> None:
-        rows, length = named["inputs_embeds"].shape[:2]
+    def _before_language(self, _module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rows, length = kwargs["inputs_embeds"].shape[:2]
         name = "policy" if torch.is_grad_enabled() else "reference"
-        if cache_in(named) is not None:
+        if cache_in(kwargs) is not None:
             name = "prefill" if length > 1 else "decode"
         if name != "decode" or not self.replays:
             self.counts[f"{name}_tokens"] += rows * length

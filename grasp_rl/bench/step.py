@@ -136,20 +136,20 @@ def compare(plan: Plan) -> Record:
 def taking_turns(plan: Plan) -> dict[str, tuple[list[Record], Record]]:
     """The counted steps of every side and what it loaded; on a CPU the sides take turns."""
     if plan.task.device != "cpu" and len(plan.sides) > 1:
-        found: dict[str, tuple[list[Record], Record]] = {}
+        results: dict[str, tuple[list[Record], Record]] = {}
         for name in plan.sides:
-            found |= taking_turns(replace(plan, sides=(name,)))
+            results |= taking_turns(replace(plan, sides=(name,)))
             if plan.out is not None:
-                write_json(plan.out / f"{name}.json", {"steps": found[name][0], **found[name][1]})
-        return found
+                write_json(plan.out / f"{name}.json", {"steps": results[name][0], **results[name][1]})
+        return results
     rows: dict[str, list[Record]] = {name: [] for name in plan.sides}
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(SIDES[name], plan.task)) for name in plan.sides}
         for number in range(plan.task.steps):
             for name, worker in workers.items():
                 row = worker.measure()
-                told = f"{row['cpu_s']:.1f} CPU-s, {row['wall_s']:.1f} s, {row['peak_mib']:.0f} MiB"
-                sys.stderr.write(f"{name}: step {number} of {plan.task.steps - 1}: {told}\n")
+                line = f"{row['cpu_s']:.1f} CPU-s, {row['wall_s']:.1f} s, {row['peak_mib']:.0f} MiB"
+                sys.stderr.write(f"{name}: step {number} of {plan.task.steps - 1}: {line}\n")
                 if number:  # the first one warms up
                     rows[name].append(row)
         return {name: (rows[name], worker.loaded) for name, worker in workers.items()}
@@ -169,9 +169,9 @@ def summary(rows: Sequence[Record], tokens: int) -> Record:
     if any(row["counts"] != counts for row in rows):
         raise RuntimeError(f"the counts differ between steps: {[row['counts'] for row in rows]}")
     made = [row | {"tokens_per_s": tokens / row["wall_s"]} for row in rows]
-    told = {key: spread([row[key] for row in made]) for key in ("cpu_s", "wall_s", "peak_mib", "tokens_per_s")}
+    spreads = {key: spread([row[key] for row in made]) for key in ("cpu_s", "wall_s", "peak_mib", "tokens_per_s")}
     phases = {name: statistics.median(row["phases"].get(name, 0.0) for row in rows) for name in PHASES}
-    return {**told, "counts": counts, "phases_s": phases, "steps": [dict(row) for row in rows]}
+    return {**spreads, "counts": counts, "phases_s": phases, "steps": [dict(row) for row in rows]}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -204,11 +204,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, RuntimeError, OSError) as error:
         sys.stderr.write(f"grasp-rl bench step: {error}\n")
         return 2 if isinstance(error, ConfigError) else 1
-    told = table(result, profile=arguments.profile)
+    text = table(result, profile=arguments.profile)
     if arguments.out is not None:
         write_json(arguments.out / "step.json", result)
-        write_text(arguments.out / "step.md", told)
-    sys.stdout.write(json.dumps(to_json(result)) + "\n" if arguments.json else told)
+        write_text(arguments.out / "step.md", text)
+    sys.stdout.write(json.dumps(to_json(result)) + "\n" if arguments.json else text)
     return 0
 
 
@@ -313,15 +313,15 @@ def _device(name: str) -> str:
         import torch
 
         return f"one {torch.cuda.get_device_name()}"
-    told = Path("/proc/cpuinfo")
-    result = re.search(r"model name\s*: (.+)", told.read_text(encoding="utf-8")) if told.exists() else None
+    path = Path("/proc/cpuinfo")
+    result = re.search(r"model name\s*: (.+)", path.read_text(encoding="utf-8")) if path.exists() else None
     return f"one thread of {os.cpu_count()} CPUs ({result[1] if result else platform.machine()})"
 
 
 def table(result: Record, *, profile: bool) -> str:
     """The result as Markdown."""
     task, sides = result["task"], result["sides"]
-    versions = ", ".join(f"{name} {found}" for name, found in result["versions"].items() if found)
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
     state = result["git"] or {"commit": "unknown", "dirty": False}
     commit = f"{state['commit'][:7]}{', changed' if state['dirty'] else ''}"
     lines = [
@@ -370,8 +370,8 @@ def _seconds(device: str) -> str:
     return "CPU-seconds" if device == "cpu" else "seconds"
 
 
-def _spread_cell(found: Record) -> str:
-    return f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})"
+def _spread_cell(record: Record) -> str:
+    return f"{record['median']:.2f} ({record['min']:.2f} to {record['max']:.2f})"
 
 
 def _profile(sides: Record, device: str) -> list[str]:
@@ -392,9 +392,9 @@ def _growth(ours: Record | None, task: Record, grown: Sequence[Record]) -> list[
     key = "cpu_s" if task["device"] == "cpu" else "wall_s"
     base = [] if ours is None else [{"task": task, **ours}]
     for part in [*base, *grown]:
-        told = part["task"]
+        setting = part["task"]
         numbers = f"{part[key]['median']:.2f} | {part['peak_mib']['median']:.0f}"
-        lines.append(f"| {told['groups']} | {told['prompt_tokens']} | {numbers} |")
+        lines.append(f"| {setting['groups']} | {setting['prompt_tokens']} | {numbers} |")
     return lines
 
 

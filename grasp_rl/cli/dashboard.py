@@ -44,8 +44,8 @@ def _run(arguments: argparse.Namespace) -> int:
         runs = read_study(arguments.grid)
         axes = list(dict.fromkeys(axis for run in runs for axis in run.axes))
         commands = {" ".join(map(str, run.environment.get("command") or ())) for run in runs} - {""}
-        told = "; ".join(sorted(commands)[:3])
-        made.append(dashboard.report(entity, arguments.project, arguments.grid.absolute().name, axes, told))
+        examples = "; ".join(sorted(commands)[:3])
+        made.append(dashboard.report(entity, arguments.project, arguments.grid.absolute().name, axes, examples))
     if arguments.dry_run:
         text = json.dumps([dashboard.spec(part) for part in made], indent=1) + "\n"
         if arguments.out:

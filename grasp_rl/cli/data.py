@@ -131,16 +131,16 @@ def _positive(text: str) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    words, limit = arguments.words, arguments.max_pixels
-    found = data_source.annotations_of(words)
-    if found is None:
+    args, limit = arguments.words, arguments.max_pixels
+    place = data_source.annotations_of(args)
+    if place is None:
         more = [f"data.max_pixels={limit}"] if limit else []
-        dataset = data_source.dataset_of([*words, *more])
+        dataset = data_source.dataset_of([*args, *more])
         if isinstance(dataset, SyntheticSource):
             raise ConfigError("data=synthetic: drawn scenes have no annotations to check")
         report = validate_dataset(dataset, Path(getattr(dataset, "root", dataset.name)), strict=arguments.strict)
     else:
-        root, options = found
+        root, options = place
         images = ImageReading(bands=options.get("bands"), stretch=options.get("stretch", "auto"))
         masks = MaskReading(foreground=options.get("mask_foreground"), ignore=options.get("ignore_value"))
         limit = limit or options.get("max_pixels", MAX_PIXELS)
@@ -164,7 +164,7 @@ def _as_text(report: Report) -> str:
         lines.append(f"{name:<12}{count:>8}{report.no_target[name] / count:>12.0%}")
     if report.kinds:
         lines.append("given as " + ", ".join(f"{kind} ({count})" for kind, count in report.kinds.items()))
-    lines += [f"{count} image{'s' * (count > 1)}: {told}" for told, count in report.conversions.items()]
+    lines += [f"{count} image{'s' * (count > 1)}: {conversion}" for conversion, count in report.conversions.items()]
     warned = f", {report.warnings} warnings" if report.warnings else ""
     share = f"{report.no_target_share:.0%} of the good ones without target"
     lines.append(f"{report.rows} rows, {report.bad} bad{warned}, {share}")
@@ -183,8 +183,8 @@ def _import(arguments: argparse.Namespace) -> int:
     splits = write_dataset(arguments.out, source, splitting)
     images = len({item.name for item in source.items})
     rows = ", ".join(f"{name} ({count} rows)" for name, count in splits.items())
-    told = f"{arguments.out}: {images} images, {rows}; check it: grasp-rl data validate {arguments.out}"
-    sys.stdout.write(printable(told) + "\n")
+    message = f"{arguments.out}: {images} images, {rows}; check it: grasp-rl data validate {arguments.out}"
+    sys.stdout.write(printable(message) + "\n")
     return 0
 
 
@@ -207,19 +207,19 @@ def _show(arguments: argparse.Namespace) -> int:
 def _stats(arguments: argparse.Namespace) -> int:
     source = data_source.dataset_of(arguments.words)
     splits = list(source.splits()) if arguments.split is None else [arguments.split]
-    found = collect(source, splits, None if arguments.all else arguments.limit)
+    collected = collect(source, splits, None if arguments.all else arguments.limit)
     if arguments.out is not None:
         from grasp_rl.cli.data_page import write_page  # matplotlib and jinja2 take their time
 
-        write_page(arguments.out, source, found, arguments.count)
-    record = {"dataset": source.name, "splits": {stats.name: stats.as_record() for stats in found}}
-    sys.stdout.write(json.dumps(to_json(record)) + "\n" if arguments.json else _stats_as_text(source.name, found))
+        write_page(arguments.out, source, collected, arguments.count)
+    record = {"dataset": source.name, "splits": {stats.name: stats.as_record() for stats in collected}}
+    sys.stdout.write(json.dumps(to_json(record)) + "\n" if arguments.json else _stats_as_text(source.name, collected))
     return 0
 
 
-def _stats_as_text(name: str, found: Sequence[SplitStats]) -> str:
+def _stats_as_text(name: str, collected: Sequence[SplitStats]) -> str:
     lines = []
-    for stats in found:
+    for stats in collected:
         record = stats.as_record()
         some = f", of {stats.records} records" if stats.records > stats.samples else ""
         lines += [f"{name} {stats.name}: {stats.samples} samples of {stats.images} images{some}"]
@@ -232,11 +232,11 @@ def _stats_as_text(name: str, found: Sequence[SplitStats]) -> str:
         lines += [] if stats.small is None else [f"  {f'masks below {SMALL:.0%}':<24} {stats.small:.0%}"]
         for key, value in record["attributes"].items():
             counts = value.get("values")
-            told = [f"{text} ({count})" for text, count in (counts or {}).items()]
-            more = value.get("distinct", 0) - len(told)
-            told += [f"and {more} more"] if more > 0 else []
+            entries = [f"{text} ({count})" for text, count in (counts or {}).items()]
+            more = value.get("distinct", 0) - len(entries)
+            entries += [f"and {more} more"] if more > 0 else []
             numbers = " / ".join(f"{value[n]:.4g}" for n in ("min", "median", "mean", "max") if n in value)
-            lines += [f"  {key}: " + (", ".join(told) or numbers)]
+            lines += [f"  {key}: " + (", ".join(entries) or numbers)]
     lines += ["lengths, sizes and shares: min / median / mean / max"]
     return "".join(f"{printable(line)}\n" for line in lines)
 
@@ -256,7 +256,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _entry_as_text(entry: Entry, *, reader: bool) -> str:
     counts = ", ".join(f"{split} {count}" for split, count in entry.splits.items())
-    told = {
+    fields = {
         "read by": f"data={entry.name}" if reader else "no reader yet",
         "splits": f"{counts} ({entry.counted})" if counts else UNKNOWN,
         "size": entry.size,
@@ -268,7 +268,7 @@ def _entry_as_text(entry: Entry, *, reader: bool) -> str:
         "root": entry.root,
         "get it": entry.how,
     }
-    lines = [f"  {name:<8} {text}" for name, text in told.items() if text]
+    lines = [f"  {name:<8} {text}" for name, text in fields.items() if text]
     return "\n".join([f"{entry.name}: {entry.title}", *lines]) + "\n"
 
 
@@ -278,12 +278,12 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
     lines = TransferLines(sys.stderr)
     try:
-        told = prepare(
+        message = prepare(
             arguments.name, arguments.source, arguments.to, sha256=arguments.sha256, tell=lines.tell, moved=lines.moved
         )
     finally:
         lines.end()
-    sys.stdout.write(printable(told) + "\n")
+    sys.stdout.write(printable(message) + "\n")
     return 0
 
 

@@ -83,11 +83,11 @@ def from_gis(arguments: argparse.Namespace) -> int:
         reading=reading_from(arguments.bands, arguments.stretch),
         question=arguments.question, trust=arguments.trust_paths,
     )  # fmt: skip
-    for line in (f"{arguments.scene}: {made.told}", *(f"left out: {each}" for each in made.left_out)):
+    for line in (f"{arguments.scene}: {made.shown}", *(f"left out: {each}" for each in made.left_out)):
         sys.stderr.write(printable(f"grasp-rl data from-gis: {line}") + "\n")
     rows = ", ".join(f"{name} ({count} rows)" for name, count in made.rows.items())
-    told = f"{arguments.out}: {made.chips} chips, {rows}, {made.empty} that nothing answers; check it: "
-    sys.stdout.write(printable(f"{told}grasp-rl data validate {arguments.out}") + "\n")
+    message = f"{arguments.out}: {made.chips} chips, {rows}, {made.empty} that nothing answers; check it: "
+    sys.stdout.write(printable(f"{message}grasp-rl data validate {arguments.out}") + "\n")
     return 0
 
 

@@ -42,30 +42,30 @@ def export(
         ConfigError: there is no such run or checkpoint, ``out`` holds something, or what has to be said was not.
         OSError: ``out`` cannot be written.
     """
-    named = {key: value for key, _, value in (word.partition("=") for word in said)}
-    raw = received.read(run, named, str(run), ("policy", "prompt", "rollout"))
+    overrides = {key: value for key, _, value in (word.partition("=") for word in said)}
+    raw = received.read(run, overrides, str(run), ("policy", "prompt", "rollout"))
     theirs = received.decisions(raw, [run])
-    if unlike := [key for key, value in named.items() if str(theirs.get(key)) != value]:
+    if unlike := [key for key, value in overrides.items() if str(theirs.get(key)) != value]:
         raise ConfigError(f"{unlike[0]}: is not what the run says, {theirs.get(unlike[0])!r}; export changes nothing")
     config = to_config(raw)
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"--out {out}: is not empty; name a new folder")
     source = checkpoints.folder_of(run, step) if step is not None else run
-    found = checkpoints.find_policy(source)
+    checkpoint = checkpoints.find_policy(source)
     check(config.policy, trusted, "policy")
     policy: Any = instantiate(config.policy, trusted, "policy")
-    policy.load_weights(found)
+    policy.load_weights(checkpoint)
     if merge:
         policy.merge()
     out.mkdir(parents=True, exist_ok=True)
     policy.save(out)
-    done = int(found.parent.name.removeprefix("step_")) if found.parent.name.startswith("step_") else 0
+    done = int(checkpoint.parent.name.removeprefix("step_")) if checkpoint.parent.name.startswith("step_") else 0
     result, split = read_json(run / RESULT) or {}, config.evaluation.test_split
     scores = {f"{split}, before": result.get("before") or {}}
     if done == (result.get("best_step") or result.get("steps")):  # the one that was scored when the run ended
         scores[f"{split}, after"] = result.get("after") or {}
     describe(out, policy, config, step=done, scores=scores)
-    return {"run": str(run), "checkpoint": str(found), "step": done, "merged": merge, "out": str(out)}
+    return {"run": str(run), "checkpoint": str(checkpoint), "step": done, "merged": merge, "out": str(out)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -120,12 +120,12 @@ def _run(command: str, rest: list[str]) -> int:
     return doctor.main(rest)
 
 
-def _complete(words: list[str]) -> int:
+def _complete(args: list[str]) -> int:
     """Answer the shell: the commands for the first word, what Hydra knows for those after it."""
     from grasp_rl.launch import main as launcher
 
-    if not any(word.startswith("query=") for word in words):
-        return launcher.main("train", words)
+    if not any(word.startswith("query=") for word in args):
+        return launcher.main("train", args)
     line = os.environ.get("COMP_LINE", "")
     parts = line.split()
     if len(parts) < 2 or (len(parts) == 2 and not line.endswith(" ")):
@@ -136,7 +136,7 @@ def _complete(words: list[str]) -> int:
         return 0
     kept = [part for part in parts[2:] if part not in ("--json", "--report")]
     os.environ["COMP_LINE"] = " ".join([parts[0], *kept]) + (" " if line.endswith(" ") or not kept else "")
-    return launcher.main(parts[1], words)
+    return launcher.main(parts[1], args)
 
 
 if __name__ == "__main__":

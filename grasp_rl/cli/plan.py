@@ -71,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(words: list[str]) -> int:
-    flags, rest = _flags(words)
+def _run(args: list[str]) -> int:
+    flags, rest = _flags(args)
     console = PlainConsole(stderr=flags.json, highlight=False, markup=False, soft_wrap=True)
     device = device_of(flags.gpu or "h100", flags.memory_gib, flags.tflops, flags.bandwidth_gbs)
     result: Record | None = None
@@ -85,11 +85,13 @@ def _run(words: list[str]) -> int:
         device = corrected(device, result["ratio"])
     planned = [_planned(job, flags, device) for job in _jobs(rest)]
     console.print(_bill(planned[0].bill, device) if len(planned) == 1 else _table(planned))
-    told = {}
+    advised = {}
     for job in planned:
         if not job.bill.fits:
-            told[job.name] = advice(job.config, device, job.assumed, flags.gpus)
-            console.print(_said(job.name if len(planned) > 1 else "it", job.bill, device, told[job.name], flags.gpus))
+            advised[job.name] = advice(job.config, device, job.assumed, flags.gpus)
+            console.print(
+                _said(job.name if len(planned) > 1 else "it", job.bill, device, advised[job.name], flags.gpus)
+            )
     for doubt in dict.fromkeys([*(d for job in planned for d in _doubts(job.config)), *_much_disk(planned)]):
         console.print(f"warning: {doubt}")
     console.print(_assumed(planned, flags))
@@ -99,14 +101,14 @@ def _run(words: list[str]) -> int:
             f"forward and backward, {device.bandwidth_share:.0%} of the peak bandwidth in decoding; "
             f"{device.reserve:.0%} more memory than is held."
         )
-    _print_json(flags, _as_record(device, planned, told) | ({"calibration": result} if result else {}))
-    return DOES_NOT_FIT if told else 0
+    _print_json(flags, _as_record(device, planned, advised) | ({"calibration": result} if result else {}))
+    return DOES_NOT_FIT if advised else 0
 
 
-def _flags(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+def _flags(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Our own flags, and the words that are Hydra's."""
     try:
-        flags, rest = _parser().parse_known_args(words)
+        flags, rest = _parser().parse_known_args(args)
     except argparse.ArgumentError as error:
         raise ConfigError(str(error)) from error
     for name in ("gpus", "prompt_tokens", "completion_tokens"):
@@ -139,9 +141,9 @@ def _planned(job: Job, flags: argparse.Namespace, device: Device) -> Planned:
     return Planned(name=job.run_dir.name, config=config, assumed=assumed, bill=bill)
 
 
-def _jobs(words: list[str]) -> list[Job]:
+def _jobs(args: list[str]) -> list[Job]:
     """The jobs that `grasp-rl train` would run."""
-    flags = compose.parse_flags([*words, "command=train"])
+    flags = compose.parse_flags([*args, "command=train"])
     trusted = compose.trusted_on(flags.overrides)
     with compose.hydra("train") as engine:
         if flags.multirun or compose.is_sweep(engine, flags.overrides):
@@ -207,12 +209,12 @@ def _much_disk(planned: Sequence[Planned]) -> list[str]:
     ]
 
 
-def _said(name: str, bill: Estimate, device: Device, told: list[str] | None, devices: int | None) -> str:
+def _said(name: str, bill: Estimate, device: Device, advised: list[str] | None, devices: int | None) -> str:
     needs = f"{name} needs {bill.memory['peak']:.1f} GiB, {device.name} has {device.memory_gib:.0f}"
-    if told is None:
+    if advised is None:
         many = f"{devices} of them" if devices else f"up to {MORE_DEVICES[-1]} of them"
         return f"{needs}; no key makes it fit, not even on {many}: take a smaller policy or a larger device"
-    return f"{needs}; it fits with {' '.join(told)}"
+    return f"{needs}; it fits with {' '.join(advised)}"
 
 
 def _assumed(planned: Sequence[Planned], flags: argparse.Namespace) -> str:
@@ -227,13 +229,13 @@ def _assumed(planned: Sequence[Planned], flags: argparse.Namespace) -> str:
     )
 
 
-def _as_record(device: Device, planned: Sequence[Planned], told: Mapping[str, list[str] | None]) -> Record:
+def _as_record(device: Device, planned: Sequence[Planned], advised: Mapping[str, list[str] | None]) -> Record:
     jobs = [
         {
             "job": job.name,
             **asdict(job.bill),
             "image": job.assumed.image,
-            "advice": told.get(job.name),
+            "advice": advised.get(job.name),
             "warnings": _doubts(job.config),
         }
         for job in planned

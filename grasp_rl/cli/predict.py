@@ -123,9 +123,9 @@ def _answered(
 
     @lru_cache(maxsize=1)
     def read(path: Path) -> Image:
-        image, told = read_described(path, reading=reading)
-        if told:
-            sys.stderr.write(printable(f"{path}: {told}") + "\n")
+        image, description = read_described(path, reading=reading)
+        if description:
+            sys.stderr.write(printable(f"{path}: {description}") + "\n")
         crs = crs_of(path)
         if crs is not None:
             sys.stderr.write(
@@ -167,11 +167,11 @@ def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple[Ru
     overrides = [compose.as_it_stands(override) for override in overrides]
     trusted = compose.trusted_on(overrides)
     config = read_config(arguments.run, arguments.prompt, arguments.segmenter, overrides)
-    named = {override.key_or_group for override in compose.parse_overrides(overrides)}
+    overridden = {override.key_or_group for override in compose.parse_overrides(overrides)}
     parsing = config.parsing
-    if arguments.repair is not None or "parsing.repair" not in named:
+    if arguments.repair is not None or "parsing.repair" not in overridden:
         parsing = replace(parsing, repair=arguments.repair is not False)
-    if parsing.repair and "parsing.require_fence" not in named:
+    if parsing.repair and "parsing.require_fence" not in overridden:
         parsing = replace(parsing, require_fence=False)
     return replace(config, parsing=parsing), trusted
 
@@ -225,10 +225,10 @@ def read_config(run: Path | None, scheme: str | None, segmenter: str | None, ove
         composed = to_config(compose.single(engine, args, compose.trusted_on(args)).config)
     if run is None:
         return composed
-    named = [override.key_or_group for override in compose.parse_overrides(overrides)]
-    named += [group for group, name in (("prompt", scheme), ("segmenter", segmenter)) if name]
+    overridden = [override.key_or_group for override in compose.parse_overrides(overrides)]
+    overridden += [group for group, name in (("prompt", scheme), ("segmenter", segmenter)) if name]
     parts = ("policy", "segmenter", "prompt", "rollout", "inference")
-    raw = received.read(run, named, f"--run {run}", parts)
+    raw = received.read(run, overridden, f"--run {run}", parts)
     changed: Any = OmegaConf.create(raw | {"command": "evaluate", "predictions": None})
     for override in compose.parse_overrides(overrides):
         if override.key_or_group in (*COMPONENTS, "prompt"):
@@ -280,8 +280,8 @@ def write(out: Path, task: Task, image: Image, prediction: Prediction, predictor
         "parsing": asdict(config.parsing),
         "files": {name: str(file) for name, file in files.items()},
     }
-    if prediction.told:
-        record["inference"] = prediction.told
+    if prediction.inference:
+        record["inference"] = prediction.inference
     write_json(out / f"{task.name}.json", record)
     return record
 

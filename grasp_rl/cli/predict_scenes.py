@@ -180,8 +180,8 @@ def _plan(
         )
     area, region = whole(grid), None
     for make, where in zip(regions, _where(arguments), strict=True):
-        wanted = make(grid)
-        area, region = part_of(grid, wanted if region is None else region.intersection(wanted), where)
+        polygon = make(grid)
+        area, region = part_of(grid, polygon if region is None else region.intersection(polygon), where)
     return Plan(
         key=key,
         grid=grid,

@@ -70,12 +70,12 @@ def images_of(path: Path, out: Path) -> list[Path]:
         if not path.is_file():
             raise ConfigError(f"{path}: no such file or folder; name an image or a folder of images")
         return [path]
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    paths = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     if out.resolve() != path.resolve():
-        found = [p for p in found if out.resolve() not in p.resolve().parents]
-    if not found:
+        paths = [p for p in paths if out.resolve() not in p.resolve().parents]
+    if not paths:
         raise ConfigError(f"{path}: no image in this folder; endings that are taken: {' '.join(ENDINGS)}")
-    return found
+    return paths
 
 
 def questions_of(path: Path) -> tuple[list[str], list[tuple[Path, str]]]:

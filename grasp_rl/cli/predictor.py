@@ -46,7 +46,7 @@ class Prediction:
     """Of each instance, at the image's own size; of all together where ``masks.whole``."""
     share: FloatArray | None = None
     """[H, W] share of several answers whose mask has each pixel; None where a single one was drawn or boxes voted."""
-    told: Record
+    inference: Record
     """What the inference options did; empty where they are the defaults."""
     policy_s: float
     segmenter_s: float
@@ -169,7 +169,7 @@ class Predictor:
             began = time.perf_counter()
             vote, masks = self.inference.decide(self.segmenter, image, answers, name="the image", labelling=labelling)
             size = (image.shape[0], image.shape[1])
-            told = {} if self.inference.plain else self.inference.told(vote, completions, size)
+            record = {} if self.inference.plain else self.inference.told(vote, completions, size)
             result.append(
                 Prediction(
                     text=completions[vote.chosen].text,
@@ -177,7 +177,7 @@ class Predictor:
                     answer=vote.answer,
                     masks=masks,
                     share=vote.share,
-                    told=told,
+                    inference=record,
                     policy_s=seconds,
                     segmenter_s=time.perf_counter() - began,
                 )
@@ -206,7 +206,7 @@ class Predictor:
                     finish_reason=rollout.completion.finish_reason,
                     answer=rollout.answer,
                     masks=rollout.masks,
-                    told={},
+                    inference={},
                     policy_s=seconds,
                     segmenter_s=0.0,
                 )

@@ -159,10 +159,10 @@ def _line(each: Answered, record: Record) -> str:
     windows = record["windows"]
     read = windows.get("ok", 0) + windows.get("repaired", 0)
     unread = sum(windows.values()) - read - windows.get("empty", 0)
-    told = [f"{read} windows answered"]
-    told += [f"{windows['empty']} without data"] if "empty" in windows else []
-    told += [f"{unread} whose answer could not be read"] if unread else []
-    return f"{each.name}: {each.query}: {result} ({', '.join(told)})"
+    parts = [f"{read} windows answered"]
+    parts += [f"{windows['empty']} without data"] if "empty" in windows else []
+    parts += [f"{unread} whose answer could not be read"] if unread else []
+    return f"{each.name}: {each.query}: {result} ({', '.join(parts)})"
 
 
 def _document(those: Sequence[Answered], records: Mapping[int, Record], tables: Mapping[int, Any]) -> Record:

@@ -51,8 +51,8 @@ def told(counts: Counts, seconds: float) -> str:
     """How far ``counts`` are after ``seconds`` of this process."""
     here, left = counts.asked + counts.empty, counts.total - counts.done
     time_left = f", about {clock_time(seconds / here * left)} left" if here and left else ""
-    found = f"{counts.instances} found" + (f", {counts.empty} empty" if counts.empty else "")
-    return f"{counts.done} of {counts.total} windows, {found}{time_left}"
+    instances = f"{counts.instances} found" + (f", {counts.empty} empty" if counts.empty else "")
+    return f"{counts.done} of {counts.total} windows, {instances}{time_left}"
 
 
 def clock_time(seconds: float) -> str:

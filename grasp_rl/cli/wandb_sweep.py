@@ -81,8 +81,8 @@ def _rows(
     """
     values = {key: list(dict.fromkeys(point[key] for point in points)) for key in keys}
     count = 1
-    for found in values.values():
-        count *= len(found)
+    for options in values.values():
+        count *= len(options)
     if count == len(points):
         return [({}, values)]
     paired = [key for key in keys if any(_together(points, key, other) for other in keys if other != key)]
@@ -104,9 +104,9 @@ def _together(points: Sequence[Mapping[str, str]], key: str, other: str) -> bool
 
 
 def _file(
-    grid: str, words: Sequence[str], metric: str, fixed: Mapping[str, str], swept: Mapping[str, Sequence[str]]
+    grid: str, overrides: Sequence[str], metric: str, fixed: Mapping[str, str], swept: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    line = [f"experiment={grid}", "hydra.mode=RUN", "launcher=serial", "tracker=wandb", *words]
+    line = [f"experiment={grid}", "hydra.mode=RUN", "launcher=serial", "tracker=wandb", *overrides]
     line += [f"{key}={value}" for key, value in fixed.items()]
     return {
         "program": "grasp-rl",

@@ -66,8 +66,8 @@ def of_system(error: Exception) -> str:
     return printable(_flat(str(error))) or type(error).__name__
 
 
-def _missing_option(error: Exception, wanted: str, options: list[str]) -> str:
-    group, _, option = wanted.rpartition("/")
+def _missing_option(error: Exception, requested: str, options: list[str]) -> str:
+    group, _, option = requested.rpartition("/")
     if not group:
         return _flat(str(error))
     valid = "must be one of " + ", ".join(options) if options else f"there is none in {group}"

@@ -446,8 +446,8 @@ class CandidatesConfig:
         require(self.most >= 1, "inference.candidates.most", self.most, ">= 1")
         require(0 <= self.confidence <= 1, "inference.candidates.confidence", self.confidence, "in [0, 1]")
         labels = self.prompt is not None and self.prompt.answer == "labels"
-        told = "a scheme with answer=labels, as inference=resap has"
-        require(not self.alpha or labels, "inference.candidates.prompt", self.prompt, told)
+        valid = "a scheme with answer=labels, as inference=resap has"
+        require(not self.alpha or labels, "inference.candidates.prompt", self.prompt, valid)
 
 
 @dataclass
@@ -878,21 +878,21 @@ class RunConfig:
         require(self.version == CONFIG_VERSION, "version", self.version, f"{CONFIG_VERSION}; compose the run anew")
         stored = {"score": "a file or folder of answers", "rescore": "a run directory", "diagnose": "a run directory"}
         one_of("command", self.command, ("train", "evaluate", "sft", "fit-segmenter", *stored))
-        wanted = self.command in stored
-        told = stored.get(self.command, f"null for {self.command}")
-        require(wanted == (self.predictions is not None), "predictions", self.predictions, told)
+        expected = self.command in stored
+        valid = stored.get(self.command, f"null for {self.command}")
+        require(expected == (self.predictions is not None), "predictions", self.predictions, valid)
         if self.inference.changed and self.command not in ("evaluate", "rescore", "diagnose"):
-            told = f"default with {self.command}; evaluate, rescore, diagnose and predict have other options"
-            require(False, "inference", self.inference.name, told)
+            valid = f"default with {self.command}; evaluate, rescore, diagnose and predict have other options"
+            require(False, "inference", self.inference.name, valid)
         if self.command != "train":
-            told = f"grpo with {self.command}; train has the others"
-            require(self.regime.plain, "regime", self.regime.name, told)
+            valid = f"grpo with {self.command}; train has the others"
+            require(self.regime.plain, "regime", self.regime.name, valid)
         require(0 <= self.seed < 2**31, "seed", self.seed, "in [0, 2^31)")
         asked = {"prompt.answer": self.prompt}
         asked |= {f"rollout.turns.{name}.prompt.answer": turn.prompt for name, turn in self.rollout.turns.items()}
         for key, prompt in asked.items():  # only a task's questions list candidate points
-            told = "another than labels; ask for labels in a task beside the first, as rollout=resap does"
-            require(prompt.answer != "labels", key, prompt.answer, told)
+            valid = "another than labels; ask for labels in a task beside the first, as rollout=resap does"
+            require(prompt.answer != "labels", key, prompt.answer, valid)
         if self.rollout.turns:
             rounds, layers = self.algorithm.sampling_rounds, self.engine.ranks_forward_together
             require(rounds == 1, "algorithm.sampling_rounds", rounds, "1 with rollout.turns")

@@ -128,8 +128,8 @@ def _parsed(path: Path, _changed: int) -> ast.Module:
 
 def _bases(module: str, node: ast.ClassDef) -> list[tuple[str, Definition] | None]:
     """Where the bases of a class are defined; None for one that is not known."""
-    named = [base for base in node.bases if ast.unparse(base).split("[")[0] not in ("Protocol", "object")]
-    return [_base(module, base) for base in named]
+    bases = [base for base in node.bases if ast.unparse(base).split("[")[0] not in ("Protocol", "object")]
+    return [_base(module, base) for base in bases]
 
 
 def _of_fields(module: str, node: Definition) -> Signature:

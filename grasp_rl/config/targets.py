@@ -154,7 +154,7 @@ def _build(node: Any) -> Any:
         return values
     module, _, name = node["_target_"].rpartition(".")
     try:
-        found = importlib.import_module(module)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not lies_here(error.name):
             raise
@@ -162,7 +162,7 @@ def _build(node: Any) -> Any:
             f"trusted_modules: {module} imports {error.name}, which lies in the working directory and was not named; "
             "name it, too"
         ) from error
-    kind = vars(found)[name]
+    kind = vars(imported)[name]
     if inspect.isabstract(kind) or getattr(kind, "_is_protocol", False):
         raise ConfigError(f"_target_={node['_target_']!r}: is abstract; name one of the classes that are made of it")
     return kind(**values)

@@ -90,7 +90,7 @@ def read(path: Path, lines: Iterable[Line]) -> tuple[dict[str, Sequence[Row]], l
     errors = [AnnotationError(text) for text in json.loads(table.schema.metadata[_ERRORS])]
     splits = table.column("split")
     places = {name: np.flatnonzero(pc.equal(splits, name).to_numpy()) for name in pc.unique(splits).to_pylist()}
-    return {name: Rows(table, found, path) for name, found in places.items()}, errors
+    return {name: Rows(table, indices, path) for name, indices in places.items()}, errors
 
 
 def _name(path: Path) -> Path:

@@ -141,8 +141,8 @@ def problems_of(record: Any) -> list[str]:
         result.append(f"found {kwargs} of {', '.join(TARGETS)}; give exactly one (polygons: [] where nothing answers)")
     if "holes" in given and "polygons" not in given:
         result.append("holes: found without polygons; leave it out")
-    found = [problem_of(key, given[key]) for key in _CHECKS if key in given]
-    return result + [problem for problem in found if problem]
+    problems = [problem_of(key, given[key]) for key in _CHECKS if key in given]
+    return result + [problem for problem in problems if problem]
 
 
 def problem_of(key: str, value: Any) -> str | None:

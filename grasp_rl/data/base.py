@@ -201,7 +201,7 @@ class RecordDataset:
     @property
     def conversions(self) -> Mapping[str, int]:
         """What was done to stored values to show them, in words, and to how many of the images read so far."""
-        return {told: len(images) for told, images in self._converted.items()}
+        return {conversion: len(images) for conversion, images in self._converted.items()}
 
     def load(self, record: Any) -> tuple[Image, str]:
         """The image of ``record`` and what was done to its values, as :func:`load_image`.
@@ -228,11 +228,11 @@ class RecordDataset:
 
     def _image(self, record: Any) -> Image:
         """The image of ``record``; what was done to its values is noted, and said when it is first met."""
-        image, told = self.load(record)
-        if told and told not in self._converted:
-            log.info("%s: %s (said of the first such image only)", record.image, told)
-        if told:
-            self._converted.setdefault(told, set()).add(self.image_of(record))
+        image, conversion = self.load(record)
+        if conversion and conversion not in self._converted:
+            log.info("%s: %s (said of the first such image only)", record.image, conversion)
+        if conversion:
+            self._converted.setdefault(conversion, set()).add(self.image_of(record))
         return image
 
     def _question(self, doubt: str) -> None:

@@ -204,14 +204,18 @@ class _Transfer:
             DownloadError: it is not what it must be; it is removed.
         """
         digest = sha256_of(self.part)
-        found = self.received
-        if (size is not None and found != size) or (sha256 is not None and digest != sha256):
+        received = self.received
+        if (size is not None and received != size) or (sha256 is not None and digest != sha256):
             self._remove()
-            what = f"sha256 {digest}, expected {sha256}" if size in (None, found) else f"{found} bytes, expected {size}"
+            what = (
+                f"sha256 {digest}, expected {sha256}"
+                if size in (None, received)
+                else f"{received} bytes, expected {size}"
+            )
             raise DownloadError(f"{shown(self.url)}: other bytes than were asked for ({what}); they were removed")
         self.part.replace(self.path)
         self.notes.unlink(missing_ok=True)
-        return Fetched(sha256=digest, size=found, etag=self.etag)
+        return Fetched(sha256=digest, size=received, etag=self.etag)
 
     def _restart(self) -> None:
         self.etag, self.total = None, None

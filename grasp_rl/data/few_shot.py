@@ -49,7 +49,7 @@ def numbers_of(records: Sequence[Any], shots: int, seed: int, name: str, key: st
             )
         drawn = "\x1f".join((str(seed), str(category), str(getattr(record, "sample_id", index))))
         classes.setdefault(str(category), []).append((hashlib.sha256(drawn.encode()).digest(), index))
-    small = sorted(category for category, found in classes.items() if len(found) < shots)
+    small = sorted(category for category, members in classes.items() if len(members) < shots)
     if small:
         log.warning("%s=%d: %s has fewer samples of %s", key, shots, name, ", ".join(small))
-    return sorted(index for found in classes.values() for _, index in sorted(found)[:shots])
+    return sorted(index for members in classes.values() for _, index in sorted(members)[:shots])

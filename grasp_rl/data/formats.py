@@ -31,9 +31,9 @@ def of_file(path: Path) -> str | None:
     with path.open("rb") as file:
         head = file.read(_HEAD)
         rest = file.read(1)
-    found = next((said for magic, said in _BINARY if head.startswith(magic)), None)
-    if found is not None:
-        return found
+    kind = next((said for magic, said in _BINARY if head.startswith(magic)), None)
+    if kind is not None:
+        return kind
     text = head.decode("utf-8-sig", "replace").lstrip()
     first, _, following = text.partition("\n")
     following = following.strip() or rest.decode("latin-1")
@@ -49,10 +49,10 @@ def of_folder(folder: Path) -> str | None:
     if (folder / "images").is_dir() and (folder / "masks").is_dir():
         return f"a folder of images and masks; {_IMPORT} folder {_quoted(folder)} --out DIR"
     for path in islice(sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")]), 8):
-        found = of_file(path)
-        if found is not None and "LabelMe" in found:
+        kind = of_file(path)
+        if kind is not None and "LabelMe" in kind:
             return f"a folder of LabelMe files; {_IMPORT} labelme {_quoted(folder)} --out DIR"
-        if found is not None and "COCO" in found:
+        if kind is not None and "COCO" in kind:
             return f"one with a COCO file; {_IMPORT} coco {_quoted(path)} --out DIR"
     return None
 

@@ -66,10 +66,10 @@ class ImageReading:
         bands, bounds = self.bands, self.stretch
         whole = bands is None or (_numbers(bands, 3) and all(isinstance(b, int) and b >= 1 for b in bands))
         require(whole, "data.bands", bands, "three numbers of bands, from 1, for red, green and blue, or null")
-        named = isinstance(bounds, str) and bounds in ("auto", "none")
+        preset = isinstance(bounds, str) and bounds in ("auto", "none")
         ordered = not isinstance(bounds, str) and _numbers(bounds, 2) and bounds[0] < bounds[1]
         require(
-            named or ordered, "data.stretch", bounds, "auto, none, or [low, high]: the values that become 0 and 255"
+            preset or ordered, "data.stretch", bounds, "auto, none, or [low, high]: the values that become 0 and 255"
         )
 
 
@@ -107,8 +107,8 @@ def read_described(
     Raises:
         ImageError: as for :func:`read_image`.
     """
-    stored, orientation, told = _read(Path(path), max_pixels, reading)
-    return upright(stored, orientation), told
+    stored, orientation, description = _read(Path(path), max_pixels, reading)
+    return upright(stored, orientation), description
 
 
 def write_image(path: str | Path, image: Image | BoolMask) -> None:
@@ -147,7 +147,7 @@ def _read(path: Path, max_pixels: int, reading: ImageReading) -> tuple[Image, in
         image = np.zeros((layout.height, layout.width, 3), dtype=np.uint8)
         for block in source.blocks(rendering.used):
             image[block.place] = rendering.colours(block)
-        return image, layout.orientation, rendering.told
+        return image, layout.orientation, rendering.note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ class Rendering:
     scale: Scale
     table: bool
     """Whether a palette's colours are shown, and not its numbers."""
-    told: str
+    note: str
     """What is done to the stored values in words; empty where they are shown as they are."""
 
     @property
@@ -190,10 +190,10 @@ def rendering_of(path: Path, source: Source, reading: ImageReading) -> Rendering
     """
     layout = source.layout
     bands = _bands(path, layout, reading)
-    alpha, told = _transparency(source, bands)
+    alpha, alpha_note = _transparency(source, bands)
     used = bands if alpha is None else (*bands, alpha)
     if layout.palette is not None and reading.bands is None:
-        scale = Scale(bounds=None, told="")
+        scale = Scale(bounds=None, note="")
     else:
         if reading.stretch == "none" and layout.dtype.kind != "u":
             raise ImageError(
@@ -206,14 +206,14 @@ def rendering_of(path: Path, source: Source, reading: ImageReading) -> Rendering
         raise ImageError(f"{path}: scale tags that differ between its bands or are negative; {REMEDY}")
     more = layout.count - len(used) > 0 or (reading.bands is not None and list(bands) != [0, 1, 2])
     chosen = f"band{'s' * (len(bands) > 1)} {', '.join(str(b + 1) for b in bands)} of {layout.count}" if more else ""
-    parts = (chosen, told, scale.told, "no data black" if layout.no_data else "")
+    parts = (chosen, alpha_note, scale.note, "no data black" if layout.no_data else "")
     return Rendering(
         layout=layout,
         bands=bands,
         alpha=alpha,
         scale=scale,
         table=reading.bands is None,
-        told="; ".join(part for part in parts if part),
+        note="; ".join(part for part in parts if part),
     )
 
 

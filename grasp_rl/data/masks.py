@@ -45,9 +45,9 @@ class MaskReading:
     """What is neither target nor background: it counts in no metric and no reward."""
 
     def __post_init__(self) -> None:
-        for key, found in (("data.mask_foreground", self.foreground), ("data.ignore_value", self.ignore)):
-            valid = found is None or (bool(_listed(found)) and all(map(_is_value, _listed(found))))
-            require(valid, key, found, "a whole number, a list of such, a colour [r, g, b] or a list of such, or null")
+        for key, value in (("data.mask_foreground", self.foreground), ("data.ignore_value", self.ignore)):
+            valid = value is None or (bool(_listed(value)) and all(map(_is_value, _listed(value))))
+            require(valid, key, value, "a whole number, a list of such, a colour [r, g, b] or a list of such, or null")
 
 
 def _listed(values: Values) -> list[Any]:
@@ -188,19 +188,19 @@ class _Codes:
 
     def _doubt(self) -> str | None:
         """What speaks against "not 0 is the target", if anything does."""
-        found, layout = self.found, self.layout
-        smallest, largest = min(found, default=0), max(found, default=0)
+        values, layout = self.found, self.layout
+        smallest, largest = min(values, default=0), max(values, default=0)
         if self.target.any() and (self.target if self.ignored is None else self.target | self.ignored).all():
             return f"a mask without background: its values are {self._shown()}; {_MEANT}"
         if layout.lossy:
             empty = largest > 0 and not self.target.any()
-            found_out = f"a lossy mask whose largest value is {largest}, where the target begins at {self._half}"
-            return f"{found_out}; write it as PNG, with 0 and 255" if empty else None
+            doubt = f"a lossy mask whose largest value is {largest}, where the target begins at {self._half}"
+            return f"{doubt}; write it as PNG, with 0 and 255" if empty else None
         if self.fraction is not None:
             return f"a mask with fractions, such as {self.fraction:g}; write what is meant as 0 and 255"
         top = 2**layout.bits - 1 if layout.dtype.kind == "u" else 255
-        others = found - {0, top}
-        beside = top in found and others and max(others) < _CLASS_IDS <= top
+        others = values - {0, top}
+        beside = top in values and others and max(others) < _CLASS_IDS <= top
         if smallest < 0 or beside:
             odd = smallest if smallest < 0 else top
             return f"{odd} beside {self._shown(odd)}, as if it were to be ignored; {_MEANT}"
@@ -244,9 +244,9 @@ class _Codes:
         base = 1 << self.layout.bits
         return base + (red * base + green) * base + blue
 
-    def _codes_of(self, wanted: Values | None) -> list[int]:
+    def _codes_of(self, values: Values | None) -> list[int]:
         """The codes of the values and colours that the config names."""
-        entries, codes = [] if wanted is None else _listed(wanted), list[int]()
+        entries, codes = [] if values is None else _listed(values), list[int]()
         if self.bands == 3 and len(entries) == 3 and all(isinstance(entry, int) for entry in entries):
             entries = [entries]
         for entry in entries:

@@ -92,13 +92,13 @@ class Mixture(RecordDataset):
             )
         if len(having) < len(self.sets):
             log.warning("data split %s: without %s, which has none", split, ", ".join(self.sets.keys() - having.keys()))
-        found = {key: list(source.split(split).records) for key, source in having.items()}
+        by_set = {key: list(source.split(split).records) for key, source in having.items()}
         if split != "train":
-            return _alternating({key: [Part(key, record) for record in records] for key, records in found.items()})
-        found = {key: kept for key, records in found.items() if (kept := self._narrowed(key, records))}
-        if not found:
+            return _alternating({key: [Part(key, record) for record in records] for key, records in by_set.items()})
+        by_set = {key: kept for key, records in by_set.items() if (kept := self._narrowed(key, records))}
+        if not by_set:
             raise ConfigError("data.caps: no set of train has a record left; give one a cap of 1 or more, or none")
-        counts = {key: len(records) for key, records in found.items()}
+        counts = {key: len(records) for key, records in by_set.items()}
         if self.weights:
             scale = max(count / self.weights[key] for key, count in counts.items())
             counts = {key: round(self.weights[key] * scale) for key in counts}
@@ -107,7 +107,7 @@ class Mixture(RecordDataset):
                 f"data.weights: an epoch would have {sum(counts.values())} samples, {MAX_EPOCH} at most; cap the set "
                 "with many records and a small weight (data.caps)"
             )
-        return _alternating({key: self._repeated(key, found[key], count) for key, count in counts.items()})
+        return _alternating({key: self._repeated(key, by_set[key], count) for key, count in counts.items()})
 
     def decode(self, record: Part, split: str, image: Image | None = None) -> Sample:
         sample = self.sets[record.key].decode(record.record, split, image)
@@ -205,8 +205,8 @@ def _has(source: RecordDataset, split: str) -> bool:
 def _alternating(parts: Mapping[str, Sequence[Part]]) -> list[Part]:
     """All parts, those of each set in order and evenly spaced."""
     placed = [
-        ((index + 0.5) / len(found), number, part)
-        for number, found in enumerate(parts.values())
-        for index, part in enumerate(found)
+        ((index + 0.5) / len(members), number, part)
+        for number, members in enumerate(parts.values())
+        for index, part in enumerate(members)
     ]
     return [part for _, _, part in sorted(placed, key=lambda item: item[:2])]

@@ -43,7 +43,7 @@ class Picture:
         self.image, self.mode = image, _plain_mode(image)
         names = Pillow.new(self.mode, (1, 1)).getbands()
         grey, alpha = len(names) < 3, "A" in names
-        found = image.getexif().get(ORIENTATION, 1)
+        orientation = image.getexif().get(ORIENTATION, 1)
         dtype = np.dtype(_DEEP.get(self.mode, np.uint8))
         self.layout = Layout(
             height=image.height,
@@ -55,7 +55,7 @@ class Picture:
             alpha=len(names) - 1 if alpha else None,
             palette=_palette(image) if self.mode == "P" else None,
             lossy=lossy,
-            orientation=found if isinstance(found, int) and 1 <= found <= 8 else 1,
+            orientation=orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1,
         )
 
     def blocks(self, bands: Sequence[int]) -> Iterator[Block]:

@@ -83,8 +83,8 @@ def mask_before_rotation(row: Row, size: tuple[int, int]) -> str | None:
     if row.kind not in ("mask", "rle") or size[0] == size[1]:
         return None
     first = row.target[0] if isinstance(row.target, list) else row.target  # run lengths may be several
-    found = tuple(first["size"]) if row.kind == "rle" else _header(first)[0]
-    return f"{row.kind}: {_turned(size)}" if found == size[::-1] else None
+    stored = tuple(first["size"]) if row.kind == "rle" else _header(first)[0]
+    return f"{row.kind}: {_turned(size)}" if stored == size[::-1] else None
 
 
 def target(row: Row, mask: BoolMask | None, labels: tuple[SpatialPrompt, ...], size: tuple[int, int]) -> Iterator[str]:

@@ -191,12 +191,12 @@ def _from_hub(job: _Job) -> Record:
 def _there(path: Path) -> int:
     """Bytes of a download that are there already, whole or in part."""
     part = path.with_name(f"{path.name}.part")
-    return next((found.stat().st_size for found in (path, part) if found.is_file()), 0)
+    return next((file.stat().st_size for file in (path, part) if file.is_file()), 0)
 
 
 def _commit_of_tag(job: _Job, api: str, repo: str, revision: str) -> str:
-    found = read_answer(f"{api}/refs", token=job.token, timeout=job.timeout)
-    tags = found.get("tags") if isinstance(found, dict) else None
+    refs = read_answer(f"{api}/refs", token=job.token, timeout=job.timeout)
+    tags = refs.get("tags") if isinstance(refs, dict) else None
     for tag in tags if isinstance(tags, list) else []:
         if isinstance(tag, dict) and tag.get("name") == revision:
             commit = str(tag.get("targetCommit"))
@@ -266,10 +266,10 @@ def _from_folder(job: _Job) -> Record:
     folder = Path(job.source)
     if job.work.is_relative_to(folder.resolve()):
         raise ConfigError(f"{job.to}: lies in {folder}; give a folder outside of it")
-    found, done = list(_walked(folder)), 0
-    total = sum(path.stat().st_size for path in found)
+    paths, done = list(_walked(folder)), 0
+    total = sum(path.stat().st_size for path in paths)
     demand_space(job.files, total, f"copying {folder.name}")
-    for path in found:
+    for path in paths:
         target = job.files / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         with path.open("rb") as file, target.open("xb") as copy:

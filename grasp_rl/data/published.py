@@ -130,9 +130,9 @@ class FolderDataset(RecordDataset):
         """
         return self._found(name, (self.top / name).is_file(), "file")
 
-    def _found(self, name: str, found: bool, kind: str) -> Path:
+    def _found(self, name: str, exists: bool, kind: str) -> Path:
         path = self.top / name
-        if not found:
+        if not exists:
             raise ConfigError(
                 f"{path}: no such {kind}; data.root is the folder that {self.name} was unpacked into "
                 "(docs/coverage.md shows what is in it)"
@@ -159,10 +159,10 @@ def entries_of(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, R
                     value, problems = decode_line(data)
                     yield f"{path}:{number}", AnnotationError("; ".join(problems)) if problems else _object(value)
     else:
-        found = read_document(path)
-        if not isinstance(found, list):
+        document = read_document(path)
+        if not isinstance(document, list):
             raise AnnotationError(f"{path}: must be a list of objects; see that this is the right file")
-        yield from ((f"{path}: entry {number}", _object(value)) for number, value in enumerate(found))
+        yield from ((f"{path}: entry {number}", _object(value)) for number, value in enumerate(document))
 
 
 def _object(value: Any) -> Record | AnnotationError:
@@ -178,10 +178,10 @@ def value_of(entry: Record, key: str, sort: type[T]) -> T:
     Raises:
         AnnotationError: it has none, or of another sort.
     """
-    found = entry.get(key)
-    if not isinstance(found, sort) or (isinstance(found, bool) and sort is int):
+    value = entry.get(key)
+    if not isinstance(value, sort) or (isinstance(value, bool) and sort is int):
         raise AnnotationError(f"{key}: must be {_SORTS[sort]}; correct the annotation")
-    return found
+    return value
 
 
 def name_of(entry: Record, key: str = "id") -> str:
@@ -190,8 +190,8 @@ def name_of(entry: Record, key: str = "id") -> str:
     Raises:
         AnnotationError: it has no such name.
     """
-    found = entry.get(key)
-    name = str(found) if isinstance(found, int) and not isinstance(found, bool) else found
+    value = entry.get(key)
+    name = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     problem = problem_of("id", name)
     if problem is not None:
         raise AnnotationError(f"{key}: must be text or a whole number; correct the annotation")
@@ -238,8 +238,8 @@ def attributes_of(entry: Record, keys: Mapping[str, str]) -> dict[str, Attribute
 
     What is neither text nor a number of common size is left out.
     """
-    found = {ours: entry.get(theirs) for ours, theirs in keys.items()}
-    plain = {ours: int(value) if isinstance(value, bool) else value for ours, value in found.items()}
+    values = {ours: entry.get(theirs) for ours, theirs in keys.items()}
+    plain = {ours: int(value) if isinstance(value, bool) else value for ours, value in values.items()}
     return {
         ours: value
         for ours, value in plain.items()
@@ -255,7 +255,7 @@ def thoughts_of(texts: list[Any], count: int) -> list[Record]:
     """
     if not texts:
         return [{}] * count
-    problem = next((found for text in texts if (found := problem_of("reasoning", text))), None)
+    problem = next((complaint for text in texts if (complaint := problem_of("reasoning", text))), None)
     if problem is not None:
         raise AnnotationError(f"{problem}; correct the annotation")
     return [{"reasoning": texts[index] if len(texts) == count else texts[0]} for index in range(count)]
@@ -263,8 +263,8 @@ def thoughts_of(texts: list[Any], count: int) -> list[Record]:
 
 def question_in(entry: Record, key: str) -> Any:
     """The question of an entry, without the placeholder of an image that some training files begin it with."""
-    found = entry.get(key)
-    return found.lstrip().removeprefix("<image>").lstrip() if isinstance(found, str) else found
+    question = entry.get(key)
+    return question.lstrip().removeprefix("<image>").lstrip() if isinstance(question, str) else question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,9 +282,9 @@ class CocoTables:
         Raises:
             AnnotationError: it is no JSON, or lacks a table.
         """
-        found, lists = read_document(path), {}
+        document, lists = read_document(path), {}
         for key in ("images", "annotations", "categories"):
-            records = objects_in(path, key, found.get(key) if isinstance(found, dict) else None)
+            records = objects_in(path, key, document.get(key) if isinstance(document, dict) else None)
             lists[key] = {number: record for record in records if isinstance(number := record.get("id"), int)}
         return cls(path=path, lists=lists)
 

@@ -236,8 +236,8 @@ def _layout(path: Path, dataset: DatasetReader, driver: str) -> Layout:
     dtypes = {dataset.dtypes[band] for band in colour}
     dtype = np.dtype(dataset.dtypes[colour[0]].replace("complex_int16", "complex64"))
     if dtype.kind == "c" or len(dtypes) > 1:
-        found = ", ".join(sorted(dtypes))
-        raise ImageError(f"{path}: values of {found}, which are no brightness of one depth; {REMEDY}")
+        names = ", ".join(sorted(dtypes))
+        raise ImageError(f"{path}: values of {names}, which are no brightness of one depth; {REMEDY}")
     band = dataset.tags(colour[0] + 1, ns="IMAGE_STRUCTURE")
     bits = int(band.get("NBITS", 8 * dtype.itemsize)) if dtype.kind == "u" else 8 * dtype.itemsize
     scales = {(dataset.scales[b], dataset.offsets[b]) for b in colour}
@@ -288,10 +288,10 @@ def _orientation(path: Path, driver: str) -> int:
     """EXIF's code of how the rows are to be turned, which GDAL leaves aside."""
     if driver == "PNG":
         with Pillow.open(path, formats=["PNG"]) as image:
-            found = image.getexif().get(ORIENTATION, 1)
+            code = image.getexif().get(ORIENTATION, 1)
     else:
-        found = _tiff_tag(path, ORIENTATION, 1) if driver == "GTiff" else 1
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+        code = _tiff_tag(path, ORIENTATION, 1) if driver == "GTiff" else 1
+    return code if isinstance(code, int) and 1 <= code <= 8 else 1
 
 
 def _tiff_tag(path: Path, tag: int, default: int) -> int:
@@ -305,8 +305,8 @@ def _tiff_tag(path: Path, tag: int, default: int) -> int:
         size, value = (20, 12) if big else (12, 8)
         entries = file.read(size * min(count, 1 << 16))
     for place in range(0, len(entries) - size + 1, size):
-        found, kind = struct.unpack_from(f"{order}HH", entries, place)
-        if found == tag and kind in (3, 4):
+        code, kind = struct.unpack_from(f"{order}HH", entries, place)
+        if code == tag and kind in (3, 4):
             return int(struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", entries, place + value)[0])
     return default
 

@@ -97,15 +97,15 @@ def collect(dataset: RecordDataset, splits: Sequence[str], limit: int | None = N
     Raises:
         ConfigError: a split or a record cannot be read.
     """
-    found = []
+    collected = []
     for name in splits:
         split, seen = dataset.split(name), set[Hashable]()
         stats = SplitStats(name=name, records=len(split))
         for image, sample in split.usable_samples(limit):
             stats.add(sample, image not in seen)
             seen.add(image)
-        found.append(stats)
-    return found
+        collected.append(stats)
+    return collected
 
 
 def summary(values: Sequence[float]) -> Record | None:

@@ -26,7 +26,7 @@ class Scale:
 
     bounds: tuple[float, float] | None
     """The values that become 0 and 255; None for unsigned integers that keep their highest eight bits."""
-    told: str
+    note: str
     """What is done, in words; empty where nothing is."""
 
     def __call__(self, values: NDArray[Any], layout: Layout) -> NDArray[np.uint8]:
@@ -55,17 +55,17 @@ def choose_scale(layout: Layout, wanted: str | Sequence[float], blocks: Iterable
     kind = f"{layout.dtype.name}" + (f" of {layout.bits} bits" if layout.bits < 8 * layout.dtype.itemsize else "")
     if not isinstance(wanted, str):
         low, high = wanted
-        return Scale(bounds=(float(low), float(high)), told=f"{kind} stretched from {low:g}..{high:g} to 0..255")
+        return Scale(bounds=(float(low), float(high)), note=f"{kind} stretched from {low:g}..{high:g} to 0..255")
     unsigned = layout.dtype.kind == "u"
     if unsigned and layout.bits <= 8:
-        return Scale(bounds=None, told="")
+        return Scale(bounds=None, note="")
     if wanted == "none":
-        return Scale(bounds=None, told=f"{kind} cut to its highest 8 bits")
+        return Scale(bounds=None, note=f"{kind} cut to its highest 8 bits")
     low, high, odd = _percentiles(blocks, bands, layout)
     if unsigned and high >= 2 ** (layout.bits - 1):
-        return Scale(bounds=None, told=f"{kind} that uses its range cut to its highest 8 bits{odd}")
+        return Scale(bounds=None, note=f"{kind} that uses its range cut to its highest 8 bits{odd}")
     first, last = PERCENTILES
-    return Scale(bounds=(low, high), told=f"{kind} stretched from its {first}nd..{last}th percentile to 0..255{odd}")
+    return Scale(bounds=(low, high), note=f"{kind} stretched from its {first}nd..{last}th percentile to 0..255{odd}")
 
 
 def _percentiles(blocks: Iterable[Block], bands: int, layout: Layout) -> tuple[float, float, str]:

@@ -121,11 +121,11 @@ def _plain(table: pyarrow.Table, column: str, row: int) -> Any:
         raise AnnotationError(f"{column}: a damaged cell ({error}); download the file again") from error
 
 
-def _demand(path: Path, found: Sequence[str], columns: Sequence[str]) -> None:
-    missing = [column for column in columns if column not in found]
+def _demand(path: Path, present: Sequence[str], columns: Sequence[str]) -> None:
+    missing = [column for column in columns if column not in present]
     if missing:
         raise AnnotationError(
-            f"{path}: no column {', '.join(missing)}, found {', '.join(found)[:200]}; see that this is the right file"
+            f"{path}: no column {', '.join(missing)}, found {', '.join(present)[:200]}; see that this is the right file"
         )
 
 

@@ -184,20 +184,20 @@ def _entries(dataset: RecordDataset) -> Iterator[_Entry]:
 
 def _report(path: Path, entries: Iterable[_Entry], dataset: RecordDataset, *, strict: bool) -> Report:
     """What is wrong with ``entries``, which are records of ``dataset``."""
-    pictures = _Pictures()
-    report, names = Report(path=path, conversions=pictures.conversions), set[str]()
+    images = _Pictures()
+    report, names = Report(path=path, conversions=images.conversions), set[str]()
     for entry in entries:
         report.rows += entry.number > 0
         errors, odd = list(entry.problems), list[str]()
         if entry.record is not None:
             source, row = dataset.origin(entry.record)
             if isinstance(row, Row) and _is_plain(source):
-                errors, odd = _check(source, row, pictures, report)
-                picture, shown = pictures.of(source, row), str(row.image)
+                errors, odd = _check(source, row, images, report)
+                image, shown = images.of(source, row), str(row.image)
             else:
-                errors, odd, picture = _check_made(dataset, entry.record, entry.split, report)
+                errors, odd, image = _check_made(dataset, entry.record, entry.split, report)
                 shown = str(source.image_of(row))
-            odd += pictures.leaks(picture, entry.split, entry.place or f"line {entry.number}", shown)
+            odd += images.leaks(image, entry.split, entry.place or f"line {entry.number}", shown)
             slip = plausibility.alias(entry.split) if entry.split not in names else None
             odd += [slip] if slip else []
             names.add(entry.split)
@@ -206,7 +206,7 @@ def _report(path: Path, entries: Iterable[_Entry], dataset: RecordDataset, *, st
         report.findings += [
             Finding(line=entry.number, problem=problem, level=level, place=entry.place) for problem, level in levels
         ]
-    report.shared = pictures.shared()
+    report.shared = images.shared()
     return report
 
 
@@ -224,33 +224,33 @@ def _check_made(
         sample = dataset.decode(record, split)
     except AnnotationError as error:
         return [str(error)], [], _Picture(error=str(error))
-    picture = _Picture.of(sample.image)
+    image = _Picture.of(sample.image)
     target = sample.weak_labels if sample.target_mask is None else sample.target_mask.any()
     report.no_target[split] += not target
     report.splits[split] += 1
     report.kinds["sample"] += 1
-    return [], [f"{sample.sample_id}: {said}" for said in picture.odd], picture
+    return [], [f"{sample.sample_id}: {said}" for said in image.odd], image
 
 
-def _check(source: RecordDataset, row: Row, pictures: _Pictures, report: Report) -> tuple[list[str], list[str]]:
+def _check(source: RecordDataset, row: Row, images: _Pictures, report: Report) -> tuple[list[str], list[str]]:
     """What is wrong with a row beside its keys, and what is unlikely; a row with nothing wrong is counted."""
-    split, picture = _odd_split(row.split), pictures.of(source, row)
+    split, image = _odd_split(row.split), images.of(source, row)
     errors, odd = [split] if split else [], list[str]()
-    if picture.error is not None:
-        errors.append(picture.error)
+    if image.error is not None:
+        errors.append(image.error)
     else:
-        odd += [f"{row.image}: {said}" for said in picture.odd]
-        frame = plausibility.coordinates(row, picture.size, turned=picture.turned)
+        odd += [f"{row.image}: {said}" for said in image.odd]
+        frame = plausibility.coordinates(row, image.size, turned=image.turned)
         frame = f"{row.image}: {frame}" if frame else None
         try:
-            target = source.target(row, picture.size)
+            target = source.target(row, image.size)
         except AnnotationError as error:
-            turned = plausibility.mask_before_rotation(row, picture.size) if picture.turned else None
+            turned = plausibility.mask_before_rotation(row, image.size) if image.turned else None
             errors += [frame or turned or str(error)]
         else:
             errors += [said for said in (frame, target.doubt and f"mask: {target.doubt}") if said]
             if not errors:
-                unlikely = plausibility.target(row, target.mask, target.weak_labels or (), picture.size)
+                unlikely = plausibility.target(row, target.mask, target.weak_labels or (), image.size)
                 odd += [f"{row.image}: {said}" for said in unlikely]
             empty = not (target.weak_labels if target.mask is None else target.mask.any())
             report.no_target[row.split] += empty and not errors
@@ -306,23 +306,23 @@ class _Pictures:
 
     def _read(self, source: RecordDataset, row: Row) -> _Picture:
         try:
-            image, told = source.load(row)
+            image, conversion = source.load(row)
         except AnnotationError as error:
             return _Picture(error=str(error))
-        if told:
-            self.conversions[told] += 1
+        if conversion:
+            self.conversions[conversion] += 1
         return _Picture.of(image, plausibility.transparency(row.image), turned=plausibility.is_turned(row.image))
 
-    def leaks(self, picture: _Picture, split: str, place: str, shown: str) -> list[str]:
-        """The other split that ``picture``, or an equal one, is in; said once for each picture and split.
+    def leaks(self, image: _Picture, split: str, place: str, shown: str) -> list[str]:
+        """The other split that ``image``, or an equal one, is in; said once for each image and split.
 
         Args:
-            picture: of a record.
+            image: of a record.
             split: that the record is in.
             place: where the record stands.
-            shown: the picture's path or name.
+            shown: the path or name of the image.
         """
-        seen = self._seen.setdefault(picture.digest, {}) if picture.error is None else {}
+        seen = self._seen.setdefault(image.digest, {}) if image.error is None else {}
         first = next(iter(seen.items()), None)
         known = split in seen
         seen.setdefault(split, (place, shown))

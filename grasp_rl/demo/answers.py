@@ -133,7 +133,7 @@ class Answering:
             return self._answered(
                 image, query, predictor, prediction.answer, prediction.masks,
                 who=chosen.policy, text=prediction.text, cut=reasons.get(prediction.finish_reason, ""),
-                told=prediction.told, policy_s=prediction.policy_s, segmenter_s=prediction.segmenter_s,
+                told=prediction.inference, policy_s=prediction.policy_s, segmenter_s=prediction.segmenter_s,
             )  # fmt: skip
 
     def mark(self, image: PageImage, query: str, chosen: Chosen, text: str) -> Answered:
@@ -233,14 +233,14 @@ class Answering:
         Raises:
             ConfigError: a name is none of those that the page offers, or they do not go together.
         """
-        for found, offered in (
+        for choice, offered in (
             (chosen.policy, self.policies),
             (chosen.segmenter, self.segmenters),
             (chosen.prompt, self.prompts),
             (chosen.inference, self.inferences),
         ):
-            if found not in offered:
-                raise ConfigError(f"{found[:80]!r}: must be one of {', '.join(offered)}")
+            if choice not in offered:
+                raise ConfigError(f"{choice[:80]!r}: must be one of {', '.join(offered)}")
         run = self.runs.get(chosen.policy)
         scheme = chosen.prompt if chosen.prompt != OWN else None
         segmenter = chosen.segmenter if chosen.segmenter != OWN else None

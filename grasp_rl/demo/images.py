@@ -122,13 +122,13 @@ def _read(path: Path, kind: str, side: int) -> PageImage:
         pass  # refuses an image of too many pixels by its header
     with open_scene(str(path), ImageReading()) as scene:
         grid, image = overview(scene, side)
-        told = [scene.told] if scene.told else []
+        notes = [scene.told] if scene.told else []
         if grid.size != scene.grid.size:
-            told.append(f"reduced from {scene.grid.width} x {scene.grid.height} pixels")
+            notes.append(f"reduced from {scene.grid.width} x {scene.grid.height} pixels")
     sample = Sample(
         sample_id="upload", image=image, query="", target_mask=None, weak_labels=None, dataset="upload", split=""
     )
-    return PageImage(sample=sample, grid=grid, name=f"your {kind}", told="; ".join(told))
+    return PageImage(sample=sample, grid=grid, name=f"your {kind}", told="; ".join(notes))
 
 
 def _known(sample: Sample, name: str) -> PageImage:

@@ -95,14 +95,14 @@ def _owner(things: list[SpatialPrompt], point: Point, *, beside: bool) -> int | 
 def _thing(line: str, size: tuple[int, int]) -> SpatialPrompt:
     height, width = size
     box, points, labels = None, list[Point](), list[int]()
-    words = line.replace(",", " ").split()
-    while words:
-        kind = words[0].lower()
+    fields = line.replace(",", " ").split()
+    while fields:
+        kind = fields[0].lower()
         count = _COUNTS.get(kind)
         if count is None:
-            raise ConfigError(f"your boxes and points: {line[:80]!r}: {words[0][:20]!r} is no box, on or off; {_FORM}")
-        values = _numbers(words[1 : count + 1], count, line)
-        words = words[count + 1 :]
+            raise ConfigError(f"your boxes and points: {line[:80]!r}: {fields[0][:20]!r} is no box, on or off; {_FORM}")
+        values = _numbers(fields[1 : count + 1], count, line)
+        fields = fields[count + 1 :]
         if kind != "box":
             x, y = values
             if not (0 <= x < width and 0 <= y < height):
@@ -124,9 +124,9 @@ def _thing(line: str, size: tuple[int, int]) -> SpatialPrompt:
     return SpatialPrompt(box=box, point_coords=tuple(points), point_labels=tuple(labels))
 
 
-def _numbers(words: list[str], count: int, line: str) -> list[float]:
+def _numbers(fields: list[str], count: int, line: str) -> list[float]:
     try:
-        values = [float(word) for word in words]
+        values = [float(word) for word in fields]
     except ValueError:
         values = []
     if len(values) != count or not all(map(math.isfinite, values)):

@@ -51,9 +51,9 @@ def build(answering: Answering) -> gr.Blocks:
         name = gr.Textbox(value=opening.name, visible=False, elem_id="name")  # of the image that the browser shows
         gr.Markdown(INTRODUCTION)
         with gr.Row(elem_classes="examples"):
-            openers = [gr.Button(words, size="sm") for words in EXAMPLES.values()]
+            openers = [gr.Button(label, size="sm") for label in EXAMPLES.values()]
         with gr.Row(elem_classes="examples"):
-            openers += [gr.Button(words, size="sm") for words in DRAWN.values()]
+            openers += [gr.Button(label, size="sm") for label in DRAWN.values()]
             chooser = gr.HTML(
                 value="",
                 html_template='<label class="file">An image of your own (PNG, JPEG, GeoTIFF)'
@@ -169,8 +169,8 @@ def _theme() -> gr.themes.Base:
 def _opening(answering: Answering) -> Callable[..., Iterator[tuple[Any, ...]]]:
     """What a button of an example or a drawn scene does: it shows the image, then what is answered about it."""
     makers: dict[str, Callable[[], PageImage]] = {
-        **{words: partial(images.example, name) for name, words in EXAMPLES.items()},
-        **{words: partial(images.draw, level) for level, words in DRAWN.items()},
+        **{label: partial(images.example, name) for name, label in EXAMPLES.items()},
+        **{label: partial(images.draw, level) for level, label in DRAWN.items()},
     }
 
     def opened(event: gr.EventData, *options: str) -> Iterator[tuple[Any, ...]]:

@@ -170,11 +170,11 @@ def geopackage(answered: Answered) -> bytes:
 
 
 def _downloads(answered: Answered) -> str:
-    picture = _encoded(with_caption(drawn(answered), answered.query), ".png")
+    image = _encoded(with_caption(drawn(answered), answered.query), ".png")
     document = json.dumps(to_json(record(answered)), indent=1).encode()
     place = "" if answered.image.grid.crs is not None else " (in pixels: the image has no place on the earth)"
     links = [
-        _link("PNG", "answer.png", "image/png", picture),
+        _link("PNG", "answer.png", "image/png", image),
         _link("JSON", "answer.json", "application/json", document),
         _link("GeoPackage", "answer.gpkg", "application/geopackage+sqlite3", geopackage(answered)),
     ]

@@ -148,8 +148,8 @@ class ZeroEngine:
         """The module itself, and under ZeRO-3 an engine of its own that divides its parameters."""
         if module is None or self.stage < 3:
             return module
-        wanted = settings(self.engine_config, self.config, next(module.parameters()).dtype)
-        engine, *_ = self._deepspeed.initialize(model=module, config=wanted, dist_init_required=False)
+        options = settings(self.engine_config, self.config, next(module.parameters()).dtype)
+        engine, *_ = self._deepspeed.initialize(model=module, config=options, dist_init_required=False)
         self._others.append(engine)
         return engine
 
@@ -259,7 +259,7 @@ class ZeroEngine:
         with tempfile.TemporaryDirectory() as scratch:
             place = Path(self.process_group.all_gather(scratch)[0])
             if self.process_group.is_main:
-                wanted = argparse.Namespace(
+                arguments = argparse.Namespace(
                     input_folder=str(folder / _TAG),
                     output_folder=str(place / _TAG),
                     num_extract_workers=1,
@@ -268,7 +268,7 @@ class ZeroEngine:
                     strict=True,
                     inject_missing_state=True,
                 )
-                ds_to_universal.main(wanted)
+                ds_to_universal.main(arguments)
             self.process_group.barrier()
             self.ds._config.load_universal_checkpoint = True
             path, state = self.ds.load_checkpoint(str(place), tag=_TAG)

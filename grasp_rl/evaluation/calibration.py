@@ -77,7 +77,7 @@ def fit_on(
     limit, settings = config.inference.refine.limit, config.evaluation
     total = len(dataset) if limit is None else min(limit, len(dataset))
     check_questions(policy, dataset, [config.prompt])
-    found: dict[int, list[Pair]] = {}
+    own_pairs: dict[int, list[Pair]] = {}
     for start in range(0, total, settings.batch_size)[process_group.rank :: process_group.world_size]:
         indices = range(start, min(start + settings.batch_size, total))
         samples = [dataset[index] for index in indices]
@@ -85,8 +85,8 @@ def fit_on(
         groups = policy.generate(policy.embed(prompts), None, group_size=1, max_new_tokens=settings.max_new_tokens)
         for index, sample, prompt, group in zip(indices, samples, prompts, groups, strict=True):
             answer = parse(group[0].text, config.prompt, prompt.frame, config.parsing)
-            found[index] = refine.pairs_of(answer.prompts, sample.weak_labels or ())
-    every = {index: pairs for share in process_group.all_gather(found) for index, pairs in share.items()}
+            own_pairs[index] = refine.pairs_of(answer.prompts, sample.weak_labels or ())
+    every = {index: pairs for share in process_group.all_gather(own_pairs) for index, pairs in share.items()}
     pairs = [pair for index in range(total) for pair in every[index]]
     affine = refine.fit(pairs)
     return affine, {

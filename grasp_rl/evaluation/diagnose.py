@@ -72,17 +72,17 @@ def run(config: RunConfig, components: Components) -> Record:
         progress = ProgressWriter(run_dir, count) if group.is_main else None
         if progress is not None:
             data_record.write(run_dir, files_of(dataset, count))
-        found: dict[int, Record] = {}
+        own_rows: dict[int, Record] = {}
         for index in range(group.rank, count, group.world_size):
             ((sample, _, rollout),) = stored([dataset[index]])
-            found[index] = _row(pipeline, sample, rollout.answer)
+            own_rows[index] = _row(pipeline, sample, rollout.answer)
             if progress is not None:
-                progress.update("diagnose", min(count, len(found) * group.world_size))
-        shares = group.all_gather(found)
+                progress.update("diagnose", min(count, len(own_rows) * group.world_size))
+        shares = group.all_gather(own_rows)
     every = {index: row for share in shares for index, row in share.items()}
     rows = [every[index] for index in range(count)]
     result = {"giou": float(np.mean([row["iou"] for row in rows])), "lost": sums(rows)}
-    told = result | {
+    document = result | {
         "samples": count,
         "segmenter": type(components.segmenter).__name__,
         "by": by_attribute(rows),
@@ -90,7 +90,7 @@ def run(config: RunConfig, components: Components) -> Record:
     }
     if group.is_main:
         for folder in (run_dir, source) if _of_the_run(config, source) else (run_dir,):
-            write_json(folder / DIAGNOSIS, told)
+            write_json(folder / DIAGNOSIS, document)
     metrics = {"giou": result["giou"]} | {f"lost_{stage}": value for stage, value in sums(rows).items()}
     return {"split": settings.test_split, "samples": count, "diagnosis": str(run_dir / DIAGNOSIS), "metrics": metrics}
 

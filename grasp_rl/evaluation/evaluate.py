@@ -349,8 +349,8 @@ def _other_data(init_from: str | None) -> list[str]:
     """A sentence where the run that the weights come from was scored on data that changed since."""
     folders = [] if init_from is None else [Path(init_from), *Path(init_from).absolute().parents[:3]]
     run_dir = next((folder for folder in folders if (folder / data_record.DATA).is_file()), None)
-    told = None if run_dir is None else data_record.sentence(run_dir)
-    return [f"init_from={init_from}: {told}; its own scores are of other answers than these"] if told else []
+    change = None if run_dir is None else data_record.sentence(run_dir)
+    return [f"init_from={init_from}: {change}; its own scores are of other answers than these"] if change else []
 
 
 def _answer(
@@ -414,8 +414,8 @@ def answer_in_turns(
     for turn in later:
         seen = [shown_of([r], s.image, turn.settings)[0] for s, r in zip(samples, rollouts, strict=True)]
         prompts = [
-            next_prompt(policy, before, rollout.completion, picture, sample.query, turn.settings)
-            for before, rollout, picture, sample in zip(prompts, rollouts, seen, samples, strict=True)
+            next_prompt(policy, before, rollout.completion, image, sample.query, turn.settings)
+            for before, rollout, image, sample in zip(prompts, rollouts, seen, samples, strict=True)
         ]
         rollouts = [
             scored(sample, turn.pipeline).run(sample, prompt.frame, completions, previous=[before.answer])[0]

@@ -71,15 +71,15 @@ class Foreign:
 
     def notes(self, tally: Counter[str]) -> list[str]:
         """What a reader of the numbers must know, by the ``tally`` of all ranks."""
-        name, told = self.path.name, list(self.answers.notes if self.answers else ())
+        name, notes = self.path.name, list(self.answers.notes if self.answers else ())
         if tally["segmented"]:
             made = type(self.pipeline.segmenter).__name__
-            told.append(f"{name}: {tally['segmented']} answers came without masks, which {made} made from their boxes")
+            notes.append(f"{name}: {tally['segmented']} answers came without masks, which {made} made from their boxes")
         if tally["absent"]:
-            told.append(f"{name}: {tally['absent']} samples have no result, which is taken for nothing found")
+            notes.append(f"{name}: {tally['absent']} samples have no result, which is taken for nothing found")
         if self.unknown:
-            told.append(f"{name}: {self.unknown} answers are to samples that this split does not have")
-        return told
+            notes.append(f"{name}: {self.unknown} answers are to samples that this split does not have")
+        return notes
 
     def __call__(self, samples: Sequence[Sample]) -> Iterator[tuple[Sample, CoordinateFrame | None, SegmentedRollout]]:
         for sample in samples:
@@ -170,10 +170,10 @@ def _of_file(path: Path, size: tuple[int, int]) -> BoolMask:
     Raises:
         ImageError: it cannot be read, has another size, or its values speak against a mask.
     """
-    found = inspect_mask(path, size)
-    if found.doubt is not None and not (found.target.all() and _one_value(path)):
-        raise ImageError(found.doubt)
-    return found.target
+    mask = inspect_mask(path, size)
+    if mask.doubt is not None and not (mask.target.all() and _one_value(path)):
+        raise ImageError(mask.doubt)
+    return mask.target
 
 
 def _one_value(path: Path) -> bool:

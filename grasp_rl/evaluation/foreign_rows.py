@@ -116,8 +116,8 @@ def _problem(row: Record) -> str | None:
         return "must be a JSON object with the sample's id"
     if not any(key in row for key in KEYS):
         return f"has none of {', '.join(KEYS)}"
-    found = [_unusable(key, row[key]) for key in (*KEYS, "frame") if key in row]
-    problem = next((problem for problem in found if problem), None)
+    problems = [_unusable(key, row[key]) for key in (*KEYS, "frame") if key in row]
+    problem = next((problem for problem in problems if problem), None)
     return problem or _contradiction(row)
 
 
@@ -176,7 +176,7 @@ def _coco(path: Path, results: Any) -> Answers:
         if not (isinstance(result, Mapping) and isinstance(result.get("image_id"), str | int)):
             raise ConfigError(f"{place} has no image_id; COCO results are wanted, image_id the sample's id")
         scores.add(str(result.get("score")))
-        found = instances.setdefault(str(result["image_id"]), [])
+        entries = instances.setdefault(str(result["image_id"]), [])
         drawn, box = _segmentation(place, result.get("segmentation")), result.get("bbox")
         if box is not None and not _is_box(box):
             raise ConfigError(f"{place}: bbox={box!r}: must be [x, y, width, height]")
@@ -184,16 +184,16 @@ def _coco(path: Path, results: Any) -> Answers:
         if drawn is None and corners is None and not result.get("segmentation") == []:
             raise ConfigError(f"{place} has neither a segmentation nor a bbox of four numbers")
         if drawn is not None or (corners is not None and corners[2] > corners[0] and corners[3] > corners[1]):
-            found.append((drawn, corners))
+            entries.append((drawn, corners))
     rows = {}
-    for sample_id, found in instances.items():
-        masks, boxes = [drawn for drawn, _ in found], [box for _, box in found if box is not None]
+    for sample_id, entries in instances.items():
+        masks, boxes = [drawn for drawn, _ in entries], [box for _, box in entries if box is not None]
         if any(mask is not None for mask in masks) and any(mask is None for mask in masks):
             raise ConfigError(f"{path}: image_id={sample_id!r}: some results have a segmentation and some have none")
         rows[sample_id] = Given(
             place=f"{path}: image_id={sample_id!r}",
-            drawn=tuple(masks) if not found or masks[0] is not None else None,
-            boxes=tuple(boxes) if found and len(boxes) == len(found) else None,
+            drawn=tuple(masks) if not entries or masks[0] is not None else None,
+            boxes=tuple(boxes) if entries and len(boxes) == len(entries) else None,
         )
     ranked = (f"{path.name}: scores are not used, every result counts; leave out those that are not meant",)
     return Answers(rows=rows, absent_is_empty=True, notes=ranked if len(scores) > 1 else ())

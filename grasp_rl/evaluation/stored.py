@@ -148,18 +148,18 @@ class Rescored:
         Raises:
             ConfigError: there are none, or they are of another grid or scheme.
         """
-        wanted = {k: v for k, v in self.inference.options.changed.items() if k.startswith("candidates.")}
+        requested = {k: v for k, v in self.inference.options.changed.items() if k.startswith("candidates.")}
         if not self.inference.options.candidates.alpha:
             return NOTHING
-        told = record.get(KEY) or {}
-        stored = {k: v for k, v in (told.get("settings") or {}).items() if k.startswith("candidates.")}
+        entry = record.get(KEY) or {}
+        stored = {k: v for k, v in (entry.get("settings") or {}).items() if k.startswith("candidates.")}
         free = "candidates.confidence"
-        if "candidates" not in told or stored | {free: 0} != wanted | {free: 0}:
+        if "candidates" not in entry or stored | {free: 0} != requested | {free: 0}:
             raise ConfigError(
                 f"inference.candidates: {record['sample_id']} has no labels of these candidate points; "
                 "evaluate with these options asks for them"
             )
-        return Labelling.of(told["candidates"])
+        return Labelling.of(entry["candidates"])
 
 
 def frame_of(record: Record, sample: Sample) -> CoordinateFrame:
@@ -191,9 +191,9 @@ def completions_of(record: Record, wanted: SamplesConfig) -> list[Completion]:
     Raises:
         ConfigError: there are fewer, or they were drawn otherwise.
     """
-    told = record.get(KEY) or {}
-    stored = [_completion(answer) for answer in told.get("answers") or [record]]
-    settings = told.get("settings") or {}
+    entry = record.get(KEY) or {}
+    stored = [_completion(answer) for answer in entry.get("answers") or [record]]
+    settings = entry.get("settings") or {}
     if len(stored) <= wanted.count:
         raise ConfigError(
             f"inference.samples.count={wanted.count}: {record['sample_id']} has {len(stored) - 1} drawn answers; "

@@ -67,7 +67,7 @@ class Made:
     chips: int
     left_out: list[str]
     """Chips and labels that are not in it, and why."""
-    told: str
+    shown: str
     """How the scene was shown."""
 
 
@@ -139,7 +139,7 @@ def make_dataset(
         _write(out, stem, scene, grid, chips, rows, splits, labels.questions, about)
         empty = sum(row.target == {"polygons": []} for row in rows)
         used = len({row.chip for row in rows})
-        return Made(rows=counts, empty=empty, chips=used, left_out=left_out, told=scene.told)
+        return Made(rows=counts, empty=empty, chips=used, left_out=left_out, shown=scene.told)
 
 
 def _cut(scene: Scene, grid: Grid, labels: Labels, cutting: Cutting) -> tuple[list[Chip], list[_Row]]:
@@ -149,14 +149,14 @@ def _cut(scene: Scene, grid: Grid, labels: Labels, cutting: Cutting) -> tuple[li
     tree, numbers = shapely.STRtree(labels.geometries), {q: n for n, q in enumerate(labels.questions)}
     chips, rows = list[Chip](), list[_Row]()
     for block, window in chip_windows(grid, cutting.side, cutting.overlap, cutting.block):
-        found = sorted(tree.query(window.polygon, predicate="intersects").tolist())
-        if not found and not cutting.empty:
+        hits = sorted(tree.query(window.polygon, predicate="intersects").tolist())
+        if not hits and not cutting.empty:
             continue
         valid = scene.read(grid, window)[1]
         if not valid.any():
             continue
         groups: dict[str, list[int]] = {}
-        for index in found:
+        for index in hits:
             groups.setdefault(labels.queries[index], []).append(index)
         targets = []
         for query, members in groups.items():
@@ -165,7 +165,7 @@ def _cut(scene: Scene, grid: Grid, labels: Labels, cutting: Cutting) -> tuple[li
                 targets.append(_Row(chip=len(chips), query=numbers[query], target=made[0]))
         if targets or cutting.empty:
             rows += targets
-            chips.append(Chip(window=window, block=block, features=frozenset(found)))
+            chips.append(Chip(window=window, block=block, features=frozenset(hits)))
     return chips, rows
 
 
@@ -184,7 +184,7 @@ def _unanswered(
     shown = {index: {numbers[labels.queries[f]] for f in chips[index].features} for index in kept}
     result: list[_Row] = []
     for name in cutting.fractions:
-        wanted = round(cutting.empty * sum(splits[row.chip] == name for row in rows))
+        count = round(cutting.empty * sum(splits[row.chip] == name for row in rows))
         free = [
             (index, number)
             for index in kept
@@ -192,7 +192,7 @@ def _unanswered(
             if splits[index] == name and number not in shown[index]
         ]
         free.sort(key=lambda pair: hashlib.sha256(f"{cutting.seed}:{pair}".encode()).digest())
-        result += [_Row(chip=index, query=number, target={"polygons": []}) for index, number in free[:wanted]]
+        result += [_Row(chip=index, query=number, target={"polygons": []}) for index, number in free[:count]]
     return result
 
 

@@ -33,22 +33,22 @@ class Journal:
     """
 
     def __init__(self, path: Path, asked: Mapping[str, object], noted: Mapping[str, object]) -> None:
-        self.path, wanted = path, dict(to_json(asked))
+        self.path, request = path, dict(to_json(asked))
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: IO[bytes] = path.open("a+b")  # what is written goes to the end
         self._places: dict[str, int] = {}
         self._groups: dict[str, list[str]] = {}
         try:
-            found = self._take_up(wanted)
+            earlier = self._take_up(request)
         except ConfigError:
             self._file.close()
             raise
-        self.resumed = found is not None
+        self.resumed = earlier is not None
         """Whether there were answers to go on with."""
-        if found is None:
+        if earlier is None:
             self._file.truncate(0)
-            self._append({"asked": wanted, "noted": to_json(noted)})
-        self.noted: Record = to_json(noted) if found is None else found
+            self._append({"asked": request, "noted": to_json(noted)})
+        self.noted: Record = to_json(noted) if earlier is None else earlier
         """What stands in the first line beside what is asked."""
 
     def __contains__(self, key: str) -> bool:
@@ -60,8 +60,8 @@ class Journal:
     def __getitem__(self, key: str) -> Record:
         """What was written under ``key``."""
         self._file.seek(self._places[key])
-        found: Record = json.loads(self._file.readline())["value"]
-        return found
+        value: Record = json.loads(self._file.readline())["value"]
+        return value
 
     def write(self, key: str, value: Record) -> None:
         """Keep ``value``; it outlives this process from here on.
@@ -137,10 +137,11 @@ class Journal:
             return None
         if differ:
             name = differ[0]
-            found = f"{name} was {_short(before.get(name))}, is {_short(asked.get(name))}"
+            difference = f"{name} was {_short(before.get(name))}, is {_short(asked.get(name))}"
             more = f" (and {len(differ) - 1} more differ)" if len(differ) > 1 else ""
             raise ConfigError(
-                f"{self.path}: belongs to another scan: {found}{more}; ask as before, or remove the file to begin anew"
+                f"{self.path}: belongs to another scan: {difference}{more}; ask as before, or remove the file "
+                "to begin anew"
             )
         self._file.truncate(place)
         return noted

@@ -79,8 +79,8 @@ def _pairs(instances: Sequence[Instance]) -> Iterator[tuple[int, int]]:
     if not instances:
         return
     boxes = shapely.box(*shapely.bounds([instance.geometry for instance in instances]).T)
-    found = shapely.STRtree(boxes).query(boxes)
-    yield from sorted((int(a), int(b)) for a, b in found.T if a < b)
+    pairs = shapely.STRtree(boxes).query(boxes)
+    yield from sorted((int(a), int(b)) for a, b in pairs.T if a < b)
 
 
 def _same(a: Instance, b: Instance) -> bool:

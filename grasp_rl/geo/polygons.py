@@ -26,8 +26,8 @@ def polygons_of(mask: BoolMask, left: int = 0, top: int = 0) -> Any:
 
     if not mask.any():
         return shapely.MultiPolygon()
-    found = shapes(mask.astype(np.uint8), mask=mask, connectivity=4, transform=Affine.translation(left, top))
-    parts = [shape(outline) for outline, _ in found]
+    outlines = shapes(mask.astype(np.uint8), mask=mask, connectivity=4, transform=Affine.translation(left, top))
+    parts = [shape(outline) for outline, _ in outlines]
     whole = [part if part.is_valid else shapely.make_valid(part) for part in parts]
     return multi(polygon for part in whole for polygon in shapely.get_parts([part]).tolist())
 
@@ -59,6 +59,6 @@ def mask_of(geometries: Iterable[Any], size: tuple[int, int], left: float = 0, t
 
 def components(mask: BoolMask) -> list[BoolMask]:
     """The 8-connected parts [H, W] of a mask, all of them, the largest first."""
-    _, labels, found, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    order = np.argsort(-found[1:, cv2.CC_STAT_AREA], kind="stable") + 1
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    order = np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable") + 1
     return [np.asarray(labels == index, dtype=np.bool_) for index in order.tolist()]

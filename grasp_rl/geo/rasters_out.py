@@ -126,9 +126,9 @@ def write_cog(path: Path, grid: Grid, values: Callable[[Window], Values | None],
                 for top in range(0, grid.height, _BLOCK):
                     for left in range(0, grid.width, _BLOCK):
                         block = Window(left, top, min(_BLOCK, grid.width - left), min(_BLOCK, grid.height - top))
-                        found = values(block)
-                        if found is not None:
-                            file.write(found, 1, window=((block.top, block.bottom), (block.left, block.right)))
+                        pixels = values(block)
+                        if pixels is not None:
+                            file.write(pixels, 1, window=((block.top, block.bottom), (block.left, block.right)))
             options = {**cog_profiles.get("deflate"), "SPARSE_OK": True, "BIGTIFF": "IF_SAFER"}
             cog_translate(
                 str(plain), str(cog), options, nodata=NOT_SEEN, in_memory=False, overview_resampling="nearest",

@@ -38,8 +38,8 @@ def read_polygons(name: str, *, trust: bool = False, option: str = "") -> Any:
         else:
             layers = [str(each) for each, kind in pyogrio.list_layers(path) if kind is not None]
             if layer is None and len(layers) != 1:
-                found = ", ".join(layers) or "none"
-                raise ConfigError(f"{where}: its layers with geometries are {found}; name one: {path}:LAYER")
+                names = ", ".join(layers) or "none"
+                raise ConfigError(f"{where}: its layers with geometries are {names}; name one: {path}:LAYER")
             if layer is not None and layer not in layers:
                 raise ConfigError(f"{where}: has no layer {layer}; it has {', '.join(layers)}")
             table = pyogrio.read_dataframe(path, layer=layer or layers[0])

@@ -124,8 +124,8 @@ def scan(scene: Scene, plan: Plan, ask: Ask, journal: Journal, counts: Counts, t
                 if images[window] is None:
                     journal.write(plan.name(query, window), {"empty": True})
                     counts.empty += 1
-            found = ask([images[window] for window in shown], query) if shown else []  # type: ignore[misc]
-            for window, one in zip(shown, found, strict=True):
+            answers = ask([images[window] for window in shown], query) if shown else []  # type: ignore[misc]
+            for window, one in zip(shown, answers, strict=True):
                 counts.asked += 1
                 if one.error is not None:
                     counts.failed += 1
@@ -153,17 +153,17 @@ def _with_data(scene: Scene, plan: Plan, windows: Sequence[Window]) -> dict[Wind
     return result
 
 
-def _record(found: Found, window: Window) -> Record:
+def _record(answer: Found, window: Window) -> Record:
     """As the journal keeps it."""
     instances = []
-    for mask, confidence in zip(found.masks, found.confidences, strict=True):
+    for mask, confidence in zip(answer.masks, answer.confidences, strict=True):
         if mask.any():
-            score = None if found.share is None else float(found.share[mask].mean())
+            score = None if answer.share is None else float(answer.share[mask].mean())
             polygons = polygons_of(mask, window.left, window.top)
             instances.append({"wkb": polygons.wkb_hex, "score": score, "confidence": confidence})
-    record: Record = {"status": found.status, "text": found.text, "thinking": found.thinking, "instances": instances}
-    if found.share is not None and found.share.any():
-        levels = np.rint(found.share * FULL).astype(np.uint8)
+    record: Record = {"status": answer.status, "text": answer.text, "thinking": answer.thinking, "instances": instances}
+    if answer.share is not None and answer.share.any():
+        levels = np.rint(answer.share * FULL).astype(np.uint8)
         record["share"] = base64.b64encode(zlib.compress(levels.tobytes(), 6)).decode()
     return record
 

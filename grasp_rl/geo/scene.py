@@ -98,9 +98,9 @@ def open_scene(name: str, reading: ImageReading, *, trust: bool = False) -> Iter
         return
     driver = driver_of(_head(path))
     if driver is None or _is_turned(path, driver):
-        image, told = read_described(path, MAX_PIXELS, reading)
+        image, description = read_described(path, MAX_PIXELS, reading)
         grid = Grid(image.shape[1], image.shape[0])
-        yield PictureScene(image, grid, "; ".join(part for part in ("no CRS", _beside(path), told) if part))
+        yield PictureScene(image, grid, "; ".join(part for part in ("no CRS", _beside(path), description) if part))
         return
     with hold_raster(path, driver, MOST_PIXELS) as raster:
         yield _scene(path, raster, reading)
@@ -154,7 +154,7 @@ def _scene(path: Path, raster: Raster, reading: ImageReading) -> RasterScene:
         place = "; ".join(part for part in ("no CRS", _half_a_place(raster), _beside(path)) if part)
     else:
         place = f"{grid.name}, {size[0]:.3g} x {size[1]:.3g} m a pixel"
-    return RasterScene(raster, rendering, grid, "; ".join(part for part in (place, rendering.told) if part))
+    return RasterScene(raster, rendering, grid, "; ".join(part for part in (place, rendering.note) if part))
 
 
 def _grid(raster: Raster) -> Grid:
@@ -169,8 +169,10 @@ def _grid(raster: Raster) -> Grid:
 def _beside(path: Path) -> str:
     """A remark on a file beside ``path`` that may say where it lies, and is not read."""
     names = [f"{path.name}.aux.xml", *(f"{path.stem}{ending}" for ending in _WORLD_FILES)]
-    found = next((name for name in names if path.with_name(name).is_file()), None)
-    return f"{found} beside it is not read: put its place into the file (gdal_translate IN OUT.tif)" if found else ""
+    sidecar = next((name for name in names if path.with_name(name).is_file()), None)
+    return (
+        f"{sidecar} beside it is not read: put its place into the file (gdal_translate IN OUT.tif)" if sidecar else ""
+    )
 
 
 def _half_a_place(raster: Raster) -> str:

@@ -157,15 +157,15 @@ class Inference:
         answers = pipeline.read(frame, completions)
         name = sample.sample_id
         vote, masks = self.decide(pipeline.segmenter, sample.image, answers, name=name, labelling=labelling)
-        told = self.told(vote, completions, sample.size)
+        record = self.told(vote, completions, sample.size)
         if self.options.candidates.alpha:
-            told["candidates"] = labelling.told
+            record["candidates"] = labelling.told
         return InferredRollout(
             completion=completions[vote.chosen],
             answer=vote.answer,
             masks=masks,
             reward=pipeline.rewards(sample, [vote.answer], [masks])[0],
-            told=told,
+            told=record,
             segmented=vote.segmented,
         )
 

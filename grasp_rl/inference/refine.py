@@ -120,11 +120,11 @@ def read(path: Path) -> Affine:
         ConfigError: there is none.
     """
     file = path / FILE if path.is_dir() else path
-    found = (read_json(file) or {}).get("refine")
+    stored = (read_json(file) or {}).get("refine")
     names = {part.name for part in fields(Affine)}
-    if not isinstance(found, dict) or set(found) != names:
+    if not isinstance(stored, dict) or set(stored) != names:
         raise ConfigError(
             f"inference.refine: {file} holds no fit; evaluate with inference.refine.fit_split=SPLIT makes one, "
             "inference.refine.path=RUN takes another run's"
         )
-    return Affine(**found)
+    return Affine(**stored)

@@ -77,8 +77,8 @@ class RoutedSegmenter:
 
     def decode(self, embedding: Any, prompts: Sequence[SpatialPrompt]) -> MaskPrediction:
         routes = [self._routes(prompt) for prompt in prompts]
-        found = self.inner.decode(embedding, [route for pair in routes for route in pair])
-        masks, scores = on_host(found.masks), found.iou_predictions
+        prediction = self.inner.decode(embedding, [route for pair in routes for route in pair])
+        masks, scores = on_host(prediction.masks), prediction.iou_predictions
         merged, quality, place = [], [], 0
         for pair in routes:
             rows = slice(place, place + len(pair))
@@ -179,10 +179,10 @@ class ScaledSegmenter:
         for view, indices in by_view.items():
             if view not in embedding.views:
                 embedding.views[view] = self.inner.encode(seen(embedding.image, view))
-            found = self.inner.decode(embedding.views[view], [moved(prompts[index], view) for index in indices])
-            scores[indices] = found.iou_predictions
+            prediction = self.inner.decode(embedding.views[view], [moved(prompts[index], view) for index in indices])
+            scores[indices] = prediction.iou_predictions
             x0, y0, x1, y1 = view.region
-            for index, mask in zip(indices, on_host(found.masks), strict=True):
+            for index, mask in zip(indices, on_host(prediction.masks), strict=True):
                 masks[index, y0:y1, x0:x1] = _back(mask, view)
         return MaskPrediction(masks=masks, iou_predictions=scores)
 
@@ -232,10 +232,10 @@ class ClippedSegmenter:
         return self.inner.encode(image)
 
     def decode(self, embedding: Any, prompts: Sequence[SpatialPrompt]) -> MaskPrediction:
-        found = self.inner.decode(embedding, prompts)
-        masks = on_host(found.masks)
+        prediction = self.inner.decode(embedding, prompts)
+        masks = on_host(prediction.masks)
         cut = [clipped(mask, prompt.box) for mask, prompt in zip(masks, prompts, strict=True)]
-        return MaskPrediction(masks=np.stack(cut) if cut else masks, iou_predictions=found.iou_predictions)
+        return MaskPrediction(masks=np.stack(cut) if cut else masks, iou_predictions=prediction.iou_predictions)
 
 
 def on_host(masks: Any) -> Masks:

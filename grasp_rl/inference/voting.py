@@ -53,14 +53,14 @@ def _vote_on_masks(answers: Sequence[Answer], masks: Sequence[MaskPrediction], o
         return Vote(answer=answers[0], chosen=0, masks=masks[0], told={"ballots": 0, "confidence": 0.0})
     unions = [masks[i].union for i in ballots]
     table = np.array([[mask_iou(a, b) for b in unions] for a in unions])
-    told: Record = {"ballots": len(ballots)}
+    record: Record = {"ballots": len(ballots)}
     if len(ballots) > 1:
-        told["pairwise_iou"] = float(table[np.triu_indices(len(ballots), 1)].mean())
+        record["pairwise_iou"] = float(table[np.triu_indices(len(ballots), 1)].mean())
     if options.pick == "agreement":
-        return _by_pixels(answers, masks, ballots, unions, table, told, options.threshold)
+        return _by_pixels(answers, masks, ballots, unions, table, record, options.threshold)
     place, confidence = _best(answers, masks, ballots, table, options.score)
     chosen = ballots[place]
-    return Vote(answer=answers[chosen], chosen=chosen, masks=masks[chosen], told=told | {"confidence": confidence})
+    return Vote(answer=answers[chosen], chosen=chosen, masks=masks[chosen], told=record | {"confidence": confidence})
 
 
 def shares(unions: Sequence[BoolMask]) -> FloatArray:
@@ -74,7 +74,7 @@ def _by_pixels(
     ballots: Sequence[int],
     unions: Sequence[BoolMask],
     table: FloatArray,
-    told: Record,
+    record: Record,
     threshold: float,
 ) -> Vote:
     """The pixels that enough ballots have, and the answer whose mask is nearest to them."""
@@ -96,7 +96,7 @@ def _by_pixels(
         place, confidence = int(np.argmax(values)), float(values.max())
         whole = masks[ballots[place]]
     chosen = ballots[place]
-    return Vote(answer=answers[chosen], chosen=chosen, masks=whole, told=told | {"confidence": confidence})
+    return Vote(answer=answers[chosen], chosen=chosen, masks=whole, told=record | {"confidence": confidence})
 
 
 def _with_others(table: FloatArray) -> FloatArray:

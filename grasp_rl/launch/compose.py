@@ -240,8 +240,8 @@ def trusted_on(overrides: Sequence[str]) -> tuple[str, ...]:
 
 def _listed(overrides: Sequence[Override], key: str) -> list[Any]:
     """The values that the last override of ``key`` gives."""
-    found = [override.value() for override in overrides if override.key_or_group == key]
-    value = found[-1] if found else []
+    values = [override.value() for override in overrides if override.key_or_group == key]
+    value = values[-1] if values else []
     return value if isinstance(value, list) else [value]
 
 
@@ -321,18 +321,18 @@ def resolve(config: DictConfig, run_dir: Path, trusted: tuple[str, ...], said: S
     with explained():
         raw: dict[str, Any] = OmegaConf.to_container(_without_hydra(config), resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         refuse_secrets(raw)
-        named = _named(HydraConfig.get(), raw)
+        overridden = _named(HydraConfig.get(), raw)
         demand_said(HydraConfig.get(), raw, said)
         if raw["command"] in ("rescore", "diagnose") and raw["predictions"] is not None:
-            raw = _as_in_run(raw, named)
-        adopted, told = adopt(raw, named)
+            raw = _as_in_run(raw, overridden)
+        adopted, differences = adopt(raw, overridden)
         checked = to_config(adopted | {"run_dir": str(run_dir)})
     if tuple(checked.trusted_modules) != trusted:
         raise ConfigError(f"trusted_modules={checked.trusted_modules}: only the command line can trust a module")
     if checked.trust_checkpoint and "trust_checkpoint" not in said:
         raise ConfigError("trust_checkpoint=true: only the command line can trust a checkpoint")
     check_components(checked, trusted)
-    return Job(run_dir=run_dir, config=asdict(checked), trusted=trusted, adopted=tuple(told))
+    return Job(run_dir=run_dir, config=asdict(checked), trusted=trusted, adopted=tuple(differences))
 
 
 def keys_of(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -344,10 +344,10 @@ _RUNS_OWN = ("data", "prompt", "parsing", "reward", "policy", "segmenter", "infe
 """Components that decide a run's answers, their masks and their truth."""
 
 
-def _as_in_run(raw: Record, named: Sequence[str]) -> Record:
+def _as_in_run(raw: Record, overridden: Sequence[str]) -> Record:
     """``raw`` with what decides the answers of the run ``predictions`` and their truth, but for what was named."""
-    keys = [key.replace("/", ".") for key in named]
-    theirs = started.config_of(Path(raw["predictions"]), named, (*_RUNS_OWN, "rollout"))
+    keys = [key.replace("/", ".") for key in overridden]
+    theirs = started.config_of(Path(raw["predictions"]), overridden, (*_RUNS_OWN, "rollout"))
 
     def free(prefix: str) -> bool:
         return not any(key == prefix or key.startswith(f"{prefix}.") for key in keys)

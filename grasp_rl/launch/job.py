@@ -39,16 +39,16 @@ def run_job(
     hydra = HydraConfig.get()
     run_dir = Path(hydra.sweep.dir) / str(hydra.sweep.subdir)
     try:
-        wanted = compose.resolve(config, run_dir, trusted, said)
-        if (known := process.folder_of(wanted)) != run_dir:
+        job = compose.resolve(config, run_dir, trusted, said)
+        if (known := process.folder_of(job)) != run_dir:
             with contextlib.suppress(OSError):  # Hydra has made an empty folder of the new name
                 run_dir.rmdir()
-            wanted, run_dir = compose.moved(wanted, known), known
+            job, run_dir = compose.moved(job, known), known
         with launcher_lock(run_dir):
-            claim = process.claim(wanted, again=True)
+            claim = process.claim(job, again=True)
             if claim != "done":
-                process.prepare(wanted, command, hydra.overrides.task, resume=claim == "resume")
-                process.run_worker(wanted, stop)
+                process.prepare(job, command, hydra.overrides.task, resume=claim == "resume")
+                process.run_worker(job, stop)
                 if process.outcome(run_dir)["state"] == "failed":
                     sys.stderr.write(f"{run_dir.name} failed: {process.failure(run_dir)}\n")
     except (ConfigError, OSError) as error:

@@ -83,18 +83,18 @@ def main(command: str, argv: Sequence[str]) -> int:
         return _refuse(command_line, error)
 
 
-def _with_predictions(words: list[str]) -> list[str]:
-    """``words`` with the path that stands by itself as ``predictions``; it may hold a ``=`` where it stands first."""
-    result = list(words)
-    for place, word in enumerate(words):
-        free = "=" not in word and not word.startswith("-") and (place == 0 or not words[place - 1].startswith("-"))
+def _with_predictions(args: list[str]) -> list[str]:
+    """``args`` with the path that stands by itself as ``predictions``; it may hold a ``=`` where it stands first."""
+    result = list(args)
+    for place, word in enumerate(args):
+        free = "=" not in word and not word.startswith("-") and (place == 0 or not args[place - 1].startswith("-"))
         if free or (place == 0 and Path(word).exists()):
             result[place] = f"predictions={word}"
     return result
 
 
-def _run(command_line: CommandLine, words: Sequence[str]) -> int:
-    flags = compose.parse_flags(words)
+def _run(command_line: CommandLine, args: Sequence[str]) -> int:
+    flags = compose.parse_flags(args)
     if "resume=auto" in flags.overrides:
         return _begin_or_go_on(command_line, [word for word in flags.overrides if word != "resume=auto"])
     if any(word.startswith("resume=") for word in flags.overrides):
@@ -113,13 +113,13 @@ def _run(command_line: CommandLine, words: Sequence[str]) -> int:
         )
 
 
-def _join(command_line: CommandLine, wanted: Job) -> int:
+def _join(command_line: CommandLine, job: Job) -> int:
     """Be another node of a run."""
-    number = wanted.config["engine"]["node_rank"]
-    command_line.console.print(f"{command_line.command}: node {number} of {wanted.run_dir}")
-    stop = StopFile(wanted.run_dir / f"node{number}")
+    number = job.config["engine"]["node_rank"]
+    command_line.console.print(f"{command_line.command}: node {number} of {job.run_dir}")
+    stop = StopFile(job.run_dir / f"node{number}")
     with stop.listening():
-        code = process.join(wanted, stop)
+        code = process.join(job, stop)
     command_line.console.print(f"node {number} ended with code {code}")
     return code
 
@@ -130,25 +130,23 @@ def _begin_or_go_on(command_line: CommandLine, overrides: list[str]) -> int:
         raise ConfigError("resume=auto: needs the folder of the run, run_dir=FOLDER")
     overrides = [f"command={command_line.command}", *overrides]
     with compose.hydra(command_line.command) as engine:
-        wanted = compose.single(engine, overrides, compose.trusted_on(overrides))
-    check_paths(to_config(wanted.config))
-    if process.placed(wanted).config["engine"]["node_rank"]:
-        return _single(command_line, wanted, overrides[1:], resume=False)
-    with launcher_lock(wanted.run_dir):
-        _refuse_other_data(wanted.run_dir)
-        claim = process.claim(wanted, again=True)
+        job = compose.single(engine, overrides, compose.trusted_on(overrides))
+    check_paths(to_config(job.config))
+    if process.placed(job).config["engine"]["node_rank"]:
+        return _single(command_line, job, overrides[1:], resume=False)
+    with launcher_lock(job.run_dir):
+        _refuse_other_data(job.run_dir)
+        claim = process.claim(job, again=True)
         if claim == "done":
-            command_line.console.print(f"{wanted.run_dir}: done before")
+            command_line.console.print(f"{job.run_dir}: done before")
             return 0
         if claim == "resume":
-            after = next(
-                filter(None, map(_last_checkpoint, (wanted.run_dir, *reversed(stages_in(wanted.run_dir))))), ""
-            )
+            after = next(filter(None, map(_last_checkpoint, (job.run_dir, *reversed(stages_in(job.run_dir))))), "")
             after = after or "no checkpoint yet"
             command_line.console.print(f"going on after {after}; the log says from where")
-            if changed := process.other_commit(wanted.run_dir):
+            if changed := process.other_commit(job.run_dir):
                 command_line.console.print(f"warning: {changed}")
-        return _start(command_line, process.placed(wanted), overrides[1:], resume=claim == "resume")
+        return _start(command_line, process.placed(job), overrides[1:], resume=claim == "resume")
 
 
 def _refuse(command_line: CommandLine, error: ConfigError | OSError) -> int:
@@ -170,8 +168,10 @@ def _show(command_line: CommandLine, engine: Hydra, flags: argparse.Namespace) -
         elif flags.cfg:
             engine.show_cfg(name, overrides, flags.cfg, flags.package, flags.resolve)
             with contextlib.suppress(ConfigError):  # a run that misses a value has its config shown all the same
-                told = compose.single(engine, overrides, compose.trusted_on(overrides)).adopted
-                sys.stderr.write(f"# in a run, {FILE} beside the weights adds: {' '.join(told)}\n" if told else "")
+                adopted = compose.single(engine, overrides, compose.trusted_on(overrides)).adopted
+                sys.stderr.write(
+                    f"# in a run, {FILE} beside the weights adds: {' '.join(adopted)}\n" if adopted else ""
+                )
         elif flags.info:
             engine.show_info(flags.info, name, overrides)
         else:
@@ -179,19 +179,19 @@ def _show(command_line: CommandLine, engine: Hydra, flags: argparse.Namespace) -
     return 0
 
 
-def _single(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *, resume: bool) -> int:
-    check_paths(to_config(wanted.config))
-    wanted = process.placed(wanted)
-    if wanted.config["engine"]["node_rank"]:
-        return _join(command_line, wanted)
-    with launcher_lock(wanted.run_dir):
-        if resume and state_of(wanted.run_dir) == "running":
-            raise ConfigError(f"resume={wanted.run_dir}: must hold a run that ended; it is still going on")
+def _single(command_line: CommandLine, job: Job, overrides: Sequence[str], *, resume: bool) -> int:
+    check_paths(to_config(job.config))
+    job = process.placed(job)
+    if job.config["engine"]["node_rank"]:
+        return _join(command_line, job)
+    with launcher_lock(job.run_dir):
+        if resume and state_of(job.run_dir) == "running":
+            raise ConfigError(f"resume={job.run_dir}: must hold a run that ended; it is still going on")
         if resume:
-            _refuse_other_data(wanted.run_dir)
+            _refuse_other_data(job.run_dir)
         else:
-            process.claim(wanted, again=False)
-        return _start(command_line, wanted, overrides, resume=resume)
+            process.claim(job, again=False)
+        return _start(command_line, job, overrides, resume=resume)
 
 
 def _last_checkpoint(run_dir: Path) -> str:
@@ -203,42 +203,42 @@ def _last_checkpoint(run_dir: Path) -> str:
 
 def _with_stages(run_dirs: Sequence[Path]) -> list[Path]:
     """Each run directory, and those of its earlier stages in it that have begun."""
-    return [found for run_dir in run_dirs for found in (run_dir, *stages_in(run_dir))]
+    return [path for run_dir in run_dirs for path in (run_dir, *stages_in(run_dir))]
 
 
 def _tell_adopted(command_line: CommandLine, jobs: Sequence[Job]) -> None:
     """Say what the folder of the weights decided about how its policy is asked."""
-    for adopted in dict.fromkeys(wanted.adopted for wanted in jobs if wanted.adopted):
+    for adopted in dict.fromkeys(job.adopted for job in jobs if job.adopted):
         command_line.console.print(f"asked as {FILE} beside the weights says: {' '.join(adopted)}")
 
 
 def _refuse_other_data(run_dir: Path) -> None:
-    if told := data_record.sentence(run_dir):
+    if change := data_record.sentence(run_dir):
         raise ConfigError(
-            f"resume={run_dir}: {told}; scores before and after would be of different answers: put it back, or begin a "
-            f"new run with init_from={run_dir}"
+            f"resume={run_dir}: {change}; scores before and after would be of different answers: put it back, or begin "
+            f"a new run with init_from={run_dir}"
         )
 
 
-def _start(command_line: CommandLine, wanted: Job, overrides: Sequence[str], *, resume: bool) -> int:
+def _start(command_line: CommandLine, job: Job, overrides: Sequence[str], *, resume: bool) -> int:
     """Prepare a run directory that is held, start its worker, watch it and say how it ended."""
-    process.prepare(wanted, command_line.argv, overrides, resume=resume)
-    command_line.console.print(f"{command_line.command}: {wanted.run_dir}")
-    _tell_adopted(command_line, [wanted])
-    stop = StopFile(wanted.run_dir)
-    with stop.listening(), ProgressWatcher(command_line.console, lambda: _with_stages([wanted.run_dir])):
-        code = process.run_worker(wanted, stop)
-    ended = process.outcome(wanted.run_dir)
+    process.prepare(job, command_line.argv, overrides, resume=resume)
+    command_line.console.print(f"{command_line.command}: {job.run_dir}")
+    _tell_adopted(command_line, [job])
+    stop = StopFile(job.run_dir)
+    with stop.listening(), ProgressWatcher(command_line.console, lambda: _with_stages([job.run_dir])):
+        code = process.run_worker(job, stop)
+    ended = process.outcome(job.run_dir)
     command_line.console.print(f"{ended['state']} after {took(ended)}")
     if code == 0:
         for table in numbers(ended["result"] or {}):
             command_line.console.print(table)
-        for line in where_next(wanted.run_dir):
+        for line in where_next(job.run_dir):
             command_line.console.print(line)
     if ended["state"] == "failed":
-        sys.stderr.write(process.failure(wanted.run_dir) + "\n")
+        sys.stderr.write(process.failure(job.run_dir) + "\n")
     if command_line.report and code == 0:
-        _report(wanted.run_dir)
+        _report(job.run_dir)
     if command_line.as_json:
         _print_json(ended["result"] if code == 0 and ended["result"] else ended)
     return code
@@ -281,16 +281,16 @@ def _resume(command_line: CommandLine, flags: argparse.Namespace) -> int:
             f"a run of {checked.command}" if checked.command != command_line.command else "a run that is still going on"
         )
         raise ConfigError(f"resume={run_dir}: must hold a run of {command_line.command} that ended; found {result}")
-    wanted = Job(run_dir=run_dir, config=asdict(checked) | {"run_dir": str(run_dir)}, trusted=trusted)
-    return _single(command_line, wanted, flags.overrides, resume=True)
+    job = Job(run_dir=run_dir, config=asdict(checked) | {"run_dir": str(run_dir)}, trusted=trusted)
+    return _single(command_line, job, flags.overrides, resume=True)
 
 
 def _sweep(command_line: CommandLine, engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> int:
     folder, jobs, fixed = compose.sweep(engine, overrides, trusted)
     if compose.launcher(engine, overrides) == "submitit_slurm" and shutil.which("srun") is None:
         raise ConfigError("launcher=slurm: no srun on this machine; start the sweep where SLURM takes jobs")
-    for wanted in jobs:
-        check_paths(to_config(wanted.config))
+    for job in jobs:
+        check_paths(to_config(job.config))
     with run_lock(folder):
         return _drive(command_line, engine, overrides, trusted, folder, jobs, fixed)
 
@@ -305,16 +305,16 @@ def _drive(
     fixed: list[str],
 ) -> int:
     """Run the jobs of a sweep whose folder is held."""
-    for wanted in jobs:
-        if told := data_record.sentence(wanted.run_dir):
-            command_line.console.print(f"{wanted.run_dir.name}: {told}; it is run anew")
-    waiting = [wanted for wanted in jobs if process.claim(wanted, again=True) != "done"]
-    for changed in filter(None, (process.other_commit(wanted.run_dir) for wanted in jobs)):
+    for job in jobs:
+        if change := data_record.sentence(job.run_dir):
+            command_line.console.print(f"{job.run_dir.name}: {change}; it is run anew")
+    waiting = [job for job in jobs if process.claim(job, again=True) != "done"]
+    for changed in filter(None, (process.other_commit(job.run_dir) for job in jobs)):
         command_line.console.print(f"warning: {changed}")
     kept = f", {len(jobs) - len(waiting)} of them done before" if len(waiting) < len(jobs) else ""
     command_line.console.print(f"{command_line.command}: {len(jobs) or 'jobs'} jobs in {folder}{kept}")
     _tell_adopted(command_line, jobs)
-    run_dirs = [wanted.run_dir for wanted in jobs]
+    run_dirs = [job.run_dir for job in jobs]
 
     def folders() -> list[Path]:
         return run_dirs or sorted(path.parent for path in folder.glob(f"*/{STATUS}"))

@@ -80,9 +80,9 @@ class Search:
         count = len(study.get_trials(deepcopy=False, states=(complete,)))
         if not count:
             return [*self.failures, "no trial has ended with an objective"]
-        words = " ".join(f"{key}={value}" for key, value in study.best_params.items())
+        params = " ".join(f"{key}={value}" for key, value in study.best_params.items())
         best = f"trial {study.best_trial.number}, {study.best_value:.4f}"
-        return [*self.failures, f"best of {count} trials: {words} ({best})"]
+        return [*self.failures, f"best of {count} trials: {params} ({best})"]
 
     def _tell(self, study: Any, trial: Any, state: str, value: float | None) -> bool:
         """Tell the study how a trial ended; whether it says anything about the space."""

@@ -72,8 +72,8 @@ def demand_said(hydra: Any, raw: Record, said: Sequence[str]) -> None:
         plain = isinstance(resolved[key], int | float | None) or (
             key.rpartition(".")[2] in _PLAIN_LAUNCHER and re.fullmatch(r"[\w.:,+@%=-]*", str(resolved[key]))
         )
-        named = any(key == name or key.startswith(f"{name}.") for name in said)
-        if value != usual.get(key) and not plain and not named:
+        given = any(key == name or key.startswith(f"{name}.") for name in said)
+        if value != usual.get(key) and not plain and not given:
             raise ConfigError(
                 f"{key}: a file of hydra.searchpath decides about this machine; to allow it, say it again: "
                 f"{quoted_override(key, str(resolved[key]))}"

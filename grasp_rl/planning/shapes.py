@@ -101,10 +101,10 @@ def _tiny(policy: Record) -> Shapes:
     model: Any = build_model(build_tokenizer(build_corpus()), 0, SIZES[policy.get("size") or "base"], family)
     vision = model.config.vision_config
     patches = (SIDE // vision.patch_size) ** 2
-    wanted = {
+    settings = {
         "train_vision_encoder": not policy.get("lora_rank")
     } | policy  # its adapters leave the vision encoder alone
-    return _counted(model, FAMILIES[family].backbone, wanted, patches // vision.spatial_merge_size**2, patches, 4)
+    return _counted(model, FAMILIES[family].backbone, settings, patches // vision.spatial_merge_size**2, patches, 4)
 
 
 def _counted(model: Any, family: type[Backbone], policy: Record, tokens: int, patches: int, bytes_each: int) -> Shapes:

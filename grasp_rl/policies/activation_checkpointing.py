@@ -34,10 +34,10 @@ def recompute(stock: Any, mode: str) -> None:
         raise ConfigError(f"policy.checkpoint_activations={mode!r}: must be one of {', '.join(MODES)}")
     if mode == "none":
         return
-    wanted: dict[str, Any] = {"use_reentrant": False}
+    kwargs: dict[str, Any] = {"use_reentrant": False}
     if mode == "selective":
-        wanted["context_fn"] = functools.partial(create_selective_checkpoint_contexts, kept_operators())
-    enable_activation_checkpointing(stock, wanted)
+        kwargs["context_fn"] = functools.partial(create_selective_checkpoint_contexts, kept_operators())
+    enable_activation_checkpointing(stock, kwargs)
 
 
 def kept_operators() -> list[Any]:

@@ -62,14 +62,14 @@ def terms_of(config: RunConfig) -> list[str]:
     nodes = [node for node in (data, *(data.get("sets") or {}).values()) if not node.get("sets")]
     names = [str(node["name"]) for node in nodes if node.get("name")]
     prepared = {str(about.get("name")): about for about in data_record.licences(Path(config.run_dir))}
-    told = [_sentence(about, "as recorded when it was prepared") for about in prepared.values()]
+    sentences = [_sentence(about, "as recorded when it was prepared") for about in prepared.values()]
     for name in names:
         entry = entry_of(name)
         if entry is None:
-            told += [f"{name}: its licence is not known here."] if not prepared else []
+            sentences += [f"{name}: its licence is not known here."] if not prepared else []
         elif entry.name not in prepared:
-            told.append(_sentence(entry.as_record(), f"by the catalog of grasp_rl, the data being named {name}"))
-    return list(dict.fromkeys(told))
+            sentences.append(_sentence(entry.as_record(), f"by the catalog of grasp_rl, the data being named {name}"))
+    return list(dict.fromkeys(sentences))
 
 
 def _sentence(about: Record, source: str) -> str:

@@ -76,8 +76,8 @@ def load_model(source: Source, *, dtype: Any, attention: str | dict[str, str]) -
     Raises:
         ConfigError: the weights are not there, damaged, pickled, elsewhere, or do not fit the config beside them.
     """
-    if found := foreign_weights(Path(source.path)):
-        raise ConfigError(f"policy.path={source.path!r}: {found}; weights lie in the folder of their index")
+    if problem := foreign_weights(Path(source.path)):
+        raise ConfigError(f"policy.path={source.path!r}: {problem}; weights lie in the folder of their index")
     weights = {"use_safetensors": None if source.allow_pickle else True, "weights_only": True}
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(

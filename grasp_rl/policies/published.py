@@ -17,11 +17,11 @@ class Published:
 
 
 def _language(
-    hidden: int, layers: int, heads: int, kv: int, inner: int, words: int, tied: bool = False, **more: Any
+    hidden: int, layers: int, heads: int, kv: int, inner: int, vocabulary: int, tied: bool = False, **more: Any
 ) -> dict[str, Any]:
     return {
         "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv,
-        "intermediate_size": inner, "vocab_size": words, "tie_word_embeddings": tied,
+        "intermediate_size": inner, "vocab_size": vocabulary, "tie_word_embeddings": tied,
     } | more  # fmt: skip
 
 

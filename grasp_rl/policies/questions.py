@@ -55,9 +55,9 @@ class _Refusal:
             return None
         if len(self.policy.tokenizer(self.policy.prompt_text(query, self.prompt))["input_ids"]) < self.room:
             return None
-        picture = image()
+        pixels = image()
         try:
-            self.policy.encode(picture, query, self.prompt)
+            self.policy.encode(pixels, query, self.prompt)
         except ConfigError as error:
             return f"query: {error}"
         return None

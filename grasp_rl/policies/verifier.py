@@ -54,8 +54,8 @@ class PolicyVerifier:
             if not folder.is_dir():
                 raise ConfigError(f"verifier.weights={weights!r}: no such folder; name a run, a checkpoint or a policy")
             policy.load_weights(find_policy(folder))
-        wanted = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
-        self.policy = policy.to(torch.device(wanted)).eval()
+        chosen = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
+        self.policy = policy.to(torch.device(chosen)).eval()
         for parameter in self.policy.parameters():
             parameter.requires_grad_(False)
         self.prompt = PromptConfig(
@@ -74,8 +74,8 @@ class PolicyVerifier:
             number = _NUMBER.search(said[0][0].text)
             value = float(number.group()) if number else 0.0
             return value if value <= 1 else 0.0
-        words = [(token,) for token in (*self.yes, *self.no)]
-        logp, *_ = self.policy.forward([prompt], [words], entropy=False)
+        candidates = [(token,) for token in (*self.yes, *self.no)]
+        logp, *_ = self.policy.forward([prompt], [candidates], entropy=False)
         assert logp is not None
         shares = logp[0, :, 0].double().softmax(0)
         return float(shares[: len(self.yes)].sum())

@@ -555,9 +555,9 @@ class VlmPolicy(nn.Module):
         """Take an adapter that fits this policy's own: same rank, scale and layers."""
         said = read_json(file.with_name("adapter_config.json")) or {}
         own = self.model.peft_config["default"]
-        for key, found, here in (("rank", said.get("r"), own.r), ("alpha", said.get("lora_alpha"), own.lora_alpha)):
-            if found is not None and found != here:
-                raise ConfigError(f"policy.lora_{key}={here}: the adapter in {file.parent} has {found}")
+        for key, stored, here in (("rank", said.get("r"), own.r), ("alpha", said.get("lora_alpha"), own.lora_alpha)):
+            if stored is not None and stored != here:
+                raise ConfigError(f"policy.lora_{key}={here}: the adapter in {file.parent} has {stored}")
         tensors = load_file(file)
         check_keys(
             f"the adapter in {file.parent}",

@@ -123,15 +123,15 @@ def _line(descriptor: int, until: float) -> bytes:
         TimeoutError: it was not whole in time.
         ValueError: the pipe ended, or the line is too long.
     """
-    found = b""
-    while not found.endswith(b"\n"):
+    line = b""
+    while not line.endswith(b"\n"):
         if not select.select([descriptor], [], [], max(0.0, until - time.monotonic()))[0]:
             raise TimeoutError("no answer")
         piece = os.read(descriptor, 2**16)
-        if not piece or len(found) > 8 * _MOST_TEXT:
+        if not piece or len(line) > 8 * _MOST_TEXT:
             raise ValueError("no answer")
-        found += piece
-    return found
+        line += piece
+    return line
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -47,11 +47,11 @@ def labelled(runs: Sequence[StudiedRun]) -> list[StudiedRun]:
     keys = [key for key in keys if len(set(values[key])) > 1]
     axes = [{key: values[key][place] for key in keys} for place in range(len(runs))]
     names = [run.folder.name for run in runs]
-    named = [run.folder.name if names.count(run.folder.name) == 1 else str(run.folder) for run in runs]
+    folders = [run.folder.name if names.count(run.folder.name) == 1 else str(run.folder) for run in runs]
     labels = _labels(axes)
     return [
         replace(run, axes=own, label=name if not label else label if labels.count(label) == 1 else f"{label}, {name}")
-        for run, own, label, name in zip(runs, axes, labels, named, strict=True)
+        for run, own, label, name in zip(runs, axes, labels, folders, strict=True)
     ]
 
 
@@ -91,13 +91,13 @@ def resolved(key: str, runs: Sequence[StudiedRun]) -> list[str]:
     A scalar is what stands in config.yaml. A group is the option that was named; where none was, the one that another
     run named for the same settings, else the name in the settings, else ``default``.
     """
-    told = [overrides_of(run.environment).get(key) for run in runs]
+    options = [overrides_of(run.environment).get(key) for run in runs]
     nodes = [_at(run.config, key) for run in runs]
-    named = [(node, option) for node, option in zip(nodes, told, strict=True) if option is not None]
+    pairs = [(node, option) for node, option in zip(nodes, options, strict=True) if option is not None]
     changed = dict.fromkeys(k for run in runs for k in overrides_of(run.environment))
     below = [other.removeprefix(f"{key}.") for other in changed if other.startswith(f"{key}.")]
     result = []
-    for node, option in zip(nodes, told, strict=True):
+    for node, option in zip(nodes, options, strict=True):
         if not isinstance(node, dict | list) and node is not _ABSENT:
             result.append(_text(node))
         elif option is not None:
@@ -105,8 +105,8 @@ def resolved(key: str, runs: Sequence[StudiedRun]) -> list[str]:
         elif node is _ABSENT:
             result.append("default")
         else:
-            same = next((name for other, name in named if other == node), None)
-            result.append(same or _but_for(below, node, named) or name_of(node) or "default")
+            same = next((name for other, name in pairs if other == node), None)
+            result.append(same or _but_for(below, node, pairs) or name_of(node) or "default")
     return result
 
 
@@ -131,8 +131,8 @@ def name_of(node: object) -> str | None:
     """What a section of a configuration calls itself."""
     if not isinstance(node, dict):
         return None
-    found = node.get("name") or node.get("scheme") or node.get("path")
-    return str(found) if found else None
+    name = node.get("name") or node.get("scheme") or node.get("path")
+    return str(name) if name else None
 
 
 def constants(runs: Sequence[StudiedRun]) -> dict[str, str]:
@@ -146,8 +146,8 @@ def constants(runs: Sequence[StudiedRun]) -> dict[str, str]:
             result[key] = values.pop()
     for key in ("policy", "segmenter", "data", "prompt", "algorithm", "algorithm.steps"):
         nodes = [_at(run.config, key) for run in runs]
-        told = any(key in o for o in overrides)
-        if told or nodes[0] is _ABSENT or any(node != nodes[0] for node in nodes):
+        overridden = any(key in o for o in overrides)
+        if overridden or nodes[0] is _ABSENT or any(node != nodes[0] for node in nodes):
             continue
         target = str(nodes[0].get("_target_", "")).rpartition(".")[2] if isinstance(nodes[0], dict) else nodes[0]
         result[key] = name_of(nodes[0]) or _text(target)
@@ -177,8 +177,8 @@ def configurations(runs: Sequence[StudiedRun], over: Sequence[str] = SEEDS) -> l
     axes = _axes([group[0] for group in groups], over)
     labels = [label or _shared_name(group) for label, group in zip(_labels(axes), groups, strict=True)]
     return [
-        Configuration(axes=own, label=label, runs=tuple(group), notes=tuple(f"{label}: {note}" for note in told))
-        for own, label, group, told in zip(axes, labels, groups, notes, strict=True)
+        Configuration(axes=own, label=label, runs=tuple(group), notes=tuple(f"{label}: {note}" for note in own_notes))
+        for own, label, group, own_notes in zip(axes, labels, groups, notes, strict=True)
     ]
 
 
@@ -204,14 +204,14 @@ def _merged(groups: Sequence[list[StudiedRun]], over: Sequence[str]) -> tuple[li
         else:
             result.append(list(group))
             notes.append([])
-    return result, [list(dict.fromkeys(told)) for told in notes]
+    return result, [list(dict.fromkeys(texts)) for texts in notes]
 
 
 def _values(run: StudiedRun, over: Sequence[str]) -> tuple[str, ...]:
     """The values that a run has of the keys averaged over."""
-    told = overrides_of(run.environment)
+    overrides = overrides_of(run.environment)
     nodes = {key: _at(run.config, key) for key in over}
-    return tuple(told.get(key, MISSING) if node is _ABSENT else _text(node) for key, node in nodes.items())
+    return tuple(overrides.get(key, MISSING) if node is _ABSENT else _text(node) for key, node in nodes.items())
 
 
 def leaves(config: Mapping[str, Any], over: Sequence[str] = SEEDS) -> dict[str, str]:
@@ -260,8 +260,10 @@ def _text(value: object) -> str:
 
 def _told(run: StudiedRun, over: Sequence[str]) -> dict[str, str]:
     """The overrides of a run that can set it apart."""
-    found = overrides_of(run.environment)
-    return {k: v for k, v in found.items() if k not in over and (k not in _NOT_AXES or k in ("experiment", "debug"))}
+    overrides = overrides_of(run.environment)
+    return {
+        k: v for k, v in overrides.items() if k not in over and (k not in _NOT_AXES or k in ("experiment", "debug"))
+    }
 
 
 def _commit(run: StudiedRun) -> object:
@@ -278,12 +280,12 @@ def _same(one: StudiedRun, other: StudiedRun, over: Sequence[str], *, versions: 
         versions: whether the two are of two versions, so that keys of one alone do not count.
     """
     first, second = leaves(one.config, over), leaves(other.config, over)
-    told = _told(one, over) == _told(other, over)
+    alike = _told(one, over) == _told(other, over)
     if not first or not second:  # config.yaml cannot be read: the overrides are all there is
-        return told
+        return alike
     if first == second:
-        return told or bool(one.config.get("policy"))  # a whole configuration says it all
-    return told and versions and all(first[key] == second[key] for key in first.keys() & second.keys())
+        return alike or bool(one.config.get("policy"))  # a whole configuration says it all
+    return alike and versions and all(first[key] == second[key] for key in first.keys() & second.keys())
 
 
 def _axes(firsts: Sequence[StudiedRun], over: Sequence[str]) -> list[dict[str, str]]:

@@ -68,9 +68,9 @@ def by_attribute(run: StudiedRun) -> list[Record]:
             continue
         count = record.get("instances")
         instances = "none" if not record.get("has_target") else "unknown" if not count else str(min(count, 5))
-        told = {"instances": "5 or more" if instances == "5" else instances, "status": record.get("status")}
+        extra = {"instances": "5 or more" if instances == "5" else instances, "status": record.get("status")}
         attributes = dict(list((record.get("attributes") or {}).items())[:_MOST_ATTRIBUTES])
-        for name, value in {**attributes, **told}.items():
+        for name, value in {**attributes, **extra}.items():
             groups[str(name)][str(value)].append(iou)
     rows: list[Record] = []
     for name, values in sorted(groups.items()):
@@ -88,13 +88,13 @@ def by_attribute(run: StudiedRun) -> list[Record]:
 
 def diagnosis(run: StudiedRun) -> list[Record]:
     """Of all samples and of each value of each attribute: gIoU and the loss of every stage; () where none was made."""
-    found = run.diagnosis
-    if not found or not isinstance(found.get("lost"), dict):
+    record = run.diagnosis
+    if not record or not isinstance(record.get("lost"), dict):
         return []
     rows = [
-        {"of": "all samples", "samples": found.get("samples"), "giou": number(found, "giou"), "lost": found["lost"]}
+        {"of": "all samples", "samples": record.get("samples"), "giou": number(record, "giou"), "lost": record["lost"]}
     ]
-    for name, values in (found.get("by") or {}).items():
+    for name, values in (record.get("by") or {}).items():
         if not isinstance(values, dict) or not all(isinstance(part, dict) for part in values.values()):
             continue
         rows += [

@@ -130,8 +130,8 @@ def protocol_label(run: StudiedRun) -> str:
         settings = settings["protocols"].get(name) or {}
     usual = _shipped(name)
     changed = {key: value for key, value in settings.items() if key in usual and value != usual[key]}
-    words = ", ".join(f"{key}={value}" for key, value in sorted(changed.items()))
-    return f"{name} with {words}" if words else name
+    differences = ", ".join(f"{key}={value}" for key, value in sorted(changed.items()))
+    return f"{name} with {differences}" if differences else name
 
 
 def _shipped(name: str) -> dict[str, Any]:
@@ -161,8 +161,8 @@ def by_test_set(
             value = run.after.number(metric if own else f"{protocol}/{metric}") if run.after else None
             if test is not None and value is not None:
                 runs.setdefault(test, []).append((run, value))
-        for test, found in runs.items():
-            scored, values = tuple(run for run, _ in found), tuple(value for _, value in found)
+        for test, pairs in runs.items():
+            scored, values = tuple(run for run, _ in pairs), tuple(value for _, value in pairs)
             own = all(test.protocol == protocol_label(run) for run in scored)
             cell = Cell(
                 configuration=configuration,
@@ -197,14 +197,14 @@ def compared(cells: Sequence[Cell], reference: Cell) -> dict[str, Difference]:
     draws = draws_of([reference, *others]) if reference.samples is not None else None
     if draws is None or reference.samples is None:
         return {}
-    found = []
+    rows = []
     for cell, own in zip(others, draws[1:], strict=True):
         apart = own - draws[0]
-        found.append((cell, apart, _p(cell, reference, apart)))
-    adjusted = holm([p for _, _, p in found])
+        rows.append((cell, apart, _p(cell, reference, apart)))
+    adjusted = holm([p for _, _, p in rows])
     return {
         cell.label: Difference(cell.mean - reference.mean, *bounds(apart), p)
-        for (cell, apart, _), p in zip(found, adjusted, strict=True)
+        for (cell, apart, _), p in zip(rows, adjusted, strict=True)
     }
 
 
@@ -293,9 +293,9 @@ def _digest(scored: Scored) -> str:
     """Of the questions and their truth, whatever was answered."""
     if not scored.records:
         return ""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for record in _ordered(scored.records):
         truth = (record.get("target") or {}).get("counts", "")
         for part in (record.get("dataset"), record["sample_id"], record.get("query"), record.get("has_target"), truth):
-            found.update(f"{part}\0".encode())
-    return found.hexdigest()[:12]
+            digest.update(f"{part}\0".encode())
+    return digest.hexdigest()[:12]

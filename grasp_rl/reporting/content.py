@@ -34,20 +34,20 @@ def context(
     Raises:
         ConfigError: there is no such configuration, or several.
     """
-    found, known = results.study_results(runs, over, baseline), configurations(runs, over)
-    best = found.best_run
+    study, known = results.study_results(runs, over, baseline), configurations(runs, over)
+    best = study.best_run
     shown = [run for run in runs if run is best or run in runs[:_GALLERIES_SHOWN]]
-    notes = [*(f"{run.label}: {note}" for run in runs for note in run.notes), *found.notes]
+    notes = [*(f"{run.label}: {note}" for run in runs for note in run.notes), *study.notes]
     if len(shown) < len(runs):
         notes.append(f"images are shown of {len(shown)} runs, the others' are in their eval_after/overlays")
     return {
         "title": title,
         "refresh": None,
-        "summary": found.summary,
+        "summary": study.summary,
         "constants": label_of(constants(runs)),
         "common": label_of(common_values([c.axes for c in known])),
         "columns": [heading for heading, _ in COLUMNS],
-        "groups": found.groups,
+        "groups": study.groups,
         "regimes": [{"label": run.label, "rows": rows} for run in runs if (rows := _stages(run))],
         "curves": _curves(runs),
         "together": health.learning(known) if len(known) > 1 or len(runs) > 1 else [],
@@ -93,9 +93,9 @@ def _stages(run: StudiedRun) -> list[Record]:
         )
     if run.mining is not None:
         asked, kept = (run.mining.get(key, NOTHING) for key in ("asked", "kept"))
-        told = {"name": f"mining: {kept} of {asked} questions kept", "state": "done", "steps": 0}
-        told |= dict.fromkeys(("course", "before", "after"), NOTHING)
-        rows.insert(int(bool(run.earlier) and run.earlier[0].folder.name == SFT), told)
+        mined = {"name": f"mining: {kept} of {asked} questions kept", "state": "done", "steps": 0}
+        mined |= dict.fromkeys(("course", "before", "after"), NOTHING)
+        rows.insert(int(bool(run.earlier) and run.earlier[0].folder.name == SFT), mined)
     return rows
 
 

@@ -14,7 +14,7 @@ from grasp_rl.utils.files import Record
 
 def cost(run: StudiedRun) -> Record:
     """Seconds per optimizer step: the median, which the first step's warm-up does not move."""
-    told = tested(run)
+    choice = tested(run)
 
     def median(name: str) -> float:
         values = [value for row in run.timings if (value := number(row, name)) is not None]
@@ -30,8 +30,8 @@ def cost(run: StudiedRun) -> Record:
         "wall": duration(run.seconds),
         "hours": NOTHING if (taken := hours(run)) is None else f"{taken[0]:.2f} {taken[1]}",
         "tokens": _tokens(run),
-        "checkpoint": f"step {told[0]} of {told[1]}" if told else NOTHING,
-        "chosen": told[2] if told else "",
+        "checkpoint": f"step {choice[0]} of {choice[1]}" if choice else NOTHING,
+        "chosen": choice[2] if choice else "",
         "step": f"{step:.2f}" if math.isfinite(step) else NOTHING,
         "parts": [f"{value:.2f}" if math.isfinite(value) else NOTHING for value in parts.values()],
         "shares": [(name, share) for name, share in shares if math.isfinite(share)],
@@ -65,15 +65,15 @@ def _tokens(run: StudiedRun) -> str:
 
 def checkpoint(runs: Sequence[StudiedRun]) -> str:
     """The steps whose weights were tested, and how they were chosen, for each way of it."""
-    found: dict[tuple[int, str], list[int]] = {}
+    by_way: dict[tuple[int, str], list[int]] = {}
     for run in runs:
-        told = tested(run)
-        if told is None:
+        choice = tested(run)
+        if choice is None:
             return NOTHING
-        step, last, how = told
-        found.setdefault((last, how), []).append(step)
+        step, last, how = choice
+        by_way.setdefault((last, how), []).append(step)
     parts = []
-    for (last, how), steps in found.items():
+    for (last, how), steps in by_way.items():
         parts.append(f"step {', '.join(str(step) for step in sorted(set(steps)))} of {last}, {how}")
     return "; ".join(parts) or NOTHING
 

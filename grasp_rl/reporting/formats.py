@@ -99,8 +99,8 @@ def tables_as_csv(tables: Sequence[Table]) -> str:
 
 def tables_as_json(tables: Sequence[Table]) -> str:
     """A list of tables with their records and notes."""
-    told = [{"title": t.title, "notes": list(t.notes), "rows": list(t.records)} for t in tables]
-    return json.dumps(to_json({"tables": told}), ensure_ascii=False) + "\n"
+    records = [{"title": t.title, "notes": list(t.notes), "rows": list(t.records)} for t in tables]
+    return json.dumps(to_json({"tables": records}), ensure_ascii=False) + "\n"
 
 
 FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {

@@ -19,7 +19,7 @@ class Watched(NamedTuple):
     name: str
     key: str
     """In metrics.jsonl."""
-    told: str
+    meaning: str
     """What it means, and what is a bad sign."""
     shown: Callable[[Sequence[float]], str]
 
@@ -64,7 +64,7 @@ def table(configurations: Sequence[Configuration]) -> list[Record]:
     for watched in WATCHED:
         cells = [_cell(configuration.runs, watched) for configuration in configurations]
         if any(cell != NOTHING for cell in cells):
-            rows.append({"name": watched.name, "told": watched.told, "cells": cells})
+            rows.append({"name": watched.name, "told": watched.meaning, "cells": cells})
     return rows
 
 

@@ -61,15 +61,15 @@ def read_study(*folders: Path) -> list[StudiedRun]:
     Raises:
         ConfigError: there is none in one of them.
     """
-    found: dict[Path, Path] = {}
+    paths: dict[Path, Path] = {}
     for folder in folders:
         runs = list(_runs_below(folder, _DEPTH))
         if not runs:
             result = "no such folder" if not folder.is_dir() else "neither a run nor a folder of runs"
             raise ConfigError(f"{folder}: {result}; must be what a train, sft or evaluate command wrote")
         for path in runs:
-            found.setdefault(path.resolve(), path)
-    distinct, twins = _distinct(list(found.values()))
+            paths.setdefault(path.resolve(), path)
+    distinct, twins = _distinct(list(paths.values()))
     runs_read = axes.labelled([_read_run(path) for path in distinct])
     return [replace(run, notes=(*run.notes, *twins.get(run.folder, ()))) for run in runs_read]
 
@@ -129,8 +129,8 @@ def _read_run(folder: Path) -> StudiedRun:
     rows = _rows(folder / METRICS, notes)
     if not rows and config.get("command", config.get("verb")) == "train":
         notes.append(f"no {METRICS}, so no curves")
-    if told := data_record.sentence(folder):
-        notes.append(f"{told}; its scores are of other answers than a run now would have")
+    if change := data_record.sentence(folder):
+        notes.append(f"{change}; its scores are of other answers than a run now would have")
     before = _read_scored(folder / "eval_before", notes)
     scheme = (config.get("prompt") or {}).get("scheme")
     result = (

@@ -98,9 +98,9 @@ def pivot(cells: Sequence[Cell], rows: str, columns: str | None) -> Pivot:
     for index, cell in enumerate(cells):
         own = cell.configuration.axes
         places.setdefault((own[rows], "" if columns is None else own[columns]), []).append(index)
-    told = {place: {_levels(cells[i], others) for i in indices} for place, indices in places.items()}
-    everywhere = set().union(*told.values())
-    for place, levels in told.items():
+    by_place = {place: {_levels(cells[i], others) for i in indices} for place, indices in places.items()}
+    everywhere = set().union(*by_place.values())
+    for place, levels in by_place.items():
         if lacking := sorted(everywhere - levels):
             here = ", ".join(f"{key}={value}" for key, value in zip((rows, columns), place, strict=True) if key)
             raise ConfigError(
@@ -143,8 +143,8 @@ def effects(cells: Sequence[Cell]) -> list[Effect]:
     if not levels:
         raise ConfigError("--effects: the configurations differ in no axis; name a folder of a sweep")
     grid = list(itertools.product(*levels.values()))
-    found = {tuple(cell.configuration.axes[key] for key in levels): index for index, cell in enumerate(cells)}
-    if missing := [point for point in grid if point not in found]:
+    indices = {tuple(cell.configuration.axes[key] for key in levels): index for index, cell in enumerate(cells)}
+    if missing := [point for point in grid if point not in indices]:
         raise ConfigError(
             f"--effects: {len(missing)} of the {len(grid)} configurations of the grid have no score, first "
             f"{_text(tuple(levels), missing[0])}; finish them, or choose a part that is complete with --where KEY=VALUE"
@@ -157,7 +157,7 @@ def effects(cells: Sequence[Cell]) -> list[Effect]:
             "from samples, such as giou, or evaluate again"
         )
     values = np.concatenate([np.array([[cell.mean] for cell in cells]), draws], axis=1)[
-        [found[point] for point in grid]
+        [indices[point] for point in grid]
     ]
     table = values.reshape(*(len(names) for names in levels.values()), -1)
     return _contrasts(table, levels)

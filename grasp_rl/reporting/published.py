@@ -59,17 +59,17 @@ def read(path: Path) -> Published:
         ConfigError: it cannot be read, or an entry lacks a field, has another one or a value that is none.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path}: cannot be read ({' '.join(str(error).split())}); restore it from the repository"
         ) from error
-    if not isinstance(found, dict) or not isinstance(found.get("figures"), list):
+    if not isinstance(document, dict) or not isinstance(document.get("figures"), list):
         raise ConfigError(f"{path}: must be a mapping with a list `figures`")
-    sizes = found.get("samples") or {}
+    sizes = document.get("samples") or {}
     samples = {(name, split): int(count) for name, splits in sizes.items() for split, count in splits.items()}
     protocols = _protocols()
-    figures = tuple(_figure(entry, f"{path}: figure {n}", protocols) for n, entry in enumerate(found["figures"], 1))
+    figures = tuple(_figure(entry, f"{path}: figure {n}", protocols) for n, entry in enumerate(document["figures"], 1))
     return Published(figures=figures, samples=samples)
 
 
@@ -114,9 +114,9 @@ def _figure(entry: object, where: str, protocols: Sequence[str]) -> Figure:
     names = [part.name for part in fields(Figure)]
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: {entry!r} is no mapping; must have {', '.join(names)}")
-    wanted = [name for name in names if name not in ("note", "backbone", "protocol")]
-    if lacking := [name for name in wanted if entry.get(name) is None]:
-        raise ConfigError(f"{where}: lacks {lacking[0]}; must have {', '.join(wanted)}")
+    required = [name for name in names if name not in ("note", "backbone", "protocol")]
+    if lacking := [name for name in required if entry.get(name) is None]:
+        raise ConfigError(f"{where}: lacks {lacking[0]}; must have {', '.join(required)}")
     if unknown := [name for name in entry if name not in names]:
         raise ConfigError(f"{where}: {unknown[0]} is no field; must be one of {', '.join(names)}")
     protocol, value = entry.get("protocol"), entry["value"]

@@ -45,11 +45,11 @@ def _row(regret: float, sample: str, query: str, iou: float, best: float, label:
 
 def _ious(configuration: Configuration) -> Mapping[tuple[str, str, str], tuple[str, float]]:
     """(question, mean IoU over the seeds) by test set, sample and question."""
-    found: dict[tuple[str, str, str], list[float]] = {}
+    groups: dict[tuple[str, str, str], list[float]] = {}
     for run in configuration.runs:
         for key, iou in _scored(run):
-            found.setdefault(key, []).append(iou)
-    return {key: (key[2], statistics.fmean(values)) for key, values in found.items()}
+            groups.setdefault(key, []).append(iou)
+    return {key: (key[2], statistics.fmean(values)) for key, values in groups.items()}
 
 
 def _scored(run: StudiedRun) -> list[tuple[tuple[str, str, str], float]]:

@@ -173,7 +173,7 @@ def markdown(content: Record) -> str:
     for block in content["diagnoses"]:
         lines += ["", f"## Where the IoU is lost: {_md(block['label'])}", ""]
         body = [[row["of"], row["samples"], row["giou"], *row["cells"]] for row in block["rows"]]
-        lines += _md_table(["of", "samples", "gIoU", *(words for _, words in content["stages"])], body)
+        lines += _md_table(["of", "samples", "gIoU", *(heading for _, heading in content["stages"])], body)
     for block in content["attributes"]:
         lines += ["", f"## By attribute: {_md(block['label'])}", ""]
         body = [[r["attribute"], r["value"], str(r["samples"]), r["giou"], r["interval"]] for r in block["rows"]]

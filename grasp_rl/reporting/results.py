@@ -110,8 +110,8 @@ def find_configuration(known: Sequence[Configuration], text: str) -> Configurati
         ConfigError: there is none, or more than one.
     """
     pairs = [part.strip().partition("=") for part in text.split(",")]
-    wanted = {key: value for key, _, value in pairs}
-    matching = [c for c in known if all(c.axes.get(key) == value for key, value in wanted.items())]
+    selected = {key: value for key, _, value in pairs}
+    matching = [c for c in known if all(c.axes.get(key) == value for key, value in selected.items())]
     matching = [c for c in known if c.label == text] or matching
     if len(matching) == 1:
         return matching[0]
@@ -267,8 +267,8 @@ def _comparison(label: str, apart: Difference, reference: Cell) -> Record:
 def _summary(runs: Sequence[StudiedRun], ranked: Sequence[_Ranked]) -> str:
     """What was run, how it ended, and the best number on each test set, in a few sentences."""
     states = [run.state for run in runs]
-    told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    text = f"{len(runs)} run{'s' * (len(runs) != 1)}: {told}."
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    text = f"{len(runs)} run{'s' * (len(runs) != 1)}: {counts}."
     if not ranked:
         return f"{text} None of them has been scored."
     sentences = [_headline(part, len(runs) > 1) for part in ranked]

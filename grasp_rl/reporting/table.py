@@ -107,8 +107,8 @@ def tables_of(
     unscored = [c.label for c in known if not any(x.configuration is c for cells in benchmarks.values() for x in cells)]
     if unscored:
         notes += (f"Without this number: {'; '.join(unscored)}.",)
-    told = (note for configuration in known for note in configuration.notes)
-    return [_with(tables[0], (*notes, *(f"{note}." for note in told))), *tables[1:]]
+    remarks = (note for configuration in known for note in configuration.notes)
+    return [_with(tables[0], (*notes, *(f"{note}." for note in remarks))), *tables[1:]]
 
 
 def _with(table: Table, notes: Sequence[str]) -> Table:
@@ -145,10 +145,10 @@ def _by_configuration(benchmark: Benchmark, cells: Sequence[Cell], chosen: Confi
     for cell in cells:
         difference = apart.get(cell.label)
         leading = cell is best or (cell.label in to_best and to_best[cell.label].tied)
-        words = list(axes.columns(cell.configuration.axes, cell.label).values()) or [cell.label]
+        levels = list(axes.columns(cell.configuration.axes, cell.label).values()) or [cell.label]
         numbers = [str(len(cell.values)), decimals(cell.mean), span(cell.interval) or NOTHING, decimals(cell.std)]
-        texts = [*words, *numbers, *_compared(difference, cell is reference), checkpoint(cell.runs), _cost(cell.runs)]
-        lines.append(Line(cells=tuple(texts), bold=frozenset({len(words) + 1} if leading and len(cells) > 1 else ())))
+        texts = [*levels, *numbers, *_compared(difference, cell is reference), checkpoint(cell.runs), _cost(cell.runs)]
+        lines.append(Line(cells=tuple(texts), bold=frozenset({len(levels) + 1} if leading and len(cells) > 1 else ())))
         records.append(_record(cell, benchmark, difference, leading) | {"reference": reference.label})
     head = [*(keys or ["configuration"]), "seeds", metric, "95 % interval", "std over seeds", "difference",
             "95 % interval", "p", "checkpoint", "cost"]  # fmt: skip
@@ -191,19 +191,19 @@ def _cost(runs: Sequence[StudiedRun]) -> str:
     """Of all runs together, by unit."""
     sums: dict[str, float] = {}
     for run in runs:
-        found = hours(run)
-        if found is None:
+        spent = hours(run)
+        if spent is None:
             return NOTHING
-        sums[found[1]] = sums.get(found[1], 0.0) + found[0]
+        sums[spent[1]] = sums.get(spent[1], 0.0) + spent[0]
     return " + ".join(f"{value:.2f} {unit}" for unit, value in sums.items())
 
 
 def _pivot(benchmark: Benchmark, cells: Sequence[Cell], rows: str, columns: str | None) -> Table:
-    found, metric = pivots.pivot(cells, rows, columns), cells[0].metric
+    pivot, metric = pivots.pivot(cells, rows, columns), cells[0].metric
     lines, records = [], []
-    for name, entries in zip(found.rows, found.entries, strict=True):
+    for name, entries in zip(pivot.rows, pivot.entries, strict=True):
         texts = [name]
-        for column, entry in zip(found.columns, entries, strict=True):
+        for column, entry in zip(pivot.columns, entries, strict=True):
             texts.append(NOTHING if entry is None else _entry(entry))
             if entry is not None:
                 low, high = entry.interval or (None, None)
@@ -212,13 +212,13 @@ def _pivot(benchmark: Benchmark, cells: Sequence[Cell], rows: str, columns: str 
                 records.append({**place, **numbers, "runs": entry.runs, "leading": entry.leading})
         bold = {place for place, entry in enumerate(entries, 1) if entry is not None and entry.leading}
         lines.append(Line(cells=tuple(texts), bold=frozenset(bold if len(cells) > 1 else ())))
-    head = (rows, *(f"{columns}={name}" for name in found.columns)) if columns else (rows, metric)
+    head = (rows, *(f"{columns}={name}" for name in pivot.columns)) if columns else (rows, metric)
     notes = [
         f"Mean and 95 % interval. {chance(cells)} Bold: the highest, and what is tied with it (the interval of the "
         "paired difference holds 0)."
     ]
-    if found.averaged:
-        notes.append(f"Averaged over {', '.join(found.averaged)}.")
+    if pivot.averaged:
+        notes.append(f"Averaged over {', '.join(pivot.averaged)}.")
     return Table(title=_title(benchmark, metric), head=head, lines=tuple(lines), records=tuple(records),
                  notes=tuple(notes))  # fmt: skip
 
@@ -248,11 +248,11 @@ def _effects(benchmark: Benchmark, cells: Sequence[Cell]) -> Table:
 
 def _published(benchmark: Benchmark, cells: Sequence[Cell]) -> list[Table]:
     best = best_of(cells)
-    found = beside(benchmark, (best.metric,), {best.metric: (best.label, best.mean)})
-    if not found:
+    rows = beside(benchmark, (best.metric,), {best.metric: (best.label, best.mean)})
+    if not rows:
         return []
     lines = []
-    for row in found:
+    for row in rows:
         rules = f"{row['protocol']} ({row['why']})" if row["why"] else row["protocol"]
         source = f"{row['source']} [{row['confidence']}]"
         system = f"{row['system']}, {row['note']}" if row["note"] else row["system"]
@@ -264,7 +264,7 @@ def _published(benchmark: Benchmark, cells: Sequence[Cell]) -> list[Table]:
         "[S] second-hand, [NC] not confirmed.",
     )
     title = f"Published: {best.metric} on {benchmark.dataset} {benchmark.split}"
-    return [Table(title=title, head=head, lines=tuple(lines), records=tuple(found), notes=notes, text_columns=4)]
+    return [Table(title=title, head=head, lines=tuple(lines), records=tuple(rows), notes=notes, text_columns=4)]
 
 
 if __name__ == "__main__":

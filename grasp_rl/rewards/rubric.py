@@ -164,8 +164,8 @@ class Rubric:
             for name, weight in weights.items()
         }
         if self.baseline is not None and chance is not None:
-            named = [name for name in paid if _is_accuracy(self.terms[name])]
-            accuracy, most = sum(paid[name] for name in named), sum(weights[name] for name in named)
+            names = [name for name in paid if _is_accuracy(self.terms[name])]
+            accuracy, most = sum(paid[name] for name in names), sum(weights[name] for name in names)
             paid["random_box"] = self.baseline.change(accuracy, chance, most)
         return RewardBreakdown(reward=sum(paid.values()), terms=values, paid=paid)
 
@@ -239,8 +239,8 @@ def _without_classes(answers: Sequence[Answer], labels: WeakLabels | Labels) -> 
 
     Then classes cannot be compared: the prompt scheme does not ask for them, or the dataset does not have them.
     """
-    named = any(item.category is not None for answer in answers for item in answer.prompts)
-    return named != any(item.category is not None for item in labels.instances or ())
+    with_classes = any(item.category is not None for answer in answers for item in answer.prompts)
+    return with_classes != any(item.category is not None for item in labels.instances or ())
 
 
 def _is_accuracy(term: Term) -> bool:

@@ -91,8 +91,8 @@ class RolloutBatch:
         self._rewarded += [[replace(rollout, reward=next(rewards)) for rollout in group] for group in new]
 
     def __iter__(self) -> Iterator[RolloutGroup]:
-        wanted = -(-self.algorithm.prompts_per_step // self.process_group.world_size)
-        limit = len(self._pending) if self.algorithm.sampling_rounds == 1 else wanted
+        needed = -(-self.algorithm.prompts_per_step // self.process_group.world_size)
+        limit = len(self._pending) if self.algorithm.sampling_rounds == 1 else needed
         given = 0
         for place, pending in enumerate(self._pending):
             group = self._group(place)
@@ -247,8 +247,8 @@ def _one_round(
 
     Where layers are fetched one by one, every rank generates all groups, to keep in step.
     """
-    wanted = list(range(len(samples))) if config.engine.ranks_forward_together else sorted(mine)
-    asked = [samples[index] for index in wanted]
+    indices = list(range(len(samples))) if config.engine.ranks_forward_together else sorted(mine)
+    asked = [samples[index] for index in indices]
     prompts = [first_prompt(policy, sample, config) for sample in asked]
     for place, completions in generator.generate(
         policy,
@@ -259,11 +259,11 @@ def _one_round(
         seed=config.seed,
         step=step,
     ):
-        if wanted[place] not in mine:
+        if indices[place] not in mine:
             continue
         sample, prompt = asked[place], prompts[place]
         yield PendingGroup(
-            question=first + wanted[place],
+            question=first + indices[place],
             sample=sample,
             prompt=prompt,
             completions=completions,

@@ -133,8 +133,8 @@ def _worker_died(error: BrokenProcessPool) -> RuntimeError:
 def rewarded(stages: Mapping[str, RewardPipeline], task: RewardTask) -> Rewarded:
     """The rollouts of ``task``, without their masks, which stay in the worker."""
     rollouts = stages[task.stage].run(task.sample, task.frames, task.completions, task.step, task.previous)
-    pictures = [] if task.show is None else shown_of(rollouts, task.sample.image, task.show)
-    return [rollout.without_masks() for rollout in rollouts], pictures
+    images = [] if task.show is None else shown_of(rollouts, task.sample.image, task.show)
+    return [rollout.without_masks() for rollout in rollouts], images
 
 
 _stages: dict[str, RewardPipeline] = {}

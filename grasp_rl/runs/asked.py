@@ -81,45 +81,45 @@ def adopt(config: Record, named: Sequence[str]) -> tuple[Record, list[str]]:
         kept = {key: value for key, value in record["image"].items() if f"policy.image.{key}" not in named}
         changed["image"] = policy["image"] | kept
     adopted = policy | changed | {"prompt_template": prompt["template"]}
-    told = _differences("prompt", config["prompt"], prompt) + _differences("policy", policy, adopted)
-    return config | {"prompt": prompt, "policy": adopted}, told
+    differences = _differences("prompt", config["prompt"], prompt) + _differences("policy", policy, adopted)
+    return config | {"prompt": prompt, "policy": adopted}, differences
 
 
 def _differences(key: str, before: Record, after: Record) -> list[str]:
     """Overrides that turn ``before`` into ``after``."""
-    told = []
+    lines = []
     for name, value in after.items():
         if isinstance(value, dict) and isinstance(before.get(name), dict):
-            told += _differences(f"{key}.{name}", before[name], value)
+            lines += _differences(f"{key}.{name}", before[name], value)
         elif before.get(name) != value:
-            told.append(f"{key}.{name}={value}")
-    return told
+            lines.append(f"{key}.{name}={value}")
+    return lines
 
 
-def _source(init_from: Any, policy: Record, named: Sequence[str]) -> tuple[Path | None, Record | None]:
+def _source(init_from: Any, policy: Record, overridden: Sequence[str]) -> tuple[Path | None, Record | None]:
     """The folder that the weights come from, where it says how they are asked, and what it says."""
     if init_from:
         try:
             folder = find_policy(Path(str(init_from)))
         except ConfigError:  # said where the weights are wanted
             return None, None
-        return folder, _read(folder, named) if (folder / FILE).exists() else None
+        return folder, _read(folder, overridden) if (folder / FILE).exists() else None
     if policy.get("path"):
-        return Path(str(policy["path"])), _read(Path(str(policy["path"])), named)
+        return Path(str(policy["path"])), _read(Path(str(policy["path"])), overridden)
     folder = Path(str(policy.get("weights") or "\0"))
     if "\0" in str(folder) or not (folder / FILE).exists():
         return None, None
-    return folder, _read(folder, named)
+    return folder, _read(folder, overridden)
 
 
-def _read(folder: Path, named: Sequence[str]) -> Record | None:
+def _read(folder: Path, overridden: Sequence[str]) -> Record | None:
     """The record in ``folder``; None for a model that was not written by a run."""
     record = read_json(folder / FILE)
     if record is None:
         if not (folder / FILE).exists() and not _was_written_by_a_run(folder):
             return None
         needed = ("policy.coordinates", "policy.prompt_template")
-        if all(key in named for key in needed):
+        if all(key in overridden for key in needed):
             return None
         raise ConfigError(
             f"policy.path={str(folder)!r}: was exported without {FILE}, which says how it is asked; export it again, "

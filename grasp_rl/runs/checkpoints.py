@@ -167,8 +167,8 @@ def best(run_dir: Path) -> tuple[int, float] | None:
 
 def steps(run_dir: Path) -> list[int]:
     """Steps with a checkpoint, oldest first."""
-    found = (numbered(path.name, "step_") for path in (run_dir / "checkpoints").glob("step_*") if path.is_dir())
-    return sorted(step for step in found if step is not None)
+    numbers = (numbered(path.name, "step_") for path in (run_dir / "checkpoints").glob("step_*") if path.is_dir())
+    return sorted(step for step in numbers if step is not None)
 
 
 def prune(run_dir: Path, keep_last: int) -> None:
@@ -198,15 +198,15 @@ def retain(run_dir: Path, keep: str) -> None:
         run_dir: of the run.
         keep: ``all``; ``best`` or ``last``, the policy of that checkpoint alone; or ``none``.
     """
-    found = steps(run_dir)
-    if keep == "all" or not found:
+    saved = steps(run_dir)
+    if keep == "all" or not saved:
         return
     if keep == "none":
         shutil.rmtree(run_dir / "checkpoints")
         return
     marked = best(run_dir) if keep == "best" else None
-    kept = marked[0] if marked else found[-1]
-    for step in found:
+    kept = marked[0] if marked else saved[-1]
+    for step in saved:
         if step != kept:
             shutil.rmtree(folder_of(run_dir, step))
     for path in folder_of(run_dir, kept).iterdir():

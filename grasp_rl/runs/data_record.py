@@ -35,8 +35,8 @@ def write(run_dir: Path, files: Iterable[Path]) -> None:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             known[str(path)] = {"sha256": digest, "size": about.st_size, "mtime_ns": about.st_mtime_ns}
     folders = {folder for path in paths for folder in path.parents}
-    found = {str(folder): read_json(folder / LICENCE) for folder in folders if os.path.isfile(folder / LICENCE)}
-    licences = _mapping(run_dir, "licences") | found
+    records = {str(folder): read_json(folder / LICENCE) for folder in folders if os.path.isfile(folder / LICENCE)}
+    licences = _mapping(run_dir, "licences") | records
     write_json(run_dir / DATA, {"files": known} | ({"licences": licences} if licences else {}))
 
 
@@ -57,11 +57,11 @@ def changed(run_dir: Path) -> list[Path]:
 
 def sentence(run_dir: Path) -> str | None:
     """What :func:`changed` found, for a person; None where nothing changed."""
-    found = changed(run_dir)
-    if not found:
+    paths = changed(run_dir)
+    if not paths:
         return None
-    more = f" and {len(found) - 1} more files" if len(found) > 1 else ""
-    return f"the data changed since: {found[0].name}{more}"
+    more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
+    return f"the data changed since: {paths[0].name}{more}"
 
 
 def _known(run_dir: Path) -> dict[str, Record]:

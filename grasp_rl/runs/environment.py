@@ -32,11 +32,11 @@ _MASK = "***"
 def requirements(extra: str = "") -> list[Requirement]:
     """What the installed package declares: its own requirements, or those that ``extra`` adds."""
     declared = [Requirement(line) for line in importlib.metadata.requires(_PACKAGE) or []]
-    wanted = [r for r in declared if r.name != _PACKAGE]
+    external = [r for r in declared if r.name != _PACKAGE]
     if not extra:
-        return [r for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""})]
+        return [r for r in external if r.marker is None or r.marker.evaluate({"extra": ""})]
     return [
-        r for r in wanted if r.marker and r.marker.evaluate({"extra": extra}) and not r.marker.evaluate({"extra": ""})
+        r for r in external if r.marker and r.marker.evaluate({"extra": extra}) and not r.marker.evaluate({"extra": ""})
     ]
 
 

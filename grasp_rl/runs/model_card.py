@@ -95,10 +95,10 @@ def write_card(
 
 
 def _ask(asking: Asking, policy: Record, *, adapter: bool) -> str:
-    words = _words(policy) if adapter else "policy=hf_vlm policy.path=THIS_FOLDER"
+    overrides = _words(policy) if adapter else "policy=hf_vlm policy.path=THIS_FOLDER"
     turns = "\n\n".join(f"[{role}]\n{text}" for role, text in asking.turns)
     unit = "pixels of the resized image" if asking.coordinates == "absolute" else "thousandths of its width and height"
-    line = f'grasp-rl predict IMAGE.png --query "QUESTION" {words}'
+    line = f'grasp-rl predict IMAGE.png --query "QUESTION" {overrides}'
     return _ASK.format(line=markdown_block(line, "sh"), turns=markdown_block(turns, "text"), unit=unit,
                        canvas=asking.canvas)  # fmt: skip
 

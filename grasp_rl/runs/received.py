@@ -77,10 +77,10 @@ def demand_said_again(config: Record, named: Collection[str], where: str, own: S
         if not any(key == name or key.startswith(f"{name}.") for name in said)
     }
     if unsaid:
-        words = " ".join(quoted_override(key, str(value)) for key, value in unsaid.items())
+        overrides = " ".join(quoted_override(key, str(value)) for key, value in unsaid.items())
         raise ConfigError(
             f"{where}: its config, which no run of yours wrote, decides about this machine; to allow it, say it again: "
-            f"{words}"
+            f"{overrides}"
         )
 
 
@@ -91,15 +91,15 @@ def decisions(config: Record, own: Sequence[Path] = ()) -> Record:
         config: resolved, or some of its sections.
         own: folders that came with the config, whose files it may name.
     """
-    found: Record = {}
+    settings: Record = {}
     engine = config.get("engine")
     if isinstance(engine, Mapping):
-        found |= {f"engine.{key}": engine[key] for key in _ENGINE if engine.get(key) is not None}
+        settings |= {f"engine.{key}": engine[key] for key in _ENGINE if engine.get(key) is not None}
     for name in COMPONENTS:
-        found |= dict(_of_component(config.get(name), name))
+        settings |= dict(_of_component(config.get(name), name))
     files = {key: str(value) for key in _FILES if (value := _at(config, key)) is not None}
     files |= {key: value for key, value in _templates(config) if not _is_packaged(value)}
-    return found | {key: value for key, value in files.items() if not any(_inside(value, folder) for folder in own)}
+    return settings | {key: value for key, value in files.items() if not any(_inside(value, folder) for folder in own)}
 
 
 def _of_component(node: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -168,8 +168,8 @@ def _carried(run_dir: Path, template: str) -> Path:
 
 def _with_own_templates(config: Record, run_dir: Path) -> Record:
     """``config`` with the templates that the run carries in place of the files that they were read from."""
-    named = {key: _carried(run_dir, template) for key, template in _templates(config)}
-    return _replaced(config, {key: str(path) for key, path in named.items() if path.is_file()}, "")
+    copies = {key: _carried(run_dir, template) for key, template in _templates(config)}
+    return _replaced(config, {key: str(path) for key, path in copies.items() if path.is_file()}, "")
 
 
 def _replaced(node: Record, values: Mapping[str, str], key: str) -> Record:

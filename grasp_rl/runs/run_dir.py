@@ -82,10 +82,10 @@ def refuse_foreign(run_dir: Path) -> None:
     Raises:
         ConfigError: it holds a link that does, a device or a FIFO.
     """
-    found = foreign_entry(run_dir)
-    if found is not None:
-        where = os.path.relpath(found, os.path.realpath(run_dir))
-        leads = f"a link to {str(os.readlink(found))!r}" if found.is_symlink() else "no regular file"
+    entry = foreign_entry(run_dir)
+    if entry is not None:
+        where = os.path.relpath(entry, os.path.realpath(run_dir))
+        leads = f"a link to {str(os.readlink(entry))!r}" if entry.is_symlink() else "no regular file"
         raise ConfigError(
             f"{run_dir}: {where!r} in it is {leads}; a run folder has files of its own: put the file itself there, or "
             "remove it"
@@ -163,10 +163,10 @@ def state_of(run_dir: Path) -> State | None:
 
 def stages_in(run_dir: Path) -> list[Path]:
     """The run directories of earlier stages in that of a training run, in their order."""
-    named = {path: numbered(path.name, ROUND.format("")) for path in run_dir.glob(ROUND.format("*"))}
-    rounds = {path: number for path, number in named.items() if number is not None}
-    found = [run_dir / SFT, *sorted(rounds, key=lambda path: rounds[path])]
-    return [path for path in found if (path / STATUS).is_file()]
+    numbers = {path: numbered(path.name, ROUND.format("")) for path in run_dir.glob(ROUND.format("*"))}
+    rounds = {path: number for path, number in numbers.items() if number is not None}
+    stages = [run_dir / SFT, *sorted(rounds, key=lambda path: rounds[path])]
+    return [path for path in stages if (path / STATUS).is_file()]
 
 
 def numbered(name: str, prefix: str) -> int | None:

@@ -145,8 +145,8 @@ class DiskCache(RamCache):
 
     def _entries_on_disk(self) -> list[Path]:
         """The files of the folder that a cache wrote: by their name and the mark in their header, and no others."""
-        named = (path for path in self.folder.glob("*.safetensors") if re.fullmatch(r"[0-9a-f]{40}", path.stem))
-        return [path for path in named if _is_marked(path)]
+        entries = (path for path in self.folder.glob("*.safetensors") if re.fullmatch(r"[0-9a-f]{40}", path.stem))
+        return [path for path in entries if _is_marked(path)]
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"

@@ -201,5 +201,5 @@ def _edge_contrast(image: Image, mask: BoolMask) -> float:
 def _components_with(mask: BoolMask, seeds: BoolMask) -> BoolMask:
     """The connected parts of ``mask`` [H, W] that hold a seed pixel."""
     _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    wanted = np.unique(labels[seeds & mask])
-    return np.isin(labels, wanted[wanted > 0])
+    seeded = np.unique(labels[seeds & mask])
+    return np.isin(labels, seeded[seeded > 0])

@@ -84,15 +84,15 @@ def build(model_class: str, architecture: Mapping[str, Any]) -> Any:
 
 def _ported(weights: Weights, model_class: str) -> tuple[Any, str | None]:
     kind = "folder" if Path(weights.path).exists() else "hub id or folder"
-    if found := foreign_weights(Path(weights.path)):
-        raise ConfigError(f"{weights.where}: {found}; weights lie in the folder of their index")
+    if problem := foreign_weights(Path(weights.path)):
+        raise ConfigError(f"{weights.where}: {problem}; weights lie in the folder of their index")
     try:
         config = transformers.AutoConfig.from_pretrained(
             weights.path, revision=weights.revision, trust_remote_code=False
         )
-        wanted = getattr(transformers, model_class)
-        _same_kind(weights, config.model_type, wanted.config_class.model_type)
-        model, report = wanted.from_pretrained(
+        loader = getattr(transformers, model_class)
+        _same_kind(weights, config.model_type, loader.config_class.model_type)
+        model, report = loader.from_pretrained(
             weights.path,
             revision=weights.revision,
             use_safetensors=None if weights.allow_pickle else True,
@@ -114,10 +114,10 @@ def _ported(weights: Weights, model_class: str) -> tuple[Any, str | None]:
     return model, commit
 
 
-def _same_kind(weights: Weights, found: str, wanted: str) -> None:
+def _same_kind(weights: Weights, stored: str, expected: str) -> None:
     """SAM checkpoints for images and for video name their configs differently and share their weights."""
-    if found.removesuffix("_video") != wanted:
-        raise ConfigError(f"{weights.where}: holds a model of type {found!r}, must hold {wanted!r}")
+    if stored.removesuffix("_video") != expected:
+        raise ConfigError(f"{weights.where}: holds a model of type {stored!r}, must hold {expected!r}")
 
 
 def _hint(weights: Weights) -> str:

@@ -95,11 +95,11 @@ def clicks_of(
         prompt = SpatialPrompt(box=mask_to_box(mask), point_coords=tuple(points), point_labels=tuple(labels))
         if len(points) == count:
             return prompt
-        found = segment(SpatialPrompt(point_coords=prompt.point_coords, point_labels=prompt.point_labels))
-        missed, wrong = _largest(mask & ~found), _largest(found & ~free)
+        predicted = segment(SpatialPrompt(point_coords=prompt.point_coords, point_labels=prompt.point_labels))
+        missed, wrong = _largest(mask & ~predicted), _largest(predicted & ~free)
         label = int(missed.sum() >= wrong.sum())
         error = missed if label else wrong
-        if not error.any() or mask_iou(mask, found & (mask | ~free)) >= stop_iou:
+        if not error.any() or mask_iou(mask, predicted & (mask | ~free)) >= stop_iou:
             return prompt
         point = _deepest(error)
         if point in points:

@@ -77,7 +77,7 @@ def score(segmenter: Segmenter, split: Dataset, limit: int | None) -> dict[str, 
     Raises:
         ConfigError: the dataset has no masks, or nothing on those is foreground.
     """
-    found: dict[str, list[float]] = {}
+    ious: dict[str, list[float]] = {}
     count = min(len(split), limit or len(split))
     for index in range(count):
         image, masks = instances_of(split, index)
@@ -86,14 +86,14 @@ def score(segmenter: Segmenter, split: Dataset, limit: int | None) -> dict[str, 
         embedding = segmenter.encode(image)
         for kind, prompts in prompts_of(masks, index).items():
             predicted = host(segmenter.decode(embedding, prompts).masks)
-            found.setdefault(kind, []).extend(
+            ious.setdefault(kind, []).extend(
                 float((a & b).sum() / (a | b).sum()) for a, b in zip(predicted, masks, strict=True)
             )
-    if not found:
+    if not ious:
         raise ConfigError(
             f"data: none of the first {count} masks of {split.name}, {split.split}, has a foreground pixel"
         )
-    return {kind: float(np.mean(values)) for kind, values in found.items()}
+    return {kind: float(np.mean(values)) for kind, values in ious.items()}
 
 
 def host(masks: Any) -> BoolMask:

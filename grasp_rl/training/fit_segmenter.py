@@ -202,9 +202,9 @@ def draw_scenes(rng: np.random.Generator, data: Dataset, fit: FitConfig, *, seed
     Raises:
         ConfigError: the data has no masks, or so many in a row are empty that there may be none.
     """
-    wanted, scenes, tried = fit.images, [], 0
-    position = step * wanted
-    for index in sample_order(seed, len(data), position, wanted):
+    count, scenes, tried = fit.images, [], 0
+    position = step * count
+    for index in sample_order(seed, len(data), position, count):
         image, masks = instances_of(data, index)
         while not masks:
             tried += 1

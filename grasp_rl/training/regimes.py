@@ -138,8 +138,8 @@ def with_verifier(node: Any, weights: str, *, always: bool) -> tuple[Any, int]:
     if node.get("_target_") == _VERIFIER:
         given = node.get("weights")
         return node | {"weights": weights if always or given is None else given}, 1
-    named = {key: with_verifier(value, weights, always=always) for key, value in node.items()}
-    return {key: part for key, (part, _) in named.items()}, sum(count for _, count in named.values())
+    entries = {key: with_verifier(value, weights, always=always) for key, value in node.items()}
+    return {key: part for key, (part, _) in entries.items()}, sum(count for _, count in entries.values())
 
 
 class _Parts:

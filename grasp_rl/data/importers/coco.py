@@ -38,30 +38,30 @@ def read(path: Path, *, images: Path | None = None, question: str = QUESTION) ->
     path = _file(path)
     data = _document(path)
     categories = {_key(c, "id", path): str(c.get("name", c["id"])) for c in _list(data, "categories", path)}
-    pictures = {_key(picture, "id", path): picture for picture in _list(data, "images", path)}
+    listed = {_key(entry, "id", path): entry for entry in _list(data, "images", path)}
     groups: dict[tuple[Any, Any], list[Record]] = {}
     for annotation in _list(data, "annotations", path):
-        picture_id, category_id = (_key(annotation, key, path) for key in ("image_id", "category_id"))
-        for key, value, known in (("image_id", picture_id, pictures), ("category_id", category_id, categories)):
+        image_id, category_id = (_key(annotation, key, path) for key in ("image_id", "category_id"))
+        for key, value, known in (("image_id", image_id, listed), ("category_id", category_id, categories)):
             if value not in known:
                 raise SourceError(
                     f"{path}: annotation {annotation.get('id')!r} has {key}={value!r}, which is not listed"
                 )
-        groups.setdefault((picture_id, category_id), []).append(annotation)
+        groups.setdefault((image_id, category_id), []).append(annotation)
     source, sizes = Source(), dict[Any, tuple[int, int]]()
-    for (picture_id, category_id), group in groups.items():
-        picture, category = pictures[picture_id], categories[category_id]
-        file = _image(path, images, picture)
-        if picture_id not in sizes:
-            sizes[picture_id] = _size(path, file, picture)
-        size = sizes[picture_id]
-        place = f"{path}: image {picture_id!r}, category {category!r}"
+    for (image_id, category_id), group in groups.items():
+        image, category = listed[image_id], categories[category_id]
+        file = _image(path, images, image)
+        if image_id not in sizes:
+            sizes[image_id] = _size(path, file, image)
+        size = sizes[image_id]
+        place = f"{path}: image {image_id!r}, category {category!r}"
         shapes = [_shape(annotation, size, f"{path}: annotation {annotation.get('id')!r}") for annotation in group]
         target = target_of(shapes, size, place, source.left_out)
         if target is not None:
-            name = PurePosixPath(picture["file_name"].replace("\\", "/")).as_posix().removeprefix("images/")
+            name = PurePosixPath(image["file_name"].replace("\\", "/")).as_posix().removeprefix("images/")
             asked = question_of(question, category)
-            item = Item(sample_id=f"{picture_id}-{category_id}", image=file, name=name, query=asked, target=target)
+            item = Item(sample_id=f"{image_id}-{category_id}", image=file, name=name, query=asked, target=target)
             source.items.append(item)
     return source
 
@@ -69,11 +69,11 @@ def read(path: Path, *, images: Path | None = None, question: str = QUESTION) ->
 def _file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    found = sorted([*path.glob("*.json"), *path.glob("annotations/*.json")])
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
+    files = sorted([*path.glob("*.json"), *path.glob("annotations/*.json")])
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
         raise SourceError(f"{path}: must hold one .json file of annotations, found {names}; name the file")
-    return found[0]
+    return files[0]
 
 
 def _document(path: Path) -> Record:
@@ -102,25 +102,25 @@ def _key(item: Record, key: str, path: Path) -> int | str:
     return value
 
 
-def _image(path: Path, images: Path | None, picture: Record) -> Path:
+def _image(path: Path, images: Path | None, image: Record) -> Path:
     place = f"{path}: file_name"
     roots = (
         [images] if images else [path.parent, path.parent / "images", path.parent.parent, path.parent.parent / "images"]
     )
-    files = [inside(root, picture.get("file_name"), place) for root in roots]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
+    files = [inside(root, image.get("file_name"), place) for root in roots]
+    existing = next((file for file in files if file.is_file()), None)
+    if existing is None:
         raise SourceError(f"{files[0]}: no such file; name the folder of the images, --images DIR")
-    return found
+    return existing
 
 
-def _size(path: Path, file: Path, picture: Record) -> tuple[int, int]:
+def _size(path: Path, file: Path, image: Record) -> tuple[int, int]:
     """(height, width) of the image, which must be what COCO says."""
-    size, said = size_of(file), (picture.get("height"), picture.get("width"))
+    size, said = size_of(file), (image.get("height"), image.get("width"))
     if None not in said and said != size:
         why = "; its EXIF tag turns it, so save it upright and without the tag" if said == size[::-1] else ""
         raise SourceError(
-            f"{path}: {picture['file_name']!r} is said to be {said[1]} x {said[0]} (width x height), the file has "
+            f"{path}: {image['file_name']!r} is said to be {said[1]} x {said[0]} (width x height), the file has "
             f"{size[1]} x {size[0]}{why or '; name the folder with the annotated images, --images DIR'}"
         )
     return size

@@ -57,17 +57,17 @@ def items(table: Path, images: Path | None = None) -> Iterator[Item | SourceErro
     for line, row in _rows(table):
         place, name = f"{table}:{line}", row.get("image", "")
         try:
-            picture = inside(images, name.removeprefix("images/"), f"{place}: image")
-            if not picture.is_file():
+            image = inside(images, name.removeprefix("images/"), f"{place}: image")
+            if not image.is_file():
                 raise SourceError(f"{place}: image={name!r}: no such file in {images}; put it there")
-            mask = _mask(root / "masks", picture, row, place)
+            mask = _mask(root / "masks", image, row, place)
         except SourceError as error:
             yield error
             continue
         yield Item(
             sample_id=row.get("id") or f"{Path(name).stem}-{line}",
-            image=picture,
-            name=picture.relative_to(images).as_posix(),
+            image=image,
+            name=image.relative_to(images).as_posix(),
             query=row.get("query", ""),
             target={"polygons": []} if mask is None else {"mask": mask},
             mask_name="" if mask is None else mask.relative_to(root / "masks").as_posix(),
@@ -83,11 +83,11 @@ def table_of(folder: Path) -> Path:
     Raises:
         SourceError: there is none, or several.
     """
-    found = sorted(folder.glob("*.csv")) if folder.is_dir() else []
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
+    tables = sorted(folder.glob("*.csv")) if folder.is_dir() else []
+    if len(tables) != 1:
+        names = ", ".join(file.name for file in tables) or "none"
         raise SourceError(f"{folder}: must hold images/, masks/ and one CSV of questions, found {names}; name the CSV")
-    return found[0]
+    return tables[0]
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
@@ -101,15 +101,15 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     result: list[tuple[int, dict[str, str]]] = []
     try:
         columns = [column.strip().lower() for column in next(reader, [])]
-        named = {
+        indices = {
             ours: next((columns.index(n) for n in names if n in columns), None) for ours, names in _COLUMNS.items()
         }
         for needed in ("image", "query"):
-            if named[needed] is None:
-                found = ", ".join(columns) or "none"
-                raise SourceError(f"{table}: needs the columns image and question, found {found}")
+            if indices[needed] is None:
+                listing = ", ".join(columns) or "none"
+                raise SourceError(f"{table}: needs the columns image and question, found {listing}")
         for row in reader:
-            values = {ours: row[n].strip() for ours, n in named.items() if n is not None and n < len(row)}
+            values = {ours: row[n].strip() for ours, n in indices.items() if n is not None and n < len(row)}
             if any(values.values()):
                 result.append((reader.line_num, values))
     except csv.Error as error:
@@ -117,7 +117,7 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     return result
 
 
-def _mask(folder: Path, picture: Path, row: dict[str, str], place: str) -> Path | None:
+def _mask(folder: Path, image: Path, row: dict[str, str], place: str) -> Path | None:
     """The mask of a row; None where nothing answers."""
     if "mask" in row:
         if not row["mask"]:
@@ -128,8 +128,8 @@ def _mask(folder: Path, picture: Path, row: dict[str, str], place: str) -> Path 
                 f"{place}: mask={row['mask']!r}: no such file in {folder}; put it there, or leave it empty"
             )
         return mask
-    candidates = [folder / f"{picture.stem}{ending}" for ending in _ENDINGS]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is None:
-        raise SourceError(f"{place}: no mask {picture.stem}.png in {folder}; put it there, or name it in a column mask")
-    return found
+    candidates = [folder / f"{image.stem}{ending}" for ending in _ENDINGS]
+    existing = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if existing is None:
+        raise SourceError(f"{place}: no mask {image.stem}.png in {folder}; put it there, or name it in a column mask")
+    return existing

@@ -49,8 +49,8 @@ def read(path: Path, *, images: Path | None = None, question: str = QUESTION) ->
     source = Source()
     for file in files:
         data = _document(file)
-        picture = _image(file, root, images, data)
-        size, groups = size_of(picture), dict[str, list[Shape]]()
+        image = _image(file, root, images, data)
+        size, groups = size_of(image), dict[str, list[Shape]]()
         _demand_size(file, data, size)
         for index, item in enumerate(data["shapes"]):
             shape = _shape(item, size, f"{file}: shape {index}")
@@ -63,10 +63,8 @@ def read(path: Path, *, images: Path | None = None, question: str = QUESTION) ->
         for label, shapes in groups.items():
             target = target_of(shapes, size, f"{file}: label {label!r}", source.left_out)
             if target is not None:
-                asked, to = question_of(question, label), name + picture.suffix
-                source.items.append(
-                    Item(sample_id=f"{name}-{label}", image=picture, name=to, query=asked, target=target)
-                )
+                asked, to = question_of(question, label), name + image.suffix
+                source.items.append(Item(sample_id=f"{name}-{label}", image=image, name=to, query=asked, target=target))
     if not files:
         raise SourceError(f"{path}: holds no .json file; name the folder of LabelMe's files")
     return source
@@ -91,13 +89,13 @@ def _image(file: Path, root: Path, images: Path | None, data: Record) -> Path:
     if not isinstance(said, str) or not said or "\0" in said:
         raise SourceError(f"{file}: imagePath={said!r}, must name an image")
     said = said.replace("\\", "/")
-    named = (file.parent / said).resolve()
-    candidates = [named] if named.is_relative_to(root.resolve()) else []
+    resolved = (file.parent / said).resolve()
+    candidates = [resolved] if resolved.is_relative_to(root.resolve()) else []
     candidates += [folder / Path(said).name for folder in (file.parent, root / "images", images) if folder]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is None:
+    existing = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if existing is None:
         raise SourceError(f"{file}: no image {said!r} within {root}; put it beside the file, or name --images DIR")
-    return found
+    return existing
 
 
 def _demand_size(file: Path, data: Record, size: tuple[int, int]) -> None:

@@ -32,12 +32,12 @@ def read(path: Path, *, images: Path | None = None, question: str = QUESTION) ->
     """
     path = path.parent if path.is_file() else path
     names, root, source, labelled = _names(path), images or path, Source(), 0
-    for picture in sorted(file for file in root.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()):
-        label_file = _label_file(picture, root)
+    for image in sorted(file for file in root.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file()):
+        label_file = _label_file(image, root)
         if label_file is None:
             continue
         labelled += 1
-        size, groups = size_of(picture), dict[int, list[Shape]]()
+        size, groups = size_of(image), dict[int, list[Shape]]()
         for number, line in enumerate(_lines(label_file), 1):
             if line.strip():
                 place = f"{label_file}:{number}"
@@ -45,14 +45,14 @@ def read(path: Path, *, images: Path | None = None, question: str = QUESTION) ->
                 if index not in names:
                     raise SourceError(f"{place}: class {index} has no name; give it one in data.yaml or classes.txt")
                 groups.setdefault(index, []).append(shape)
-        name = picture.relative_to(root)
+        name = image.relative_to(root)
         split = next((_SPLITS[part] for part in name.parts[:-1] if part in _SPLITS), None)
         for index, shapes in groups.items():
             target = target_of(shapes, size, f"{label_file}: class {names[index]!r}", source.left_out)
             if target is not None:
                 asked, sample_id = question_of(question, names[index]), f"{name.with_suffix('').as_posix()}-{index}"
                 to = name.as_posix()
-                item = Item(sample_id=sample_id, image=picture, name=to, query=asked, target=target, split=split)
+                item = Item(sample_id=sample_id, image=image, name=to, query=asked, target=target, split=split)
                 source.items.append(item)
     if not labelled:
         raise SourceError(f"{root}: holds no image with a label file; images go into images/, labels into labels/")
@@ -86,23 +86,23 @@ def _lines(file: Path) -> list[str]:
         raise SourceError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
 
 
-def _label_file(picture: Path, root: Path) -> Path | None:
+def _label_file(image: Path, root: Path) -> Path | None:
     """The label file of an image: in ``labels`` for ``images`` in its path, or beside it."""
-    parts = list(picture.relative_to(root.parent).parts)
+    parts = list(image.relative_to(root.parent).parts)
     places = [n for n, part in enumerate(parts[:-1]) if part == "images"]
     if places:
         parts[places[-1]] = "labels"
-    candidates = ((root.parent / Path(*parts)).with_suffix(".txt"), picture.with_suffix(".txt"))
+    candidates = ((root.parent / Path(*parts)).with_suffix(".txt"), image.with_suffix(".txt"))
     return next((file for file in candidates if file.is_file()), None)
 
 
-def _shape(words: list[str], size: tuple[int, int], place: str) -> tuple[int, Shape]:
+def _shape(fields: list[str], size: tuple[int, int], place: str) -> tuple[int, Shape]:
     """(class, shape) of a line: a box ``c x y w h`` around its centre, or an outline ``c x y x y x y ...``."""
     height, width = size
     try:
-        index, values = int(words[0]), [float(word) for word in words[1:]]
+        index, values = int(fields[0]), [float(word) for word in fields[1:]]
     except ValueError as error:
-        raise SourceError(f"{place}: found {' '.join(words)[:60]!r}; must be a class and numbers") from error
+        raise SourceError(f"{place}: found {' '.join(fields)[:60]!r}; must be a class and numbers") from error
     if not all(-_SLACK <= value <= 1 + _SLACK for value in values):
         raise SourceError(f"{place}: a number outside 0..1; YOLO's are shares of the image, so divide by its size")
     if len(values) in (4, 5):  # the fifth is a confidence

@@ -35,8 +35,8 @@ class CrossView(FolderDataset):
     """What ``data=cross_view`` instantiates; its samples have a choice, and neither mask nor boxes."""
 
     def splits(self) -> Sequence[str]:
-        found = sorted(path.stem for path in self.top.glob("*.json"))
-        return found or ("train", "val", "test")
+        stems = sorted(path.stem for path in self.top.glob("*.json"))
+        return stems or ("train", "val", "test")
 
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
         def asked(_: int, place: str, entry: Record) -> Iterator[Row | AnnotationError]:

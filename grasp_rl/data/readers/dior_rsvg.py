@@ -40,7 +40,7 @@ class DiorRsvg(FolderDataset):
     """What ``data=dior_rsvg`` instantiates. A sample's id is the number of its object; there is no mask."""
 
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
-        pictures, path = self.subfolder("JPEGImages"), self.file(f"{split}.txt")
+        images, path = self.subfolder("JPEGImages"), self.file(f"{split}.txt")
         numbers = _numbers(path)
         self._demand_whole()
         for line, number in numbers:
@@ -53,7 +53,7 @@ class DiorRsvg(FolderDataset):
                 row = Row(
                     location=place,
                     sample_id=str(number),
-                    image=inside(pictures, thing.image),
+                    image=inside(images, thing.image),
                     query="",
                     split=split,
                     reasoning=None,
@@ -75,12 +75,12 @@ class DiorRsvg(FolderDataset):
         Raises:
             AnnotationError: a file cannot be read, so that the numbers after it are not known.
         """
-        found: list[_Object | AnnotationError] = []
+        objects: list[_Object | AnnotationError] = []
         for path in sorted(self.subfolder("Annotations").glob("*.xml")):
             root = read_xml(path)
             image = (root.findtext("filename") or f"{path.stem}.jpg").strip()
-            found += [_Object(path, image, element) for element in root.findall("object")]
-        return found
+            objects += [_Object(path, image, element) for element in root.findall("object")]
+        return objects
 
     def _demand_whole(self) -> None:
         """Demand that there are as many objects as the files of all splits count.
@@ -89,15 +89,15 @@ class DiorRsvg(FolderDataset):
             AnnotationError: there are fewer.
         """
         files = [path for split in self.splits() if (path := self.top / f"{split}.txt").is_file()]
-        wanted = 1 + max((number for path in files for _, number in _numbers(path)), default=-1)
-        found, folder = len(self._objects), self.top / "Annotations"
-        if found < wanted:
+        expected = 1 + max((number for path in files for _, number in _numbers(path)), default=-1)
+        count, folder = len(self._objects), self.top / "Annotations"
+        if count < expected:
             raise AnnotationError(
-                f"{folder}: {found} objects in its XML files, and the splits count {wanted}; a missing file shifts all "
-                "numbers after it, so download the annotations whole"
+                f"{folder}: {count} objects in its XML files, and the splits count {expected}; a missing file shifts "
+                "all numbers after it, so download the annotations whole"
             )
-        if found > wanted:
-            log.warning("%s: %d objects, and the splits count %d; see that no file is added", folder, found, wanted)
+        if count > expected:
+            log.warning("%s: %d objects, and the splits count %d; see that no file is added", folder, count, expected)
 
 
 def _numbers(path: Path) -> list[tuple[int, int]]:

@@ -26,7 +26,7 @@ class DrSeg(FolderDataset):
     """What ``data=drseg`` instantiates. A sample's id is the entry's ``id``; every polygon is an instance."""
 
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
-        path, pictures = self.file(f"labels/DRSeg_{split}.json"), self.subfolder(f"CODrone/DR{split}")
+        path, images = self.file(f"labels/DRSeg_{split}.json"), self.subfolder(f"CODrone/DR{split}")
 
         def asked(_: int, place: str, entry: Record) -> Iterator[Row | AnnotationError]:
             name, questions = name_of(entry), value_of(entry, "questions", list)
@@ -34,7 +34,7 @@ class DrSeg(FolderDataset):
             row = Row(
                 location=place,
                 sample_id=name,
-                image=inside(pictures, f"{name}.jpg"),
+                image=inside(images, f"{name}.jpg"),
                 query="",
                 split=split,
                 reasoning=None,
@@ -65,8 +65,8 @@ def _rings(annotations: list[Any]) -> list[Any]:
     """
     rings = []
     for annotation in annotations:
-        found = value_of(annotation if isinstance(annotation, dict) else {}, "segmentation", list)
-        flat = found if found and isinstance(found[0], list) else [found]
+        segmentation = value_of(annotation if isinstance(annotation, dict) else {}, "segmentation", list)
+        flat = segmentation if segmentation and isinstance(segmentation[0], list) else [segmentation]
         rings += [ring for ring in map(ring_of, flat) if len(ring) > 2]
     if not rings:
         raise AnnotationError("ann_list: no polygon of three or more points in it; leave the entry out")

@@ -24,17 +24,17 @@ class EarthReason(FolderDataset):
 
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
         places = {kind: self._place(split, kind) for kind in SUFFIXES}
-        found = {kind: self._files(places[kind], kind) for kind in SUFFIXES}
-        for stem in sorted(set().union(*found.values())):
-            missing = [str(places[kind]) for kind in SUFFIXES if stem not in found[kind]]
+        paths = {kind: self._files(places[kind], kind) for kind in SUFFIXES}
+        for stem in sorted(set().union(*paths.values())):
+            missing = [str(places[kind]) for kind in SUFFIXES if stem not in paths[kind]]
             if missing:
-                there = ", ".join(str(files[stem]) for files in found.values() if stem in files)
+                there = ", ".join(str(files[stem]) for files in paths.values() if stem in files)
                 yield AnnotationError(
                     f"{there}: no file of this stem in {', '.join(missing)}; add it, or remove what there is of it"
                 )
                 continue
             try:
-                row, questions = self._row(stem, split, *(found[kind][stem] for kind in SUFFIXES))
+                row, questions = self._row(stem, split, *(paths[kind][stem] for kind in SUFFIXES))
             except AnnotationError as error:
                 yield error
                 continue
@@ -46,8 +46,8 @@ class EarthReason(FolderDataset):
         Raises:
             AnnotationError: the file of questions is not as it should be.
         """
-        found = read_document(asked)
-        texts = {key: found.get(key) if isinstance(found, dict) else None for key in ("questions", "answer")}
+        document = read_document(asked)
+        texts = {key: document.get(key) if isinstance(document, dict) else None for key in ("questions", "answer")}
         for key, value in texts.items():
             if not isinstance(value, list):
                 raise AnnotationError(f"{asked}: {key}: must be a list of text; correct the file")
@@ -76,13 +76,13 @@ class EarthReason(FolderDataset):
             ConfigError: there is none, or several.
         """
         tops = (self.top / split, self.top / "rs_reason_seg/RSReasonSeg" / split)
-        found = [folder for top in tops for folder in (top / kind, top / split / kind) if folder.is_dir()]
-        if len(found) != 1:
-            what = f"several of {kind} ({', '.join(map(str, found))})" if found else f"none of {kind}"
+        folders = [folder for top in tops for folder in (top / kind, top / split / kind) if folder.is_dir()]
+        if len(folders) != 1:
+            what = f"several of {kind} ({', '.join(map(str, folders))})" if folders else f"none of {kind}"
             raise ConfigError(
                 f"{tops[0]}: one folder is wanted, found {what}; data.root is the folder that holds {split}"
             )
-        return found[0]
+        return folders[0]
 
     def _files(self, folder: Path, kind: str) -> dict[str, Path]:
         """The files of a folder by their stem.

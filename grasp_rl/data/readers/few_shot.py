@@ -140,10 +140,10 @@ def _answer(entry: Record) -> list[list[float]] | None:
     """
     answer: Any = entry.get("answer")
     if isinstance(answer, dict):
-        found = next((answer[key] for key in ("bbox", "boxes") if answer.get(key) is not None), None)
-        if found is None and isinstance(answer.get("text"), str):
+        boxes = next((answer[key] for key in ("bbox", "boxes") if answer.get(key) is not None), None)
+        if boxes is None and isinstance(answer.get("text"), str):
             return None
-        answer = found
+        answer = boxes
     if not isinstance(answer, list):
         raise AnnotationError("answer: must be a box, boxes, or an object with bbox, boxes or text; correct the line")
     return boxes_of(answer if not answer or isinstance(answer[0], list) else [answer])

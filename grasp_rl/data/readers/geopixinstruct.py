@@ -60,14 +60,14 @@ class GeoPixInstruct(FolderDataset):
         return list(self.files_of)
 
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
-        pictures, paths = self.subfolder(self.images), self._paths(split)
+        images, paths = self.subfolder(self.images), self._paths(split)
         order = order_of(paths, self.max_pixels)
         log.info("%s: boxes are %s, by the masks of up to %d instances", self.name, order, PROBES)
 
         def asked(_: int, place: str, entry: Record) -> Iterator[Row | AnnotationError]:
             for index, instance in enumerate(value_of(entry, "instances", list)):
                 try:
-                    row = self._row(entry, instance, order, f"{place}, instance {index}", split, pictures)
+                    row = self._row(entry, instance, order, f"{place}, instance {index}", split, images)
                 except AnnotationError as error:
                     yield AnnotationError(f"{place}, instance {index}: {error}")
                     continue
@@ -76,7 +76,7 @@ class GeoPixInstruct(FolderDataset):
         for path in paths:
             yield from self.each(path, asked, COLUMNS)
 
-    def _row(self, entry: Record, instance: Any, order: Order, place: str, split: str, pictures: Path) -> Row:
+    def _row(self, entry: Record, instance: Any, order: Order, place: str, split: str, images: Path) -> Row:
         if not isinstance(instance, dict):
             raise AnnotationError("must be an object, {...}; correct the annotation")
         (box,) = boxes_of([instance.get("bbox")], order)
@@ -84,7 +84,7 @@ class GeoPixInstruct(FolderDataset):
         return Row(
             location=place,
             sample_id=f"{name_of(entry, 'image_id')}-{name_of(instance, 'instance_id')}",
-            image=inside(pictures, value_of(entry, "image_path", str)),
+            image=inside(images, value_of(entry, "image_path", str)),
             query="",
             split=split,
             reasoning=None,
@@ -99,13 +99,13 @@ class GeoPixInstruct(FolderDataset):
         Raises:
             ConfigError: there are none.
         """
-        found = sorted(p for p in self.top.glob(self.files_of[split]) if p.suffix in (".parquet", ".json", ".jsonl"))
-        if not found:
+        paths = sorted(p for p in self.top.glob(self.files_of[split]) if p.suffix in (".parquet", ".json", ".jsonl"))
+        if not paths:
             raise ConfigError(
                 f"{self.top}/{self.files_of[split]}: no such file of .parquet, .json or .jsonl; data.root is the "
                 f"folder that {self.name} was unpacked into, data.files_of.{split} names the files"
             )
-        return found
+        return paths
 
 
 def order_of(paths: Sequence[Path], max_pixels: int) -> Order:

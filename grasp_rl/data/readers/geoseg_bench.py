@@ -43,10 +43,10 @@ class GeoSegTriplets(FolderDataset):
             image, mask, texts = (inside(self.top, entry.get(key)) for key in ("img", "mask", "json"))
             if not texts.is_file():
                 raise AnnotationError(f"json={entry['json']!r}: no such file in {self.top}; download the set whole")
-            found = read_document(texts)
-            if not isinstance(found, dict):
+            document = read_document(texts)
+            if not isinstance(document, dict):
                 raise AnnotationError(f"{texts}: must be an object with question and reason; download it again")
-            questions, reasons = value_of(found, "question", list), value_of(found, "reason", list)
+            questions, reasons = value_of(document, "question", list), value_of(document, "reason", list)
             paths = [PurePosixPath(str(entry[key]).replace("\\", "/")) for key in ("json", "mask", "img")]
             folders = [part for path in paths for part in path.parts[:-1]]
             row = Row(

@@ -52,15 +52,15 @@ class Grasp1k(FolderDataset):
         yield from self.each(self.file(f"{split}.jsonl"), asked)
 
 
-def _points(found: Any, count: int) -> list[list[list[float]]] | None:
+def _points(value: Any, count: int) -> list[list[list[float]]] | None:
     """The points of each of ``count`` boxes; None where there are none at all.
 
     Raises:
         AnnotationError: they are not given as they should be.
     """
-    if found is None:
+    if value is None:
         return None
-    lists = found if isinstance(found, list) and all(isinstance(points, list) for points in found) else []
+    lists = value if isinstance(value, list) and all(isinstance(points, list) for points in value) else []
     if len(lists) != count or not all(_is_point(point) for points in lists for point in points):
         raise AnnotationError(f"points: must be a list of [x, y, 1 or 0] for each of {count} boxes; correct the line")
     return lists

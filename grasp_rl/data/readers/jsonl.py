@@ -119,7 +119,7 @@ def _rows_by_split(path: Path, on_bad: OnBad) -> dict[str, Sequence[Row]]:
         AnnotationError(f"{path}:{line.number}: {'; '.join(line.problems)}") if line.row is None else line.row
         for line in read_lines(path)
     ]
-    found: dict[str, list[Row]] = {}
+    by_split: dict[str, list[Row]] = {}
     for row in usable(lines, on_bad, more):
-        found.setdefault(row.split, []).append(row)
-    return dict(found)
+        by_split.setdefault(row.split, []).append(row)
+    return dict(by_split)

@@ -39,16 +39,16 @@ class Lasers(FolderDataset):
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
         deep = (self.top / _DEEP / split).is_dir()
         folder = f"{_DEEP}/{split}" if deep else split
-        pictures = self.subfolder(f"{folder}/images")
+        images = self.subfolder(f"{folder}/images")
         for path in self._files(f"{folder}/annotations", split):
 
             def asked(_: int, place: str, entry: Record, path: Path = path) -> Iterator[Row | AnnotationError]:
-                row = self._row(place, entry, split, pictures, path.stem if split == "test" else "")
+                row = self._row(place, entry, split, images, path.stem if split == "test" else "")
                 yield from self.ask(row, [entry.get("description")])
 
             yield from self.each(path, asked)
 
-    def _row(self, place: str, entry: Record, split: str, pictures: Path, axis: str) -> Row:
+    def _row(self, place: str, entry: Record, split: str, images: Path, axis: str) -> Row:
         name, masks, answer = name_of(entry), entry.get("mask"), entry.get("answer")
         if masks is None and split != "test":
             raise AnnotationError("mask: must be a list of run lengths; only files of test come without")
@@ -62,7 +62,7 @@ class Lasers(FolderDataset):
         return Row(
             location=place,
             sample_id=f"{axis}-{name}" if axis else name,
-            image=inside(pictures, entry.get("image_name")),
+            image=inside(images, entry.get("image_name")),
             query="",
             split=split,
             reasoning=None,
@@ -81,7 +81,7 @@ class Lasers(FolderDataset):
             return [self.file(f"{folder}/train_ann.json")]
         if self.axis is not None:
             return [self.file(f"{folder}/{self.axis}.json")]
-        found = sorted(self.subfolder(folder).glob("*.json"))
-        if not found:
+        files = sorted(self.subfolder(folder).glob("*.json"))
+        if not files:
             raise ConfigError(f"{self.top / folder}: no .json in it; download the annotations anew")
-        return found
+        return files

@@ -38,7 +38,7 @@ class NwpuFewShot(FolderDataset):
         )
 
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
-        pictures, listed = self.subfolder("positive_image_set"), self.file(PRESENT)
+        images, listed = self.subfolder("positive_image_set"), self.file(PRESENT)
         coco = CocoTables.read(self._annotations(split))
         present = read_document(listed)
         if not isinstance(present, dict):
@@ -56,24 +56,24 @@ class NwpuFewShot(FolderDataset):
                     f"{place}: must be a list of the classes that image {image_id} of {coco.path} has"
                 )
                 continue
-            for wanted in classes:
+            for requested in classes:
                 try:
-                    category = _category(coco, wanted)
-                    found = boxes.get((image_id, category["id"]), [])
+                    category = _category(coco, requested)
+                    matching = boxes.get((image_id, category["id"]), [])
                     row = Row(
                         location=place,
                         sample_id=f"{image_id}-{category['name']}",
-                        image=inside(pictures, image.get("file_name")),
+                        image=inside(images, image.get("file_name")),
                         query="",
                         split=split,
                         reasoning=None,
                         kind="boxes",
-                        target=boxes_of(found, "xywh"),
-                        attributes={"category": category["name"], "instances": len(found)},
+                        target=boxes_of(matching, "xywh"),
+                        attributes={"category": category["name"], "instances": len(matching)},
                         category=category["name"],
                         sources=(coco.path, listed),
                     )
-                    if not found:
+                    if not matching:
                         raise AnnotationError(
                             f"{category['name']!r} has no box in {coco.path}; download both files anew"
                         )
@@ -89,23 +89,23 @@ class NwpuFewShot(FolderDataset):
             ConfigError: there is none, or several.
         """
         pattern = f"annotations_{split}_set*.json"
-        found = sorted(self.top.glob(pattern))
-        if len(found) != 1:
-            names = ", ".join(path.name for path in found) or "none"
+        files = sorted(self.top.glob(pattern))
+        if len(files) != 1:
+            names = ", ".join(path.name for path in files) or "none"
             raise ConfigError(
                 f"{self.top}/{pattern}: one file is wanted, found {names}; data.root is the folder that "
                 f"{self.name} was unpacked into"
             )
-        return found[0]
+        return files[0]
 
 
-def _category(coco: CocoTables, wanted: Any) -> Record:
-    """The category called ``wanted``, or with that id.
+def _category(coco: CocoTables, requested: Any) -> Record:
+    """The category called ``requested``, or with that id.
 
     Raises:
         AnnotationError: there is none.
     """
     for number, category in coco.lists["categories"].items():
-        if isinstance(category.get("name"), str) and wanted in (number, category["name"]):
+        if isinstance(category.get("name"), str) and requested in (number, category["name"]):
             return category
-    raise AnnotationError(f"{str(wanted)[:40]!r} is not in categories of {coco.path}; download both files anew")
+    raise AnnotationError(f"{str(requested)[:40]!r} is not in categories of {coco.path}; download both files anew")

@@ -75,8 +75,8 @@ class ReferDataset(FolderDataset):
             AnnotationError: the file cannot be read, or is no list of them.
         """
         path = self.refs_file
-        found = read_document(path) if path.suffix == ".json" else read_plain_pickle(path)
-        return objects_in(path, "the file", found)
+        document = read_document(path) if path.suffix == ".json" else read_plain_pickle(path)
+        return objects_in(path, "the file", document)
 
     @cached_property
     def _tables(self) -> CocoTables:
@@ -140,7 +140,7 @@ def _target(segmentation: Any) -> tuple[str, Any]:
     else:
         target = [ring_of(shape) for shape in shapes]
         problems, kind = [problem_of("polygons", target)], "polygons"
-    problem = next((found for found in problems if found), None)
+    problem = next((text for text in problems if text), None)
     if problem is not None:
         raise AnnotationError(f"segmentation: {problem}")
     return kind, target

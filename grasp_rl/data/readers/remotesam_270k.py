@@ -26,14 +26,14 @@ class RemoteSam270k(FolderDataset):
         return ("train",)
 
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
-        path, pictures = self.file(f"triplets_{split}.json"), self.subfolder("JPEGImages")
+        path, images = self.file(f"triplets_{split}.json"), self.subfolder("JPEGImages")
 
         def asked(number: int, place: str, entry: Record) -> Iterator[Row | AnnotationError]:
             boxes = boxes_of(entry.get("mask"), self.order)
             row = Row(
                 location=place,
                 sample_id=str(number),
-                image=inside(pictures, entry.get("image")),
+                image=inside(images, entry.get("image")),
                 query="",
                 split=split,
                 reasoning=None,

@@ -90,17 +90,17 @@ class ArrowDataset(FolderDataset):
         files = sorted(folder.glob("data-*.arrow"))
         parts = {match.group(1) for file in files if (match := _SHARD.search(file.name))}
         if not files or (parts and parts != {f"{len(files):0{len(min(parts))}}"}):
-            wanted = f"the {int(max(parts))} of them" if parts else "any"
+            expected = f"the {int(max(parts))} of them" if parts else "any"
             raise ConfigError(
-                f"{folder}: found {len(files)} files data-*.arrow and not {wanted}; download the split whole"
+                f"{folder}: found {len(files)} files data-*.arrow and not {expected}; download the split whole"
             )
         return files
 
 
 def _table(path: Path) -> pyarrow.Table:
     """The table in a file, kept as long as the file is the same."""
-    found = path.stat()
-    return _opened(path, found.st_mtime_ns, found.st_size)
+    status = path.stat()
+    return _opened(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=256)

@@ -56,29 +56,29 @@ class VrsBench(FolderDataset):
             log.info("%s: boxes are rounded to 1 %% of the image; data.truth=corner takes finer ones", self.name)
 
     def rows(self, split: str) -> Iterator[Row | AnnotationError]:
-        pictures = self.subfolder(f"Images_{_FOLDERS[split]}")
+        images = self.subfolder(f"Images_{_FOLDERS[split]}")
         if split == "test":
-            yield from self.each(self.file(EVALUATION), lambda _, place, entry: self._tested(place, entry, pictures))
+            yield from self.each(self.file(EVALUATION), lambda _, place, entry: self._tested(place, entry, images))
             return
         together = self.top / f"Annotations_{split}.json"
         if together.is_file():
-            yield from self.each(together, lambda _, place, entry: self._described(place, entry, pictures, split))
+            yield from self.each(together, lambda _, place, entry: self._described(place, entry, images, split))
             return
         for path in sorted(self.subfolder(f"Annotations_{split}").glob("*.json")):
             try:
                 entry = read_document(path)
                 if not isinstance(entry, dict):
                     raise AnnotationError(f"{path}: must be an object, {{...}}; download it again")
-                yield from self._described(str(path), entry, pictures, split, path)
+                yield from self._described(str(path), entry, images, split, path)
             except AnnotationError as error:
                 yield error if str(error).startswith(str(path)) else AnnotationError(f"{path}: {error}")
 
-    def _tested(self, place: str, entry: Record, pictures: Path) -> Iterator[Row | AnnotationError]:
-        row = self._row(place, entry, name_of(entry, "question_id"), pictures, value_of(entry, "image_id", str), "test")
+    def _tested(self, place: str, entry: Record, images: Path) -> Iterator[Row | AnnotationError]:
+        row = self._row(place, entry, name_of(entry, "question_id"), images, value_of(entry, "image_id", str), "test")
         yield from self.ask(row, [entry.get("question")])
 
     def _described(
-        self, place: str, entry: Record, pictures: Path, split: str, path: Path | None = None
+        self, place: str, entry: Record, images: Path, split: str, path: Path | None = None
     ) -> Iterator[Row | AnnotationError]:
         image = value_of(entry, "image", str)
         for index, thing in enumerate(value_of(entry, "objects", list)):
@@ -88,20 +88,20 @@ class VrsBench(FolderDataset):
                     raise AnnotationError("must be an object, {...}; correct the annotation")
                 if not thing.get("referring_sentence"):
                     continue
-                row = self._row(where, thing, f"{Path(image).stem}-{index}", pictures, image, split, path)
+                row = self._row(where, thing, f"{Path(image).stem}-{index}", images, image, split, path)
             except AnnotationError as error:
                 yield AnnotationError(f"{where}: {error}")
                 continue
             yield from self.ask(row, [thing["referring_sentence"]])
 
     def _row(
-        self, place: str, entry: Record, name: str, pictures: Path, image: str, split: str, path: Path | None = None
+        self, place: str, entry: Record, name: str, images: Path, image: str, split: str, path: Path | None = None
     ) -> Row:
         unique = "unique" if "unique" in entry else "is_unique"
         return Row(
             location=place,
             sample_id=name,
-            image=inside(pictures, image),
+            image=inside(images, image),
             query="",
             split=split,
             reasoning=None,
@@ -119,14 +119,14 @@ class VrsBench(FolderDataset):
             AnnotationError: it is not given as it should be.
         """
         if self.truth == "corner":
-            key, found = "obj_corner", _around(entry.get("obj_corner"))
+            key, numbers = "obj_corner", _around(entry.get("obj_corner"))
         elif "ground_truth" in entry:
             match = _PERCENT.fullmatch(value_of(entry, "ground_truth", str))
-            key, found = "ground_truth", [float(number) / 100 for number in match.groups()] if match else None
+            key, numbers = "ground_truth", [float(number) / 100 for number in match.groups()] if match else None
         else:
-            key, found = "obj_coord", entry.get("obj_coord")
+            key, numbers = "obj_coord", entry.get("obj_coord")
         try:
-            (box,) = boxes_of([found])
+            (box,) = boxes_of([numbers])
         except AnnotationError as error:
             raise AnnotationError(f"{key}: no box in it ({error})") from error
         if max(box) > 1 or min(box) < 0:

@@ -56,15 +56,15 @@ def chosen_by(members: Sequence[SceneObject], keys: Sequence[Key], gaps: Sequenc
 
     It is plain where all keys choose the same ones, and by each key the next object comes at least its gap later.
     """
-    found: set[int] | None = None
+    agreed: set[int] | None = None
     for key, gap in zip(keys, gaps, strict=True):
         values = np.array([key(item) for item in members])
         order = np.argsort(values, kind="stable")
         first = {int(index) for index in order[:count]}
-        if values[order[count]] - values[order[count - 1]] < gap or (found is not None and first != found):
+        if values[order[count]] - values[order[count - 1]] < gap or (agreed is not None and first != agreed):
             return None
-        found = first
-    return [item for index, item in enumerate(members) if index in (found or ())]
+        agreed = first
+    return [item for index, item in enumerate(members) if index in (agreed or ())]
 
 
 def _side(index: int, sign: float) -> Key:
@@ -107,7 +107,7 @@ class _Asking:
     def of_kind(self, kind: str) -> Question | None:
         """A question of ``kind``; None where none of a few draws has a plain answer."""
         draw: Callable[[], Question | None] = getattr(self, f"_{kind}")
-        return next((found for _ in range(_TRIES) if (found := draw()) is not None), None)
+        return next((question for _ in range(_TRIES) if (question := draw()) is not None), None)
 
     def absent_category(self) -> Question:
         """For a category that the scene has none of; a scene never has all of them."""
@@ -122,8 +122,8 @@ class _Asking:
     def _question(
         self, kind: str, category: str, answers: Sequence[SceneObject], query: str, reasoning: str, relation: str = ""
     ) -> Question:
-        told = {"kind": kind, "category": category} | ({"relation": relation} if relation else {})
-        return Question(query=query, answers=tuple(answers), reasoning=reasoning, attributes=told)
+        attributes = {"kind": kind, "category": category} | ({"relation": relation} if relation else {})
+        return Question(query=query, answers=tuple(answers), reasoning=reasoning, attributes=attributes)
 
     def _every(self, category: str) -> str:
         one, many = words.NOUNS[category]
@@ -172,8 +172,8 @@ class _Asking:
         texts = (words.BOTH, words.OOD_BOTH)
         text = self._fill(texts, first, others=words.NOUNS[second][1])
         answers = self.present[first] + self.present[second]
-        told = " and ".join(f"{len(self.present[name])} {words.NOUNS[name][0]}" for name in (first, second))
-        return self._question("union", "several", answers, text, told)
+        reasoning = " and ".join(f"{len(self.present[name])} {words.NOUNS[name][0]}" for name in (first, second))
+        return self._question("union", "several", answers, text, reasoning)
 
     def _position(self) -> Question | None:
         herd = self._herd(2)
@@ -182,8 +182,8 @@ class _Asking:
         relation = self._pick(sorted(_KEYS))
         answers = self._extremes(herd[1], relation, 1)
         text = self._fill(words.POSITION, herd[0], relation)
-        told = f"1 {relation} {words.NOUNS[herd[0]][0]}"
-        return self._question("position", herd[0], answers, text, told, relation) if answers else None
+        reasoning = f"1 {relation} {words.NOUNS[herd[0]][0]}"
+        return self._question("position", herd[0], answers, text, reasoning, relation) if answers else None
 
     def _relation(self) -> Question | None:
         return self._on_host() if self.rng.random() < 0.3 else self._by_distance()
@@ -194,8 +194,8 @@ class _Asking:
             return None
         category, members = herd
         landmarks = sorted(
-            name for name, found in self.present.items()
-            if len(found) == 1 and name != category and PART_OF.get(category) != name
+            name for name, items in self.present.items()
+            if len(items) == 1 and name != category and PART_OF.get(category) != name
         )  # fmt: skip
         if not landmarks:
             return None
@@ -209,8 +209,8 @@ class _Asking:
         answers = chosen_by(members, keys, [MARGIN * self.size / 112] * 2, 1)
         noun = words.NOUNS[landmark][0]
         text = self._fill(words.NEAREST if nearest else words.FARTHEST, category, landmark=noun)
-        told = f"1 {words.NOUNS[category][0]} {relation} {noun}"
-        return self._question("relation", category, answers, text, told, relation) if answers else None
+        reasoning = f"1 {words.NOUNS[category][0]} {relation} {noun}"
+        return self._question("relation", category, answers, text, reasoning, relation) if answers else None
 
     def _guests(self) -> tuple[str, str, Objects, Objects] | None:
         """A category and what some of it may stand on; the objects on it, and the others."""
@@ -230,8 +230,8 @@ class _Asking:
             return None
         category, host, answers, _ = guests
         text = self._fill(words.ON, category, host=words.HOSTS[host])
-        told = f"{len(answers)} {words.NOUNS[category][0]} on {words.NOUNS[host][0]}"
-        return self._question("relation", category, answers, text, told, "on")
+        reasoning = f"{len(answers)} {words.NOUNS[category][0]} on {words.NOUNS[host][0]}"
+        return self._question("relation", category, answers, text, reasoning, "on")
 
     def _count(self) -> Question | None:
         if self.rng.random() < 0.5:
@@ -243,8 +243,8 @@ class _Asking:
         relation = self._pick(sorted(_KEYS))
         answers = self._extremes(herd[1], relation, count)
         text = self._fill(words.RANK, herd[0], relation, number=words.NUMBERS[count])
-        told = f"{count} {relation} {words.NOUNS[herd[0]][0]}"
-        return self._question("count", herd[0], answers, text, told, relation) if answers else None
+        reasoning = f"{count} {relation} {words.NOUNS[herd[0]][0]}"
+        return self._question("count", herd[0], answers, text, reasoning, relation) if answers else None
 
     def _exactly(self) -> Question | None:
         herd = self._herd(2)
@@ -254,8 +254,8 @@ class _Asking:
         wrong = self.rng.random() < 0.35
         number = len(members) + (int(self.rng.choice([-1, 1])) if wrong and len(members) > 2 else int(wrong))
         text = self._fill(words.EXACTLY, category, number=words.NUMBERS[number])
-        told = f"{len(members)} {words.NOUNS[category][0]}" + (f", not {number}" if wrong else "")
-        return self._question("count", category, () if wrong else members, text, told, "exactly")
+        reasoning = f"{len(members)} {words.NOUNS[category][0]}" + (f", not {number}" if wrong else "")
+        return self._question("count", category, () if wrong else members, text, reasoning, "exactly")
 
     def _exclusion(self) -> Question | None:
         if self.rng.random() < 0.4:
@@ -264,8 +264,8 @@ class _Asking:
                 return None
             category, host, _, answers = guests
             text = self._fill(words.OFF, category, host=words.HOSTS[host])
-            told = f"{len(answers)} {words.NOUNS[category][0]} not on {words.NOUNS[host][0]}"
-            return self._question("exclusion", category, answers, text, told, "not on")
+            reasoning = f"{len(answers)} {words.NOUNS[category][0]} not on {words.NOUNS[host][0]}"
+            return self._question("exclusion", category, answers, text, reasoning, "not on")
         herd = self._herd(2)
         if herd is None:
             return None
@@ -273,8 +273,8 @@ class _Asking:
         out = self._extremes(herd[1], relation, 1)
         rest = [item for item in herd[1] if out and item is not out[0]]
         text = self._fill(words.ALL_BUT, herd[0], relation)
-        told = f"{len(rest)} {words.NOUNS[herd[0]][0]} but {relation}"
-        return self._question("exclusion", herd[0], rest, text, told, f"not {relation}") if rest else None
+        reasoning = f"{len(rest)} {words.NOUNS[herd[0]][0]} but {relation}"
+        return self._question("exclusion", herd[0], rest, text, reasoning, f"not {relation}") if rest else None
 
     def _absence(self) -> Question | None:
         """No object of the category; or, between objects, none near what is absent or on what is there."""
@@ -287,8 +287,8 @@ class _Asking:
                 return None
             category, host, _, _ = guests
             text = self._fill(words.ON, category, host=words.HOSTS[host])
-            told = f"no {words.NOUNS[category][0]} on {words.NOUNS[host][0]}"
-            return self._question("absence", category, (), text, told, "on")
+            reasoning = f"no {words.NOUNS[category][0]} on {words.NOUNS[host][0]}"
+            return self._question("absence", category, (), text, reasoning, "on")
         herd = self._herd(1)
         if herd is None:
             return None

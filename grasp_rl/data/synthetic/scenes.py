@@ -224,8 +224,8 @@ def draw_scene(rng: Rng, style: Style, size: int = 112) -> Scene:
     if rng.random() < 0.25:
         objects.append(_road(rng, size, scale))
         taken |= objects[0].mask
-    wanted = rng.choice(list(KINDS), int(rng.integers(2, 5)), replace=False)
-    for category in wanted.tolist():
+    categories = rng.choice(list(KINDS), int(rng.integers(2, 5)), replace=False)
+    for category in categories.tolist():
         kind = KINDS[category]
         count = int(rng.integers(2, 4)) if rng.random() < kind.herd else 1
         near: SceneObject | None = None

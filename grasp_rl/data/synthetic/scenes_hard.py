@@ -121,14 +121,14 @@ def draw_hard_scene(rng: Rng, style: HardStyle, size: int = 112, pieces: bool = 
     image += base.patches * 0.8 * noise(rng, size, 5)[..., None]
     image += 0.45 * rng.uniform(*base.grain) * rng.standard_normal((size, size, 1)).astype(np.float32)
     seen = _visible(things)
-    found = [
+    fragments = [
         piece
         for item, light in zip(seen, lights, strict=True)
         if pieces and item is not None and item.category not in PART_OF
         for piece in _pieces(item.mask, *light)
     ]
     objects = tuple(item for item in seen if item is not None)
-    return Scene(image=np.clip(image, 0, 255).astype(np.uint8), objects=objects, pieces=tuple(found))
+    return Scene(image=np.clip(image, 0, 255).astype(np.uint8), objects=objects, pieces=tuple(fragments))
 
 
 def _pieces(mask: BoolMask, window: tuple[slice, slice], light: t.Light) -> Iterator[BoolMask]:

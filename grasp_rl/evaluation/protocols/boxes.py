@@ -96,8 +96,8 @@ class BoxProtocol:
 
     def _numbers(self, text: str) -> Box | None:
         if self.reading == "first_numbers":
-            found = _NUMBER.findall(text)[:4]
-            return _four(found) if len(found) == 4 else None
+            matches = _NUMBER.findall(text)[:4]
+            return _four(matches) if len(matches) == 4 else None
         answer = _ANSWER.search(text)
         content = answer[1] if answer else ""
         boxes = _INTEGERS.findall(content[content.find("{") + 1 : content.rfind("}") + 1]) if "{" in content else []
@@ -162,7 +162,7 @@ class DetectionProtocol:
             return {"scored": 0}
         names = sorted({str(pair.record.get("attributes", {}).get("category", "")) for pair in pairs})
         truth: list[Record] = []
-        found: list[Record] = []
+        detections: list[Record] = []
         for image, pair in enumerate(pairs, 1):
             category = names.index(str(pair.record.get("attributes", {}).get("category", ""))) + 1
             shared: Record = {"image_id": image, "category_id": category}
@@ -170,7 +170,7 @@ class DetectionProtocol:
                 sides = _sides(box)
                 area = sides[2] * sides[3]
                 truth.append(shared | {"id": len(truth) + 1, "bbox": sides, "area": area, "iscrowd": 0})
-            found += [shared | {"bbox": _sides(box), "score": 1.0} for box in pair.boxes if box is not None]
+            detections += [shared | {"bbox": _sides(box), "score": 1.0} for box in pair.boxes if box is not None]
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
             known = COCO()
             known.dataset = {
@@ -179,13 +179,13 @@ class DetectionProtocol:
                 "annotations": truth,
             }
             known.createIndex()
-            if not found:
+            if not detections:
                 return {"scored": len(pairs), "ap": 0.0, "ap50": 0.0, "ap75": 0.0}
             detected = COCO()
             detected.dataset = known.dataset | {
                 "annotations": [
                     row | {"id": n, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
-                    for n, row in enumerate(found, 1)
+                    for n, row in enumerate(detections, 1)
                 ]
             }
             detected.createIndex()

@@ -116,8 +116,8 @@ class PublishedProtocol:
         pair = Pair.of(score)
         if pair.target is None:
             return []
-        found = [self._overlap(pair, p, t) for p, t in self._matched(pair, pair.target)]
-        return [overlap for overlap in found if overlap is not None]
+        overlaps = [self._overlap(pair, p, t) for p, t in self._matched(pair, pair.target)]
+        return [overlap for overlap in overlaps if overlap is not None]
 
     def _matched(self, pair: Pair, target: Sequence[BoolMask]) -> list[tuple[BoolMask, BoolMask]]:
         """Pairs of predicted and true masks on the canvas, ignored pixels in neither."""

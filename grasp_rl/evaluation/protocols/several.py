@@ -46,6 +46,6 @@ class SeveralProtocols:
         result = self.leader.summarise(scores, bootstrap_samples=bootstrap_samples, seed=seed)
         for name, protocol in self.others.items():
             numbers = getattr(protocol, "numbers", protocol.summarise)
-            found = numbers(scores, bootstrap_samples=bootstrap_samples, seed=seed)
-            result |= {f"{name}/{metric}": value for metric, value in found.items()}
+            summary = numbers(scores, bootstrap_samples=bootstrap_samples, seed=seed)
+            result |= {f"{name}/{metric}": value for metric, value in summary.items()}
         return result

@@ -312,9 +312,9 @@ def _check_folder(folder: Path, weights: str, family: str) -> None:
             f"policy.weights={weights!r}: no config.json there; must be warm_start, random or a folder written "
             "by a run (its checkpoints/<step>/policy)"
         )
-    found = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
-    if found != family:
+    model_type = PreTrainedConfig.get_config_dict(folder)[0].get("model_type")
+    if model_type != family:
         raise ConfigError(
-            f"policy.weights={weights!r}: weights of model_type {found!r}, but policy.family={family}; "
-            f"for tiny ones write policy.family={found}, for others policy=hf_vlm policy.path={weights}"
+            f"policy.weights={weights!r}: weights of model_type {model_type!r}, but policy.family={family}; "
+            f"for tiny ones write policy.family={model_type}, for others policy=hf_vlm policy.path={weights}"
         )

@@ -50,15 +50,15 @@ def _instance(item: Any, frame: CoordinateFrame, config: ParsingConfig) -> Spati
 def _relations(graph: dict[str, Any], items: list[Any]) -> tuple[Relation, ...]:
     """The relationships whose ends are objects of the graph; of several between the same two the last."""
     place = {item["id"]: number for number, item in enumerate(items)}
-    found: dict[tuple[int, int], str] = {}
+    predicates: dict[tuple[int, int], str] = {}
     listed = graph.get("relationships")
     for item in listed if isinstance(listed, list) else []:
         ends = [item.get(key) for key in ("subject", "object")] if isinstance(item, dict) else []
         if len(ends) == 2 and all(isinstance(end, str) and end in place for end in ends):
             predicate = item.get("predicate")
             if isinstance(predicate, str):
-                found[place[ends[0]], place[ends[1]]] = predicate
-    return tuple((subject, predicate, other) for (subject, other), predicate in found.items())
+                predicates[place[ends[0]], place[ends[1]]] = predicate
+    return tuple((subject, predicate, other) for (subject, other), predicate in predicates.items())
 
 
 def _is_graph(graph: dict[str, Any]) -> bool:

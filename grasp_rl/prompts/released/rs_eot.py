@@ -37,7 +37,7 @@ def rs_eot(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: Pars
     if box is None:
         if _PLAIN_BBOX.search(thought):
             form /= 2
-        box = next((found for match in _BRACKET.finditer(body) if (found := _box(match[1], frame))), None)
+        box = next((candidate for match in _BRACKET.finditer(body) if (candidate := _box(match[1], frame))), None)
         if box is None:
             return Reading(status=ParseStatus.BAD_SCHEMA, form=form)
         form /= 2
@@ -47,10 +47,10 @@ def rs_eot(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: Pars
 
 def _box(text: str, frame: CoordinateFrame) -> list[float] | None:
     """The first four numbers of ``text``, None where there are fewer or one is beyond the frame."""
-    found = []
+    numbers = []
     for match in _NUMBER.finditer(text):
-        found.append(float(match[0]))
-        if len(found) == 4:
-            inside = all(0 <= x <= side for x, side in zip(found, (frame.width, frame.height) * 2, strict=True))
-            return found if inside else None
+        numbers.append(float(match[0]))
+        if len(numbers) == 4:
+            inside = all(0 <= x <= side for x, side in zip(numbers, (frame.width, frame.height) * 2, strict=True))
+            return numbers if inside else None
     return None

@@ -32,7 +32,7 @@ def grounding(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: P
         value = load(body, config)
         numbers = maybe_numbers(_grounded(value), 4, config)
     except ReadError:
-        numbers = next((found for m in _FOUR.finditer(body) if (found := _four(m[1], config))), None)
+        numbers = next((candidate for m in _FOUR.finditer(body) if (candidate := _four(m[1], config))), None)
     if numbers is None:
         return Reading(status=ParseStatus.BAD_SCHEMA, form=form)
     return Reading(instances=(prompt_as_said(numbers, [], frame),), form=form)
@@ -81,8 +81,8 @@ def _four(text: str, config: ParsingConfig) -> list[float] | None:
 
 
 def _detected(item: Any, frame: CoordinateFrame, config: ParsingConfig) -> SpatialPrompt | None:
-    found = item if isinstance(item, dict) else {}
-    box, label = maybe_numbers(found.get("bbox"), 4, config), found.get("label")
+    entry = item if isinstance(item, dict) else {}
+    box, label = maybe_numbers(entry.get("bbox"), 4, config), entry.get("label")
     if box is None or not isinstance(label, str):
         return None
     x0, x1, y0, y1 = *sorted(box[::2]), *sorted(box[1::2])

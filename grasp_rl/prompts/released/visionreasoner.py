@@ -41,5 +41,5 @@ def _instance(fields: dict[str, list[float] | None], prompt: PromptConfig, frame
 
 def _fields(item: Any, prompt: PromptConfig, config: ParsingConfig) -> dict[str, list[float] | None]:
     """The scheme's fields of one object, None where one is malformed."""
-    found = item if isinstance(item, dict) else {}
-    return {name: maybe_numbers(found.get(name), 4 if name == prompt.box_key else 2, config) for name in prompt.fields}
+    entry = item if isinstance(item, dict) else {}
+    return {name: maybe_numbers(entry.get(name), 4 if name == prompt.box_key else 2, config) for name in prompt.fields}

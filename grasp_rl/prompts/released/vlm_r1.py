@@ -39,10 +39,10 @@ def rec(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: Parsing
     """The first list of four whole numbers in the first answer; the format value asks for braces around it, too."""
     form = float(_has_object(text))
     body = between(text, ANSWER_OPEN, ANSWER_CLOSE)
-    found = None if body is None else _WHOLE_BOX.search(body)
-    if found is None:
+    match = None if body is None else _WHOLE_BOX.search(body)
+    if match is None:
         return Reading(status=ParseStatus.NO_ANSWER if body is None else ParseStatus.BAD_SCHEMA, form=form)
-    box = maybe_numbers([float(number) for number in found.groups()], 4, config)
+    box = maybe_numbers([float(number) for number in match.groups()], 4, config)
     if box is None:
         return Reading(status=ParseStatus.BAD_NUMBER, form=form)
     return Reading(instances=(prompt_as_said(box, [], frame),), form=form)
@@ -94,8 +94,8 @@ def _detections(body: str | None, frame: CoordinateFrame, config: ParsingConfig)
 
 
 def _detected(item: Any, frame: CoordinateFrame, config: ParsingConfig) -> SpatialPrompt | None:
-    found = item if isinstance(item, dict) else {}
-    box, label = maybe_numbers(found.get("bbox_2d"), 4, config), found.get("label")
+    entry = item if isinstance(item, dict) else {}
+    box, label = maybe_numbers(entry.get("bbox_2d"), 4, config), entry.get("label")
     if box is None or not isinstance(label, str):
         return None
     return prompt_as_said(box, [], frame, label)

@@ -210,11 +210,11 @@ class Count(AnswerTerm):
     def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
         if not answer.ok and answer.listed is None:
             return 0.0
-        found = listed(answer) if self.repeated else repeats(answer.prompts).count(False)
+        count = listed(answer) if self.repeated else repeats(answer.prompts).count(False)
         true = len(labels.instances or ())
         if self.mode == "ratio":
-            return count_ratio(found, true)
-        return math.exp(-self.k * abs(found - true) / true) if true else float(found == 0)
+            return count_ratio(count, true)
+        return math.exp(-self.k * abs(count - true) / true) if true else float(count == 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,8 +251,8 @@ class DetectionErrors(AnswerTerm):
         gated = BoxIou(mode="gated", threshold=self.threshold)
         table = gated.table(answer.prompts, reference, labels.image_size)
         hits = len(greedy(table))
-        found, true = listed(answer), len(reference)
-        return 1.0 - ((true - hits) / true + (found - hits) / found) / 2 if found and true else 0.0
+        predicted, true = listed(answer), len(reference)
+        return 1.0 - ((true - hits) / true + (predicted - hits) / predicted) / 2 if predicted and true else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,9 +272,9 @@ class DetectionAp(AnswerTerm):
         reference = labels.instances or ()
         precisions = []
         for name in {item.category for item in reference}:
-            found = [item.box for item in answer.prompts if item.category == name and item.box is not None]
+            predicted = [item.box for item in answer.prompts if item.category == name and item.box is not None]
             true = [item.box for item in reference if item.category == name and item.box is not None]
-            precisions.append(coco_average_precision(found, true))
+            precisions.append(coco_average_precision(predicted, true))
         penalty = min(1.0, (len(reference) / max(1, listed(answer))) ** self.count_power)
         return penalty * float(np.mean(precisions)) if precisions else 0.0
 
@@ -295,15 +295,15 @@ class DetectionF1(AnswerTerm):
 
     def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
         free = [(plain_name(item.category), item.box) for item in labels.instances or () if item.box is not None]
-        found, true, earned = len(answer.prompts), len(free), 0.0
+        predicted, true, earned = len(answer.prompts), len(free), 0.0
         for item in answer.prompts:
             name, box = plain_name(item.category), item.box
-            overlaps = [box_iou(box, other) if box and name == named else 0.0 for named, other in free]
+            overlaps = [box_iou(box, other) if box and name == label else 0.0 for label, other in free]
             best = max(overlaps, default=0.0)
             if best >= self.threshold:
                 del free[overlaps.index(best)]
             earned += 1.0 if best >= self.threshold else 0.5 * (best >= self.near)
-        return 2 * earned / (found + true) if found + true else 0.0
+        return 2 * earned / (predicted + true) if predicted + true else 0.0
 
 
 def listed(answer: Answer) -> int:
