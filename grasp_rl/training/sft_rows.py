@@ -131,23 +131,7 @@ class RowStream(TorchDataset[list[Row]]):
         split = self.policy.image_end(encoded[0])
         completions, unscored, looks = [], [], []
         for place, (sample, scheme, question) in enumerate(zip(samples, chosen, encoded, strict=True)):
-            shown = self._shown(sample, scheme)
-            weak_labels = distort(
-                shown,
-                rng,
-                sample.size,
-                scale=self.phase.box_scale_bias,
-                shift=self.phase.box_shift_bias,
-                noise=self.phase.noise,
-            )
-            thought = thought_of(sample, self.sft.reasoning, rng, len(shown))
-            try:
-                if scheme.answer == "choice":
-                    text = wrapped(_choice_of(sample), thought, scheme)
-                else:
-                    text = format_answer(weak_labels, thought, question.frame, scheme)
-            except ValueError as error:  # a weak label without the points that the scheme asks for
-                raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset}: {error}") from error
+            text, shown = self.answer(sample, scheme, question.frame, rng)
             asked, said = tuple(question.input_ids[split:].tolist()), self.policy.tokens_of(text)
             completions.append((*asked, *said))
             unscored.append(len(asked))
@@ -165,6 +149,37 @@ class RowStream(TorchDataset[list[Row]]):
             unscored=tuple(unscored),
             looks=tuple(looks),
         )
+
+    def answer(
+        self, sample: Sample, scheme: PromptConfig, frame: CoordinateFrame, rng: np.random.Generator
+    ) -> tuple[str, tuple[SpatialPrompt, ...]]:
+        """The completion that is demonstrated for ``sample`` in ``scheme``, and the instances that it shows.
+
+        Args:
+            sample: the question.
+            scheme: of the answer.
+            frame: the policy's, for this image.
+            rng: draws distortion and thought.
+
+        Raises:
+            ConfigError: the sample has nothing to demonstrate in this scheme.
+        """
+        shown = self._shown(sample, scheme)
+        weak_labels = distort(
+            shown,
+            rng,
+            sample.size,
+            scale=self.phase.box_scale_bias,
+            shift=self.phase.box_shift_bias,
+            noise=self.phase.noise,
+        )
+        thought = thought_of(sample, self.sft.reasoning, rng, len(shown))
+        try:
+            if scheme.answer == "choice":
+                return wrapped(_choice_of(sample), thought, scheme), shown
+            return format_answer(weak_labels, thought, frame, scheme), shown
+        except ValueError as error:  # a weak label without the points that the scheme asks for
+            raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset}: {error}") from error
 
     def _shown(self, sample: Sample, scheme: PromptConfig) -> tuple[SpatialPrompt, ...]:
         """The instances that a demonstration in ``scheme`` shows."""
