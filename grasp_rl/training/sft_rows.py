@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,13 +107,24 @@ class RowStream(TorchDataset[list[Row]]):
             raise ConfigError(str(error).rstrip().rpartition("ConfigError: ")[2]) from error
 
     def loader(self, first: int) -> DataLoader[list[Row]]:
-        """The batches from number ``first`` on, made ahead by other processes; by this one where it needs its GPU."""
+        """The batches from number ``first`` on, made ahead by forked processes.
+
+        By this process where clicks need its GPU, and where the system does not fork: another process could take the
+        rows along in a pickle only, and an engine's hooks in the policy do not go into one.
+        """
         numbers: Any = range(first, len(self))
-        if any(simulator.on_gpu for simulator in self.clicks.values()):
+        if sys.platform != "linux" or any(simulator.on_gpu for simulator in self.clicks.values()):
             return DataLoader(self, batch_size=None, sampler=numbers, num_workers=0)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
         workers = max(1, min(4, cores // (4 * self.world_size)))
-        return DataLoader(self, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=4)
+        return DataLoader(
+            self,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=workers,
+            prefetch_factor=4,
+            multiprocessing_context="fork",
+        )
 
     def __getitem__(self, index: int) -> list[Row]:
         if index >= len(self):
