@@ -169,7 +169,8 @@ def _with_answers(given: Record, config: Record, folder: Path, commit: str | Non
         commit: of this code.
     """
     asked = {key: given[key] for key in ("policy", "data", "prompt", "parsing", "segmenter", "seed")}
-    asked |= {"turns": given["rollout"]["turns"], "tasks": given["rollout"]["tasks"], "sft": given["sft"]["reasoning"]}
+    asked |= {"turns": given["rollout"]["turns"], "tasks": given["rollout"]["tasks"]}
+    asked |= {name: given["sft"][name] for name in ("reasoning", "clicks")}
     key = sha256(json.dumps(asked | {"commit": commit}, sort_keys=True).encode()).hexdigest()[:12]
     made = folder / key
     if not made.exists():
