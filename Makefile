@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
-SUITE := -m pytest -n 2 --dist loadfile -m "not parity and not long and not page" tests
+SUITE := -m pytest -n 2 --dist loadfile -m "not parity and not long and not page and not rehearsal" tests
 PURE := tests/test_geometry.py tests/test_grpo.py tests/test_rewards.py tests/test_parsing.py tests/test_prompting.py \
 	tests/test_metrics.py tests/test_collate.py tests/test_sampler.py tests/test_sampling.py tests/test_imageio.py \
 	tests/conf/test_schema.py
@@ -30,6 +30,10 @@ test-page:  ## the page of grasp-rl demo in a headless Chromium, which it instal
 rehearse:  ## every recipe in small, two steps each, and a table of it (resumable)
 	@bash scripts/setup.sh $(VENV) dev
 	@$(BIN)/grasp-rl rehearse --all --first
+
+rehearse-six:  ## six recipes in small that together touch every part, two at a time (3 minutes on two cores)
+	@bash scripts/setup.sh $(VENV) dev
+	@$(BIN)/python -m pytest -n 2 --dist load -m rehearsal --durations=6 tests/test_rehearsal.py
 
 ablations:  ## the small ablations, 117 runs in and out of domain, with tables (2 to 4 hours on two cores, resumable)
 	@bash scripts/setup.sh $(VENV) launch
@@ -78,4 +82,4 @@ format:  ## rewrite the sources in the project's format
 clean:  ## remove the environment and all outputs
 	rm -rf $(VENV) .venv-newest .venv-oldest .venv-sam2 outputs build dist *.egg-info
 
-.PHONY: help demo test test-page rehearse ablations test-newest test-oldest lock quick check lint parity parity-sam2 faults fuzz format clean
+.PHONY: help demo test test-page rehearse rehearse-six ablations test-newest test-oldest lock quick check lint parity parity-sam2 faults fuzz format clean

@@ -85,6 +85,14 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_random_weights_are_divided_like_read_ones(tmp_path: Path) -> None:
+    """A policy that is built, not read, under ZeRO-3 on two ranks: the first step's numbers are those of one process."""
+    words = ["policy.weights=random", "algorithm.steps=1", "checkpoint.every=1", "segmenter=grabcut"]
+    for name, layout in (("one", []), ("two", ["engine=zero3", "engine.nproc=2"])):
+        train(tmp_path / name, *words, *layout)
+    close(tmp_path / "two", tmp_path / "one", steps=1)
+
+
 @pytest.mark.parametrize(
     "layout",
     [name for name in LAYOUTS if name != "local"] + [pytest.param(name, marks=pytest.mark.long) for name in LONG],

@@ -9,16 +9,27 @@ import pytest
 
 from grasp_rl.cli import rehearse
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.targets import to_config
+from grasp_rl.config.targets import instantiate, to_config
 from grasp_rl.interfaces import CoordinateFrame
-from grasp_rl.launch import compose
+from grasp_rl.launch import compose, worker
 from grasp_rl.prompts.parse import parse
 from grasp_rl.prompts.render import format_answer, wrapped
 from grasp_rl.rehearsal import recipe as recipes
+from grasp_rl.rehearsal import teaching
 from grasp_rl.rehearsal.small import SEGMENTERS, small, taught
-from grasp_rl.types import SpatialPrompt
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
+from grasp_rl.rollouts.turns import stages_of
+from grasp_rl.types import Completion, FinishReason, SpatialPrompt
+from grasp_rl.utils.files import Record
 
 FRAME = CoordinateFrame(width=100, height=100, image_width=100, image_height=100)
+SIX = (
+    "socio_reasoner/main", "grasp/main", "resap/main", "geo_r1_cross_view/main", "think2seg_rs/main_3b",
+    "baselines/sft_clicks",
+)  # fmt: skip
+"""What ``make rehearse-six`` runs, in CI: together every part of a run, the longest first."""
+SIZE_OF_A_STEP = {"group_size": 0, "prompts_per_step": 0, "micro_batch_groups": 0, "steps": 0}
+STOP = FinishReason.STOP
 SIZES = {
     "algorithm.group_size", "algorithm.micro_batch_groups", "algorithm.prompts_per_step", "algorithm.steps",
     "checkpoint.every", "checkpoint.keep_last", "engine.device", "engine.nproc", "evaluation.every",
@@ -107,14 +118,110 @@ def test_a_name_that_is_none_is_answered(capsys: pytest.CaptureFixture[str]) -> 
     assert rehearse.main([]) == 2
 
 
-@pytest.mark.parametrize("name", ["geo_r1_cross_view/main", "think2seg_rs/main_3b"])
-def test_a_recipe_goes_through(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Fine-tuning, then GRPO; GRPO under ZeRO-3 in two processes through SAM 2. Answers are read, the policy changes."""
+def test_a_recipe_goes_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """GRPO under ZeRO-3 in two processes through SAM 2: answers are read, the policy changes."""
     pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install 'grasp-rl[train]'")
+    name = "think2seg_rs/main_3b"
     assert rehearse.main([name, "--out", str(tmp_path), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["state"], row["steps"], row["learned"]) == ("done", 2, True)
-    assert row["parsed"] > 0.5
+    assert row["parsed"] >= 0.3
     assert f"| {name} |" in (tmp_path / "rehearsals.md").read_text()
     assert rehearse.main([name, "--out", str(tmp_path), "--json"]) == 0  # read, not run
     assert json.loads(capsys.readouterr().out) == [row]
+
+
+@pytest.mark.rehearsal
+@pytest.mark.parametrize("name", SIX)
+def test_one_of_six_goes_through(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In training every turn's and task's answers are read and the policy changes; fine-tuning takes its steps."""
+    pytest.importorskip("deepspeed", reason="needs DeepSpeed: pip install 'grasp-rl[train]'")
+    assert rehearse.main([name, "--out", str(tmp_path), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["state"] == "done"
+    if row["command"] == "sft":
+        assert row["steps"] == 1  # two, of which the last is recorded
+    else:
+        assert (row["steps"], row["learned"]) == (2, True)
+        assert row["parsed"] >= 0.3
+
+
+def test_the_six_cover_every_part() -> None:
+    """Commands, turns, tasks, rewards, protocols, ZeRO stages, algorithms, regimes, answers, segmenters, backbones."""
+    configs = {name: composed(name) for name in SIX}
+    assert {config["command"] for config in configs.values()} == {"train", "sft"}
+    trained = [config for config in configs.values() if config["command"] == "train"]
+    assert {len(config["rollout"]["turns"]) for config in trained} == {0, 1}
+    assert any(config["rollout"]["tasks"] for config in trained)
+    needs = [pipeline_needs(config) for config in trained]
+    assert any("mask" in need for need in needs)
+    assert any("mask" not in need for need in needs)
+    assert {"mixture", "earthreason", "rrsis_d", "cross_view"} <= {config["data"]["name"] for config in trained}
+    protocols = {config["evaluation"]["protocol"]["name"] for config in configs.values()}
+    assert {"ours", "think2seg", "resap"} <= protocols
+    engines = {(config["engine"]["name"], min(2, config["engine"]["nproc"])) for config in configs.values()}
+    assert engines == {("zero2", 2), ("zero3", 2)}
+    assert len({json.dumps(config["algorithm"] | SIZE_OF_A_STEP, sort_keys=True) for config in trained}) >= 3
+    assert {config["regime"]["name"] for config in trained} == {"grpo", "sft_grpo"}
+    prompts = [config["prompt"] for config in configs.values()]
+    prompts += [part["prompt"] for config in trained for part in later(config)]
+    assert {prompt["answer"] for prompt in prompts} == {"instances", "boxes", "labels", "choice"}
+    assert any(prompt["clicks"] for prompt in prompts)
+    kinds = {str(config["segmenter"]["_target_"]).rpartition(".")[2] for config in configs.values()}
+    assert kinds >= {"Sam2Segmenter", "SamSegmenter"}
+    assert len({config["policy"]["path"] for config in configs.values()}) >= 3
+
+
+def composed(name: str) -> Record:
+    recipe = recipes.recipe(name)
+    with compose.hydra(recipe.command) as engine:
+        return compose.single(engine, [f"command={recipe.command}", *recipe.words], ()).config
+
+
+def later(config: Record) -> list[Record]:
+    return [*config["rollout"]["turns"].values(), *config["rollout"]["tasks"].values()]
+
+
+def pipeline_needs(config: Record) -> frozenset[str]:
+    return frozenset(instantiate(config["reward"], (), "reward").needs)
+
+
+@pytest.mark.parametrize("name", ["seg_zero/main", "socio_reasoner/main", "resap/main"])
+def test_every_turn_and_task_is_demonstrated(name: str, tmp_path: Path) -> None:
+    """One object with named points; boxes, then points over their mask; boxes, and labels of candidate points."""
+    config = to_config(taught(small(composed(name), tmp_path), tmp_path / "answers"))
+    components = worker.build(config)
+    rows = list(teaching.demonstrations(config, components))
+    stages = stages_of(config, RewardPipeline(
+        segmenter=components.segmenter, reward=components.reward, prompt=config.prompt, parsing=config.parsing,
+    ))  # fmt: skip
+    assert {len(row.said) for row in rows} == {1 + len(config.rollout.turns)}
+    names = ["first", *config.rollout.turns]
+    for row in rows:
+        tasks = [row.task] if row.task else names
+        for place, (stage, tokens) in enumerate(zip(tasks, row.said, strict=True)):
+            asked = row.continuations[place] or row.prompt
+            text = components.policy.tokenizer.decode(tokens, skip_special_tokens=True)
+            completion = Completion(token_ids=tokens, logprobs=(0.0,) * len(tokens), text=text, finish_reason=STOP)
+            assert stages[stage].read(asked.frame, [completion], [None])[0].ok, text
+    assert {row.task for row in rows} == {"", *config.rollout.tasks}
+    assert len(rows) == {"seg_zero/main": 3, "socio_reasoner/main": 4, "resap/main": 8}[name]  # null is not read there
+    if name == "resap/main":
+        before = teaching.teach(config, components, steps=1)
+        assert teaching.teach(config, components, steps=12) < before / 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "parsed"),
+    [
+        ([{"loss": 0.0, "parse/ok": 0.5, "parse/repaired": 0.25}, {"loss": 0.0, "parse/ok": 1.0}], 0.875),
+        ([{"loss": 0.0, "parse/ok": 1.0, "turn1/parse/ok": 0.5}], 0.5),
+        ([{"loss": 0.0, "parse/ok": 0.5, "task/labels/parse/ok": 0.0}, {"loss": 0.0, "parse/ok": 0.5}], 0.0),
+        ([{"loss": 0.0}, {"val/parse/ok": 1.0}], None),
+    ],
+)
+def test_parsed_is_the_lowest_of_turns_and_tasks(
+    rows: list[dict[str, float]], parsed: float | None, tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert rehearse._steps(tmp_path)["parsed"] == parsed

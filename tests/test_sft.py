@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,6 +154,22 @@ def test_a_choice_among_images_is_demonstrated(random_policy: TinyPolicy) -> Non
     bare = [replace(training[index], choice=None) for index in range(4)]
     with pytest.raises(ConfigError, match="says of no image that it answers"):
         RowStream(random_policy, bare, {"choice": (scheme, 1.0)}, phase, seed=0, phase_number=0)[0]  # type: ignore[arg-type]
+
+
+def test_rows_ahead_need_no_pickle_of_the_policy(random_policy: TinyPolicy, source: SyntheticSource) -> None:
+    """Whatever Python starts processes with (from 3.14 on a forkserver): an engine's hooks cannot be pickled."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("forkserver", force=True)
+    hook = random_policy.model.register_forward_hook(lambda *_: None)
+    try:
+        rows = stream(random_policy, source)
+        ahead = list(rows.batches(len(rows) - 2))
+    finally:
+        hook.remove()
+        multiprocessing.set_start_method(before, force=True)
+    assert [row.completions for batch in ahead for row in batch] == [
+        row.completions for index in (len(rows) - 2, len(rows) - 1) for row in rows[index]
+    ]
 
 
 def test_an_error_of_a_loader_comes_without_its_traceback(random_policy: TinyPolicy, tmp_path: Path) -> None:

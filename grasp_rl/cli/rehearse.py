@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,15 +19,17 @@ from grasp_rl.config.targets import to_config
 from grasp_rl.launch import compose, process, worker
 from grasp_rl.launch.process import Job
 from grasp_rl.rehearsal import recipe as recipes
+from grasp_rl.rehearsal import teaching
 from grasp_rl.rehearsal.recipe import Recipe
-from grasp_rl.rehearsal.small import SFT_STEPS, small, taught
+from grasp_rl.rehearsal.small import small, taught
 from grasp_rl.runs import environment
 from grasp_rl.runs.run_dir import RESULT, launcher_lock
-from grasp_rl.training import sft
 from grasp_rl.utils.console import PlainConsole
 from grasp_rl.utils.files import Record, read_json, write_json, write_text
 
 ROW = "rehearsal.json"
+ANSWERS = ".answers"
+"""Folder of policies that were taught, in the folder of all rehearsals."""
 COLUMNS = (
     "recipe",
     "point",
@@ -42,9 +46,10 @@ COLUMNS = (
 )
 HEAD = """What `{line}` ran: the recipe's own command, with drawn data in the layout of its dataset, a random
 policy and segmenter of the same classes (a few hundred thousand parameters; the policy first learns the form of the
-answer from {sft} steps of demonstrations), at most two steps, two processes, two questions a step, four completions a
-question, images of 112 x 112 and answers of 160 tokens. parsed: share of the answers in training that could be read.
-learned: whether the gradient was not 0; of fine-tuning neither is recorded.
+answers from at most {steps} steps of demonstrations), at most two steps, two processes, two questions a step, four
+completions a question, images of 112 x 112 and answers of 160 tokens. parsed: share of the answers in training that
+could be read, the lowest of the run's turns and tasks. learned: whether the gradient was not 0; of fine-tuning neither
+is recorded.
 """
 
 
@@ -60,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not chosen:
             raise ConfigError("rehearse: name a recipe, or all of them with --all; --list names them")
         found = [recipes.recipe(name) for name in chosen]
+        if arguments.again:
+            shutil.rmtree(arguments.out / ANSWERS, ignore_errors=True)
         rows = [row for recipe in found for row in _rehearsed(recipe, arguments, console)]
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"grasp-rl rehearse: {messages.of_system(error)}\n")
@@ -103,7 +110,9 @@ def _rehearsed(recipe: Recipe, arguments: argparse.Namespace, console: PlainCons
             continue
         console.print(f"{recipe.name} {point}".rstrip(), end=" ")
         row = (
-            {"recipe": recipe.name, "point": point, "command": recipe.command} | _run(job, folder) | {"commit": commit}
+            {"recipe": recipe.name, "point": point, "command": recipe.command}
+            | _run(job, folder, arguments.out.absolute() / ANSWERS, commit)
+            | {"commit": commit}
         )
         write_json(folder / ROW, row)
         console.print(f"{row['state']} in {row['seconds']:.0f} s" + (f": {row['error']}" if row["error"] else ""))
@@ -119,7 +128,7 @@ def _points(recipe: Recipe) -> list[tuple[str, Job]]:
         return [("", compose.single(engine, words, ()))]
 
 
-def _run(job: Job, folder: Path) -> Record:
+def _run(job: Job, folder: Path, answers: Path, commit: str | None) -> Record:
     began = time.monotonic()
     config = small(job.config, folder / "given") | {"run_dir": str(folder / "run")}
     told = {
@@ -130,7 +139,7 @@ def _run(job: Job, folder: Path) -> Record:
     }
     try:
         if job.config["command"] != "sft" and "path" in config["policy"]:
-            config["policy"] |= {"path": str(_with_answers(config, folder))}
+            config["policy"] |= {"path": str(_with_answers(job.config, config, answers, commit))}
     except ConfigError as error:
         return told | {"state": "failed", "error": str(error), "seconds": time.monotonic() - began} | _steps(folder)
     made = replace(job, run_dir=folder / "run", config=config)
@@ -150,18 +159,27 @@ def _run(job: Job, folder: Path) -> Record:
     )
 
 
-def _with_answers(config: Record, folder: Path) -> Path:
-    """The policy's folder after some fine-tuning on the recipe's own demonstrations."""
-    wanted = taught(config, folder / "answers")
-    key = sha256(json.dumps(wanted["prompt"], sort_keys=True).encode()).hexdigest()[:12]
-    made = folder / "answers" / key
+def _with_answers(given: Record, config: Record, folder: Path, commit: str | None) -> Path:
+    """The folder of the small policy that answers in the recipe's form; recipes that ask alike share it.
+
+    Args:
+        given: the recipe's config, whose names say what the policy is taught.
+        config: the small one.
+        folder: of taught policies.
+        commit: of this code.
+    """
+    asked = {key: given[key] for key in ("policy", "data", "prompt", "parsing", "segmenter", "seed")}
+    asked |= {"turns": given["rollout"]["turns"], "tasks": given["rollout"]["tasks"]}
+    asked |= {name: given["sft"][name] for name in ("reasoning", "clicks")}
+    key = sha256(json.dumps(asked | {"commit": commit}, sort_keys=True).encode()).hexdigest()[:12]
+    made = folder / key
     if not made.exists():
-        wanted["run_dir"] = str(made.with_name(f"{key}.run"))
-        Path(wanted["run_dir"]).mkdir(parents=True, exist_ok=True)
-        checked = to_config(wanted)
+        checked = to_config(taught(config, folder / f"{key}.run"))
         components = worker.build(checked)
-        sft.run(checked, components)
-        components.policy.save(made)  # type: ignore[attr-defined]
+        teaching.teach(checked, components)
+        part = folder / f"{key}.{os.getpid()}"
+        components.policy.save(part)
+        part.rename(made)
     return made
 
 
@@ -170,10 +188,13 @@ def _steps(run_dir: Path) -> Record:
     path = run_dir / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     steps = [row for row in rows if "loss" in row]
-    read = [row["parse/ok"] + row.get("parse/repaired", 0.0) for row in steps if "parse/ok" in row]
+    read: dict[str, list[float]] = {}
+    for row in steps:
+        for part in (key.removesuffix("parse/ok") for key in row if key.endswith("parse/ok")):
+            read.setdefault(part, []).append(row[f"{part}parse/ok"] + row.get(f"{part}parse/repaired", 0.0))
     return {
         "steps": len(steps),
-        "parsed": sum(read) / len(read) if read else None,
+        "parsed": min((sum(shares) / len(shares) for shares in read.values()), default=None),
         "learned": any(row.get("grad_norm", 0.0) > 0 for row in steps)
         if any("grad_norm" in row for row in steps)
         else None,
@@ -187,7 +208,7 @@ def _cell(value: object) -> str:
 
 
 def _table(rows: Sequence[Record], line: str) -> Iterator[str]:
-    yield HEAD.format(line=line, sft=SFT_STEPS)
+    yield HEAD.format(line=line, steps=teaching.STEPS)
     yield "| " + " | ".join(COLUMNS) + " |"
     yield "|---" * len(COLUMNS) + "|"
     for row in rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,13 +107,24 @@ class RowStream(TorchDataset[list[Row]]):
             raise ConfigError(str(error).rstrip().rpartition("ConfigError: ")[2]) from error
 
     def loader(self, first: int) -> DataLoader[list[Row]]:
-        """The batches from number ``first`` on, made ahead by other processes; by this one where it needs its GPU."""
+        """The batches from number ``first`` on, made ahead by forked processes.
+
+        By this process where clicks need its GPU, and where the system does not fork: another process could take the
+        rows along in a pickle only, and an engine's hooks in the policy do not go into one.
+        """
         numbers: Any = range(first, len(self))
-        if any(simulator.on_gpu for simulator in self.clicks.values()):
+        if sys.platform != "linux" or any(simulator.on_gpu for simulator in self.clicks.values()):
             return DataLoader(self, batch_size=None, sampler=numbers, num_workers=0)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
         workers = max(1, min(4, cores // (4 * self.world_size)))
-        return DataLoader(self, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=4)
+        return DataLoader(
+            self,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=workers,
+            prefetch_factor=4,
+            multiprocessing_context="fork",
+        )
 
     def __getitem__(self, index: int) -> list[Row]:
         if index >= len(self):
@@ -131,23 +143,7 @@ class RowStream(TorchDataset[list[Row]]):
         split = self.policy.image_end(encoded[0])
         completions, unscored, looks = [], [], []
         for place, (sample, scheme, question) in enumerate(zip(samples, chosen, encoded, strict=True)):
-            shown = self._shown(sample, scheme)
-            weak_labels = distort(
-                shown,
-                rng,
-                sample.size,
-                scale=self.phase.box_scale_bias,
-                shift=self.phase.box_shift_bias,
-                noise=self.phase.noise,
-            )
-            thought = thought_of(sample, self.sft.reasoning, rng, len(shown))
-            try:
-                if scheme.answer == "choice":
-                    text = wrapped(_choice_of(sample), thought, scheme)
-                else:
-                    text = format_answer(weak_labels, thought, question.frame, scheme)
-            except ValueError as error:  # a weak label without the points that the scheme asks for
-                raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset}: {error}") from error
+            text, shown = self.answer(sample, scheme, question.frame, rng)
             asked, said = tuple(question.input_ids[split:].tolist()), self.policy.tokens_of(text)
             completions.append((*asked, *said))
             unscored.append(len(asked))
@@ -165,6 +161,37 @@ class RowStream(TorchDataset[list[Row]]):
             unscored=tuple(unscored),
             looks=tuple(looks),
         )
+
+    def answer(
+        self, sample: Sample, scheme: PromptConfig, frame: CoordinateFrame, rng: np.random.Generator
+    ) -> tuple[str, tuple[SpatialPrompt, ...]]:
+        """The completion that is demonstrated for ``sample`` in ``scheme``, and the instances that it shows.
+
+        Args:
+            sample: the question.
+            scheme: of the answer.
+            frame: the policy's, for this image.
+            rng: draws distortion and thought.
+
+        Raises:
+            ConfigError: the sample has nothing to demonstrate in this scheme.
+        """
+        shown = self._shown(sample, scheme)
+        weak_labels = distort(
+            shown,
+            rng,
+            sample.size,
+            scale=self.phase.box_scale_bias,
+            shift=self.phase.box_shift_bias,
+            noise=self.phase.noise,
+        )
+        thought = thought_of(sample, self.sft.reasoning, rng, len(shown))
+        try:
+            if scheme.answer == "choice":
+                return wrapped(_choice_of(sample), thought, scheme), shown
+            return format_answer(weak_labels, thought, frame, scheme), shown
+        except ValueError as error:  # a weak label without the points that the scheme asks for
+            raise ConfigError(f"sft: sample {sample.sample_id} of {sample.dataset}: {error}") from error
 
     def _shown(self, sample: Sample, scheme: PromptConfig) -> tuple[SpatialPrompt, ...]:
         """The instances that a demonstration in ``scheme`` shows."""

@@ -24,6 +24,7 @@ from transformers import (
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
+from transformers.modeling_utils import set_zero3_state
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.policies.backbones.base import Backbone, ImageSize
@@ -142,7 +143,8 @@ def build_model(tokenizer: Any, seed: int = 0, size: Size = SIZES["base"], famil
     Initialisation matters at this size: position embeddings of standard deviation 0.5 and linear layers of
     0.7 / sqrt(fan-in) learn to localise; the library's 0.02 does not within the warm start's budget.
     """
-    model = FAMILIES[family].build(tokenizer, size)
+    with set_zero3_state():  # whole, also where weights would be divided as they are read; the engine divides it later
+        model = FAMILIES[family].build(tokenizer, size)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
