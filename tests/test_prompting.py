@@ -14,6 +14,7 @@ import yaml
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import ParsingConfig, PromptConfig
 from grasp_rl.interfaces import CoordinateFrame
+from grasp_rl.prompts import released
 from grasp_rl.prompts.parse import parse
 from grasp_rl.prompts.render import build_messages, format_answer
 from grasp_rl.types import Answer, ParseStatus, SpatialPrompt
@@ -232,6 +233,24 @@ def test_flat_boxes_none_and_no_thought() -> None:
     assert not parse(f"<think>so</think>{text}", alone, frame, ParsingConfig()).think_layout
     (_, user) = build_messages("q", frame, alone)
     assert "<think>" not in text_of(user)
+
+
+@pytest.mark.parametrize("reader", sorted(set(released.SCHEMES) - {"choice", "socio_turn1", "r1_sgg"}))
+def test_released_readers_read_an_answer_that_was_asked_for_alone(reader: str) -> None:
+    """As they read it behind a thought; a thought that nobody asked for breaks the layout."""
+    thinking = PromptConfig(**OPTIONS[released.SCHEMES[reader]])
+    frame, config = (
+        CoordinateFrame(width=100, height=100, image_width=100, image_height=100),
+        ParsingConfig(reader=reader),
+    )
+    inside = ((30.0, 40.0), (32.0, 44.0), (34.0, 48.0), (36.0, 50.0))
+    label = SpatialPrompt(box=(20.0, 30.0, 60.0, 80.0), point_coords=inside, point_labels=(1, 1, 1, 1), category="ship")
+    alone = replace(thinking, thinking=False)
+    behind = parse(format_answer([label], "I look.", frame, thinking), thinking, frame, config)
+    without = parse(format_answer([label], "", frame, alone), alone, frame, config)
+    assert without.ok
+    assert (without.prompts, without.form, without.think_layout) == (behind.prompts, behind.form, behind.think_layout)
+    assert not parse(format_answer([label], "I look.", frame, thinking), alone, frame, config).think_layout
 
 
 def test_several_images_have_a_place_each() -> None:

@@ -36,6 +36,9 @@ from grasp_rl.prompts.json_text import ReadError, check_caps, decode
 from grasp_rl.prompts.render import ANSWER_CLOSE, ANSWER_OPEN, FENCE_CLOSE, FENCE_OPEN, THINK_CLOSE, THINK_OPEN
 from grasp_rl.types import Answer, ParseStatus, SpatialPrompt
 
+_NO_THOUGHT = f"{THINK_OPEN}.{THINK_CLOSE}\n"
+"""Stands before an answer that was asked for alone: the readers of released systems look for a thought."""
+
 
 def parse(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: ParsingConfig) -> Answer:
     """Read one completion. Never raises, whatever ``text`` is.
@@ -58,8 +61,8 @@ def parse(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: Parsi
         answer = _read_bare(text, prompt, config)
         return replace(answer, thinking=thinking, think_layout=layout, repeated_sentences=repeated)
     if released.reads(config.reader, prompt):
-        layout = released.layout(text)
-        reading = _read_as_released(text, prompt, frame, config)
+        layout = released.layout(text) if prompt.thinking else layout
+        reading = _read_as_released(text if prompt.thinking else _NO_THOUGHT + text, prompt, frame, config)
         prompts, status, fenced = _distinct(list(reading.instances), config.nms_iou), reading.status, reading.fenced
     else:
         prompts, status, fenced = _read_strictly(text, prompt, frame, config)
