@@ -35,7 +35,7 @@ rehearse-six:  ## six recipes in small that together touch every part, two at a 
 	@bash scripts/setup.sh $(VENV) dev
 	@$(BIN)/python -m pytest -n 2 --dist load -m rehearsal --durations=6 tests/test_rehearsal.py
 
-ablations:  ## the small ablations, 117 runs in and out of domain, with tables (2 to 4 hours on two cores, resumable)
+ablations:  ## the small ablations, 120 runs in and out of domain, with tables (2 to 4 hours on two cores, resumable)
 	@bash scripts/setup.sh $(VENV) launch
 	@$(BIN)/python scripts/ablations.py outputs/ablations
 
