@@ -22,10 +22,10 @@ test:  ## the test suite (under 12 minutes on two cores)
 	@bash scripts/setup.sh $(VENV) dev
 	@$(BIN)/python $(SUITE)
 
-test-page:  ## the page of grasp-rl demo in a headless Chromium, which it installs on Debian where it may
+test-page:  ## the page of grasp-rl demo and the report in a headless Chromium, which it installs on Debian where it may
 	@bash scripts/setup.sh $(VENV) dev
 	@bash scripts/chromium.sh
-	@$(BIN)/python -m pytest -m page tests/test_demo_browser.py
+	@$(BIN)/python -m pytest -m page tests/test_demo_browser.py tests/test_report_browser.py
 
 rehearse:  ## every recipe in small, two steps each, and a table of it (resumable)
 	@bash scripts/setup.sh $(VENV) dev

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -172,12 +173,34 @@ def test_numbers_are_those_of_the_evaluations(sweep: Path) -> None:
     assert f"{metrics['giou']:.3f}" in Page(sweep / "report.html").text
 
 
+def test_a_number_opens_the_samples_behind_it(sweep: Path) -> None:
+    page = Page(sweep / "report.html")
+    ids = [str(attrs["id"]) for _, attrs in page.tags if str(attrs.get("id", "")).startswith("samples-")]
+    links = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
+    cells = 1 + len(content.COLUMNS)
+    assert ids == ["samples-0", "samples-1"]
+    assert links == [f"#{name}" for name in ids for _ in range(cells)]  # none of the run that failed
+
+
+def test_of_many_runs_each_configuration_shows_fewer_samples(tmp_path: Path) -> None:
+    build_evaluation(tmp_path / "scored", noise=0.1, unread=0.0, samples=6, overlays=6)
+    for place in range(26):
+        folder = fail(tmp_path / f"s/{place:02}", [f"a={place // 2}", f"seed={place % 2}"], None)
+        write_json(folder / STATUS, {"state": "done", "exit_code": 0, "started": None, "ended": None})
+        shutil.copytree(tmp_path / "scored", folder / "eval_after")
+    page = content.context(read_study(tmp_path / "s"), "many")
+    assert [gallery["label"] for gallery in page["galleries"]] == [f"a={place}, seed=0" for place in range(13)]
+    assert {len(gallery["samples"]) for gallery in page["galleries"]} == {5}
+    rows = page["groups"][0]["rows"]
+    assert [row["samples"] for row in rows] == [f"samples-{place}" for place in range(13)]
+
+
 def test_the_page_needs_nothing_else(sweep: Path) -> None:
     tags = Page(sweep / "report.html").tags
     assert not [tag for tag, _ in tags if tag in ("script", "link", "iframe", "object", "embed", "form")]
     for tag, attributes in tags:
         assert not [name for name in attributes if name.startswith("on")]
-        assert "href" not in attributes
+        assert str(attributes.get("href", "#samples-")).startswith("#samples-")
         if tag == "img":
             assert re.match(r"data:image/(png|svg\+xml);base64,", attributes["src"] or "")
             assert attributes["alt"]
@@ -322,4 +345,4 @@ def test_many_runs_keep_the_page_small(tmp_path: Path) -> None:
     for number in range(14):
         fail(tmp_path / f"{number:02d}", [f"seed={number}"], "no luck")
     render.write_report(tmp_path, out=tmp_path)
-    assert "images are shown of 12 runs" in Page(tmp_path / "report.html").text
+    assert "images are shown of 1 run, the others'" in Page(tmp_path / "report.html").text

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from grasp_rl.reporting import breakdowns, health, regret, results
-from grasp_rl.reporting.axes import SEEDS, common_values, configurations, constants, label_of
+from grasp_rl.reporting.axes import SEEDS, Configuration, common_values, configurations, constants, label_of
 from grasp_rl.reporting.costs import cost
 from grasp_rl.reporting.plots import REWARD, VALIDATION, curve, image, path_of
 from grasp_rl.reporting.results import COLUMNS, NOTHING, decimals, of
@@ -18,6 +18,8 @@ from grasp_rl.types import ParseStatus
 from grasp_rl.utils.files import Record
 
 _SAMPLES_SHOWN, _GALLERIES_SHOWN = 6, 12
+_FEWEST_SAMPLES, _MOST_GALLERIES = 2, 40
+"""Of more than ``_GALLERIES_SHOWN`` runs each configuration's first is shown, with fewer samples each."""
 
 
 def context(
@@ -36,10 +38,12 @@ def context(
     """
     study, known = results.study_results(runs, over, baseline), configurations(runs, over)
     best = study.best_run
-    shown = [run for run in runs if run is best or run in runs[:_GALLERIES_SHOWN]]
+    galleries = _galleries(runs, known, best)
+    _link(study.groups, known, galleries)
     notes = [*(f"{run.label}: {note}" for run in runs for note in run.notes), *study.notes]
-    if len(shown) < len(runs):
-        notes.append(f"images are shown of {len(shown)} runs, the others' are in their eval_after/overlays")
+    if len(galleries) < len(runs):
+        few = f"{len(galleries)} run{'s' * (len(galleries) != 1)}"
+        notes.append(f"images are shown of {few}, the others' are in their eval_after/overlays")
     return {
         "title": title,
         "refresh": None,
@@ -54,7 +58,7 @@ def context(
         "health": {"labels": [c.label for c in known], "rows": health.table(known), "plots": health.plots(known)},
         "next": _next_steps(runs, best),
         "reward_iou": _reward_against_iou(runs),
-        "galleries": [{"label": run.label, "open": run is best, "samples": _gallery(run)} for run in shown],
+        "galleries": galleries,
         "regrets": regret.most(known),
         "statuses": [{"label": run.label, "bars": _bars(run)} for run in runs if _bars(run)],
         "status_names": [str(status) for status in ParseStatus],
@@ -177,11 +181,35 @@ def _reward(run: StudiedRun) -> str:
     return repr(run.config.get("reward"))
 
 
-def _gallery(run: StudiedRun) -> list[Record]:
+def _galleries(runs: Sequence[StudiedRun], known: Sequence[Configuration], best: StudiedRun | None) -> list[Record]:
+    """The first samples of each run, or where there are many runs of each configuration's first."""
+    shown = list(runs)
+    if len(runs) > _GALLERIES_SHOWN:
+        firsts = [configuration.runs[0] for configuration in known][:_MOST_GALLERIES]
+        shown = [run for run in runs if run is best or any(run is first for first in firsts)]
+    few = max(_FEWEST_SAMPLES, min(_SAMPLES_SHOWN, _SAMPLES_SHOWN * _GALLERIES_SHOWN // max(1, len(shown))))
+    return [
+        {"id": f"samples-{place}", "label": run.label, "open": run is best, "samples": _gallery(run, few)}
+        for place, run in enumerate(shown)
+    ]
+
+
+def _link(groups: Sequence[Record], known: Sequence[Configuration], galleries: Sequence[Record]) -> None:
+    """Give every row of the results the id of its samples below, of a configuration those of its first run shown."""
+    ids = {gallery["label"]: gallery["id"] for gallery in galleries if gallery["samples"]}
+    firsts = {c.label: next((ids[run.label] for run in c.runs if run.label in ids), "") for c in known}
+    for group in groups:
+        for row in group["rows"]:
+            row["samples"] = firsts.get(row["label"], "")
+        for row in group["runs"]:
+            row["samples"] = ids.get(row["label"], "")
+
+
+def _gallery(run: StudiedRun, count: int) -> list[Record]:
     """The first samples with an image, before and after training."""
     names = sorted({name for scored in (run.before, run.after) if scored for name in scored.overlays})
     samples = []
-    for name in names[:_SAMPLES_SHOWN]:
+    for name in names[:count]:
         sides = [_side(when, scored, name) for when, scored in (("before", run.before), ("after", run.after)) if scored]
         query = next((side["query"] for side in sides if side["query"]), "")
         nothing = any(side["target"] is False for side in sides)

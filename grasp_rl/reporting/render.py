@@ -124,7 +124,7 @@ def render(content: Record, template: str = "report.html.jinja") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = lambda text: Markup("<wbr>").join(re.split(r"(?<=[._/])", str(text)))
+    environment.filters["breakable"] = lambda text: Markup("<wbr>").join(re.split(r"(?<=[._/=])", str(text)))
     return environment.get_template(template).render(content)
 
 
