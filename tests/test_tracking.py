@@ -341,6 +341,38 @@ def test_offline_for_real_stays_in_the_run_folder_and_tells_no_secret(tmp_path: 
             assert CANARY.encode() not in path.read_bytes(), path
 
 
+PART = """
+import sys
+from pathlib import Path
+from grasp_rl.tracking.wandb import WandbTracker
+run, first = Path(sys.argv[1]), int(sys.argv[2])
+tracker = WandbTracker(mode="offline")
+tracker._finish_s = 60
+tracker.start(run, {"command": "train"}, resume=first > 1)
+for step in range(first, first + 3):
+    tracker.log({"reward": float(step)}, step)
+tracker.finish(0)
+assert not tracker._quiet
+"""
+
+
+def test_parts_of_an_offline_run_would_be_sent_in_their_order(tmp_path: Path) -> None:
+    """Stopped and gone on with: two parts, whole each, that `wandb sync` takes one after the other."""
+    pytest.importorskip("wandb")
+    run = tmp_path / "run"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    for first, started in ((1, "10:00:00"), (4, "11:00:00")):
+        write_json(run / STATUS, {"config_hash": "c0ffee", "started": f"2026-11-26T{started}+00:00", "pid": first})
+        subprocess.run([sys.executable, "-c", PART, str(run), str(first)], env=kept, check=True, timeout=100)
+        time.sleep(1)  # wandb names folders by the second
+    parts = sorted(run.glob("wandb/offline-run-*"))
+    assert len({part.name.rpartition("-")[2] for part in parts}) == len(parts) == 2
+    command = [sys.executable, "-m", "wandb", "sync", "--dry-run", *map(str, parts)]
+    done = subprocess.run(command, cwd=run, env=kept, capture_output=True, text=True, check=True, timeout=100)
+    listed = [line for line in (done.stdout + done.stderr).splitlines() if line.endswith(".wandb")]
+    assert [part.name in line for part, line in zip(parts, listed, strict=True)] == [True, True]
+
+
 ONLINE = """
 import logging, sys, time
 from pathlib import Path
