@@ -22,6 +22,8 @@ _NOT_CONFIGURED = ("run_dir", "name", "resume", "trusted_modules", "trust_checkp
 """Sections of config.yaml that decide no number."""
 _PLACES = ("engine.node_rank", "engine.rendezvous", "engine.hostfile", "engine.timeout_s")
 _MOST_LEAVES = 4
+_Leaves = dict[int, dict[str, str]]
+""":func:`leaves` of runs, by their id in memory."""
 MOST_AXES = 5
 """Axes up to which each has a column and stands in labels; of more, labels say what differs from common values."""
 
@@ -166,14 +168,15 @@ def configurations(runs: Sequence[StudiedRun], over: Sequence[str] = SEEDS) -> l
         over: keys to average over, with all that is below them.
     """
     groups: list[list[StudiedRun]] = []
+    tables = {id(run): leaves(run.config, over) for run in runs}
     for run in runs:
-        fitting = (g for g in groups if _commit(g[0]) == _commit(run) and _same(g[0], run, over, versions=False))
-        group = next((g for g in fitting if _values(run, over) not in [_values(other, over) for other in g]), None)
+        fits = (g for g in groups if _commit(g[0]) == _commit(run) and _same(g[0], run, over, tables, versions=False))
+        group = next((g for g in fits if _values(run, over) not in [_values(other, over) for other in g]), None)
         if group is None:
             groups.append([run])
         else:
             group.append(run)
-    groups, notes = _merged(groups, over)
+    groups, notes = _merged(groups, over, tables)
     axes = _axes([group[0] for group in groups], over)
     labels = [label or _shared_name(group) for label, group in zip(_labels(axes), groups, strict=True)]
     return [
@@ -182,7 +185,9 @@ def configurations(runs: Sequence[StudiedRun], over: Sequence[str] = SEEDS) -> l
     ]
 
 
-def _merged(groups: Sequence[list[StudiedRun]], over: Sequence[str]) -> tuple[list[list[StudiedRun]], list[list[str]]]:
+def _merged(
+    groups: Sequence[list[StudiedRun]], over: Sequence[str], tables: _Leaves
+) -> tuple[list[list[StudiedRun]], list[list[str]]]:
     """Groups of one version each, together where they are seeds of one configuration; with what to say of each."""
     result: list[list[StudiedRun]] = []
     notes: list[list[str]] = []
@@ -193,9 +198,9 @@ def _merged(groups: Sequence[list[StudiedRun]], over: Sequence[str]) -> tuple[li
             if (
                 seeds.isdisjoint(_values(run, over) for run in kept)
                 and _commit(group[0]) not in commits
-                and _same(kept[0], group[0], over, versions=True)
+                and _same(kept[0], group[0], over, tables, versions=True)
             ):
-                only = sorted(leaves(kept[0].config, over).keys() ^ leaves(group[0].config, over).keys())
+                only = sorted(tables[id(kept[0])].keys() ^ tables[id(group[0])].keys())
                 if only and kept[0].config and group[0].config:
                     keys = ", ".join(only[:_MOST_LEAVES]) + (", ..." if len(only) > _MOST_LEAVES else "")
                     notes[place].append(f"its runs are of two versions, of which one does not know {keys}")
@@ -270,16 +275,17 @@ def _commit(run: StudiedRun) -> object:
     return ((run.environment.get("git") or {}).get("package") or {}).get("commit")
 
 
-def _same(one: StudiedRun, other: StudiedRun, over: Sequence[str], *, versions: bool) -> bool:
+def _same(one: StudiedRun, other: StudiedRun, over: Sequence[str], tables: _Leaves, *, versions: bool) -> bool:
     """Whether two runs are of one configuration, whatever their seeds.
 
     Args:
         one: a run.
         other: another.
         over: keys that do not count.
+        tables: what decides their numbers.
         versions: whether the two are of two versions, so that keys of one alone do not count.
     """
-    first, second = leaves(one.config, over), leaves(other.config, over)
+    first, second = tables[id(one)], tables[id(other)]
     alike = _told(one, over) == _told(other, over)
     if not first or not second:  # config.yaml cannot be read: the overrides are all there is
         return alike

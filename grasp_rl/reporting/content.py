@@ -18,8 +18,9 @@ from grasp_rl.types import ParseStatus
 from grasp_rl.utils.files import Record
 
 _SAMPLES_SHOWN, _GALLERIES_SHOWN = 6, 12
-_FEWEST_SAMPLES, _MOST_GALLERIES = 2, 40
-"""Of more than ``_GALLERIES_SHOWN`` runs each configuration's first is shown, with fewer samples each."""
+_FEWEST_SAMPLES, _MOST_GALLERIES, _MOST_PANELS = 2, 40, 40
+"""Of more than ``_GALLERIES_SHOWN`` runs each configuration's first is shown, with fewer samples each; of more than
+``_MOST_PANELS`` each configuration's first has curves of its own."""
 
 
 def context(
@@ -44,6 +45,11 @@ def context(
     if len(galleries) < len(runs):
         few = f"{len(galleries)} run{'s' * (len(galleries) != 1)}"
         notes.append(f"images are shown of {few}, the others' are in their eval_after/overlays")
+    drawn = runs if len(runs) <= _MOST_PANELS else [configuration.runs[0] for configuration in known]
+    if len(drawn) < len(runs):
+        notes.append(
+            f"{len(drawn)} runs have curves of their own, the first of every configuration; all are on one pair of axes"
+        )
     return {
         "title": title,
         "refresh": None,
@@ -53,7 +59,7 @@ def context(
         "columns": [heading for heading, _ in COLUMNS],
         "groups": study.groups,
         "regimes": [{"label": run.label, "rows": rows} for run in runs if (rows := _stages(run))],
-        "curves": _curves(runs),
+        "curves": _curves(drawn),
         "together": health.learning(known) if len(known) > 1 or len(runs) > 1 else [],
         "health": {"labels": [c.label for c in known], "rows": health.table(known), "plots": health.plots(known)},
         "next": _next_steps(runs, best),

@@ -33,8 +33,10 @@ from grasp_rl.runs.run_dir import (
     state_of,
 )
 from grasp_rl.tracking.metrics_log import read_rows
-from grasp_rl.utils.files import Record, Unreadable, foreign_entry, last_lines, read_json, read_yaml, to_json
+from grasp_rl.utils.files import Record, Unreadable, foreign_entry, last_lines, read_json, read_yaml, sha256_of, to_json
 
+_Read = dict[str, tuple[Record, ...]]
+"""Records of evaluations by the SHA-256 of their file: runs of one warm start share the evaluation before training."""
 DIAGNOSIS = "diagnosis.json"
 """What grasp_rl.evaluation.diagnose leaves in a run directory."""
 _DEPTH = 6
@@ -70,7 +72,8 @@ def read_study(*folders: Path) -> list[StudiedRun]:
         for path in runs:
             paths.setdefault(path.resolve(), path)
     distinct, twins = _distinct(list(paths.values()))
-    runs_read = axes.labelled([_read_run(path) for path in distinct])
+    read: _Read = {}
+    runs_read = axes.labelled([_read_run(path, read) for path in distinct])
     return [replace(run, notes=(*run.notes, *twins.get(run.folder, ()))) for run in runs_read]
 
 
@@ -118,7 +121,7 @@ def _read_json(path: Path) -> Record | None:
         return None
 
 
-def _read_run(folder: Path) -> StudiedRun:
+def _read_run(folder: Path, read: _Read) -> StudiedRun:
     notes: list[str] = []
     foreign = foreign_entry(folder)
     if foreign is not None:
@@ -131,10 +134,10 @@ def _read_run(folder: Path) -> StudiedRun:
         notes.append(f"no {METRICS}, so no curves")
     if change := data_record.sentence(folder):
         notes.append(f"{change}; its scores are of other answers than a run now would have")
-    before = _read_scored(folder / "eval_before", notes)
+    before = _read_scored(folder / "eval_before", notes, read)
     scheme = (config.get("prompt") or {}).get("scheme")
     result = (
-        _read_scored(folder / name, notes) for name in ("eval_after", "eval", f"eval_{scheme}")
+        _read_scored(folder / name, notes, read) for name in ("eval_after", "eval", f"eval_{scheme}")
     )  # train, evaluate, sft
     after = next((scored for scored in result if scored is not None), None)
     state = "unknown" if "state" not in status else state_of(folder) or "unknown"
@@ -155,7 +158,7 @@ def _read_run(folder: Path) -> StudiedRun:
         difference=_difference(before, after, config, notes),
         notes=tuple(notes),
         diagnosis=_mapped(_read_json(folder / DIAGNOSIS) or {}, DIAGNOSIS, notes) or None,
-        earlier=tuple(_read_run(stage) for stage in stages_in(folder)),
+        earlier=tuple(_read_run(stage, read) for stage in stages_in(folder)),
         mining=_read_json(folder / MINING),
         best_step=_whole((_read_json(folder / RESULT) or {}).get("best_step")),
     )
@@ -209,20 +212,23 @@ def _why(folder: Path) -> str:
     return " / ".join(lines[-_LOG_LINES:]) or "it left no word in its log"
 
 
-def _read_scored(folder: Path, notes: list[str]) -> Scored | None:
+def _read_scored(folder: Path, notes: list[str], read: _Read) -> Scored | None:
     if not folder.is_dir():
         return None
     metrics = _read_json(folder / predictions.METRICS)
     if metrics is None:
         notes.append(f"{folder.name} is not complete: no {predictions.METRICS}")
         return None
-    records: Sequence[Record] = ()
+    records: tuple[Record, ...] = ()
+    path = folder / predictions.PREDICTIONS
     try:
-        records = predictions.read_predictions(folder / predictions.PREDICTIONS)
+        digest = sha256_of(path) if path.is_file() else ""
+        records = read.get(digest) or tuple(predictions.read_predictions(path))
+        read[digest] = records
     except ConfigError as error:
         notes.append(str(error))
     overlays = {path.name: path for path in sorted((folder / predictions.OVERLAYS).glob("*.png"))}
-    return Scored(metrics=metrics, records=tuple(records), overlays=overlays)
+    return Scored(metrics=metrics, records=records, overlays=overlays)
 
 
 def _difference(before: Scored | None, after: Scored | None, config: Record, notes: list[str]) -> Interval | None:
