@@ -317,7 +317,7 @@ def test_a_ribbon_keeps_its_aspect_only_up_to_a_point(checkpoints: dict[str, Pat
     assert squared.encode(image(1, 1), "a", PROMPT).frame.image_width == 1
 
 
-def test_a_question_cannot_hold_a_image(policy: HfVlmPolicy) -> None:
+def test_a_question_cannot_hold_an_image(policy: HfVlmPolicy) -> None:
     token = policy.tokenizer.convert_ids_to_tokens(policy.image_token_id)
     with pytest.raises(ConfigError, match="stands for the image; reword it"):
         policy.encode(image(60, 60), f"{token} what", PROMPT)

@@ -182,7 +182,7 @@ def test_missing_file_folder_and_unreadable_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp", "gif", "bmp", "jp2", "ppm"])
-def test_damage_gives_a_image_or_a_clear_error(tmp_path: Path, rgb: np.ndarray, ending: str) -> None:
+def test_damage_gives_an_image_or_a_clear_error(tmp_path: Path, rgb: np.ndarray, ending: str) -> None:
     whole = save(tmp_path / f"whole.{ending}", rgb).read_bytes()
     rng, path = np.random.default_rng(1), tmp_path / f"a.{ending}"
     damaged: list[bytes] = [whole[: int(len(whole) * part)] for part in (0.1, 0.5, 0.9)]

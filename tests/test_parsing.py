@@ -513,7 +513,7 @@ NUMBERS = st.one_of(st.integers(-200, 200), st.floats(-1e5, 1e5, allow_nan=False
 
 @settings(max_examples=2000, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.lists(NUMBERS, min_size=8, max_size=8), max_size=5))
-def test_any_numbers_in_good_json_give_a_image_of_boxes(rows: list[list[str]]) -> None:
+def test_any_numbers_in_good_json_are_all_read_or_all_refused(rows: list[list[str]]) -> None:
     items = ",".join(
         f'{{"bbox_2d":[{",".join(r[:4])}],"positive_points":[[{r[4]},{r[5]}],[{r[6]},{r[7]}]]}}' for r in rows
     )

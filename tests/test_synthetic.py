@@ -94,7 +94,7 @@ def test_objects_do_not_overlap() -> None:
         assert all(o.mask.any() for o in scene.objects)
 
 
-def test_several_questions_share_a_image(source: SyntheticSource) -> None:
+def test_several_questions_share_an_image(source: SyntheticSource) -> None:
     several = source.split("train").same_image(7, 3)
     assert len(several) == 3
     assert all(s.image is several[0].image for s in several)

@@ -98,9 +98,8 @@ def write_report(
     write_text(out / "report.html", render(content))
     write_text(out / "report.md", markdown(content))
     write_text(out / "results.csv", as_csv(table))
-    parts = [{"run": run.label, **row} for run in study for row in breakdowns.by_attribute(run)]
-    write_text(out / "breakdowns.csv", as_csv(parts))
-    write_text(out / "breakdowns.tex", breakdowns.as_latex(parts))
+    write_text(out / "breakdowns.csv", as_csv(content["breakdowns"]))
+    write_text(out / "breakdowns.tex", breakdowns.as_latex(content["breakdowns"]))
     return {
         "report": str(out / "report.html"),
         "markdown": str(out / "report.md"),
