@@ -32,7 +32,8 @@ from grasp_rl.launch import compose, process
 from grasp_rl.launch.process import Job, StopFile
 from grasp_rl.reporting.axes import configurations
 from grasp_rl.reporting.cells import Cell, by_test_set, draws_of
-from grasp_rl.reporting.load import StudiedRun, read_study
+from grasp_rl.reporting.load import read_study
+from grasp_rl.reporting.types import StudiedRun
 from grasp_rl.runs.run_dir import CONFIG, METRICS, RESULT, STATUS, launcher_lock
 from grasp_rl.tracking.metrics_log import read_rows
 from grasp_rl.utils.files import read_json, write_text

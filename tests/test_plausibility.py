@@ -113,7 +113,7 @@ def test_most_answers_lost_names_the_key() -> None:
 
 
 def test_a_run_says_it_once_and_its_progress_line_as_long_as_it_lasts(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, NullTracker(), steps=9, first_step=0, resumed=False, is_main=True)
+    log = RunLog(tmp_path, NullTracker(), steps=9, first_step=0, is_main=True)
     shown = []
     for step, share in enumerate((0.9, 0.9, 0.1, 0.9), 1):
         log.step(step, {"reward": 0.0, "truncated": share}, {})
@@ -145,7 +145,7 @@ def test_the_time_left_is_that_of_a_steady_step(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_reward_shown_is_smoothed_and_the_tests_stand_beside(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, NullTracker(), steps=2, first_step=0, resumed=False, is_main=True)
+    log = RunLog(tmp_path, NullTracker(), steps=2, first_step=0, is_main=True)
     log.test("before", 0, {"giou": 0.4}, tmp_path)
     log.step(1, {"reward": 1.0}, {})
     log.validation(1, {"giou": 0.5})

@@ -24,7 +24,7 @@ from grasp_rl.evaluation.metrics import score_of
 from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.prompts.render import format_answer
-from grasp_rl.reporting import content, render
+from grasp_rl.reporting import content, load, render
 from grasp_rl.reporting.content import reward_warning
 from grasp_rl.reporting.load import read_study
 from grasp_rl.reporting.plots import moving_average
@@ -193,6 +193,25 @@ def test_of_many_runs_each_configuration_shows_fewer_samples(tmp_path: Path) -> 
     assert {len(gallery["samples"]) for gallery in page["galleries"]} == {5}
     rows = page["groups"][0]["rows"]
     assert [row["samples"] for row in rows] == [f"samples-{place}" for place in range(13)]
+
+
+def test_predictions_that_cannot_be_read_are_a_note(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(sweep / "a", tmp_path / "s/a")
+    (tmp_path / "s/a/eval_after/predictions.jsonl").unlink()
+    (run,) = read_study(tmp_path / "s")
+    assert run.after is not None
+    assert run.after.records == ()
+    assert any("predictions.jsonl: no readable predictions" in note for note in run.notes)
+
+    def denied(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(load, "sha256_of", denied)
+    (run,) = read_study(sweep / "b")
+    assert run.after is not None
+    assert len(run.after.records) == 4
 
 
 def test_the_page_needs_nothing_else(sweep: Path) -> None:

@@ -234,6 +234,19 @@ def test_of_many_axes_labels_say_what_differs_from_the_common_values() -> None:
     assert page(runs, baseline="common values")["groups"][0]["reference"] == "common values"
 
 
+def test_runs_and_configurations_leave_out_the_same_values() -> None:
+    """Three configurations of one run each say x, two of three seeds each say y: x is the common value for both."""
+    rest = "b={0} c={0} d={0} e={0} f={0}"
+    words = [f"a=x {rest.format(place)} seed=0" for place in range(3)]
+    words += [f"a=y {rest.format(place)} seed={seed}" for place in (3, 4) for seed in range(3)]
+    content = page([studied(text, scored([0.5] * 4)) for text in words])
+    assert content["common"].startswith("a=x, ")
+    (group,) = content["groups"]
+    assert ["a=y" in row["label"] for row in group["rows"]] == [False] * 3 + [True] * 2
+    assert ["a=y" in row["label"] for row in group["runs"]] == [False] * 3 + [True] * 6
+    assert group["run_axes"] == ["run"]
+
+
 def test_a_group_whose_settings_were_changed_keeps_its_name() -> None:
     terms = {"terms": {"iou": {"weight": 1}}, "no_target": "accuracy"}
     runs = [

@@ -273,6 +273,12 @@ def test_a_resumed_run_keeps_its_id(tmp_path: Path) -> None:
     write_json(tmp_path / STATUS, {"config_hash": "c0ffee", "started": "2026-11-26T11:00:00+00:00", "pid": 7})
     assert _run_id(tmp_path, True, "online") == first  # resumed
     assert _run_id(tmp_path, False, "online") != first  # begun anew
+    (tmp_path / "wandb_id.txt").unlink()
+    apart = _run_id(tmp_path, False, "offline")
+    assert _run_id(tmp_path, True, "online") != apart  # no online run joins what was recorded offline
+    noted = _run_id(tmp_path, False, "online")
+    _run_id(tmp_path, True, "offline")
+    assert _run_id(tmp_path, True, "online") == noted  # a part recorded offline between does not hide it
     (tmp_path / "wandb_id.txt").write_text("../../somebody else's\n")
     assert re.fullmatch("[0-9a-f]{12}", _run_id(tmp_path, True, "online"))
 
@@ -334,7 +340,7 @@ def test_offline_for_real_stays_in_the_run_folder_and_tells_no_secret(tmp_path: 
     assert any(path.read_bytes() == staged for path in written)
     (recorded,) = (path.read_bytes() for path in written if path.suffix == ".wandb")
     assert hashlib.sha256(staged).hexdigest().encode() in recorded
-    assert b"evaluation-" + (run / "wandb_id.txt").read_bytes().strip() in recorded
+    assert b"evaluation-" + (run / "wandb_id.txt").read_bytes().split()[0] in recorded
     assert [path for path in home.rglob("*") if path.is_file()] == []
     for path in tmp_path.rglob("*"):
         if path.is_file():
@@ -466,9 +472,7 @@ def test_names_that_wandb_refuses_are_mended_and_said(tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_gives_up_says_so_on_the_terminal(tmp_path: Path) -> None:
-    log = RunLog(
-        tmp_path, WandbTracker(project="a/b", mode="disabled"), steps=2, first_step=0, resumed=False, is_main=True
-    )
+    log = RunLog(tmp_path, WandbTracker(project="a/b", mode="disabled"), steps=2, first_step=0, is_main=True)
     log.start({})
     notes = json.loads((tmp_path / "progress.json").read_text())["notes"]
     assert notes == ["wandb: does not take the project 'a/b'; the run is tracked under 'a-b'"]

@@ -179,7 +179,12 @@ def _with_answers(given: Record, config: Record, folder: Path, commit: str | Non
         teaching.teach(checked, components)
         part = folder / f"{key}.{os.getpid()}"
         components.policy.save(part)
-        part.rename(made)
+        try:
+            part.rename(made)
+        except OSError:
+            if not made.exists():
+                raise
+            shutil.rmtree(part)  # another rehearsal has taught the same one meanwhile
     return made
 
 

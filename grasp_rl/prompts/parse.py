@@ -61,8 +61,11 @@ def parse(text: str, prompt: PromptConfig, frame: CoordinateFrame, config: Parsi
         answer = _read_bare(text, prompt, config)
         return replace(answer, thinking=thinking, think_layout=layout, repeated_sentences=repeated)
     if released.reads(config.reader, prompt):
-        layout = released.layout(text) if prompt.thinking else layout
-        reading = _read_as_released(text if prompt.thinking else _NO_THOUGHT + text, prompt, frame, config)
+        if prompt.thinking:
+            layout, reading = released.layout(text), _read_as_released(text, prompt, frame, config)
+        else:
+            reading = _read_as_released(_NO_THOUGHT + text, prompt, frame, config)
+            reading = reading if layout else replace(reading, form=0.0)
         prompts, status, fenced = _distinct(list(reading.instances), config.nms_iou), reading.status, reading.fenced
     else:
         prompts, status, fenced = _read_strictly(text, prompt, frame, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -74,15 +75,16 @@ def teach(config: RunConfig, components: Components, steps: int = STEPS) -> floa
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
     policy.train()
     losses: list[float] = []
-    epoch = math.ceil(len(rows) / BATCH)
+    size = min(BATCH, len(rows))
+    epoch = math.ceil(len(rows) / size)
     for step in range(steps):
-        part = [rows[index] for index in sample_order(config.seed, len(rows), step * BATCH, min(BATCH, len(rows)))]
+        part = [rows[index] for index in sample_order(config.seed, len(rows), step * size, size)]
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP) * (1 - step / steps)
         losses.append(_step(policy, optimizer, trained, part))
-        if (step + 1 >= epoch and sum(losses[-epoch:]) / epoch < ENOUGH) or _idle(losses):
+        if (step + 1 >= epoch and fmean(losses[-epoch:]) < ENOUGH) or _idle(losses):
             break
-    return sum(losses[-epoch:]) / epoch
+    return fmean(losses[-epoch:])
 
 
 def _idle(losses: Sequence[float]) -> bool:

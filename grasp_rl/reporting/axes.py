@@ -63,16 +63,22 @@ def label_of(axes: Mapping[str, str]) -> str:
 
 
 def common_values(axes: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Of more than ``MOST_AXES`` axes the commonest value of each, which labels leave out; of fewer nothing."""
+    """Of more than ``MOST_AXES`` axes the commonest value of each, which labels leave out; of fewer nothing.
+
+    What differs in seed or experiment alone counts once, so that runs and their configurations have the same ones.
+    """
     keys = [key for key in (axes[0] if axes else ()) if key not in SEEDS]
     if len(keys) <= MOST_AXES:
         return {}
-    return {key: Counter(own[key] for own in axes).most_common(1)[0][0] for key in keys}
+    points: dict[tuple[str, ...], Mapping[str, str]] = {}
+    for own in axes:
+        points.setdefault(tuple(own[key] for key in keys if key != "experiment"), own)
+    return {key: Counter(own[key] for own in points.values()).most_common(1)[0][0] for key in keys}
 
 
-def columns(axes: Mapping[str, str], label: str) -> dict[str, str]:
-    """What a table's row begins with: a column an axis, or of more than ``MOST_AXES`` the label alone."""
-    return dict(axes) if sum(key not in SEEDS for key in axes) <= MOST_AXES else {"configuration": label}
+def columns(axes: Mapping[str, str], label: str, heading: str = "configuration") -> dict[str, str]:
+    """What a table's row begins with: a column an axis, or of more than ``MOST_AXES`` the label under ``heading``."""
+    return dict(axes) if sum(key not in SEEDS for key in axes) <= MOST_AXES else {heading: label}
 
 
 def _labels(axes: Sequence[Mapping[str, str]]) -> list[str]:
@@ -83,7 +89,7 @@ def _labels(axes: Sequence[Mapping[str, str]]) -> list[str]:
     if not common:
         return labels
     brief = [label_of({key: value for key, value in own.items() if key != "experiment"}) for own in full]
-    labels = [name if brief.count(name) == 1 else label for name, label in zip(brief, labels, strict=True)]
+    labels = [name if name and brief.count(name) == 1 else label for name, label in zip(brief, labels, strict=True)]
     return [label or "common values" for label in labels]
 
 
@@ -168,15 +174,15 @@ def configurations(runs: Sequence[StudiedRun], over: Sequence[str] = SEEDS) -> l
         over: keys to average over, with all that is below them.
     """
     groups: list[list[StudiedRun]] = []
-    tables = {id(run): leaves(run.config, over) for run in runs}
+    known = {id(run): leaves(run.config, over) for run in runs}
     for run in runs:
-        fits = (g for g in groups if _commit(g[0]) == _commit(run) and _same(g[0], run, over, tables, versions=False))
+        fits = (g for g in groups if _commit(g[0]) == _commit(run) and _same(g[0], run, over, known, versions=False))
         group = next((g for g in fits if _values(run, over) not in [_values(other, over) for other in g]), None)
         if group is None:
             groups.append([run])
         else:
             group.append(run)
-    groups, notes = _merged(groups, over, tables)
+    groups, notes = _merged(groups, over, known)
     axes = _axes([group[0] for group in groups], over)
     labels = [label or _shared_name(group) for label, group in zip(_labels(axes), groups, strict=True)]
     return [
@@ -186,7 +192,7 @@ def configurations(runs: Sequence[StudiedRun], over: Sequence[str] = SEEDS) -> l
 
 
 def _merged(
-    groups: Sequence[list[StudiedRun]], over: Sequence[str], tables: _Leaves
+    groups: Sequence[list[StudiedRun]], over: Sequence[str], known: _Leaves
 ) -> tuple[list[list[StudiedRun]], list[list[str]]]:
     """Groups of one version each, together where they are seeds of one configuration; with what to say of each."""
     result: list[list[StudiedRun]] = []
@@ -198,9 +204,9 @@ def _merged(
             if (
                 seeds.isdisjoint(_values(run, over) for run in kept)
                 and _commit(group[0]) not in commits
-                and _same(kept[0], group[0], over, tables, versions=True)
+                and _same(kept[0], group[0], over, known, versions=True)
             ):
-                only = sorted(tables[id(kept[0])].keys() ^ tables[id(group[0])].keys())
+                only = sorted(known[id(kept[0])].keys() ^ known[id(group[0])].keys())
                 if only and kept[0].config and group[0].config:
                     keys = ", ".join(only[:_MOST_LEAVES]) + (", ..." if len(only) > _MOST_LEAVES else "")
                     notes[place].append(f"its runs are of two versions, of which one does not know {keys}")
@@ -263,7 +269,7 @@ def _text(value: object) -> str:
     return json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else str(value)
 
 
-def _told(run: StudiedRun, over: Sequence[str]) -> dict[str, str]:
+def _distinguishing(run: StudiedRun, over: Sequence[str]) -> dict[str, str]:
     """The overrides of a run that can set it apart."""
     overrides = overrides_of(run.environment)
     return {
@@ -275,18 +281,18 @@ def _commit(run: StudiedRun) -> object:
     return ((run.environment.get("git") or {}).get("package") or {}).get("commit")
 
 
-def _same(one: StudiedRun, other: StudiedRun, over: Sequence[str], tables: _Leaves, *, versions: bool) -> bool:
+def _same(one: StudiedRun, other: StudiedRun, over: Sequence[str], known: _Leaves, *, versions: bool) -> bool:
     """Whether two runs are of one configuration, whatever their seeds.
 
     Args:
         one: a run.
         other: another.
         over: keys that do not count.
-        tables: what decides their numbers.
+        known: what decides their numbers.
         versions: whether the two are of two versions, so that keys of one alone do not count.
     """
-    first, second = tables[id(one)], tables[id(other)]
-    alike = _told(one, over) == _told(other, over)
+    first, second = known[id(one)], known[id(other)]
+    alike = _distinguishing(one, over) == _distinguishing(other, over)
     if not first or not second:  # config.yaml cannot be read: the overrides are all there is
         return alike
     if first == second:

@@ -45,7 +45,7 @@ def context(
     if len(galleries) < len(runs):
         few = f"{len(galleries)} run{'s' * (len(galleries) != 1)}"
         notes.append(f"images are shown of {few}, the others' are in their eval_after/overlays")
-    parts = [(run.label, breakdowns.by_attribute(run)) for run in runs]
+    by_attribute = [(run.label, breakdowns.by_attribute(run)) for run in runs]
     drawn = runs if len(runs) <= _MOST_PANELS else [configuration.runs[0] for configuration in known]
     if len(drawn) < len(runs):
         notes.append(
@@ -72,8 +72,10 @@ def context(
         "terms": [{"label": run.label, "terms": _terms(run)} for run in runs if _terms(run)],
         "protocols": [{"label": run.label, "rows": rows} for run in runs if (rows := _by_protocol(run))],
         "protocol_columns": list(breakdowns.BY_PROTOCOL),
-        "attributes": [{"label": label, "rows": [_formatted(row) for row in rows]} for label, rows in parts if rows],
-        "breakdowns": [{"run": label, **row} for label, rows in parts for row in rows],
+        "attributes": [
+            {"label": label, "rows": [_formatted(row) for row in rows]} for label, rows in by_attribute if rows
+        ],
+        "breakdowns": [{"run": label, **row} for label, rows in by_attribute for row in rows],
         "diagnoses": [{"label": run.label, "rows": rows} for run in runs if (rows := _diagnosis(run))],
         "stages": list(breakdowns.STAGES.items()),
         "costs": [cost(run) for run in runs],

@@ -64,7 +64,7 @@ def table(configurations: Sequence[Configuration]) -> list[Record]:
     for watched in WATCHED:
         cells = [_cell(configuration.runs, watched) for configuration in configurations]
         if any(cell != NOTHING for cell in cells):
-            rows.append({"name": watched.name, "told": watched.meaning, "cells": cells})
+            rows.append({"name": watched.name, "meaning": watched.meaning, "cells": cells})
     return rows
 
 

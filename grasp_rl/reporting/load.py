@@ -222,13 +222,21 @@ def _read_scored(folder: Path, notes: list[str], read: _Read) -> Scored | None:
     records: tuple[Record, ...] = ()
     path = folder / predictions.PREDICTIONS
     try:
-        digest = sha256_of(path) if path.is_file() else ""
+        digest = _digest(path)
         records = read.get(digest) or tuple(predictions.read_predictions(path))
         read[digest] = records
     except ConfigError as error:
         notes.append(str(error))
     overlays = {path.name: path for path in sorted((folder / predictions.OVERLAYS).glob("*.png"))}
     return Scored(metrics=metrics, records=records, overlays=overlays)
+
+
+def _digest(path: Path) -> str:
+    """The file's SHA-256; empty where it cannot be read, which its reader says."""
+    try:
+        return sha256_of(path) if path.is_file() else ""
+    except OSError:
+        return ""
 
 
 def _difference(before: Scored | None, after: Scored | None, config: Record, notes: list[str]) -> Interval | None:

@@ -104,15 +104,15 @@ def _split(known: Sequence[Configuration], ranked: Sequence[_Ranked], chosen: Co
 
 
 def find_configuration(known: Sequence[Configuration], text: str) -> Configuration:
-    """The configuration whose axes ``key=value,...`` names.
+    """The configuration that is called ``text``, or whose axes ``key=value,...`` names.
 
     Raises:
         ConfigError: there is none, or more than one.
     """
     pairs = [part.strip().partition("=") for part in text.split(",")]
     selected = {key: value for key, _, value in pairs}
-    matching = [c for c in known if all(c.axes.get(key) == value for key, value in selected.items())]
-    matching = [c for c in known if c.label == text] or matching
+    called = [c for c in known if c.label == text]
+    matching = called or [c for c in known if all(c.axes.get(key) == value for key, value in selected.items())]
     if len(matching) == 1:
         return matching[0]
     what = "no configuration is that" if not matching else f"{len(matching)} configurations are that"
@@ -166,7 +166,7 @@ def _group(part: _Ranked, chosen: Configuration | None, keys: list[str], waiting
         "axes": keys,
         "rows": [_row(cell, cell.label in leading) for cell in cells] + [_waiting(c) for c in waiting],
         "chance": chance(cells),
-        "run_axes": list(columns(runs[0].axes, runs[0].label)),
+        "run_axes": list(columns(runs[0].axes, runs[0].label, "run")),
         "runs": [run_row(run) for run in runs] if several else [],
         "reference": reference.label,
         "compared": [_comparison(label, difference, reference) for label, difference in apart.items()],

@@ -7,13 +7,12 @@ folder read on another machine) says nothing.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from grasp_rl.utils.files import Record, read_json, write_json
+from grasp_rl.utils.files import Record, read_json, sha256_of, write_json
 
 DATA = "data.json"
 LICENCE = "grasp_rl_licence.json"
@@ -31,9 +30,7 @@ def write(run_dir: Path, files: Iterable[Path]) -> None:
     for path in paths:
         if not _same(path, known.get(str(path))):
             about = path.stat()
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            known[str(path)] = {"sha256": digest, "size": about.st_size, "mtime_ns": about.st_mtime_ns}
+            known[str(path)] = {"sha256": sha256_of(path), "size": about.st_size, "mtime_ns": about.st_mtime_ns}
     folders = {folder for path in paths for folder in path.parents}
     records = {str(folder): read_json(folder / LICENCE) for folder in folders if os.path.isfile(folder / LICENCE)}
     licences = _mapping(run_dir, "licences") | records
@@ -86,7 +83,6 @@ def _same(path: Path, about: Record | None, *, absent: bool = False) -> bool:
             return False
         if now.st_mtime_ns == about.get("mtime_ns"):
             return True
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == about.get("sha256")
+        return sha256_of(path) == about.get("sha256")
     except OSError:
         return absent

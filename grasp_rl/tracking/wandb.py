@@ -1,4 +1,6 @@
-"""Weights & Biases as a mirror of metrics.jsonl. The key comes from `wandb login` and is never read here.
+"""Weights & Biases as a mirror of metrics.jsonl, evaluations and what describes checkpoints.
+
+The key comes from `wandb login` and is never read here.
 
 What wandb collects on its own is turned off: console output, source code, the git remote, machine and command line; the
 run's own environment.json, whose command is masked, goes along with the config instead. Everything it writes stays in
@@ -12,11 +14,12 @@ import importlib
 import json
 import os
 import re
-import signal
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.runs.environment import overrides_of
@@ -175,26 +178,32 @@ class WandbTracker(Mirror):
 
     def _abandon(self) -> None:
         """End wandb's own process: the interpreter would wait for it at its exit until the server answers."""
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):  # a process that ended meanwhile
-                pid, name, _, parent = re.split(r" \(|\) | ", stat.read_text(errors="replace"), maxsplit=4)[:4]
-                if name == "wandb-core" and int(parent) == os.getpid():
-                    os.kill(int(pid), signal.SIGKILL)
+        for process in psutil.process_iter(["name", "ppid"]):
+            if process.info["name"] == "wandb-core" and process.info["ppid"] == os.getpid():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
         if self._wandb is not None:  # it finds its process gone, takes it for a reason to exit, and waits no more
             with contextlib.suppress(SystemExit, *self._failures()):
                 self._wandb.teardown()
 
 
 def _run_id(run_dir: Path, joined: bool, mode: str) -> str:
-    """The W&B id of the run: the noted one of a run that goes on there, else what its folder, config and start make."""
-    path = run_dir / _ID_FILE
+    """The W&B id of the run: the noted one of a run that goes on, else made of its folder's name, config and start.
+
+    One that was recorded offline is noted as such, and only where no other is: no online run joins it.
+    """
+    path, online = run_dir / _ID_FILE, None
     with contextlib.suppress(FileNotFoundError, Unreadable):
-        if joined and re.fullmatch("[0-9a-f]{12}", noted := read_text(path, 100).strip()):
-            return noted
+        online = re.fullmatch("[0-9a-f]{12}", read_text(path, 100).strip())
+    if joined and online:
+        return online[0]
     status = read_json(run_dir / STATUS) or {}
     start = [run_dir.name, mode, *(status.get(key) for key in ("config_hash", "started", "pid"))]
     new = sha256(json.dumps(start).encode()).hexdigest()[:12]
-    write_text(path, new + "\n")
+    if mode == "online":
+        write_text(path, f"{new}\n")
+    elif not online:
+        write_text(path, f"{new} {mode}\n")
     return new
 
 

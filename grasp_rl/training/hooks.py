@@ -40,18 +40,15 @@ class RunLog:
         run_dir: where the files are.
         tracker: a mirror of the metrics.
         steps: of the whole run.
-        first_step: from which it goes on.
-        resumed: whether rows of earlier steps are kept.
+        first_step: from which it goes on; the rows up to it are kept.
         is_main: whether this rank writes.
     """
 
-    def __init__(
-        self, run_dir: Path, tracker: Tracker, *, steps: int, first_step: int, resumed: bool, is_main: bool
-    ) -> None:
+    def __init__(self, run_dir: Path, tracker: Tracker, *, steps: int, first_step: int, is_main: bool) -> None:
         self.run_dir, self.tracker, self.is_main, self.first_step = run_dir, tracker, is_main, first_step
         self._said: set[str] = set()
         if is_main:
-            self.metrics = MetricsLog(run_dir, resume_step=first_step if resumed and first_step else None)
+            self.metrics = MetricsLog(run_dir, resume_step=first_step or None)
             self.progress = ProgressWriter(run_dir, steps, first_step)
 
     def start(self, config: Mapping[str, Any]) -> None:

@@ -105,7 +105,6 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
         components.tracker,
         steps=algorithm.steps,
         first_step=first_step,
-        resumed=resumed,
         is_main=engine.process_group.is_main,
     )
     first, later = turns_of(config, replace(pipeline, always_segment=True))
