@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from grasp_rl.geo.grid import Grid
 from grasp_rl.geo.polygons import components
-from grasp_rl.geo.scan import Found
+from grasp_rl.geo.scan import WindowAnswer
 from grasp_rl.types import BoolMask, Image
 
 BRIGHT = 150
@@ -76,7 +76,7 @@ class Finder:
     def __init__(self) -> None:
         self.asked: list[tuple[tuple[int, int], str]] = []
 
-    def __call__(self, images: Sequence[Image], query: str) -> list[Found]:
+    def __call__(self, images: Sequence[Image], query: str) -> list[WindowAnswer]:
         self.asked += [((image.shape[0], image.shape[1]), query) for image in images]
         found = [components(bright(image)) for image in images]
-        return [Found(masks=masks, confidences=[None] * len(masks), text="said") for masks in found]
+        return [WindowAnswer(masks=masks, confidences=[None] * len(masks), text="said") for masks in found]

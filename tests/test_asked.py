@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from grasp_rl.cli import predict
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import PromptConfig, RunConfig
 from grasp_rl.config.targets import to_config
@@ -21,6 +20,8 @@ from grasp_rl.launch import compose
 from grasp_rl.launch.main import main
 from grasp_rl.policies.describe import describe
 from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.prediction.config import read_config
+from grasp_rl.prediction.predictor import Predictor
 from grasp_rl.runs.asked import FILE, TEMPLATE, Asked, adopt
 
 PROMPT = PromptConfig(scheme="points", box=False, positive_points=3, template="compact")
@@ -119,8 +120,8 @@ def test_a_saved_policy_read_by_its_folder_answers_as_it_did(tmp_path: Path) -> 
     policy.save(tmp_path)
     config = RunConfig(prompt=PromptConfig(template="compact"), policy={"_target_": "x.TinyPolicy"})
     describe(tmp_path, policy, config, step=3, scores={})
-    loaded = predict.Predictor(predict.read_config(None, None, None, ["policy=hf_vlm", f"policy.path={tmp_path}"]))
-    own = predict.Predictor(predict.read_config(None, None, None, []))
+    loaded = Predictor(read_config(None, None, None, ["policy=hf_vlm", f"policy.path={tmp_path}"]))
+    own = Predictor(read_config(None, None, None, []))
     first, second = (predictor.predict(sample.image, sample.query) for predictor in (own, loaded))
     assert first.answer.prompts
     assert first.text == second.text

@@ -12,10 +12,10 @@ import pytest
 from grasp_rl.bench import ours, step
 from grasp_rl.bench.cli import main
 from grasp_rl.bench.measure import PHASES
-from grasp_rl.bench.model import SMOKE, Shape, build, build_prompt_tokenizer
 from grasp_rl.bench.step import summary, table
-from grasp_rl.bench.task import Pipe, Task, messages
+from grasp_rl.bench.task import Pipe, Task
 from grasp_rl.cli import main as command_line
+from grasp_rl.planning.step_model import SMOKE, Shape, build, build_prompt_tokenizer, messages
 
 GROUPS, LENGTH, SIDE = 3, 5, 112
 ENCODER_PASSES = {"lora": 1, "full": 3}

@@ -7,9 +7,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from grasp_rl.utils import caption as captions
-from grasp_rl.utils.caption import LINE, MIN_WIDTH, caption
-from grasp_rl.utils.visualization import with_caption
+from grasp_rl.data import caption as captions
+from grasp_rl.data.caption import LINE, MIN_WIDTH, caption
+from grasp_rl.data.visualization import with_caption
 
 PAIRS = [
     ("水在哪里？", "船在哪里？"),

@@ -29,8 +29,6 @@ from PIL import Image as Pillow
 pytest.importorskip("pyproj", reason="the extra demo is not installed: pip install 'grasp-rl[demo]'")
 
 import grasp_rl
-from grasp_rl.cli.predict import read_config
-from grasp_rl.cli.predictor import Predictor
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.targets import instantiate
 from grasp_rl.demo import cli, report
@@ -39,6 +37,8 @@ from grasp_rl.demo.guard import HEADERS, LOCAL, Guard
 from grasp_rl.demo.images import EXAMPLES, draw, example, read_upload
 from grasp_rl.demo.marks import read_marks, with_mark
 from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.prediction.config import read_config
+from grasp_rl.prediction.predictor import Predictor
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.types import Completion, FinishReason
 
@@ -116,8 +116,8 @@ def test_a_geotiff_keeps_its_place_when_it_is_reduced(tmp_path: Path) -> None:
     assert image.sample.image.shape == (67, 100, 3)
     assert image.grid.crs.to_epsg() == 32633
     assert image.grid.transform @ (100, 67) == pytest.approx((500_600, 5_399_600))
-    assert "EPSG:32633" in image.told
-    assert "reduced from 300 x 200 pixels" in image.told
+    assert "EPSG:32633" in image.note
+    assert "reduced from 300 x 200 pixels" in image.note
 
 
 def png(width: int, height: int, depth: int = 8, kind: int = 2, data: bytes = b"") -> bytes:
@@ -298,7 +298,7 @@ def test_segmenter_scheme_and_inference_are_chosen(answering: Answering) -> None
     assert box is not None
     assert fill.masks.union.sum() == pytest.approx((box[2] - box[0]) * (box[3] - box[1]), rel=0.1)
     voted = answering.ask(image, image.sample.query, Chosen(inference="agreement"))
-    assert voted.told["ballots"] > 1
+    assert voted.inference["ballots"] > 1
     for field in ("policy", "segmenter", "prompt", "inference"):
         with pytest.raises(ConfigError, match="'/etc/passwd': must be one of"):
             answering.ask(image, "a", Chosen(**{field: "/etc/passwd"}))

@@ -16,8 +16,8 @@ import yaml
 from demo_server import served
 from PIL import Image as Pillow
 
-from grasp_rl.cli.predict import read_config
 from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.prediction.config import read_config
 
 pytestmark = [pytest.mark.page, pytest.mark.filterwarnings("default")]
 

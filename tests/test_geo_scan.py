@@ -26,7 +26,7 @@ from grasp_rl.geo.grid import Grid
 from grasp_rl.geo.journal import Journal
 from grasp_rl.geo.merge import Instance, merged
 from grasp_rl.geo.polygons import components, mask_of, polygons_of
-from grasp_rl.geo.scan import Counts, Found, Plan, demand_answers, features_of, looked_at, scan, statuses_of
+from grasp_rl.geo.scan import Counts, Plan, WindowAnswer, demand_answers, features_of, looked_at, scan, statuses_of
 from grasp_rl.geo.scene import fingerprint, open_scene, overview
 from grasp_rl.geo.windows import Window, whole, windows_of
 from grasp_rl.types import Image
@@ -241,8 +241,8 @@ def test_a_window_that_could_not_be_segmented_is_asked_again(tmp_path: Path) -> 
     path = geo_scenes.write(tmp_path / "scene.tif", things((128, 128), [(10, 10, 30, 30)]))
     plan = _plan(geo_scenes.grid((128, 128)), 64, 0.0)
 
-    def failing(images: Sequence[Image], query: str) -> list[Found]:
-        return [Found(masks=[], confidences=[], error="out of memory") for _ in images]
+    def failing(images: Sequence[Image], query: str) -> list[WindowAnswer]:
+        return [WindowAnswer(masks=[], confidences=[], error="out of memory") for _ in images]
 
     _, counts = _scan(path, plan, failing, tmp_path / "journal")
     assert (counts.asked, counts.failed) == (4, 4)
@@ -356,7 +356,7 @@ def test_what_lies_beside_a_scene_is_not_read_and_is_said(tmp_path: Path) -> Non
     path.with_suffix(".tfw").write_text("0.5\n0\n0\n-0.5\n500000\n4000000\n")
     with open_scene(str(path), PLAIN) as scene:
         assert scene.grid.crs is None
-        assert "scene.tfw beside it is not read" in scene.told
+        assert "scene.tfw beside it is not read" in scene.description
 
 
 def test_half_a_place_is_said(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_half_a_place_is_said(tmp_path: Path) -> None:
         path = geo_scenes.write(tmp_path / "scene.tif", image, None, **more)
         with open_scene(str(path), PLAIN) as scene:
             assert scene.grid.crs is None
-            assert scene.told.startswith(said)
+            assert scene.description.startswith(said)
 
 
 def test_a_turned_picture(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ from grasp_rl.inference.voting import vote_on_boxes, vote_on_masks
 from grasp_rl.interfaces import Components, CoordinateFrame
 from grasp_rl.launch import compose
 from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.prediction.config import read_config
 from grasp_rl.reporting.breakdowns import inference_of
 from grasp_rl.rollouts.generators.in_process import InProcess
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
@@ -293,9 +294,9 @@ def test_pixels_that_half_of_the_answers_have() -> None:
     answers = [said(A), said(B), said(status=ParseStatus.BAD_JSON), said()]
     masks = [masked(area(0, 0, 10, 10)), masked(area(4, 0, 14, 10)), masked(), masked()]
     vote = vote_on_masks(answers, masks, SamplesConfig(count=3, threshold=0.5))
-    assert vote.told["ballots"] == 3
-    assert vote.told["pairwise_iou"] == pytest.approx((60 / 140) / 3)  # silence has nothing with either
-    assert vote.told["confidence"] == pytest.approx(2 / 3)
+    assert vote.details["ballots"] == 3
+    assert vote.details["pairwise_iou"] == pytest.approx((60 / 140) / 3)  # silence has nothing with either
+    assert vote.details["confidence"] == pytest.approx(2 / 3)
     assert vote.masks is not None
     assert vote.masks.whole
     np.testing.assert_array_equal(vote.masks.union, area(4, 0, 10, 10))
@@ -303,7 +304,7 @@ def test_pixels_that_half_of_the_answers_have() -> None:
     vote = vote_on_masks(answers[:2], masks[:2], SamplesConfig(count=1, threshold=0.4))
     assert vote.masks is not None
     np.testing.assert_array_equal(vote.masks.union, area(0, 0, 14, 10))
-    assert vote.told["confidence"] == pytest.approx((60 + 80 * 0.5) / 140)
+    assert vote.details["confidence"] == pytest.approx((60 + 80 * 0.5) / 140)
 
 
 def test_silence_needs_most_votes_too() -> None:
@@ -320,7 +321,7 @@ def test_silence_needs_most_votes_too() -> None:
     answers, masks = zip(*[apart[0], quiet, quiet], strict=True)
     vote = vote_on_masks(answers, masks, options)
     assert (vote.chosen, vote.answer.prompts) == (1, ())
-    assert vote.told["confidence"] == pytest.approx(2 / 3)
+    assert vote.details["confidence"] == pytest.approx(2 / 3)
 
 
 def test_nothing_was_read_or_segmented() -> None:
@@ -332,15 +333,15 @@ def test_nothing_was_read_or_segmented() -> None:
     vote = vote_on_masks(
         [said(A), said(A, B), said(B)], [failed, masked(area(0, 0, 9, 9)), masked()], SamplesConfig(count=2)
     )
-    assert vote.told["ballots"] == 2
+    assert vote.details["ballots"] == 2
     rollout = InferredRollout(
         completion=Completion(token_ids=(), logprobs=(), text="", finish_reason=FinishReason.STOP), answer=vote.answer,
-        masks=vote.masks, reward=RewardBreakdown(reward=0.0, terms={}), told=vote.told, segmented=vote.segmented,
+        masks=vote.masks, reward=RewardBreakdown(reward=0.0, terms={}), record=vote.details, segmented=vote.segmented,
     )  # fmt: skip
     kept = rollout.without_masks()
     assert (kept.segmented_prompts, kept.failed_prompts, kept.segmenter_error) == (4, 1, "out of memory")
     vote = vote_on_masks([said(A), unread], [failed, masked()], SamplesConfig(count=1))
-    assert vote.told == {"ballots": 0, "confidence": 0.0}
+    assert vote.details == {"ballots": 0, "confidence": 0.0}
     assert vote_on_boxes([unread, unread], SamplesConfig(count=1)).answer is unread
 
 
@@ -355,7 +356,7 @@ def test_the_best_of_several() -> None:
     options = SamplesConfig(count=3, pick="best_of_n")
     vote = vote_on_masks(answers, masks, options)
     assert vote.chosen == 1
-    assert vote.told["confidence"] == pytest.approx(64 / 72 / 3)
+    assert vote.details["confidence"] == pytest.approx(64 / 72 / 3)
     assert vote_on_masks(answers, masks, replace(options, score="predicted_iou")).chosen == 2
     silent = [said(A), said(), said()]
     vote = vote_on_masks(silent, [masks[0], masked(), masked()], replace(options, score="predicted_iou"))
@@ -372,7 +373,7 @@ def test_boxes_that_half_of_the_answers_have() -> None:
     vote = vote_on_boxes(answers, SamplesConfig(count=3, pick="majority", box_iou=0.6))
     first = boxed(1, 0, 11, 10, points=[(2, 2)])  # medians of 0, 1, 2 and of 0, 0.5, 0; the nearest member's points
     assert vote.answer.prompts == (first,)
-    assert vote.told == {"ballots": 3, "confidence": 1.0}
+    assert vote.details == {"ballots": 3, "confidence": 1.0}
     assert (vote.masks, vote.chosen) == (None, 2)
     vote = vote_on_boxes(answers, SamplesConfig(count=3, threshold=0.3, box_iou=0.6))
     assert [prompt.box for prompt in vote.answer.prompts] == [(1, 0, 11, 10), (0, 12, 10, 20), (20, 0, 30, 10)]
@@ -381,7 +382,7 @@ def test_boxes_that_half_of_the_answers_have() -> None:
     apart = vote_on_boxes([said(A), said(boxed(20, 0, 30, 10)), said(boxed(0, 12, 9, 20))], SamplesConfig(count=2))
     assert apart.answer.prompts == (A,)  # most speak, none alike: the first of most votes
     silent = vote_on_boxes([said(A), said(), said()], SamplesConfig(count=2))
-    assert (silent.answer.prompts, silent.told["confidence"]) == ((), pytest.approx(2 / 3))
+    assert (silent.answer.prompts, silent.details["confidence"]) == ((), pytest.approx(2 / 3))
     point = SpatialPrompt(point_coords=((1, 1),), point_labels=(1,))
     with pytest.raises(ConfigError, match="scheme with boxes"):
         vote_on_boxes([said(point)], SamplesConfig(count=1))
@@ -614,9 +615,9 @@ def test_predict_says_what_was_done(tmp_path: Path) -> None:
     assert told == two["inference"]
     assert (told["name"], told["refine"], len(told["answers"])) == ("agreement", asdict(AFFINE), 3)
     assert 0 <= told["confidence"] <= 1
-    config = predict.read_config(OLD_RUN, None, None, ["inference=geo_r1", "inference.scale.mode=crop"])
+    config = read_config(OLD_RUN, None, None, ["inference=geo_r1", "inference.scale.mode=crop"])
     assert config.inference.changed == {"clip_to_box": True, "scale.mode": "crop"}
-    assert predict.read_config(OLD_RUN, None, None, []).inference == InferenceConfig()
+    assert read_config(OLD_RUN, None, None, []).inference == InferenceConfig()
 
 
 def test_the_report_names_the_options() -> None:
@@ -695,7 +696,7 @@ def test_sure_labels_become_points_of_every_box() -> None:
     assert [p.point_coords for p in sure.prompts] == [((1, 2), (3, 4))] * 2
     assert [p.point_labels for p in sure.prompts] == [(1, 0)] * 2
     assert with_points(answer, Answered(points=points, text="t"), 0.96) is answer
-    assert Answered.of(json.loads(json.dumps(Answered(points=points, text="t").told))).points == points
+    assert Answered.of(json.loads(json.dumps(Answered(points=points, text="t").record))).points == points
 
 
 def test_a_second_question_about_candidate_points(tmp_path: Path) -> None:

@@ -18,8 +18,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from grasp_rl.bench.calibrate import corrected, correction
-from grasp_rl.bench.model import Shape, build
 from grasp_rl.cli.plan import main
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import PromptConfig, RunConfig
@@ -27,12 +25,14 @@ from grasp_rl.config.targets import to_config
 from grasp_rl.launch import compose
 from grasp_rl.planning.activations import activation_bytes
 from grasp_rl.planning.advice import advice
+from grasp_rl.planning.calibrate import corrected, correction
 from grasp_rl.planning.disk import checkpoint_bytes, disk_gib, policy_bytes
 from grasp_rl.planning.estimate import Assumptions, estimate, load_of
 from grasp_rl.planning.hardware import DEVICES, device_of
 from grasp_rl.planning.load import Layout, Load
 from grasp_rl.planning.memory import logits_bytes, memory_gib, state_bytes
 from grasp_rl.planning.shapes import shapes_of
+from grasp_rl.planning.step_model import Shape, build
 from grasp_rl.planning.timing import decode_seconds, row_flops, step_flops, step_seconds, vision_flops
 from grasp_rl.policies.activation_checkpointing import kept_operators
 from grasp_rl.policies.backbones.base import ImageSize

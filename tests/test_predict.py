@@ -13,8 +13,7 @@ import pytest
 import yaml
 from PIL import Image as Pillow
 
-from grasp_rl.cli import predict
-from grasp_rl.cli.predict import Predictor, check_query, main, read_config, reading_of
+from grasp_rl.cli.predict import main, reading_of
 from grasp_rl.cli.predict_tasks import split_words, tasks_of
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import RunConfig
@@ -22,6 +21,8 @@ from grasp_rl.data.image_io import ImageReading, read_image, write_image
 from grasp_rl.data.masks import read_mask
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.prediction.config import read_config
+from grasp_rl.prediction.predictor import MAX_QUERY, Predictor, check_query
 from grasp_rl.prompts.render import format_answer
 from grasp_rl.types import Completion, FinishReason
 
@@ -212,7 +213,7 @@ def test_as_a_command(image: Path, tmp_path: Path) -> None:
     done = forked.grasp_rl("predict", image, "--query", "the roof", "--json", *RANDOM, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["query"] == "the roof"
-    assert predict.MAX_QUERY == 2000
+    assert MAX_QUERY == 2000
 
 
 def _many(folder: Path) -> list[Path]:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from grasp_rl.cli import rehearse
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.targets import instantiate, to_config
 from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.launch import compose, worker
 from grasp_rl.prompts.parse import parse
 from grasp_rl.prompts.render import format_answer, wrapped
+from grasp_rl.rehearsal import cli as rehearse
 from grasp_rl.rehearsal import recipe as recipes
 from grasp_rl.rehearsal import teaching
 from grasp_rl.rehearsal.small import SEGMENTERS, small, taught

@@ -18,8 +18,8 @@ from grasp_rl.interfaces import CoordinateFrame, Labels, WeakLabels
 from grasp_rl.launch import compose
 from grasp_rl.prompts.parse import parse, repeated_sentences
 from grasp_rl.prompts.released import layout, reads
-from grasp_rl.rollouts.reward_pipeline import segment, within
 from grasp_rl.segmenters.box_fill import BoxFillSegmenter
+from grasp_rl.segmenters.segment import segment, within
 from grasp_rl.types import Answer, MaskPrediction, ParseStatus, RewardBreakdown, SpatialPrompt
 
 FRAME = CoordinateFrame(width=840, height=840, image_width=840, image_height=840)

@@ -15,7 +15,6 @@ import torch
 from rubrics import rubric
 from scripted import Paying
 
-from grasp_rl.cli.predict import Predictor
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import (
     AlgorithmConfig,
@@ -41,6 +40,7 @@ from grasp_rl.evaluation.stored import Rescored
 from grasp_rl.interfaces import Components, CoordinateFrame
 from grasp_rl.launch.compose import option
 from grasp_rl.policies.tiny.policy import TinyPolicy
+from grasp_rl.prediction.predictor import Predictor
 from grasp_rl.prompts.parse import parse
 from grasp_rl.rewards.rubric import Rubric
 from grasp_rl.rewards.stages import StageRubrics

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from grasp_rl.bench.measure import Meter
-from grasp_rl.bench.task import BETA, LEARNING_RATE, LORA_ALPHA, LORA_RANK, PROMPT, QUESTION, Pipe, Task
+from grasp_rl.bench.task import BETA, LEARNING_RATE, LORA_ALPHA, Pipe, Task
 from grasp_rl.config.schema import (
     AlgorithmConfig,
     CheckpointConfig,
@@ -29,6 +29,7 @@ from grasp_rl.distributed.engine import StepReport
 from grasp_rl.distributed.local import LocalEngine
 from grasp_rl.evaluation.protocols.masks import MaskProtocol
 from grasp_rl.interfaces import Components, Labels, WeakLabels
+from grasp_rl.planning.step_model import LORA_RANK, PROMPT, QUESTION
 from grasp_rl.policies.backbones.base import ImageSize
 from grasp_rl.policies.pretrained import HfVlmPolicy
 from grasp_rl.policies.types import EmbeddedPrompt, EncodedPrompt, Scores

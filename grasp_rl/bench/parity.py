@@ -19,9 +19,10 @@ from torch import Tensor
 
 from grasp_rl.bench.ours import make_policy
 from grasp_rl.bench.peer import make_trainer
-from grasp_rl.bench.task import BETA, PROMPT, QUESTION, Pipe, Task
+from grasp_rl.bench.task import BETA, Pipe, Task
 from grasp_rl.grpo.advantages import advantages
 from grasp_rl.grpo.loss import LossConfig, StepSize, policy_loss
+from grasp_rl.planning.step_model import PROMPT, QUESTION
 
 GROUPS, LENGTH = 4, 32
 """At most so many completions of so many tokens are compared."""

@@ -25,7 +25,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from grasp_rl.bench.measure import Meter
 from grasp_rl.bench.ours import sizes
-from grasp_rl.bench.task import BETA, LEARNING_RATE, LORA_ALPHA, LORA_RANK, Pipe, Task
+from grasp_rl.bench.task import BETA, LEARNING_RATE, LORA_ALPHA, Pipe, Task
+from grasp_rl.planning.step_model import LORA_RANK
 from grasp_rl.policies.backbones.qwen2_5_vl import Qwen25VL
 from grasp_rl.policies.hub import Source, load_tokenizer
 from grasp_rl.policies.lora import TARGETS

@@ -1,10 +1,10 @@
 """`grasp-rl bench step`: one optimizer step of GRPO, here and in TRL's GRPOTrainer.
 
 Both sides train the same saved model (a random Qwen2.5-VL in the proportions of Qwen2.5-VL-3B, see
-grasp_rl.bench.model) in float32 on one question about each of Q images: G completions of exactly C tokens, a drawn
-reward, a KL term. Each has a process of its own. On a CPU that has one thread, and their steps take turns, so that a
-busy machine troubles both; on a GPU one side is measured after the other, each with the whole card: they would not fit
-together. The first step of each is not counted. TRL's settings stand in grasp_rl/bench/peer.py. Both have the
+grasp_rl.planning.step_model) in float32 on one question about each of Q images: G completions of exactly C tokens, a
+drawn reward, a KL term. Each has a process of its own. On a CPU that has one thread, and their steps take turns, so
+that a busy machine troubles both; on a GPU one side is measured after the other, each with the whole card: they would
+not fit together. The first step of each is not counted. TRL's settings stand in grasp_rl/bench/peer.py. Both have the
 allocator's settings of grasp_rl.utils.memory: memory once used stays, so a peak is the highest so far.
 """
 
@@ -28,9 +28,9 @@ from pathlib import Path
 from types import TracebackType
 
 from grasp_rl.bench.measure import PHASES
-from grasp_rl.bench.model import SHAPES, build
 from grasp_rl.bench.task import Task
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.planning.step_model import SHAPES, build
 from grasp_rl.runs.environment import git, masked, version_of
 from grasp_rl.utils import memory
 from grasp_rl.utils.files import Record, to_json, write_json, write_text

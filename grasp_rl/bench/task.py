@@ -11,18 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from grasp_rl.config.schema import PromptConfig
-from grasp_rl.interfaces import CoordinateFrame
-from grasp_rl.prompts.render import build_messages
+from grasp_rl.planning.step_model import messages
 from grasp_rl.types import Image
 from grasp_rl.utils.keyed_rng import keyed_generator
 
 BETA = 0.04
 """Weight of the KL term; TRL's own example value, and what GRPO (arXiv:2402.03300) trains with."""
 LEARNING_RATE = 1e-6
-LORA_RANK, LORA_ALPHA = 16, 32
-QUESTION = "Where could a helicopter land after the flood?"
-PROMPT = PromptConfig(template="think2seg")
+LORA_ALPHA = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +78,6 @@ class Task:
     def loads(cls, text: str) -> Task:
         """What :meth:`dumps` wrote."""
         return cls(**json.loads(text))
-
-
-def messages(side: int) -> list[dict[str, Any]]:
-    """The chat messages that ask the question about an image of ``side`` x ``side`` pixels."""
-    frame = CoordinateFrame(width=side, height=side, image_width=side, image_height=side)
-    return build_messages(QUESTION, frame, PROMPT)
 
 
 class Pipe:

@@ -10,11 +10,11 @@ import numpy as np
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.base import RecordDataset
 from grasp_rl.data.stats import MEASURES, SMALL, SplitStats
+from grasp_rl.data.visualization import draw_overlay
 from grasp_rl.reporting import plots, render
 from grasp_rl.types import Sample
 from grasp_rl.utils.files import Record, write_text
 from grasp_rl.utils.text import printable
-from grasp_rl.utils.visualization import draw_overlay
 
 COLUMNS = ("samples", "images", "no target", "small", *MEASURES.values())
 _SIDE = 256

@@ -19,7 +19,7 @@ _MODULES = {
     "plan": "grasp_rl.cli.plan",
     "predict": "grasp_rl.cli.predict",
     "export": "grasp_rl.cli.export",
-    "rehearse": "grasp_rl.cli.rehearse",
+    "rehearse": "grasp_rl.rehearsal",
     "dashboard": "grasp_rl.cli.dashboard",
     "wandb-sweep": "grasp_rl.cli.wandb_sweep",
     "demo": "grasp_rl.demo",

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from rich.table import Table
 
-from grasp_rl.bench.calibrate import corrected, correction
 from grasp_rl.config import messages
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import RunConfig
@@ -23,6 +22,7 @@ from grasp_rl.config.targets import to_config
 from grasp_rl.launch import compose
 from grasp_rl.launch.process import Job
 from grasp_rl.planning.advice import MORE_DEVICES, advice
+from grasp_rl.planning.calibrate import corrected, correction
 from grasp_rl.planning.estimate import Assumptions, Estimate, estimate, image_of, text_tokens
 from grasp_rl.planning.hardware import DEVICES, Device, device_of
 from grasp_rl.planning.plausibility import doubts

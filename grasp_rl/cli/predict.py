@@ -8,36 +8,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from grasp_rl.cli import predict_scenes, scene_options
 from grasp_rl.cli.predict_tasks import Task, split_words, tasks_of
-from grasp_rl.cli.predictor import MAX_QUERY, Prediction, Predictor, check_query
 from grasp_rl.cli.scene_options import reading_from
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
 from grasp_rl.config.schema import RunConfig
-from grasp_rl.config.targets import COMPONENTS, to_config
 from grasp_rl.data.image_io import ImageReading, read_described, write_image
+from grasp_rl.data.visualization import PANEL, draw_overlay, with_caption
 from grasp_rl.geo.paths import check_raster, is_address, refers
 from grasp_rl.geo.scene import crs_of
 from grasp_rl.launch import compose
-from grasp_rl.runs import received
+from grasp_rl.prediction.config import read_config
+from grasp_rl.prediction.predictor import Prediction, Predictor, check_query
 from grasp_rl.types import Image
 from grasp_rl.utils.files import Record, to_json, write_json
 from grasp_rl.utils.text import printable
-from grasp_rl.utils.visualization import PANEL, draw_overlay, with_caption
 
-__all__ = ["MAX_QUERY", "Prediction", "Predictor", "check_query", "main", "read_config", "reading_of", "write"]
 _MAX_SIDE = 1600  # of an overlay, in pixels
 _TOY = (
     "policy=tiny is a toy that knows drawn scenes alone; for real images: grasp-rl predict IMAGE "
@@ -156,7 +151,7 @@ def _answered(
             continue
         written.append(record)
         if not arguments.json:
-            sys.stdout.write(_told(record))
+            sys.stdout.write(_summary(record))
     if written:
         _warn_of_toy(config)
     return written, failed, code
@@ -212,44 +207,6 @@ def reading_of(config: RunConfig, bands: str | None, stretch: str | None) -> Ima
     return reading_from(bands, stretch, defaults)
 
 
-def read_config(run: Path | None, scheme: str | None, segmenter: str | None, overrides: Sequence[str]) -> RunConfig:
-    """The config to predict with: a run's own, or the defaults, with what the command line changes.
-
-    Raises:
-        ConfigError: naming the key, what was found and what is valid.
-    """
-    groups = [f"{group}={name}" for group, name in (("prompt", scheme), ("segmenter", segmenter)) if name]
-    ours = [override for override in overrides if _is_inference(override)]
-    args = ["command=evaluate", *groups, *(ours if run else overrides)]
-    with compose.hydra("predict") as engine:
-        composed = to_config(compose.single(engine, args, compose.trusted_on(args)).config)
-    if run is None:
-        return composed
-    overridden = [override.key_or_group for override in compose.parse_overrides(overrides)]
-    overridden += [group for group, name in (("prompt", scheme), ("segmenter", segmenter)) if name]
-    parts = ("policy", "segmenter", "prompt", "rollout", "inference")
-    raw = received.read(run, overridden, f"--run {run}", parts)
-    changed: Any = OmegaConf.create(raw | {"command": "evaluate", "predictions": None})
-    for override in compose.parse_overrides(overrides):
-        if override.key_or_group in (*COMPONENTS, "prompt"):
-            raise ConfigError(f"{override.input_line}: goes without --run; with it, use --prompt and --segmenter")
-        if override.key_or_group != "trusted_modules" and not _is_inference(str(override.input_line)):
-            OmegaConf.update(changed, override.key_or_group, override.value(), force_add=override.is_add())
-    config = to_config(OmegaConf.to_container(changed))  # type: ignore[arg-type]
-    prompt = replace(composed.prompt, template=config.prompt.template) if scheme else config.prompt
-    return replace(
-        config,
-        prompt=prompt,
-        segmenter=composed.segmenter if segmenter else config.segmenter,
-        inference=composed.inference if ours else config.inference,
-    )
-
-
-def _is_inference(override: str) -> bool:
-    """Whether an override is of the inference options, which go with any run."""
-    return re.match(r"[+~]*inference[.=]", override) is not None
-
-
 def write(out: Path, task: Task, image: Image, prediction: Prediction, predictor: Predictor) -> Record:
     """Write mask, overlay and answer of ``task`` into ``out``; returns what the .json file holds.
 
@@ -286,7 +243,7 @@ def write(out: Path, task: Task, image: Image, prediction: Prediction, predictor
     return record
 
 
-def _told(record: Record) -> str:
+def _summary(record: Record) -> str:
     """One line for a person."""
     if record["status"] not in ("ok", "repaired"):
         result = f"the answer could not be read ({record['status']})"

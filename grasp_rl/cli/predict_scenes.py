@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from grasp_rl import __version__
-from grasp_rl.cli.predictor import DEFAULT_SIDE, Prediction, Predictor, check_query, model_name, window_side
 from grasp_rl.cli.scene_options import Target, asked_of, files_of
 from grasp_rl.cli.scene_outputs import Answered, write_outputs
 from grasp_rl.cli.scene_progress import ScanLines
@@ -33,9 +32,10 @@ from grasp_rl.geo.grid import Grid
 from grasp_rl.geo.journal import Journal
 from grasp_rl.geo.polygons import components
 from grasp_rl.geo.region import in_pixels, of_bounds, part_of, read_polygons
-from grasp_rl.geo.scan import Ask, Counts, Found, Plan, demand_answers, features_of, scan
+from grasp_rl.geo.scan import Ask, Counts, Plan, WindowAnswer, demand_answers, features_of, scan
 from grasp_rl.geo.scene import Scene, fingerprint, open_scene
 from grasp_rl.geo.windows import whole, windows_of
+from grasp_rl.prediction.predictor import DEFAULT_SIDE, Prediction, Predictor, check_query, model_name, window_side
 from grasp_rl.types import Image
 from grasp_rl.utils.files import Record
 from grasp_rl.utils.text import printable
@@ -129,7 +129,7 @@ def _scanned(
     arguments, config = setting.arguments, setting.config
     with ExitStack() as stack:
         scene = stack.enter_context(open_scene(name, setting.reading, trust=arguments.trust_paths))
-        _say(f"{name}: {scene.told}")
+        _say(f"{name}: {scene.description}")
         if scene.grid.crs is None:
             _say(f"{name}: has no CRS, so the result is in pixels, x to the right and y down; areas are missing")
         plan = _plan(setting, scene, fingerprint(name), queries, regions, side=side)
@@ -217,13 +217,13 @@ def _regions(arguments: argparse.Namespace) -> list[Callable[[Grid], Any]]:
 def asking(predictor: Predictor) -> Ask:
     """What a scan asks: ``predictor``, its instances apart."""
 
-    def ask(images: Sequence[Image], query: str) -> list[Found]:
-        return [_found(prediction, predictor) for prediction in predictor.predict_all(images, query)]
+    def ask(images: Sequence[Image], query: str) -> list[WindowAnswer]:
+        return [_window_answer(prediction, predictor) for prediction in predictor.predict_all(images, query)]
 
     return ask
 
 
-def _found(prediction: Prediction, predictor: Predictor) -> Found:
+def _window_answer(prediction: Prediction, predictor: Predictor) -> WindowAnswer:
     answer, masks = prediction.answer, prediction.masks
     instances = masks.masks if isinstance(masks.masks, np.ndarray) else masks.masks.cpu().numpy()
     confidences: Sequence[float | None] = [float(v) for v in masks.iou_predictions]
@@ -231,7 +231,7 @@ def _found(prediction: Prediction, predictor: Predictor) -> Found:
         instances = components(masks.union)
     if masks.whole or not predictor.estimates_quality:
         confidences = [None] * len(instances)
-    return Found(
+    return WindowAnswer(
         masks=list(instances),
         confidences=confidences,
         share=prediction.share,

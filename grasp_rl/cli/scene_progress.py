@@ -34,7 +34,7 @@ class ScanLines:
         if now - self._said < (OFTEN if self.terminal else SELDOM):
             return
         self._said = now
-        text = printable(f"{self.what}: {told(counts, now - self._began)}")
+        text = printable(f"{self.what}: {progress_text(counts, now - self._began)}")
         self.stream.write((_CLEAR if self._open else "") + text + ("" if self.terminal else "\n"))
         self.stream.flush()
         self._open = self.terminal
@@ -47,7 +47,7 @@ class ScanLines:
         self._open = False
 
 
-def told(counts: Counts, seconds: float) -> str:
+def progress_text(counts: Counts, seconds: float) -> str:
     """How far ``counts`` are after ``seconds`` of this process."""
     here, left = counts.asked + counts.empty, counts.total - counts.done
     time_left = f", about {clock_time(seconds / here * left)} left" if here and left else ""

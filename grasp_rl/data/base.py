@@ -25,9 +25,9 @@ from grasp_rl.data.few_shot import few_shot
 from grasp_rl.data.image_io import AS_STORED, MAX_PIXELS, ImageError, ImageReading, read_described
 from grasp_rl.data.masks import ALL_BUT_ZERO, MaskReading, inspect_mask
 from grasp_rl.data.rasterize import ShapeError, decode_rle, parts, ring_masks
+from grasp_rl.data.visualization import draw_sample
 from grasp_rl.data.weak_labels import weak_labels_from_masks
 from grasp_rl.types import BoolMask, Box, Image, Sample, SpatialPrompt
-from grasp_rl.utils.visualization import draw_sample
 
 log = logging.getLogger(__name__)
 

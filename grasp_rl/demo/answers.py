@@ -10,16 +10,16 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from grasp_rl.cli.predict import read_config
-from grasp_rl.cli.predictor import Predictor, check_query, model_name
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import instantiate
 from grasp_rl.demo.images import PageImage
 from grasp_rl.demo.marks import read_marks
 from grasp_rl.interfaces import Policy, Rubric, Segmenter
-from grasp_rl.rollouts.reward_pipeline import segment
+from grasp_rl.prediction.config import read_config
+from grasp_rl.prediction.predictor import Predictor, check_query, model_name
 from grasp_rl.runs import checkpoints
+from grasp_rl.segmenters.segment import segment
 from grasp_rl.types import Answer, FinishReason, MaskPrediction, RewardBreakdown
 from grasp_rl.utils.files import Record
 
@@ -63,7 +63,7 @@ class Answered:
     """What the policy wrote; empty for a person."""
     cut: str
     """Why the policy's text is not whole, in words; empty where it is."""
-    told: Record
+    inference: Record
     """What the inference options did."""
     estimates_quality: bool
     """Whether the segmenter estimates its masks' IoU."""
@@ -133,7 +133,7 @@ class Answering:
             return self._answered(
                 image, query, predictor, prediction.answer, prediction.masks,
                 who=chosen.policy, text=prediction.text, cut=reasons.get(prediction.finish_reason, ""),
-                told=prediction.inference, policy_s=prediction.policy_s, segmenter_s=prediction.segmenter_s,
+                inference=prediction.inference, policy_s=prediction.policy_s, segmenter_s=prediction.segmenter_s,
             )  # fmt: skip
 
     def mark(self, image: PageImage, query: str, chosen: Chosen, text: str) -> Answered:
@@ -157,7 +157,7 @@ class Answering:
                 raise ConfigError(f"segmenter: could not segment your boxes and points ({masks.error})")
             return self._answered(
                 image, query, predictor, answer, masks,
-                who="you", text="", cut="", told={}, policy_s=0.0, segmenter_s=time.perf_counter() - began,
+                who="you", text="", cut="", inference={}, policy_s=0.0, segmenter_s=time.perf_counter() - began,
             )  # fmt: skip
 
     def _answered(
@@ -171,7 +171,7 @@ class Answering:
         who: str,
         text: str,
         cut: str,
-        told: Record,
+        inference: Record,
         policy_s: float,
         segmenter_s: float,
     ) -> Answered:
@@ -199,7 +199,7 @@ class Answering:
             masks=masks,
             text=text,
             cut=cut,
-            told=told,
+            inference=inference,
             estimates_quality=predictor.estimates_quality,
             policy_s=policy_s,
             segmenter_s=segmenter_s,

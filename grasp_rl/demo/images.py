@@ -42,7 +42,7 @@ class PageImage:
     """Where its pixels lie on the earth; without a CRS where that is not known."""
     name: str
     """For a person, and in the files that are downloaded."""
-    told: str
+    note: str
     """What was done to the stored values, and what is known of the place; may be empty."""
 
     def knows(self, query: str) -> bool:
@@ -122,18 +122,18 @@ def _read(path: Path, kind: str, side: int) -> PageImage:
         pass  # refuses an image of too many pixels by its header
     with open_scene(str(path), ImageReading()) as scene:
         grid, image = overview(scene, side)
-        notes = [scene.told] if scene.told else []
+        notes = [scene.description] if scene.description else []
         if grid.size != scene.grid.size:
             notes.append(f"reduced from {scene.grid.width} x {scene.grid.height} pixels")
     sample = Sample(
         sample_id="upload", image=image, query="", target_mask=None, weak_labels=None, dataset="upload", split=""
     )
-    return PageImage(sample=sample, grid=grid, name=f"your {kind}", told="; ".join(notes))
+    return PageImage(sample=sample, grid=grid, name=f"your {kind}", note="; ".join(notes))
 
 
 def _known(sample: Sample, name: str) -> PageImage:
     height, width = sample.size
-    return PageImage(sample=sample, grid=Grid(width, height), name=name, told="")
+    return PageImage(sample=sample, grid=Grid(width, height), name=name, note="")
 
 
 @cache

@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from grasp_rl.data.visualization import draw_overlay, with_caption
 from grasp_rl.demo.answers import TINY, Answered
 from grasp_rl.demo.images import PageImage
 from grasp_rl.geo.layers import LAYER, table_of, write_layer
@@ -27,7 +28,6 @@ from grasp_rl.geo.windows import whole
 from grasp_rl.types import Image, SpatialPrompt
 from grasp_rl.utils.files import Record, to_json
 from grasp_rl.utils.text import printable
-from grasp_rl.utils.visualization import draw_overlay, with_caption
 
 PANEL = 448
 """Longer side in pixels to which a small image is enlarged."""
@@ -59,7 +59,7 @@ def problem(message: str) -> str:
 def canvas(image: PageImage) -> str:
     """The image to draw on: ``data-width`` and ``data-height`` are its size in pixels."""
     height, width = image.sample.size
-    about = f"{image.name}, {width} x {height} pixels" + (f"; {image.told}" if image.told else "")
+    about = f"{image.name}, {width} x {height} pixels" + (f"; {image.note}" if image.note else "")
     source = _picture(image.sample.image)
     return (
         f'<div class="canvas" data-width="{width}" data-height="{height}">'
@@ -84,8 +84,10 @@ def _panel(answered: Answered) -> str:
     parts += [_rewards(answered), _prompts(answer.prompts)]
     if answered.text:
         parts.append(_text("What it wrote, word for word", answered.text, shown=False))
-    if answered.told:
-        parts.append(_text("What the inference options did", json.dumps(to_json(answered.told), indent=1), shown=False))
+    if answered.inference:
+        parts.append(
+            _text("What the inference options did", json.dumps(to_json(answered.inference), indent=1), shown=False)
+        )
     parts.append(_downloads(answered))
     return f'<section class="answer" aria-label="{_escaped(answered.who)}">{"".join(parts)}</section>'
 
@@ -132,7 +134,7 @@ def record(answered: Answered) -> Record:
         "terms": None if answered.reward is None else dict(answered.reward.terms),
         "paid": None if answered.reward is None else dict(answered.reward.paid),
         "seconds": {"policy": answered.policy_s, "segmenter": answered.segmenter_s},
-        "inference": answered.told,
+        "inference": answered.inference,
     }
 
 

@@ -34,9 +34,10 @@ from grasp_rl.evaluation.foreign import ids_of
 from grasp_rl.evaluation.stored import Rescored, read_run
 from grasp_rl.geometry import match, outside, pairwise_box_iou
 from grasp_rl.interfaces import Components
-from grasp_rl.rollouts.reward_pipeline import RewardPipeline, segment
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.runs import data_record, started
 from grasp_rl.runs.progress import ProgressWriter
+from grasp_rl.segmenters.segment import segment
 from grasp_rl.types import Answer, Box, ParseStatus, Sample, SpatialPrompt
 from grasp_rl.utils.files import Record, write_json
 

@@ -23,6 +23,7 @@ from grasp_rl.distributed.engine import pick_device
 from grasp_rl.distributed.process_group import ALONE, ProcessGroup, joined
 from grasp_rl.evaluation import predictions
 from grasp_rl.evaluation.calibration import inference_for
+from grasp_rl.evaluation.follow import follow
 from grasp_rl.evaluation.metrics import score_of
 from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.inference.pipeline import PLAIN, Inference
@@ -380,7 +381,7 @@ def _answer(
         yield (
             sample,
             prompt.frame,
-            inference.follow(pipeline_for(sample, pipeline), sample, prompt.frame, completions, labelling),
+            follow(inference, pipeline_for(sample, pipeline), sample, prompt.frame, completions, labelling),
         )
 
 

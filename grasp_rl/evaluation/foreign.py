@@ -20,7 +20,8 @@ from grasp_rl.evaluation.foreign_rows import Answers, Given, read_answers
 from grasp_rl.geometry import mask_to_box
 from grasp_rl.interfaces import CoordinateFrame, Dataset
 from grasp_rl.prompts.parse import parse
-from grasp_rl.rollouts.reward_pipeline import RewardPipeline, segment
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
+from grasp_rl.segmenters.segment import segment
 from grasp_rl.types import (
     Answer,
     BoolMask,

@@ -21,13 +21,13 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
 from grasp_rl.data.image_io import write_image
 from grasp_rl.data.rasterize import decode_rle
+from grasp_rl.data.visualization import draw_overlay, with_caption
 from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, score_of
 from grasp_rl.geometry import outside
 from grasp_rl.inference.rollout import KEY, InferredRollout
 from grasp_rl.interfaces import CoordinateFrame, EvaluationProtocol
 from grasp_rl.types import BoolMask, FinishReason, Image, Sample, SegmentedRollout, SpatialPrompt
 from grasp_rl.utils.files import Record, Unreadable, parse_json, read_lines, to_json, write_json, write_text
-from grasp_rl.utils.visualization import draw_overlay, with_caption
 
 PREDICTIONS, METRICS, OVERLAYS = "predictions.jsonl", "metrics.json", "overlays"
 
@@ -97,7 +97,7 @@ def record_of(
     if sample.instance_masks is not None and true is not None:
         record["target_masks"] = [encode_mask(mask) for mask in sample.instance_masks()]
     if isinstance(rollout, InferredRollout):
-        record[KEY] = rollout.told
+        record[KEY] = rollout.record
     if sample.attributes:
         record["attributes"] = dict(sample.attributes)
     return record | {"iou": protocol.iou(score_of(record))}

@@ -20,6 +20,7 @@ from grasp_rl.distributed.process_group import joined
 from grasp_rl.evaluation import foreign, predictions
 from grasp_rl.evaluation.calibration import inference_again
 from grasp_rl.evaluation.evaluate import concluded, files_of, last_pipeline, measure, pipeline_for
+from grasp_rl.evaluation.follow import follow
 from grasp_rl.inference.candidates import NOTHING, Labelling
 from grasp_rl.inference.pipeline import PLAIN, Inference
 from grasp_rl.inference.rollout import KEY
@@ -139,7 +140,7 @@ class Rescored:
             if "earlier_turns" in record:
                 said = pipeline.run(sample, frame, answers[:1], previous=[earlier_answer(record)])[0]
             else:
-                said = self.inference.follow(pipeline, sample, frame, answers, self._labelling(record))
+                said = follow(self.inference, pipeline, sample, frame, answers, self._labelling(record))
             yield sample, frame, said
 
     def _labelling(self, record: Record) -> Labelling:

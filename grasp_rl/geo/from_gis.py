@@ -132,14 +132,15 @@ def make_dataset(
                 "--gap 0, or one split (--split train)"
             )
         about = {
-            "scene": Path(scene_name).name, "shown": scene.told, "labels": Path(labels_name).name, "column": column,
+            "scene": Path(scene_name).name, "shown": scene.description,
+            "labels": Path(labels_name).name, "column": column,
             "question": question, "cutting": asdict(cutting), "crs": grid.name, "transform": list(grid.transform[:6]),
         }  # fmt: skip
         stem = re.sub(r"[^\w.-]+", "_", Path(scene_name).stem).strip("._")[:80] or "scene"
         _write(out, stem, scene, grid, chips, rows, splits, labels.questions, about)
         empty = sum(row.target == {"polygons": []} for row in rows)
         used = len({row.chip for row in rows})
-        return Made(rows=counts, empty=empty, chips=used, left_out=left_out, shown=scene.told)
+        return Made(rows=counts, empty=empty, chips=used, left_out=left_out, shown=scene.description)
 
 
 def _cut(scene: Scene, grid: Grid, labels: Labels, cutting: Cutting) -> tuple[list[Chip], list[_Row]]:

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from grasp_rl.data.visualization import draw_overlay, with_caption
 from grasp_rl.geo.grid import Grid
 from grasp_rl.geo.polygons import mask_of
 from grasp_rl.geo.scan import FULL
 from grasp_rl.geo.scene import Scene, overview
 from grasp_rl.geo.windows import Window
 from grasp_rl.types import BoolMask, Image
-from grasp_rl.utils.visualization import draw_overlay, with_caption
 
 NOT_SEEN = 255
 """In a mask and in an agreement: no answer, or none that could be read."""

@@ -29,7 +29,7 @@ FULL = 250
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class WindowAnswer:
     """What one window shows."""
 
     masks: Sequence[BoolMask]
@@ -50,7 +50,7 @@ class Found:
 class Ask(Protocol):
     """Who answers."""
 
-    def __call__(self, images: Sequence[Image], query: str) -> Sequence[Found]:
+    def __call__(self, images: Sequence[Image], query: str) -> Sequence[WindowAnswer]:
         """What N images [H, W, 3] uint8 RGB show of ``query``: N answers."""
         ...
 
@@ -153,7 +153,7 @@ def _with_data(scene: Scene, plan: Plan, windows: Sequence[Window]) -> dict[Wind
     return result
 
 
-def _record(answer: Found, window: Window) -> Record:
+def _record(answer: WindowAnswer, window: Window) -> Record:
     """As the journal keeps it."""
     instances = []
     for mask, confidence in zip(answer.masks, answer.confidences, strict=True):

@@ -36,7 +36,7 @@ class Scene(Protocol):
     def grid(self) -> Grid: ...
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """What is done to stored values in words, and what is known of the place."""
         ...
 
@@ -56,7 +56,7 @@ class RasterScene:
     raster: Raster
     rendering: Rendering
     grid: Grid
-    told: str
+    description: str
 
     def read(self, grid: Grid, window: Window) -> tuple[Image, BoolMask]:
         across, down = self.grid.width / grid.width, self.grid.height / grid.height
@@ -73,7 +73,7 @@ class PictureScene:
 
     image: Image
     grid: Grid
-    told: str
+    description: str
 
     def read(self, grid: Grid, window: Window) -> tuple[Image, BoolMask]:
         image = self.image

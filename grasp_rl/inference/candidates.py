@@ -40,19 +40,19 @@ class Labelling:
     """The completion; empty where nothing was asked."""
 
     @property
-    def told(self) -> Record:
+    def record(self) -> Record:
         """As a record keeps it."""
         points = [[*p.point, p.label, p.confidence] for p in self.points]
         return {"text": self.text, "points": points}
 
     @staticmethod
-    def of(told: Record) -> Labelling:
-        """What :attr:`told` says."""
+    def of(record: Record) -> Labelling:
+        """What :attr:`record` says."""
         points = tuple(
             LabelledPoint(point=(x, y), label=int(label), confidence=confidence)
-            for x, y, label, confidence in told["points"]
+            for x, y, label, confidence in record["points"]
         )
-        return Labelling(points=points, text=told["text"])
+        return Labelling(points=points, text=record["text"])
 
 
 NOTHING = Labelling(points=(), text="")

@@ -16,13 +16,12 @@ import torch
 from grasp_rl.config.schema import InferenceConfig
 from grasp_rl.inference.candidates import NOTHING, Labelling, ask, with_points
 from grasp_rl.inference.refine import Affine
-from grasp_rl.inference.rollout import InferredRollout
 from grasp_rl.inference.segmenting import view_of
 from grasp_rl.inference.voting import Vote, vote_on_boxes, vote_on_masks
-from grasp_rl.interfaces import CoordinateFrame, Policy, Segmenter
+from grasp_rl.interfaces import Policy, Segmenter
 from grasp_rl.policies.types import Sampling
-from grasp_rl.rollouts.reward_pipeline import RewardPipeline, segment, within
-from grasp_rl.types import Answer, Completion, FinishReason, Image, MaskPrediction, Sample, SegmentedRollout
+from grasp_rl.segmenters.segment import segment, within
+from grasp_rl.types import Answer, Completion, FinishReason, Image, MaskPrediction
 from grasp_rl.utils.files import Record
 from grasp_rl.utils.keyed_rng import keyed_generator
 
@@ -131,45 +130,12 @@ class Inference:
             masks = segment(segmenter, image, answers, name=name)
             vote = vote_on_masks(answers, masks, options.samples)
         else:
-            vote = Vote(answer=answers[0], chosen=0, masks=None, told={})
+            vote = Vote(answer=answers[0], chosen=0, masks=None, details={})
         if vote.masks is not None:
             return vote, vote.masks
         return vote, segment(segmenter, image, [vote.answer], name=name)[0]
 
-    def follow(
-        self,
-        pipeline: RewardPipeline,
-        sample: Sample,
-        frame: CoordinateFrame,
-        completions: Sequence[Completion],
-        labelling: Labelling = NOTHING,
-    ) -> SegmentedRollout:
-        """The completions of one sample followed to one answer, its mask and reward.
-
-        The reward is of the answer as it is segmented, refined, labelled or voted; ``labelling`` is that of
-        :meth:`label`.
-
-        Raises:
-            ConfigError: the sample lacks what the reward needs.
-        """
-        if self.plain:
-            return pipeline.run(sample, frame, completions[:1])[0]
-        answers = pipeline.read(frame, completions)
-        name = sample.sample_id
-        vote, masks = self.decide(pipeline.segmenter, sample.image, answers, name=name, labelling=labelling)
-        record = self.told(vote, completions, sample.size)
-        if self.options.candidates.alpha:
-            record["candidates"] = labelling.told
-        return InferredRollout(
-            completion=completions[vote.chosen],
-            answer=vote.answer,
-            masks=masks,
-            reward=pipeline.rewards(sample, [vote.answer], [masks])[0],
-            told=record,
-            segmented=vote.segmented,
-        )
-
-    def told(self, vote: Vote, completions: Sequence[Completion], size: tuple[int, int]) -> Record:
+    def record(self, vote: Vote, completions: Sequence[Completion], size: tuple[int, int]) -> Record:
         """What a record says of the options and of what they did, for an image of ``size`` (height, width)."""
         settings = {key: value for key, value in self.options.changed.items() if not key.startswith("refine.")}
         result: Record = {"name": self.options.name, "settings": settings}
@@ -179,7 +145,7 @@ class Inference:
             views = [view_of(within(prompt, size), size, self.options.scale) for prompt in vote.answer.prompts]
             result["seen"] = [asdict(view) for view in views]
         if self.options.samples.count:
-            result |= vote.told | {"chosen": vote.chosen, "answers": [_stored(c) for c in completions]}
+            result |= vote.details | {"chosen": vote.chosen, "answers": [_stored(c) for c in completions]}
         return result
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.geometry import box_iou, match, pairwise_box_iou
-from grasp_rl.rollouts.reward_pipeline import within
+from grasp_rl.segmenters.segment import within
 from grasp_rl.types import Answer, Box, SpatialPrompt
 from grasp_rl.utils.files import Record, read_json, write_json
 

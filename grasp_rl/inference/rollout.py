@@ -15,7 +15,7 @@ KEY = "inference"
 class InferredRollout(SegmentedRollout):
     """A rollout that inference options had a part in."""
 
-    told: Record
+    record: Record
     """Name and settings of the options, the fit, what the segmenter saw, the vote and every answer's text."""
     segmented: tuple[int, int, str | None] | None
     """See :class:`~grasp_rl.inference.voting.Vote`."""

@@ -32,7 +32,7 @@ class Vote:
     segmented: tuple[int, int, str | None] | None = None
     """Prompts of all answers that were segmented, those that failed, and the first error; None where the masks say it.
     A failed answer has no vote, and would else be missed."""
-    told: Record
+    details: Record
     """``ballots``; ``confidence`` in [0, 1]; ``pairwise_iou``, the mean mask IoU of two ballots, where known."""
     share: FloatArray | None = None
     """[H, W] share of the ballots whose mask has each pixel; None where boxes voted, or nothing did."""
@@ -50,7 +50,7 @@ def vote_on_masks(answers: Sequence[Answer], masks: Sequence[MaskPrediction], op
 def _vote_on_masks(answers: Sequence[Answer], masks: Sequence[MaskPrediction], options: SamplesConfig) -> Vote:
     ballots = [i for i, (a, m) in enumerate(zip(answers, masks, strict=True)) if a.ok and m.error is None]
     if not ballots:
-        return Vote(answer=answers[0], chosen=0, masks=masks[0], told={"ballots": 0, "confidence": 0.0})
+        return Vote(answer=answers[0], chosen=0, masks=masks[0], details={"ballots": 0, "confidence": 0.0})
     unions = [masks[i].union for i in ballots]
     table = np.array([[mask_iou(a, b) for b in unions] for a in unions])
     record: Record = {"ballots": len(ballots)}
@@ -60,7 +60,7 @@ def _vote_on_masks(answers: Sequence[Answer], masks: Sequence[MaskPrediction], o
         return _by_pixels(answers, masks, ballots, unions, table, record, options.threshold)
     place, confidence = _best(answers, masks, ballots, table, options.score)
     chosen = ballots[place]
-    return Vote(answer=answers[chosen], chosen=chosen, masks=masks[chosen], told=record | {"confidence": confidence})
+    return Vote(answer=answers[chosen], chosen=chosen, masks=masks[chosen], details=record | {"confidence": confidence})
 
 
 def shares(unions: Sequence[BoolMask]) -> FloatArray:
@@ -96,7 +96,7 @@ def _by_pixels(
         place, confidence = int(np.argmax(values)), float(values.max())
         whole = masks[ballots[place]]
     chosen = ballots[place]
-    return Vote(answer=answers[chosen], chosen=chosen, masks=whole, told=record | {"confidence": confidence})
+    return Vote(answer=answers[chosen], chosen=chosen, masks=whole, details=record | {"confidence": confidence})
 
 
 def _with_others(table: FloatArray) -> FloatArray:
@@ -152,7 +152,7 @@ def vote_on_boxes(answers: Sequence[Answer], options: SamplesConfig) -> Vote:
     """
     ballots = [i for i, answer in enumerate(answers) if answer.ok]
     if not ballots:
-        return Vote(answer=answers[0], chosen=0, masks=None, told={"ballots": 0, "confidence": 0.0})
+        return Vote(answer=answers[0], chosen=0, masks=None, details={"ballots": 0, "confidence": 0.0})
     clusters = _clustered(answers, ballots, options.box_iou)
     needed = options.threshold * len(ballots) - 1e-9
     kept = [cluster for cluster in clusters if len(cluster.ballots) >= needed]
@@ -164,7 +164,7 @@ def vote_on_boxes(answers: Sequence[Answer], options: SamplesConfig) -> Vote:
     alike = [_alike(answers[i].prompts, prompts) for i in ballots]
     chosen = ballots[int(np.argmax(alike))]
     answer = replace(answers[chosen], prompts=prompts)
-    return Vote(answer=answer, chosen=chosen, masks=None, told={"ballots": len(ballots), "confidence": confidence})
+    return Vote(answer=answer, chosen=chosen, masks=None, details={"ballots": len(ballots), "confidence": confidence})
 
 
 def _clustered(answers: Sequence[Answer], ballots: Sequence[int], least: float) -> list[_Cluster]:

@@ -330,7 +330,7 @@ def _drive(
     for ended in outcomes:
         if ended["error"]:
             command_line.console.print(f"{Path(ended['run_dir']).name}: {ended['error']['message']}")
-    for sentence in search.told() if search else ():
+    for sentence in search.sentences() if search else ():
         command_line.console.print(sentence)
     if command_line.report:
         _report(folder)

@@ -74,7 +74,7 @@ class Search:
             if failed >= MAX_FAILED:
                 return
 
-    def told(self) -> list[str]:
+    def sentences(self) -> list[str]:
         """What is to be said at the end: the trials that gave no objective, and the best one so far."""
         study, complete = open_study(self.folder / STUDY, self.settings), load_optuna().trial.TrialState.COMPLETE
         count = len(study.get_trials(deepcopy=False, states=(complete,)))

@@ -18,8 +18,9 @@ from grasp_rl.interfaces import Components
 from grasp_rl.policies.vlm import VlmPolicy
 from grasp_rl.prompts.render import wrapped
 from grasp_rl.rewards.stages import FIRST
-from grasp_rl.rollouts.reward_pipeline import RewardPipeline, segment
+from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.rollouts.turns import first_prompt, next_prompt, shown, stages_of
+from grasp_rl.segmenters.segment import segment
 from grasp_rl.training.demonstrations import thought_of
 from grasp_rl.training.sft_rows import RowStream
 from grasp_rl.types import Answer, Completion, FinishReason, Sample

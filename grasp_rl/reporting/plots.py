@@ -19,9 +19,9 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image as Pillow
 
 from grasp_rl.data.image_io import ImageError, read_image
+from grasp_rl.data.visualization import PANEL
 from grasp_rl.geometry import FloatArray
 from grasp_rl.types import Image
-from grasp_rl.utils.visualization import PANEL
 
 REWARD, VALIDATION = "#3b82c4", "#d9822b"
 _COLOURS = 128

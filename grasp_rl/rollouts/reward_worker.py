@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -163,13 +163,3 @@ def _exit_with(parent: int) -> None:
 
 def _run(task: RewardTask) -> Rewarded:
     return rewarded(_stages, task)
-
-
-@contextlib.contextmanager
-def running_worker(pipeline: RewardPipeline, where: str = "inline") -> Iterator[RewardWorker]:
-    """A reward worker for the length of a block."""
-    reward_worker = RewardWorker(pipeline, where)
-    try:
-        yield reward_worker
-    finally:
-        reward_worker.close()

@@ -24,7 +24,7 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.rasterize import parts
 from grasp_rl.geometry import interior_points, mask_iou, mask_to_box
 from grasp_rl.interfaces import Segmenter
-from grasp_rl.rollouts.reward_pipeline import FAILURES
+from grasp_rl.segmenters.segment import FAILURES
 from grasp_rl.types import BoolMask, Point, Sample, SpatialPrompt
 
 Segment = Callable[[SpatialPrompt], BoolMask]

@@ -6,13 +6,12 @@ import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 
-from grasp_rl.bench.model import Shape, build
-from grasp_rl.bench.task import LORA_RANK
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.planning.hardware import Device
 from grasp_rl.planning.load import Layout, Load
 from grasp_rl.planning.memory import memory_gib
 from grasp_rl.planning.shapes import Shapes, shapes_of
+from grasp_rl.planning.step_model import LORA_RANK, Shape, save_config
 from grasp_rl.planning.timing import step_seconds
 from grasp_rl.utils.files import Record, read_json
 
@@ -80,7 +79,7 @@ def corrected(device: Device, ratio: float) -> Device:
 def _shapes(task: Record, model: Record) -> Shapes:
     shape = Shape(**{field.name: model[field.name] for field in fields(Shape) if field.name in model})
     with tempfile.TemporaryDirectory() as folder:
-        build(Path(folder), shape)
+        save_config(Path(folder), shape)
         policy = {
             "_target_": "grasp_rl.policies.pretrained.HfVlmPolicy",
             "path": folder,

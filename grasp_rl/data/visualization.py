@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from grasp_rl.data.caption import caption
 from grasp_rl.types import BoolMask, Image, Sample, SpatialPrompt
-from grasp_rl.utils.caption import caption
 
 TRUTH, PREDICTED, FOREGROUND, BACKGROUND = (60, 220, 120), (255, 70, 70), (255, 230, 0), (0, 200, 255)
 PANEL = 336

@@ -169,7 +169,7 @@ class Predictor:
             began = time.perf_counter()
             vote, masks = self.inference.decide(self.segmenter, image, answers, name="the image", labelling=labelling)
             size = (image.shape[0], image.shape[1])
-            record = {} if self.inference.plain else self.inference.told(vote, completions, size)
+            record = {} if self.inference.plain else self.inference.record(vote, completions, size)
             result.append(
                 Prediction(
                     text=completions[vote.chosen].text,

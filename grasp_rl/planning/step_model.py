@@ -1,4 +1,7 @@
-"""The model that is measured: a random Qwen2.5-VL small enough for one core, in the proportions of Qwen2.5-VL-3B."""
+"""What `grasp-rl bench step` measures and `plan --calibrate` predicts: the question, and a random Qwen2.5-VL.
+
+It is small enough for one core, in the proportions of Qwen2.5-VL-3B.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,15 @@ from typing import Any
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
-from grasp_rl.bench.task import messages
+from grasp_rl.config.schema import PromptConfig
+from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.policies.tiny.policy import build_corpus, build_tokenizer
+from grasp_rl.prompts.render import build_messages
+
+QUESTION = "Where could a helicopter land after the flood?"
+PROMPT = PromptConfig(template="think2seg")
+LORA_RANK = 16
+"""Of the adapter where one is trained."""
 
 PATCH, MERGE = 14, 2
 WINDOW = 112
@@ -78,6 +88,12 @@ REAL_3B = Shape(
 SHAPES = {"standard": STANDARD, "smoke": SMOKE, "3b": REAL_3B}
 
 
+def messages(side: int) -> list[dict[str, Any]]:
+    """The chat messages that ask the question about an image of ``side`` x ``side`` pixels."""
+    frame = CoordinateFrame(width=side, height=side, image_width=side, image_height=side)
+    return build_messages(QUESTION, frame, PROMPT)
+
+
 def build_prompt_tokenizer() -> Any:
     """A tokenizer that knows the words of the prompt, so that they take about as many tokens as in Qwen's own."""
     prompt = [part["text"] for message in messages(840) for part in message["content"] if "text" in part]
@@ -90,6 +106,21 @@ def build(folder: Path, shape: Shape = STANDARD, *, seed: int = 0, device: str =
     They are drawn on ``device``: seconds on a GPU for what takes a CPU a minute. The weights are float32 (bfloat16 with
     a vocabulary of its own) and so small (standard deviation 0.02, the library's own) that sampling is nearly uniform.
     """
+    config = save_config(folder, shape)
+    with torch.random.fork_rng(), torch.device(device):
+        torch.manual_seed(seed)
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    if shape.vocabulary:
+        model = model.to(torch.bfloat16)
+    model.save_pretrained(folder)
+    del model
+    if device != "cpu":
+        torch.cuda.empty_cache()  # the measured processes want the whole card
+    return folder
+
+
+def save_config(folder: Path, shape: Shape) -> Qwen2_5_VLConfig:
+    """Save config, tokenizer and image processor of a model of ``shape`` into ``folder``, without weights."""
     tokenizer = build_prompt_tokenizer()
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
     head = shape.hidden // shape.heads
@@ -126,16 +157,8 @@ def build(folder: Path, shape: Shape = STANDARD, *, seed: int = 0, device: str =
         vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
         tie_word_embeddings=True,
     )
-    with torch.random.fork_rng(), torch.device(device):
-        torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(config)
-    if shape.vocabulary:
-        model = model.to(torch.bfloat16)
-    model.save_pretrained(folder)
-    del model
-    if device != "cpu":
-        torch.cuda.empty_cache()  # the measured processes want the whole card
+    config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     bounds = {"min_pixels": (PATCH * MERGE) ** 2, "max_pixels": 4096**2}
     Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=MERGE, **bounds).save_pretrained(folder)
-    return folder
+    return config
