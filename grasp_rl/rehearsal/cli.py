@@ -64,10 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if not chosen:
             raise ConfigError("rehearse: name a recipe, or all of them with --all; --list names them")
-        found = [recipes.recipe(name) for name in chosen]
+        selected = [recipes.recipe(name) for name in chosen]
         if arguments.again:
             shutil.rmtree(arguments.out / ANSWERS, ignore_errors=True)
-        rows = [row for recipe in found for row in _rehearsed(recipe, arguments, console)]
+        rows = [row for recipe in selected for row in _rehearsed(recipe, arguments, console)]
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"grasp-rl rehearse: {messages.of_system(error)}\n")
         return 2
@@ -131,7 +131,7 @@ def _points(recipe: Recipe) -> list[tuple[str, Job]]:
 def _run(job: Job, folder: Path, answers: Path, commit: str | None) -> Record:
     began = time.monotonic()
     config = small(job.config, folder / "given") | {"run_dir": str(folder / "run")}
-    told = {
+    about = {
         "data": config["data"]["name"],
         "reward": ", ".join(config["reward"].get("terms") or config["reward"].get("stages") or ()),
         "protocol": config["evaluation"]["protocol"].get("name", "all"),
@@ -141,7 +141,7 @@ def _run(job: Job, folder: Path, answers: Path, commit: str | None) -> Record:
         if job.config["command"] != "sft" and "path" in config["policy"]:
             config["policy"] |= {"path": str(_with_answers(job.config, config, answers, commit))}
     except ConfigError as error:
-        return told | {"state": "failed", "error": str(error), "seconds": time.monotonic() - began} | _steps(folder)
+        return about | {"state": "failed", "error": str(error), "seconds": time.monotonic() - began} | _steps(folder)
     made = replace(job, run_dir=folder / "run", config=config)
     made.run_dir.mkdir(parents=True, exist_ok=True)
     stop = process.StopFile(made.run_dir)
@@ -149,7 +149,7 @@ def _run(job: Job, folder: Path, answers: Path, commit: str | None) -> Record:
         process.prepare(made, ["grasp-rl", "rehearse"], [], resume=False)
         code = process.run_worker(made, stop)
     return (
-        told
+        about
         | {
             "state": "done" if code == 0 and (made.run_dir / RESULT).exists() else "failed",
             "error": process.failure(made.run_dir) if code else "",

@@ -207,9 +207,9 @@ def risbench_arrow(root: Path, *, stream: bool = True, nested: bool = True) -> S
         rows.setdefault(split, []).append({**cells, "phrase": f"the pier of {number}"})
         written.setdefault(split, []).append(Written(str(place), picture(number), [f"the pier of {number}"], mask))
     (root / "passing.png").unlink()
-    for split, found in rows.items():
-        half = len(found) // 2
-        for part, some in enumerate((found[:half], found[half:])):
+    for split, items in rows.items():
+        half = len(items) // 2
+        for part, some in enumerate((items[:half], items[half:])):
             path = root / {"val": "validation"}.get(split, split) / f"data-{part:05d}-of-00002.arrow"
             arrow(path, {key: [row[key] for row in some] for key in ("image", "mask", "phrase")}, stream=stream)
     return written
@@ -232,9 +232,9 @@ def earthreason_fs(root: Path) -> Splits:
         written.setdefault(split, []).append(
             Written(str(number), picture(number), [query], boxes_mask(*boxes), None, attributes)
         )
-    for split, found in entries.items():
+    for split, items in entries.items():
         for name in SHOTS if split == "train" else (split,):
-            lines(root / f"{name}.jsonl", found)
+            lines(root / f"{name}.jsonl", items)
     return written
 
 
@@ -339,13 +339,13 @@ def geopixinstruct(root: Path, *, order: str = "xyxy", form: str = "parquet") ->
         rows.setdefault(split, []).append(
             {"image_id": number, "image_path": f"SIOR/{number}.png", "instances": instances}
         )
-    for split, found in rows.items():
+    for split, items in rows.items():
         path = root / "data" / f"{'valid' if split == 'val' else split}-SIOR_T.{form}"
         path.parent.mkdir(exist_ok=True)
         if form == "parquet":
-            pa.parquet.write_table(pa.Table.from_pylist(found), path)
+            pa.parquet.write_table(pa.Table.from_pylist(items), path)
         else:
-            write(path, json.dumps(found))
+            write(path, json.dumps(items))
     return written
 
 
@@ -372,8 +372,8 @@ def dior_rsvg(root: Path) -> Splits:
         save(root / "JPEGImages" / f"{number:05d}.jpg", picture(number))
         head = f"<?xml version='1.0' encoding='UTF-8'?><annotation><filename>{number:05d}.jpg</filename>"
         write(root / "Annotations" / f"{number:05d}.xml", f"{head}{''.join(things)}</annotation>")
-    for split, found in numbers.items():
-        write(root / f"{split}.txt", "".join(f"{number}\n" for number in found))
+    for split, items in numbers.items():
+        write(root / f"{split}.txt", "".join(f"{number}\n" for number in items))
     return written
 
 
@@ -447,8 +447,8 @@ def lasers(root: Path, *, deep: bool = False, public: bool = False) -> Splits:
                 None if bare else boxes_mask(*boxes), None, {**({"axis": axis} if axis else {}), **numbers},
             )
         )  # fmt: skip
-    for path, found in entries.items():
-        write(top / path, json.dumps(found))
+    for path, items in entries.items():
+        write(top / path, json.dumps(items))
     return written
 
 
@@ -473,8 +473,8 @@ def geoseg(root: Path) -> Splits:
                 f"{folder}/json/{number}", picture(number), questions, mask, next(iter(reasons), None), {"task": task}
             )
         )
-    for split, found in triplets.items():
-        write(root / f"{split}.json", json.dumps(found))
+    for split, items in triplets.items():
+        write(root / f"{split}.json", json.dumps(items))
     return written
 
 
@@ -499,8 +499,8 @@ def drseg(root: Path) -> Splits:
                 {"reasoning_type": "spatial"}, boxes,
             )
         )  # fmt: skip
-    for split, found in entries.items():
-        write(root / f"labels/DRSeg_{split}.json", json.dumps(found))
+    for split, items in entries.items():
+        write(root / f"labels/DRSeg_{split}.json", json.dumps(items))
     return written
 
 
@@ -509,9 +509,9 @@ def remotesam(root: Path, *, order: str = "xyxy") -> Splits:
     entries, written = [], []
     for _, place, number in numbered(("train",)):
         boxes = [[number, 4, number + 10, 20], [30, 25, 50, 50]]
-        told = boxes if order == "xyxy" else [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in boxes]
+        values = boxes if order == "xyxy" else [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in boxes]
         save(root / f"JPEGImages/{number}.jpg", picture(number))
-        entries.append({"text": f"ships of {number}", "mask": told, "image": f"{number}.jpg"})
+        entries.append({"text": f"ships of {number}", "mask": values, "image": f"{number}.jpg"})
         written.append(
             Written(str(place), picture(number), [f"ships of {number}"], None, None, {"instances": 2}, boxes)
         )
@@ -537,8 +537,8 @@ def grasp1k(root: Path) -> Splits:
         written.setdefault(split, []).append(
             Written(f"g{number}", picture(number), [query], None, "It is flat.", attributes, boxes)
         )
-    for split, found in entries.items():
-        lines(root / f"{split}.jsonl", found)
+    for split, items in entries.items():
+        lines(root / f"{split}.jsonl", items)
     return written
 
 

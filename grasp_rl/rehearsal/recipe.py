@@ -45,9 +45,9 @@ def recipe(name: str) -> Recipe:
         raise ConfigError(f"rehearse {name}: no such recipe{closest(name, names())}; --list names them")
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     header = re.sub(r"\\\n#\s*", "", "".join(re.findall(r"^#.*\n", text, re.M)))
-    found = re.search(rf"^# grasp-rl (\S+)( -m)? (experiment={re.escape(name)}\b.*)$", header, re.M)
-    if found is None:
+    match = re.search(rf"^# grasp-rl (\S+)( -m)? (experiment={re.escape(name)}\b.*)$", header, re.M)
+    if match is None:
         raise ConfigError(
             f"conf/experiment/{name}.yaml: no line '# grasp-rl COMMAND experiment={name} ...' in its header"
         )
-    return Recipe(name, found[1], tuple(shlex.split(found[3])))
+    return Recipe(name, match[1], tuple(shlex.split(match[3])))
