@@ -128,7 +128,7 @@ def test_losses_by_hand() -> None:
         config = LossConfig(loss=name, importance="token", clip_low=0.2, clip_high=0.2, beta=0.0)
         loss, shares = policy_loss(logp, logp, None, gain, valid, config=config, step=step)
         assert loss.item() == pytest.approx(value)
-        assert float(shares["ratio"]) == pytest.approx(1.0)
+        assert float(shares["ratio"]) == pytest.approx(4.0)  # the sum over its tokens
         assert shares["clip_fraction"] == 0.0
 
 
@@ -143,7 +143,7 @@ def test_clipping_stops_the_gradient_outside_the_region() -> None:
     loss.backward()
     assert leaf.grad is not None
     assert (leaf.grad[0, 0] != 0).tolist() == [True, False, True, True]  # low ratios with a gain may still rise
-    assert float(shares["clip_fraction"]) == pytest.approx(0.25)
+    assert float(shares["clip_fraction"]) == 1.0  # of four tokens
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_k3_by_hand() -> None:
             logp, logp.detach(), reference, torch.zeros(1, 2), valid, config=config, step=step
         )  # fmt: skip
         assert loss.item() == pytest.approx(0.5 * (2 - math.log(2) - 1) / divisor, rel=1e-9)
-        assert float(shares["kl"]) == pytest.approx((2 - math.log(2) - 1) / 4, rel=1e-9)
+        assert float(shares["kl"]) == pytest.approx(2 - math.log(2) - 1, rel=1e-9)
         (slope,) = torch.autograd.grad(loss, logp)
         assert slope[0, 1].tolist() == pytest.approx([0, 0.5 * (1 - 2) / divisor, 0])
 
@@ -230,7 +230,7 @@ def test_sequence_ratio_by_hand() -> None:
     )
     ratio = math.sqrt(1.1 * 1.3)
     assert loss.item() == pytest.approx(-ratio)
-    assert float(shares["ratio"]) == pytest.approx(ratio)
+    assert float(shares["ratio"]) == pytest.approx(2 * ratio)
     assert shares["clip_fraction"] == 0.0
     (slope,) = torch.autograd.grad(loss, logp)
     assert slope[0, 0].tolist() == pytest.approx([-ratio / 2, -ratio / 2, 0])
@@ -258,7 +258,7 @@ def test_nothing_is_clipped_where_there_is_no_advantage() -> None:
         )
         for gain in (-1.0, 0.0, 1.0)
     }  # fmt: skip
-    assert shares == {-1.0: pytest.approx(1 / 3), 0.0: 0.0, 1.0: pytest.approx(1 / 3)}
+    assert shares == {-1.0: 1.0, 0.0: 0.0, 1.0: 1.0}
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from grasp_rl.launch.process import failure
 from grasp_rl.runs import heartbeat
-from grasp_rl.runs.run_dir import STATUS, mark_started, state_of
+from grasp_rl.runs.run_dir import ERROR, STATUS, mark_started, state_of
 from grasp_rl.utils.files import write_json
 
 FAMILY = """
@@ -43,6 +45,18 @@ def test_a_process_and_all_below_it_end_even_where_one_is_stopped() -> None:
         process.kill()
         outsider.kill()
         outsider.wait()
+
+
+def test_the_rank_that_fails_first_says_why(tmp_path: Path) -> None:
+    heartbeat.failed(tmp_path, 0, ValueError("alone"))  # one process has no ranks
+    assert not (tmp_path / ERROR).exists()
+    (tmp_path / heartbeat.FOLDER).mkdir()
+    heartbeat.failed(tmp_path, 1, ValueError("no mask in row 7"), [2])
+    heartbeat.failed(tmp_path, 0, RuntimeError("connection closed by peer"))
+    message = "rank 2 gives no sign of life, it may have been killed; rank 1: ValueError: no mask in row 7"
+    assert json.loads((tmp_path / ERROR).read_text())["message"] == message
+    assert failure(tmp_path).splitlines()[0] == message
+    assert heartbeat.someone_failed(tmp_path)
 
 
 @pytest.mark.parametrize(("how", "state"), [("alive", "running"), ("ended", "interrupted"), ("gone", "interrupted")])

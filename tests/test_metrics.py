@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from grasp_rl.evaluation import significance
-from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, score_of
+from grasp_rl.evaluation.metrics import SampleScore, matched_box_iou, of_answers, score_of
 from grasp_rl.evaluation.protocols.masks import OURS, MaskProtocol
 from grasp_rl.evaluation.significance import paired_difference
 from grasp_rl.types import SpatialPrompt
@@ -46,6 +46,13 @@ TABLE = [
     no_target(4, empty=False, predicted=100),
     no_target(5, empty=False, status="no_answer"),
 ]
+
+
+def test_answers_without_a_reward_are_counted() -> None:
+    numbers = of_answers([score(0, reward=2.0), score(1, reward=4.0), score(2, reward=None)])
+    assert (numbers["reward"], numbers["reward_missing"]) == (3.0, pytest.approx(1 / 3))
+    assert "reward_missing" not in of_answers([score(0), score(1)])
+    assert not {"reward", "reward_missing"} & of_answers([score(0, reward=None)]).keys()  # nothing is rewarded
 
 
 def test_table_by_hand() -> None:

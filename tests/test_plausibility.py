@@ -33,6 +33,13 @@ QWEN_TOKENS = {
 """Tokens of the worked example in Qwen's vocabulary, counted with its tokenizer on a frame of 840 x 840."""
 
 
+def test_more_processes_than_questions() -> None:
+    (doubt,) = (d for d in doubts(composed("engine=zero2", "engine.nproc=8", "algorithm.prompts_per_step=3")))
+    assert "8 processes share the algorithm.prompts_per_step=3 questions" in doubt
+    assert "5 have nothing to learn from" in doubt
+    assert not list(doubts(composed("engine=zero2", "engine.nproc=8", "algorithm.prompts_per_step=8")))
+
+
 def composed(*words: str) -> RunConfig:
     with compose.hydra("train") as engine:
         return to_config(compose.single(engine, ["command=train", *words], ()).config)

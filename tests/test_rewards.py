@@ -276,6 +276,15 @@ def test_a_null_leaves_a_term_out_and_an_empty_rubric_is_refused() -> None:
         Rubric({"odd": 3})
 
 
+def test_a_term_that_gives_no_number_is_named() -> None:
+    class Silent(ThinkFormat):
+        def __call__(self, *given: object) -> float:
+            return None  # type: ignore[return-value]
+
+    with pytest.raises(TypeError, match=r"reward\.terms\.own: gave None; a term gives one number for an answer"):
+        Rubric({"iou": BoxIou(), "own": Silent()})(said(*HONEST), REFERENCE)
+
+
 def test_a_term_that_is_neither_paid_nor_audited_is_not_computed() -> None:
     terms = {"think": ThinkFormat(), "mask": MaskIou(weight=0.0, audit=False), "iou": BoxIou(weight=0.0)}
     reward = Rubric(terms)

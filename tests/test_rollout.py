@@ -6,8 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +24,8 @@ from scripted import OneByOne
 from grasp_rl.config.schema import AlgorithmConfig, ParsingConfig, PromptConfig, RolloutConfig, RunConfig
 from grasp_rl.data.sampler import PromptSampler
 from grasp_rl.data.synthetic.dataset import SyntheticSource
+from grasp_rl.distributed.process_group import ProcessGroup
+from grasp_rl.grpo.loss import StepSize
 from grasp_rl.policies.generation.state import ANSWER_ENDS
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.policies.types import Sampling
@@ -356,6 +361,58 @@ def test_dynamic_sampling_asks_until_siblings_differ(random_policy: TinyPolicy, 
     )
     assert list(never) == []
     assert never.counters()["groups"] == 12
+
+
+class ByText(OneByOne):
+    """Pays by what is written, half of the questions' siblings alike."""
+
+    needs = frozenset({"boxes"})
+
+    def __call__(self, answer: Answer, reference: Any, prediction: object) -> RewardBreakdown:
+        alike = zlib.crc32(reference.query.encode()) % 2
+        return RewardBreakdown(reward=0.0 if alike else float(zlib.crc32((answer.text or "").encode()) % 97), terms={})
+
+
+class Ranks:
+    """Process groups of ranks that are threads."""
+
+    def __init__(self, count: int) -> None:
+        self.barrier, self.values = threading.Barrier(count, timeout=60), [None] * count
+
+    def group(self, rank: int) -> ProcessGroup:
+        group, ranks = ProcessGroup.alone(), self
+        group.rank, group.world_size = rank, len(self.values)
+
+        def all_gather(value: Any) -> list[Any]:
+            ranks.barrier.wait()
+            ranks.values[rank] = value
+            ranks.barrier.wait()
+            return list(ranks.values)
+
+        group.all_gather = all_gather  # type: ignore[method-assign]
+        return group
+
+
+def test_dynamic_sampling_learns_from_the_same_groups_on_any_number_of_ranks(
+    random_policy: TinyPolicy, source: SyntheticSource
+) -> None:
+    algorithm = AlgorithmConfig(group_size=2, prompts_per_step=3, sampling_rounds=4)
+    config = RunConfig(algorithm=algorithm, prompt=COMPACT, rollout=RolloutConfig(max_new_tokens=3))
+    questions = PromptSampler(source.split("train"), config, masks=True)
+
+    def learned_from(group: ProcessGroup) -> tuple[list[str], StepSize]:
+        rollouts = collect_rollouts(
+            random_policy, InProcess(), RewardWorker(pipeline_of(ByText())), questions_at(questions), config, 5, group
+        )
+        return [group.sample.sample_id for group in rollouts], rollouts.size(3)
+
+    alone, size = learned_from(ProcessGroup.alone())
+    assert len(alone) == 3
+    ranks = Ranks(2)
+    with ThreadPoolExecutor(2) as pool:
+        shares = list(pool.map(learned_from, map(ranks.group, range(2))))
+    assert sorted(shares[0][0] + shares[1][0]) == sorted(alone)
+    assert shares[0][1] == shares[1][1] == size
 
 
 class AllTheSame(OneByOne):

@@ -256,6 +256,31 @@ def test_rewards_all_alike_move_nothing_and_stop_nothing(tmp_path: Path) -> None
     assert run.engine.steps_done == 5
 
 
+class Torn(OneByOne):
+    """A term that gives no number for every ``every``-th answer."""
+
+    needs = frozenset({"boxes"})
+
+    def __init__(self, every: int) -> None:
+        self.every, self.calls = every, 0
+
+    def __call__(self, answer: Answer, reference: object, prediction: object) -> RewardBreakdown:
+        self.calls += 1
+        value = float("nan") if self.calls % self.every == 0 else float(self.calls % 2)
+        return RewardBreakdown(reward=value + 1, terms={"sound": 1.0, "torn": value})
+
+
+def test_rewards_that_are_no_numbers_are_counted_named_and_stop_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer(tmp_path / "some", Torn(3), steps=4).run()
+    assert [row["reward_not_finite"] for row in rows_of(tmp_path / "some")] == pytest.approx([1 / 3] * 4)
+    assert caplog.text.count("2 rewards are not finite (reward.terms.torn)") == 4
+    with pytest.raises(RuntimeError, match=r"3 steps in a row were lost: most rewards.*mend reward\.terms\.torn$"):
+        trainer(tmp_path / "all", Torn(1), steps=9).run()
+    assert len(rows_of(tmp_path / "all")) == 3
+
+
 def test_a_run_of_no_steps_scores_once_under_both_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``algorithm=none``: a zero-shot row of a grid, whatever number of steps the grid sets."""
     run = trainer(tmp_path, steps=7, loss="none")

@@ -59,6 +59,10 @@ def test_first_pass_is_on_policy_and_the_second_is_not(samples: list[Sample]) ->
     groups = roll(policy, samples[:2])
     once = step(policy, groups, some_gains(2))
     assert once["ratio"] == pytest.approx(1.0, abs=1e-6)
+    gains = some_gains(2)
+    gains[1] = 0
+    skipped = step(TinyPolicy(weights="random"), groups, gains)
+    assert skipped["ratio"] == pytest.approx(1.0, abs=1e-6)  # a mean over what is learned from
     assert once["clip_fraction"] == 0.0
     assert once["mismatch"] < 1e-5
     again = TinyPolicy(weights="random")
@@ -117,7 +121,8 @@ def test_groups_without_advantage_keep_their_kl_term_unless_it_is_given_up(sampl
     gains[1] = 0
     terms = k3(scores_of(policy, groups), scores_of(reference, groups))
     kept = terms[[0, 2]] if skip else terms
-    expected = float(kept.sum()) / sum(len(r.completion.token_ids) for group in groups for r in group.rollouts)
+    counted = [groups[0], groups[2]] if skip else groups
+    expected = float(kept.sum()) / sum(len(r.completion.token_ids) for group in counted for r in group.rollouts)
     algorithm = AlgorithmConfig(group_size=4, beta=0.1, skip_zero_advantage=skip)
     compared = rolling.with_advantages(groups, gains)
     row = rolling.update(policy, compared, algorithm, ROLLOUT, reference=reference)

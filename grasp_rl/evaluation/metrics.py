@@ -71,9 +71,16 @@ def matched_box_iou(predicted: Sequence[SpatialPrompt], weak_labels: Sequence[Sp
 
 
 def of_answers(scores: Sequence[SampleScore]) -> dict[str, float]:
-    """Means that no protocol decides about: reward and its terms, parse statuses, kinds of question, length."""
+    """Means that no protocol decides about: reward and its terms, parse statuses, kinds of question, length.
+
+    ``reward`` is the mean over the answers with a finite one; ``reward_missing`` the share of those that have none,
+    where only some do.
+    """
     result: dict[str, float] = {}
-    put_mean(result, "reward", [s.reward for s in scores if s.reward is not None])
+    rewards = [s.reward for s in scores if s.reward is not None]
+    put_mean(result, "reward", rewards)
+    if 0 < len(rewards) < len(scores):
+        result["reward_missing"] = 1 - len(rewards) / len(scores)
     for name in {name: None for s in scores for name in s.terms}:
         put_mean(result, f"term/{name}", [s.terms[name] for s in scores if name in s.terms])
     put_mean(result, "parsed", [s.status in (ParseStatus.OK, ParseStatus.REPAIRED) for s in scores])

@@ -65,8 +65,9 @@ def policy_loss(
             numbers are not the policy's; None for 1.
 
     Returns:
-        a scalar to call ``backward`` on, and this micro-batch's share of the step's statistics, float64 scalars on the
-        device: add them up.
+        a scalar to call ``backward`` on, and this micro-batch's part of the step's statistics, float64 scalars on the
+        device, to add up over the step: its share of the ``loss``, and the sums over its tokens of ``kl``, ``ratio``
+        and of those that are clipped, ``clip_fraction``.
 
     ``sequence_mean``: mean over a completion's tokens, then over completions (GRPO). ``token_mean``: mean over all
     tokens of the step (DAPO, arXiv 2503.14476). ``constant``: sum over tokens / (completions * longest) (Dr. GRPO).
@@ -111,8 +112,8 @@ def policy_loss(
             low, high = low & (gain < 0), high & (gain > 0)
         sums = {
             "loss": loss.detach().double(),
-            "kl": (kl * mask).sum().double() / step.tokens,
-            "clip_fraction": ((low | high) & valid).sum().double() / step.tokens,
-            "ratio": (ratio * mask).sum().double() / step.tokens,
+            "kl": (kl * mask).sum().double(),
+            "clip_fraction": ((low | high) & valid).sum().double(),
+            "ratio": (ratio * mask).sum().double(),
         }
     return loss, sums

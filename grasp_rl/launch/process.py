@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -50,6 +51,8 @@ PORT = 29500
 _PATIENCE_S = 3.0
 """How long the other ranks may take to end by themselves, once one of them has said that it failed."""
 _LOG_LINES, _LOG_BYTES = 15, 100_000
+_ROOT_CAUSE = re.compile(r"Root Cause.*?\brank\s*:\s*(\d+).*?\bexitcode\s*:\s*(-?\d+)", re.DOTALL)
+"""Rank and exit code in the summary that torchrun leaves at the end of the log."""
 
 
 @dataclass(frozen=True)
@@ -198,8 +201,19 @@ def run_worker(job: Job, stop: StopFile) -> int:
     engine = job.config["engine"]
     if engine["nproc"] > 1 and engine["nnodes"] == 1 and not stop.signals():
         mark_ended(job.run_dir, "failed", code)  # a rank died, and torchrun interrupted the others
+        _say_who_died(job.run_dir)
         return code
     return _INTERRUPTED  # torchrun has a code of its own
+
+
+def _say_who_died(run_dir: Path) -> None:
+    """Leave the rank that torchrun calls the root cause as the run's error, where no rank said why it failed."""
+    found = _ROOT_CAUSE.findall("\n".join(_log(run_dir)))
+    if found and not (run_dir / ERROR).exists():
+        rank, code = int(found[-1][0]), int(found[-1][1])
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        more = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
+        write_json(run_dir / ERROR, {"type": "Killed", "message": f"rank {rank} {how}{more}"})
 
 
 def _hash(job: Job) -> str:
@@ -235,6 +249,8 @@ def _watch(job: Job, stop: StopFile, log_path: Path, began: Callable[[int], None
                 failed_at = failed_at or time.monotonic()
                 if time.monotonic() - failed_at > _PATIENCE_S:
                     heartbeat.end_all(process.pid)
+                    process.wait()
+                    return 1
     return code if code >= 0 else 128 - code
 
 
@@ -302,7 +318,7 @@ def _settle(run_dir: Path, code: int) -> None:
         return
     stopped = code in (128 + signal.SIGINT, 128 + signal.SIGTERM)
     mark_ended(run_dir, "done" if code == 0 else "interrupted" if stopped else "failed", code)
-    if code == 128 + signal.SIGKILL:
+    if code == 128 + signal.SIGKILL and not (run_dir / ERROR).exists():
         message = "killed by signal 9, as the system does when memory runs out"
         write_json(run_dir / ERROR, {"type": "Killed", "message": message})
 

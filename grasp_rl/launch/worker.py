@@ -118,17 +118,19 @@ def _run(path: Path, trusted: Sequence[str], *, resume: bool, checked: bool, is_
         if is_main:
             write_json(run_dir / ERROR, {"type": type(error).__name__, "message": of_system(error)})
             mark_ended(run_dir, "failed", code)
+        heartbeat.failed(run_dir, rank, error)
         return code
     except KeyboardInterrupt:
         log.warning("interrupted")
         leave()
         return signals.EXIT_CODE
-    except BaseException:
+    except BaseException as error:
         log.exception("rank %d failed", rank)
         if (run_dir / heartbeat.FOLDER).is_dir():
-            for other in heartbeat.silent(run_dir):
+            lost = heartbeat.silent(run_dir)
+            for other in lost:
                 log.error("rank %d gives no sign of life", other)
-            heartbeat.failed(run_dir, rank)
+            heartbeat.failed(run_dir, rank, error, lost)
         if is_main:
             mark_ended(run_dir, "failed", 1)
         raise

@@ -40,6 +40,13 @@ def doubts(config: RunConfig) -> Iterator[str]:
                 f"parsing.reader={reader} does not know the fields of prompt={config.prompt.scheme}, whose own rules "
                 f"are used instead: prompt={released.SCHEMES[reader]} asks for what it reads"
             )
+    ranks, questions = config.engine.nproc * config.engine.nnodes, config.algorithm.prompts_per_step
+    if config.command == "train" and ranks > questions:
+        yield (
+            f"{ranks} processes share the algorithm.prompts_per_step={questions} questions of a step, and each stays "
+            f"whole on one: {ranks - questions} have nothing to learn from; take fewer processes (engine.nproc), or "
+            "more questions, which changes what is learned"
+        )
     taught_here = pretrained and (Path(policy["path"]) / FILE).is_file()
     if pretrained and not taught_here and (config.data or {}).get("_target_") == _TOY_DATA:
         yield (

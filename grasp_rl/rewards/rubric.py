@@ -108,6 +108,7 @@ class Rubric:
 
         Raises:
             TypeError: ``labels`` hold a mask and no term needs one, or hold none and a term does.
+            TypeError: a term gives something else than a number.
             ValueError: there are a target and an answer, but no prediction, or one of another size.
         """
         if isinstance(labels, Labels) != ("mask" in self.needs):
@@ -119,6 +120,8 @@ class Rubric:
         values = [self._values(*pair, labels) for pair in zip(answers, predictions, strict=True)]
         for name, term in self.group_terms("group").items():
             _fill(values, name, term.values(answers, [_passes(term, row) for row in values]))
+        for row in values:
+            _demand_numbers(row)
         chance = self._chance(labels, step)
         return [self._paid(row, chance, step) for row in values]
 
@@ -251,6 +254,12 @@ def _is_accuracy(term: Term) -> bool:
 def _passes(term: Term, values: Mapping[str, float]) -> bool:
     """Whether the raw ``values`` of an answer pass the gate of ``term``."""
     return all(values[name] >= least for name, least in term.gate.items())
+
+
+def _demand_numbers(values: Mapping[str, object]) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int | float | np.number | np.bool_):
+            raise TypeError(f"reward.terms.{name}: gave {value!r}; a term gives one number for an answer")
 
 
 def _fill(rows: Sequence[dict[str, float]], name: str, column: Sequence[float]) -> None:

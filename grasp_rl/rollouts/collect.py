@@ -68,12 +68,19 @@ class RolloutBatch:
         self.waited_s = 0.0
         """Seconds spent on waiting for rewards."""
         self._pending: list[PendingGroup] = []
+        self._places: list[tuple[int, int]] = []
+        """(number of the call of :meth:`add`, question) of each pending group, which orders groups over all ranks."""
+        self._calls = 0
+        self._chosen: frozenset[tuple[int, int]] = frozenset()
+        """Places of the groups that :meth:`choose` chose."""
         self._groups: list[RolloutGroup] = []
         self._rewarded: list[list[Rollout]] = []
         """The rollouts of the first groups, where they were compared with one another."""
 
     def add(self, pending: Sequence[PendingGroup], asked: int) -> None:
         """Take up the groups that came of ``asked`` questions, or of as many groups in the turn before."""
+        self._places += [(self._calls, group.question) for group in pending]
+        self._calls += 1
         self._pending += pending
         self.asked += asked
 
@@ -90,15 +97,26 @@ class RolloutBatch:
         rewards = iter(whole[sum(len(group) for share in shares[:rank] for group in share) :])
         self._rewarded += [[replace(rollout, reward=next(rewards)) for rollout in group] for group in new]
 
+    def choose(self) -> int:
+        """Choose the first ``prompts_per_step`` groups that have an advantage; returns how many there are.
+
+        All ranks call it together, so that as many processes as there are choose the same; it waits until everything is
+        rewarded.
+        """
+        mine = [
+            place
+            for index, (place, pending) in enumerate(zip(self._places, self._pending, strict=True))
+            if pending.finite and any(self._group(index).advantages)
+        ]
+        everywhere = sorted(chain(*self.process_group.all_gather(mine)))
+        self._chosen = frozenset(everywhere[: self.algorithm.prompts_per_step])
+        return len(everywhere)
+
     def __iter__(self) -> Iterator[RolloutGroup]:
-        needed = -(-self.algorithm.prompts_per_step // self.process_group.world_size)
-        limit = len(self._pending) if self.algorithm.sampling_rounds == 1 else needed
-        given = 0
-        for place, pending in enumerate(self._pending):
-            group = self._group(place)
-            if given < limit and pending.finite and (self.algorithm.sampling_rounds == 1 or any(group.advantages)):
-                given += 1
-                yield group
+        every = self.algorithm.sampling_rounds == 1
+        for index, (place, pending) in enumerate(zip(self._places, self._pending, strict=True)):
+            if pending.finite if every else place in self._chosen:
+                yield self._group(index)
 
     def _group(self, place: int) -> RolloutGroup:
         while place >= len(self._groups):
@@ -219,10 +237,8 @@ def collect_rollouts(
             rollouts.add(result, len(asked))
             _compare(rollouts, reward_worker, step)
         first += len(samples)
-        if number + 1 < config.algorithm.sampling_rounds:
-            enough = process_group.all_reduce_sum({"groups": len(list(rollouts))})["groups"]
-            if enough >= config.algorithm.prompts_per_step:
-                break
+        if config.algorithm.sampling_rounds > 1 and rollouts.choose() >= config.algorithm.prompts_per_step:
+            break
     return rollouts
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from grasp_rl.types import FinishReason, GroupOutcome, ParseStatus, RolloutGroup
+from grasp_rl.types import FinishReason, GroupOutcome, ParseStatus, Rollout, RolloutGroup
 
 
 def step_statistics(groups: Sequence[RolloutGroup | GroupOutcome]) -> dict[str, float]:
@@ -44,6 +44,7 @@ def rollout_statistics(groups: Sequence[RolloutGroup | GroupOutcome], rewards: T
     count = len(rollouts)
     row = {
         "reward": float(rewards.mean()),
+        "reward_not_finite": float((~rewards.isfinite()).float().mean()),
         "reward_std": float(rewards.std(dim=1).mean()),
         "zero_variance": float((rewards.amax(1) == rewards.amin(1)).float().mean()),
         "length": sum(len(r.completion.token_ids) for r in rollouts) / count,
@@ -84,6 +85,19 @@ def advantage_shares(groups: Sequence[RolloutGroup | GroupOutcome], rewards: Ten
         part = (scale * (pay - pay.mean(1, keepdim=True)) * scale * centred).sum()
         row[f"term/{name}/advantage_share"] = float(part) / whole
     return row
+
+
+def not_finite_terms(rollouts: Iterable[Rollout]) -> list[str]:
+    """Names of the reward terms whose value or pay is not a finite number in some rollout, in the reward's order."""
+    return list(
+        dict.fromkeys(
+            name
+            for rollout in rollouts
+            for values in (rollout.reward.terms, rollout.reward.paid)
+            for name, value in values.items()
+            if not math.isfinite(value)
+        )
+    )
 
 
 READ = (ParseStatus.OK, ParseStatus.REPAIRED)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
-from grasp_rl.runs.run_dir import numbered
+from grasp_rl.runs.run_dir import ERROR, numbered
+from grasp_rl.utils.files import write_json
 
 FOLDER = ".ranks"
 _EVERY_S = 1.0
@@ -38,10 +40,21 @@ def silent(run_dir: Path) -> list[int]:
     return sorted(int(path.name) for path in paths if now - path.stat().st_mtime > _STALE_S)
 
 
-def failed(run_dir: Path, rank: int) -> None:
-    """Leave word that this rank has failed."""
+def failed(run_dir: Path, rank: int, error: BaseException, lost: Sequence[int] = ()) -> None:
+    """Leave word that this rank has failed; the first also leaves why, which the errors of the others follow from.
+
+    Args:
+        run_dir: of the run.
+        rank: of this process.
+        error: that ends it.
+        lost: ranks that are gone without a word, see :func:`silent`.
+    """
     folder = run_dir / FOLDER
     if folder.is_dir():
+        if not someone_failed(run_dir) and not (run_dir / ERROR).exists():
+            gone = "".join(f"rank {other} gives no sign of life, it may have been killed; " for other in lost)
+            message = f"{gone}rank {rank}: {type(error).__name__}: {error}"
+            write_json(run_dir / ERROR, {"type": type(error).__name__, "message": message})
         (folder / f"{rank}.failed").touch()
 
 

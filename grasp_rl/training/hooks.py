@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from grasp_rl.distributed.engine import Engine
 from grasp_rl.distributed.process_group import ALONE
 from grasp_rl.evaluation.evaluate import evaluate, evaluation_files
 from grasp_rl.interfaces import DataSource, EvaluationProtocol, Policy, Tracker
-from grasp_rl.rollouts.metrics import READ, LostAnswers, lost_answers
+from grasp_rl.rollouts.metrics import READ, LostAnswers, lost_answers, not_finite_terms
 from grasp_rl.rollouts.reward_pipeline import FailureLimit, RewardPipeline
 from grasp_rl.rollouts.turns import LaterTurn
 from grasp_rl.runs import checkpoints, signals
@@ -355,11 +356,18 @@ class StopRules:
         """
         self.limit.check((rollout for group in groups for rollout in group.rollouts), f"step {step}")
         nothing = row["groups"] == row["groups_missing"] or row.get("timed_out") == 1
+        torn = [rollout for group in groups for rollout in group.rollouts if not math.isfinite(rollout.reward.reward)]
+        terms = ", ".join(f"reward.terms.{name}" for name in not_finite_terms(torn))
+        if torn:
+            log.warning(
+                "step %d: %d rewards are not finite (%s); each takes the smallest of its group", step, len(torn), terms
+            )
         reasons = {
             "the gradient was not finite; lower optimizer.lr": row["skipped"] > 0,
             "the policy's logits were not finite; lower optimizer.lr and go on from a checkpoint before": (
                 row["groups_not_finite"] > 0 and row["groups_not_finite"] + row["groups_missing"] == row["groups"]
             ),
+            f"most rewards were not finite; mend {terms}": len(torn) > sum(len(group.rollouts) for group in groups) / 2,
             "no completion was finished in time; raise rollout.time_limit_s or lower rollout.max_new_tokens": nothing,
         }
         self.lost = {why: self.lost.get(why, 0) + 1 for why, happened in reasons.items() if happened}

@@ -21,7 +21,9 @@ from grasp_rl.training.collate import TrainBatch, batch_of, micro_batches, padde
 from grasp_rl.types import RolloutGroup
 from grasp_rl.utils.out_of_memory import halved, is_out_of_memory
 
-STATISTICS = ("loss", "kl", "clip_fraction", "ratio", "entropy", "scored")
+TOKEN_MEANS = ("kl", "clip_fraction", "ratio", "entropy")
+"""Statistics that are means over the tokens that are learned from; groups that the loss skips are not among them."""
+STATISTICS = ("loss", *TOKEN_MEANS, "scored")
 """Sums over the tokens of a step, float64."""
 
 
@@ -89,7 +91,7 @@ class PolicyUpdater:
         Raises:
             RuntimeError: memory does not suffice for one group at a time.
         """
-        self._last = next(iter(groups), self._last) if self.engine.process_group.world_size > 1 else None
+        self._last = self._some_group(groups) if self.engine.process_group.world_size > 1 else None
         before = _Before()
         row: dict[str, float] = {}
         for number in range(self.algorithm.iterations):
@@ -104,7 +106,8 @@ class PolicyUpdater:
             row |= {"grad_norm": report.grad_norm, "lr": report.lr, "skipped": float(not report.applied)}
         mismatch = row.pop("mismatch") / max(1.0, row.pop("compared"))
         row["empty"] = float(not row["scored"])
-        row["entropy"] /= max(1.0, row.pop("scored"))
+        scored = max(1.0, row.pop("scored"))
+        row |= {key: row[key] / scored for key in TOKEN_MEANS}
         row["mismatch"] = mismatch
         return row | {"update_out_of_memory": float(self.out_of_memory)}
 
@@ -169,12 +172,22 @@ class PolicyUpdater:
             with self.policy.adapter_disabled():
                 return torch.as_tensor(self.engine.forward(prompts, batch.completions, **kwargs)[0])
 
+    def _some_group(self, groups: Iterable[RolloutGroup]) -> RolloutGroup | None:
+        """A group for forwards that do not count: this rank's first, an earlier step's, or another rank's.
+
+        A rank may have none of its own, where a step has fewer questions than there are ranks.
+        """
+        group = next(iter(groups), self._last)
+        if not self.engine.process_group.any_rank(group is None):
+            return group
+        others = self.engine.process_group.all_gather(group)
+        return group or next((other for other in others if other is not None), None)
+
     def _dummy_batch(self, groups: Iterable[RolloutGroup]) -> TrainBatch:
         """A batch for the forwards that only keep this rank in step with the others."""
         group = next(iter(groups), None) or self._last
         if group is None:
-            rank = self.engine.process_group.rank
-            raise RuntimeError(f"rank {rank} has no group to keep in step with; raise algorithm.prompts_per_step")
+            raise AssertionError("a rank is asked for a batch where no rank has one")
         return batch_of([(0, group)])
 
     def _dummy_backward(self, batch: TrainBatch, *, reference: bool) -> None:

@@ -40,6 +40,7 @@ from grasp_rl.config.schema import (
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import Components, CoordinateFrame
+from grasp_rl.launch.process import failure
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.prompts.render import format_answer
 from grasp_rl.rollouts.generators.in_process import InProcess
@@ -140,6 +141,8 @@ def test_a_rank_that_is_gone_takes_the_others_with_it(tmp_path: Path, number: in
     assert took < timeout + 15 * slowed()
     log = (run_dir / "log.txt").read_text()
     assert "rank 1" in log or "rank: 1" in log or "Rank 1" in log, log[-3000:]
+    said = {signal.SIGKILL: "rank 1 was killed by signal 9", signal.SIGSTOP: "rank 1 gives no sign of life"}
+    assert said[signal.Signals(number)] in failure(run_dir)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and any(harness.lives(pid) for pid in members):
         time.sleep(0.1)
