@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image as Pillow
 from rubrics import rubric
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import EvaluationConfig, ParsingConfig, PromptConfig, RunConfig
+from grasp_rl.config.targets import to_config
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.evaluation import evaluate as evaluation
 from grasp_rl.evaluation.evaluate import evaluate, recompute
 from grasp_rl.evaluation.metrics import score_of
+from grasp_rl.evaluation.of_run import remarks
 from grasp_rl.evaluation.predictions import decode_mask, encode_mask, overlay_name, read_predictions, record_of
 from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import Components, CoordinateFrame
+from grasp_rl.launch import compose
 from grasp_rl.policies.tiny.policy import TinyPolicy
 from grasp_rl.prompts.render import format_answer
 from grasp_rl.rollouts.generators.in_process import InProcess
@@ -252,6 +256,28 @@ def test_the_verb(policy: TinyPolicy, tmp_path: Path, kind: Literal["run", "poli
     assert progress is not None
     assert (progress["phase"], progress["step"], progress["total_steps"]) == ("evaluate", 3, 3)
     json.dumps(to_json(result), allow_nan=False)
+
+
+def test_an_evaluation_of_a_runs_weights_says_what_it_does_otherwise(tmp_path: Path) -> None:
+    def composed(*words: str) -> RunConfig:
+        with compose.hydra("evaluate") as engine:
+            return to_config(compose.single(engine, ["command=evaluate", *words], ()).config)
+
+    theirs = composed("segmenter=box_fill", "data.level=hard", "reward=think2seg", "evaluation/protocol=think2seg")
+    OmegaConf.save(OmegaConf.create(asdict(theirs)), tmp_path / "config.yaml")
+    weights = tmp_path / "checkpoints" / "step_000001" / "policy"
+    for source in (tmp_path, weights):
+        ours = composed(f"init_from={source}", "evaluation.test_limit=3")
+        (remark,) = remarks(ours)
+        assert "data.level=easy (hard there)" in remark
+        assert "segmenter=GrabCutSegmenter (BoxFillSegmenter there)" in remark
+        assert "reward.terms=" in remark
+        assert "policy" not in remark.partition("takes")[2]
+    alike = composed(
+        f"init_from={tmp_path}", "segmenter=box_fill", "data.level=hard", "reward=think2seg",
+        "evaluation/protocol=think2seg",
+    )  # fmt: skip
+    assert remarks(alike) == remarks(composed()) == []
 
 
 def test_records_are_plain_json(policy: TinyPolicy) -> None:

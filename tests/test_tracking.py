@@ -213,7 +213,7 @@ def test_a_wandb_that_is_down_is_recorded_offline(
 
     monkeypatch.setitem(sys.modules, "wandb", stub(init=init))
     run_dir = tmp_path / "my_sweep" / "seed=1"
-    tracker = WandbTracker(tags=["a"])
+    tracker = WandbTracker(tags=["a"], mode="online")
     tracker.start(run_dir, {"command": "train"}, resume=True)
     tracker.log({"reward": 0.5}, 3)
     tracker.finish(0)
@@ -292,6 +292,16 @@ def test_disabled_and_unknown_modes(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match=r"tracker\.mode='live': must be one of online, offline, disabled"):
         WandbTracker(mode="live")
+
+
+def test_the_environment_says_the_mode_where_the_config_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for said, mode in {"offline": "offline", "disabled": "disabled", "": "online"}.items():
+        monkeypatch.setenv("WANDB_MODE", said)
+        assert WandbTracker().mode == mode
+        assert WandbTracker(mode="online").mode == "online"
+    monkeypatch.setenv("WANDB_MODE", "live")
+    with pytest.raises(ConfigError, match="WANDB_MODE='live': must be one of online, offline, disabled"):
+        WandbTracker()
 
 
 OFFLINE = """

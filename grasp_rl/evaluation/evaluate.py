@@ -25,6 +25,7 @@ from grasp_rl.evaluation import predictions
 from grasp_rl.evaluation.calibration import inference_for
 from grasp_rl.evaluation.follow import follow
 from grasp_rl.evaluation.metrics import score_of
+from grasp_rl.evaluation.of_run import remarks
 from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.inference.pipeline import PLAIN, Inference
 from grasp_rl.inference.segmenting import segmenter_of
@@ -229,7 +230,7 @@ def run(config: RunConfig, components: Components) -> Record:
             components.tracker.start(run_dir, asdict(config), resume=False)
         if progress is not None:
             data_record.write(run_dir, files_of(dataset, count))
-            for doubt in [*doubts(config), *_other_data(config.init_from)]:
+            for doubt in [*doubts(config), *remarks(config)]:
                 log.warning("%s", doubt)
                 progress.note(doubt)
         with _evaluation_mode(policy):
@@ -344,14 +345,6 @@ def warnings_of(protocol: EvaluationProtocol, segmenter: Segmenter | None) -> li
 def files_of(dataset: Dataset, count: int | None) -> list[Path]:
     """Files that the first ``count`` samples are read from, where the dataset says so."""
     return dataset.files(count) if isinstance(dataset, Split) else []
-
-
-def _other_data(init_from: str | None) -> list[str]:
-    """A sentence where the run that the weights come from was scored on data that changed since."""
-    folders = [] if init_from is None else [Path(init_from), *Path(init_from).absolute().parents[:3]]
-    run_dir = next((folder for folder in folders if (folder / data_record.DATA).is_file()), None)
-    change = None if run_dir is None else data_record.sentence(run_dir)
-    return [f"init_from={init_from}: {change}; its own scores are of other answers than these"] if change else []
 
 
 def _answer(

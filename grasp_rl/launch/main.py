@@ -261,7 +261,10 @@ def _resume(command_line: CommandLine, flags: argparse.Namespace) -> int:
         again = key in said_again and (key.startswith("generator.") or change.value() == said_again[key])
         if change.is_delete() or not (again or key == "trust_checkpoint" or key.startswith(_RESUMABLE)):
             allowed = ", ".join(key + ("*" if key.endswith(".") else "") for key in _RESUMABLE)
-            raise ConfigError(f"{key}: cannot change when a run goes on; only {allowed} can")
+            raise ConfigError(
+                f"{key}: cannot change when a run goes on; only {allowed} can; a new run takes its weights by "
+                f"init_from={run_dir}"
+            )
     with compose.explained():
         config = OmegaConf.merge(OmegaConf.structured(RunConfig), raw)
         OmegaConf.set_struct(config, True)
@@ -281,6 +284,12 @@ def _resume(command_line: CommandLine, flags: argparse.Namespace) -> int:
             f"a run of {checked.command}" if checked.command != command_line.command else "a run that is still going on"
         )
         raise ConfigError(f"resume={run_dir}: must hold a run of {command_line.command} that ended; found {result}")
+    steps = (raw.get("algorithm") or {}).get("steps")
+    if checked.optimizer.schedule != "constant" and steps is not None and steps != checked.algorithm.steps:
+        command_line.console.print(
+            f"optimizer.schedule={checked.optimizer.schedule} runs over algorithm.steps: over "
+            f"{checked.algorithm.steps} in place of {steps} steps, so the learning rate jumps where the run goes on"
+        )
     job = Job(run_dir=run_dir, config=asdict(checked) | {"run_dir": str(run_dir)}, trusted=trusted)
     return _single(command_line, job, flags.overrides, resume=True)
 

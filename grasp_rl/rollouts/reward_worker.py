@@ -125,7 +125,8 @@ def result_of(future: Future[Rewarded]) -> Rewarded:
 
 def _worker_died(error: BrokenProcessPool) -> RuntimeError:
     return RuntimeError(
-        f"the process that segments and rewards died ({error}), perhaps for want of memory; with "
+        f"the process that segments and rewards died ({error}), perhaps for want of memory, or because "
+        'it starts a script again that calls the trainer outside `if __name__ == "__main__":`; with '
         "rollout.reward_worker=inline the training process does its work"
     )
 

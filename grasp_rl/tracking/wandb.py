@@ -44,7 +44,8 @@ class WandbTracker(Mirror):
     Args:
         project: W&B project.
         entity: user or team, None for the account's default.
-        mode: online; offline, to be sent later by `wandb sync`; or disabled.
+        mode: online; offline, to be sent later by `wandb sync`; or disabled. None for what the environment variable
+            WANDB_MODE says, online where it says nothing.
         tags: of the run.
         group: None for the name of the folder that holds the run folder, which for a sweep is the sweep's.
 
@@ -58,12 +59,13 @@ class WandbTracker(Mirror):
         self,
         project: str = "grasp_rl",
         entity: str | None = None,
-        mode: str = "online",
+        mode: str | None = None,
         tags: Sequence[str] = (),
         group: str | None = None,
     ) -> None:
+        key, mode = "tracker.mode" if mode else "WANDB_MODE", mode or os.environ.get("WANDB_MODE") or "online"
         if mode not in ("online", "offline", "disabled"):
-            raise ConfigError(f"tracker.mode={mode!r}: must be one of online, offline, disabled")
+            raise ConfigError(f"{key}={mode!r}: must be one of online, offline, disabled")
         super().__init__(finish_s=_FINISH_S)
         self.entity, self.mode = entity, mode
         self.project = self._accepted("project", project, _PROJECT_CHARACTERS, _LONGEST) or "grasp_rl"

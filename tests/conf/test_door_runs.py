@@ -118,12 +118,28 @@ def test_going_on_with_a_run(forked_door: Run, lab: Path, outside: list[str]) ->
         assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
         assert said in ended.stderr
     assert "goes with" in forked_door("sft", "resume=r", trust).stderr
+    assert (
+        "a new run takes its weights by init_from=r"
+        in forked_door("train", "resume=r", trust, "algorithm.group_size=4").stderr
+    )
     ended = forked_door("train", "resume=r", trust, "algorithm.steps=9", "evaluation.every=2")
     assert ended.returncode == 2
+    assert "learning rate" not in ended.stdout  # the schedule is constant
     config = (lab / "r/config.yaml").read_text()
     assert "steps: 9\n" in config
     assert "resume: r\n" in config
     assert "steps: 7\n" in (lab / "r/earlier/1/config.yaml").read_text()
+
+
+def test_going_on_over_more_steps_says_that_a_schedule_is_stretched(
+    forked_door: Run, lab: Path, outside: list[str]
+) -> None:
+    words = ["policy.trouble=config", "run_dir=r", "algorithm.steps=7", "optimizer.schedule=linear"]
+    forked_door("train", *outside, *words)
+    ended = forked_door("train", "resume=r", "trusted_modules=[outside_lab]", "algorithm.steps=9")
+    assert "optimizer.schedule=linear runs over algorithm.steps: over 9 in place of 7 steps, so the" in ended.stdout
+    again = forked_door("train", "resume=r", "trusted_modules=[outside_lab]")
+    assert "optimizer.schedule" not in again.stdout
 
 
 @pytest.fixture
