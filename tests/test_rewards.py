@@ -25,6 +25,7 @@ from grasp_rl.rewards.terms.boxes import BoxIou, BoxL1, Count, count_ratio
 from grasp_rl.rewards.terms.format import AnswerFormat, ThinkFormat
 from grasp_rl.rewards.terms.masks import MaskIou
 from grasp_rl.rewards.terms.points import PointDistance, PointsInside, point_distance, points_inside
+from grasp_rl.rewards.terms.text import Overlong
 from grasp_rl.types import Answer, BoolMask, Box, MaskPrediction, ParseStatus, Point, SpatialPrompt
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "golden_rewards.json").read_text())
@@ -274,6 +275,15 @@ def test_a_null_leaves_a_term_out_and_an_empty_rubric_is_refused() -> None:
         Rubric({"think": None})
     with pytest.raises(ConfigError, match=r"reward\.terms\.odd=3: must be an option with the _target_"):
         Rubric({"odd": 3})
+
+
+def test_overlong_completions_by_hand() -> None:
+    """A limit of 100 tokens, the last 20 of which cost: DAPO's equation 13, plus 1."""
+    term = Overlong(max_tokens=100, cache=20)
+    values = [term(replace(said(*HONEST), tokens=tokens), REFERENCE, None) for tokens in (5, 80, 85, 95, 100, 120)]
+    assert values == pytest.approx([1, 1, 0.75, 0.25, 0, 0])
+    with pytest.raises(ConfigError, match=r"reward\.terms\.long\.cache=0"):
+        Rubric({"long": Overlong(cache=0)})
 
 
 def test_a_term_that_gives_no_number_is_named() -> None:

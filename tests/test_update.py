@@ -142,6 +142,17 @@ def test_the_reference_is_never_cut(samples: list[Sample]) -> None:
     row = rolling.update(policy, rolling.with_advantages(groups, some_gains(2)), algorithm, settings)
     assert expected > 0.1
     assert row["kl"] == pytest.approx(expected, rel=1e-4)
+    in_full = rolling.update(
+        policy, rolling.with_advantages(groups, some_gains(2)), algorithm, replace(settings, scored="full"),
+        reference=TinyPolicy(weights="random").requires_grad_(False),
+    )  # fmt: skip
+    assert in_full["mismatch"] > 0.1  # what was cut off when the tokens were drawn
+    policy = TinyPolicy(weights="random")
+    alike = rolling.update(
+        policy, rolling.with_advantages(groups, some_gains(2)), algorithm, replace(settings, scored="full")
+    )
+    assert alike["kl"] == pytest.approx(0, abs=1e-6)
+    assert alike["ratio"] == pytest.approx(1, abs=1e-6)
 
 
 def test_the_entropy_is_a_mean_over_the_tokens_that_were_scored(samples: list[Sample]) -> None:

@@ -273,13 +273,17 @@ class TaskConfig:
 
 @dataclass
 class RolloutConfig:
-    """Sampling. The scored distribution is the sampled one: temperature, top_k and top_p apply to both."""
+    """Sampling, and how what was sampled is scored."""
 
     temperature: float = 1.0
     top_k: int = 0
     """Draw from the k likeliest tokens only; 0 from all."""
     top_p: float = 1.0
     """Draw from the likeliest tokens that together reach this probability; 1 from all."""
+    scored: str = "sampled"
+    """Log-probabilities of the update: sampled, of the distribution that was drawn from, cut by top_k and top_p; or
+    full, of the whole vocabulary at the temperature, as TRL and verl score. The reference is always scored in full, so
+    that with a cut only ``full`` gives a KL of 0 to an equal policy."""
     max_new_tokens: int = 96
     stop_at_answer: bool = False
     """End a completion where it closes its answer, not where it ends its turn."""
@@ -310,6 +314,7 @@ class RolloutConfig:
         require(self.batch_rows >= 1, "rollout.batch_rows", self.batch_rows, ">= 1")
         share = self.max_failed_prompts
         require(0 <= share <= 1, "rollout.max_failed_prompts", share, "in [0, 1]")
+        one_of("rollout.scored", self.scored, ("sampled", "full"))
         one_of("rollout.reward_worker", self.reward_worker, ("auto", "process", "thread", "inline"))
         require("first" not in self.turns, "rollout.turns", list(self.turns), "names other than first")
         require("first" not in self.tasks, "rollout.tasks", list(self.tasks), "names other than first")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -60,9 +60,11 @@ class PolicyUpdater:
     ) -> None:
         self.policy, self.engine, self.reference = policy, engine, reference
         self.algorithm, self.mismatch_cap = algorithm, mismatch_cap
-        self.sampling = Sampling(temperature=rollout.temperature, top_k=rollout.top_k, top_p=rollout.top_p)
+        full = Sampling(temperature=rollout.temperature)
+        cut = replace(full, top_k=rollout.top_k, top_p=rollout.top_p)
+        self.sampling = cut if rollout.scored == "sampled" else full
         self.kl = algorithm.beta > 0
-        self.reference_sampling = Sampling(temperature=rollout.temperature)
+        self.reference_sampling = full
         """Never cut by top_k or top_p: a token that is drawn has a reference probability."""
         self.size = algorithm.micro_batch_groups
         """Groups per forward."""

@@ -41,6 +41,23 @@ class Length(AnswerTerm):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Overlong(AnswerTerm):
+    """1 for a completion of up to ``max_tokens`` - ``cache`` tokens, then in a straight line to 0 at ``max_tokens``.
+
+    DAPO's soft overlong punishment (arXiv 2503.14476, equation 13) is this less 1, in [-1, 0]; within a group the two
+    differ by a constant. ``max_tokens`` is that of ``rollout.max_new_tokens``.
+    """
+
+    max_tokens: int = 1024
+    cache: int = 256
+    accuracy: ClassVar[bool] = False
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"max_tokens": (1, 1e6), "cache": (1, 1e6)}
+
+    def __call__(self, answer: Answer, labels: WeakLabels | Labels, prediction: MaskPrediction | None) -> float:
+        return min(1.0, max(0.0, (self.max_tokens - answer.tokens) / self.cache))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Repetition(AnswerTerm):
     """Share of the completion's runs of ``words`` words that are different; 1 for a shorter completion.
 
