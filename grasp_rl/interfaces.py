@@ -266,6 +266,35 @@ class Rubric(Protocol):
         ...
 
 
+class Advantage(Protocol):
+    """How the siblings of a group are compared: what ``algorithm.own_advantage`` instantiates."""
+
+    def __call__(self, rewards: torch.Tensor) -> torch.Tensor:
+        """[N, G] advantages from ``rewards`` [N, G] float64, finite, a row for each group.
+
+        Groups whose rewards differ by no more than ``algorithm.min_reward_range`` have none, whatever it gives.
+        """
+        ...
+
+
+class Surrogate(Protocol):
+    """The policy term of the loss, token by token: what ``algorithm.own_surrogate`` instantiates.
+
+    Aggregation over tokens (``algorithm.loss``), the KL term and the mask of what is no token stay the loss's own.
+    """
+
+    def __call__(self, logp: torch.Tensor, ratio: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:
+        """[N, G, C] of what is minimised.
+
+        Args:
+            logp: [N, G, C] log-probabilities under the policy that is trained, with a gradient.
+            ratio: [N, G, C] of its probabilities to those of the policy that opened the step (of the whole completion
+                with ``importance=sequence``), with a gradient; 1 in the first pass.
+            advantage: [N, G, 1].
+        """
+        ...
+
+
 class EvaluationProtocol(Protocol):
     """What counts as what in an evaluation: one published set of rules, scored from one record per sample."""
 
@@ -360,6 +389,10 @@ class Components:
     tracker: Tracker
     generator: Generator
     protocol: EvaluationProtocol
+    advantage: Advantage | None = None
+    """None for the one that ``algorithm.baseline`` names."""
+    surrogate: Surrogate | None = None
+    """None for the one that ``algorithm.surrogate`` names."""
 
 
 class StateDict(Protocol):

@@ -117,6 +117,41 @@ def test_micro_batches_leave_the_gradient_unchanged(name: str, size: int) -> Non
     assert whole.abs().sum() > 0
 
 
+def test_an_advantage_of_ones_own() -> None:
+    rewards = torch.tensor([[3.0, 1.0, float("nan"), 2.0], [5.0, 5.0, 5.0, 5.0]])
+    given: list[torch.Tensor] = []
+
+    def best_alone(values: torch.Tensor) -> torch.Tensor:
+        given.append(values)
+        return (values == values.amax(1, keepdim=True)).double()
+
+    assert advantages(rewards, own=best_alone).tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
+    assert given[0].tolist() == [[3, 1, 1, 2], [5, 5, 5, 5]]  # finite, float64
+    for wrong in (lambda values: values[:, :1], lambda values: values / 0):
+        with pytest.raises(ValueError, match="own_advantage: gave"):
+            advantages(rewards, own=wrong)
+
+
+def test_a_surrogate_of_ones_own() -> None:
+    """What it gives is aggregated as the loss says, with the mask and the KL term of the loss."""
+    config = option("dr_grpo", beta=0.04)
+    logp = torch.zeros(1, 2, 2, dtype=torch.float64, requires_grad=True)
+    valid = torch.tensor([[[True, True], [True, False]]])
+    gain = torch.tensor([[2.0, -1.0]], dtype=torch.float64)
+
+    def reinforce(logp: torch.Tensor, ratio: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:
+        return -advantage * logp
+
+    size = StepSize(sequences=2, tokens=3, max_tokens=4)
+    slopes = []
+    for own in (reinforce, None):
+        loss, _ = policy_loss(logp, logp.detach(), logp.detach(), gain, valid, config=config, step=size, own=own)
+        slopes.append(torch.autograd.grad(loss, logp)[0])
+    assert slopes[0].tolist() == slopes[1].tolist() == [[[-2 / 8, -2 / 8], [1 / 8, 0]]]
+    with pytest.raises(ValueError, match=r"own_surrogate: gave \(1, 2\); must be \(1, 2, 2\)"):
+        policy_loss(logp, logp.detach(), logp.detach(), gain, valid, config=config, step=size, own=lambda *_: gain)
+
+
 def test_losses_by_hand() -> None:
     """Two completions of 1 and 3 tokens, advantages 1 and -1, on-policy: every ratio is 1."""
     logp = torch.zeros(1, 2, 3, dtype=torch.float64)

@@ -172,6 +172,11 @@ class AlgorithmConfig:
     surrogate: str = "clipped"
     """clipped: the smaller of ratio and clipped ratio, times the advantage (PPO). cispo: the clipped ratio, detached,
     times advantage and log-probability, so that no token loses its gradient (MiniMax-M1, arXiv 2506.13585)."""
+    own_advantage: dict[str, Any] = field(default_factory=dict)
+    """An advantage of your own, with a _target_, in place of baseline and scale_advantages: see
+    grasp_rl.interfaces.Advantage and docs/algorithms.md."""
+    own_surrogate: dict[str, Any] = field(default_factory=dict)
+    """A surrogate of your own, with a _target_, in place of ``surrogate``: see grasp_rl.interfaces.Surrogate."""
     clip_low: float = 0.2
     """The ratio is clipped to [1 - clip_low, 1 + clip_high]; with clip_low=1 it has no lower bound."""
     clip_high: float = 0.2

@@ -99,6 +99,11 @@ def check_components(config: RunConfig, trusted: Sequence[str] = ()) -> None:
             raise ConfigError(f"{name}={node!r}: must be an option with a _target_")
         check(node, trusted, name)
     check(config.evaluation.protocol, trusted, "evaluation.protocol")
+    for name in ("own_advantage", "own_surrogate"):
+        node = getattr(config.algorithm, name)
+        if node and "_target_" not in node:
+            raise ConfigError(f"algorithm.{name}={node!r}: must have a _target_")
+        check(node, trusted, f"algorithm.{name}")
 
 
 def check(node: Any, trusted: Sequence[str] = (), key: str = "component") -> None:

@@ -6,7 +6,7 @@ micro-batches leaves the gradient unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,7 @@ def policy_loss(
     config: LossConfig,
     step: StepSize,
     weights: Tensor | None = None,
+    own: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     """One micro-batch's share of the loss of an optimizer step.
 
@@ -63,6 +64,7 @@ def policy_loss(
         step: divisors of the whole optimizer step.
         weights: [N, G, C] factors of the policy term, detached: the truncated importance weights of a generator whose
             numbers are not the policy's; None for 1.
+        own: the policy term [N, G, C] of (logp, ratio, advantage), in place of ``config.surrogate``.
 
     Returns:
         a scalar to call ``backward`` on, and this micro-batch's part of the step's statistics, float64 scalars on the
@@ -83,11 +85,7 @@ def policy_loss(
         log_ratio = (log_ratio.sum(-1, keepdim=True) / lengths).expand_as(logp)
     ratio = log_ratio.exp()
     gain = advantage[..., None]
-    clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
-    if config.surrogate == "cispo":
-        per_token = -clipped.detach() * gain * logp
-    else:
-        per_token = -torch.minimum(ratio * gain, clipped * gain)
+    per_token = _policy_term(logp, ratio, gain, config, own)
     if weights is not None:
         per_token = per_token * weights
     kl = torch.zeros_like(per_token)
@@ -108,7 +106,7 @@ def policy_loss(
         raise ValueError(f"policy_loss: unknown loss {config.loss!r}")
     with torch.no_grad():
         low, high = ratio < 1 - config.clip_low, ratio > 1 + config.clip_high
-        if config.surrogate == "clipped":  # where the other side of the minimum is taken nothing is cut
+        if own is None and config.surrogate == "clipped":  # where the other side of the minimum is taken nothing is cut
             low, high = low & (gain < 0), high & (gain > 0)
         sums = {
             "loss": loss.detach().double(),
@@ -117,3 +115,22 @@ def policy_loss(
             "ratio": (ratio * mask).sum().double(),
         }
     return loss, sums
+
+
+def _policy_term(
+    logp: Tensor,
+    ratio: Tensor,
+    gain: Tensor,
+    config: LossConfig,
+    own: Callable[[Tensor, Tensor, Tensor], Tensor] | None,
+) -> Tensor:
+    """[N, G, C] of what is minimised, before the KL term."""
+    if own is not None:
+        term = own(logp, ratio, gain)
+        if term.shape != logp.shape:
+            raise ValueError(f"algorithm.own_surrogate: gave {tuple(term.shape)}; must be {tuple(logp.shape)}")
+        return term
+    clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
+    if config.surrogate == "cispo":
+        return -clipped.detach() * gain * logp
+    return -torch.minimum(ratio * gain, clipped * gain)

@@ -176,6 +176,8 @@ def build(config: RunConfig, trusted: Sequence[str] = ()) -> Components:
         tracker=tracker,
         generator=generator,
         protocol=protocol,
+        advantage=instantiate(config.algorithm.own_advantage, trusted, "algorithm.own_advantage") or None,
+        surrogate=instantiate(config.algorithm.own_surrogate, trusted, "algorithm.own_surrogate") or None,
     )
 
 

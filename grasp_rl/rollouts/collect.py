@@ -21,7 +21,7 @@ from grasp_rl.config.schema import AlgorithmConfig, RunConfig
 from grasp_rl.distributed.process_group import ProcessGroup
 from grasp_rl.grpo.advantages import advantages
 from grasp_rl.grpo.loss import StepSize
-from grasp_rl.interfaces import Generator, Policy
+from grasp_rl.interfaces import Advantage, Generator, Policy
 from grasp_rl.rewards.rubric import Rubric
 from grasp_rl.rewards.stages import FIRST
 from grasp_rl.rollouts.reward_worker import Rewarded, RewardTask, RewardWorker, result_of
@@ -59,10 +59,13 @@ class RolloutBatch:
     Args:
         algorithm: how siblings are compared; with ``sampling_rounds`` > 1 groups without advantage are left out.
         process_group: among whose ranks the step's questions are divided.
+        advantage: how siblings are compared instead; None for what ``algorithm`` says.
     """
 
-    def __init__(self, algorithm: AlgorithmConfig, process_group: ProcessGroup) -> None:
-        self.algorithm, self.process_group = algorithm, process_group
+    def __init__(
+        self, algorithm: AlgorithmConfig, process_group: ProcessGroup, advantage: Advantage | None = None
+    ) -> None:
+        self.algorithm, self.process_group, self.advantage = algorithm, process_group, advantage
         self.asked = 0
         """Questions so far."""
         self.waited_s = 0.0
@@ -131,6 +134,7 @@ class RolloutBatch:
                 scale=self.algorithm.scale_advantages,
                 epsilon=self.algorithm.scale_epsilon,
                 min_range=self.algorithm.min_reward_range,
+                own=self.advantage,
             )
             self._groups.append(
                 RolloutGroup(
@@ -205,6 +209,7 @@ def collect_rollouts(
     config: RunConfig,
     step: int,
     process_group: ProcessGroup | None = None,
+    advantage: Advantage | None = None,
 ) -> RolloutBatch:
     """Generate a group for every question of ``step`` and hand each to the reward worker as soon as it is there.
 
@@ -220,9 +225,10 @@ def collect_rollouts(
         config: the run's.
         step: the optimizer step, part of every draw's key.
         process_group: among which the questions are divided; None for one process.
+        advantage: see :class:`RolloutBatch`.
     """
     process_group = process_group or ProcessGroup()
-    rollouts, first = RolloutBatch(config.algorithm, process_group), 0
+    rollouts, first = RolloutBatch(config.algorithm, process_group, advantage), 0
     for number in range(config.algorithm.sampling_rounds):
         samples = questions(number)
         mine = set(range(process_group.rank, len(samples), process_group.world_size))

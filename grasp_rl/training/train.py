@@ -81,7 +81,7 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
     if config.rollout.turns and not getattr(components.generator, "takes_turns", True):
         raise ConfigError("rollout.turns: this generator asks one turn only; take generator=in_process")
     sampler = PromptSampler(chosen(config, training), config, masks="mask" in components.reward.needs)
-    engine, update = _engine_and_update(config, policy, components.generator.mismatch_cap)
+    engine, update = _engine_and_update(config, policy, components)
     scores: dict[str, dict[str, float]] = {}
 
     def card(folder: Path, step: int) -> None:
@@ -123,7 +123,9 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
     )
 
     def collect(worker: RewardWorker, samples: Callable[[int], Sequence[Sample]], step: int) -> RolloutBatch:
-        return collect_rollouts(policy, components.generator, worker, samples, config, step, engine.process_group)
+        return collect_rollouts(
+            policy, components.generator, worker, samples, config, step, engine.process_group, components.advantage
+        )
 
     return Trainer(
         policy=policy,
@@ -155,7 +157,7 @@ def _trial(config: RunConfig, *, is_main: bool) -> TrialReport | None:
     return TrialReport(study, sweep.trial, sweep.search)
 
 
-def _engine_and_update(config: RunConfig, policy: Policy, mismatch_cap: float | None) -> tuple[Engine, PolicyUpdater]:
+def _engine_and_update(config: RunConfig, policy: Policy, components: Components) -> tuple[Engine, PolicyUpdater]:
     """The engine and the update of ``policy``, which first loads the weights of ``init_from``."""
     algorithm = config.algorithm
     with whole(policy):
@@ -169,6 +171,7 @@ def _engine_and_update(config: RunConfig, policy: Policy, mismatch_cap: float | 
         engine.wrap_frozen(reference),
         algorithm=algorithm,
         rollout=config.rollout,
-        mismatch_cap=mismatch_cap,
+        mismatch_cap=components.generator.mismatch_cap,
+        surrogate=components.surrogate,
     )
     return engine, update

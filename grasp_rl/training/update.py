@@ -13,7 +13,7 @@ from torch import Tensor
 from grasp_rl.config.schema import AlgorithmConfig, RolloutConfig
 from grasp_rl.distributed.engine import Engine
 from grasp_rl.grpo.loss import LossConfig, StepSize, policy_loss
-from grasp_rl.interfaces import Policy
+from grasp_rl.interfaces import Policy, Surrogate
 from grasp_rl.policies.transfer import together
 from grasp_rl.policies.types import Sampling
 from grasp_rl.runs import signals
@@ -46,6 +46,7 @@ class PolicyUpdater:
         algorithm: which loss, how often, how many groups together.
         rollout: the distribution that was drawn from.
         mismatch_cap: of the generator; see :class:`grasp_rl.interfaces.Generator`.
+        surrogate: the policy term of the loss; None for what ``algorithm`` says.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class PolicyUpdater:
         algorithm: AlgorithmConfig,
         rollout: RolloutConfig,
         mismatch_cap: float | None = None,
+        surrogate: Surrogate | None = None,
     ) -> None:
         self.policy, self.engine, self.reference = policy, engine, reference
-        self.algorithm, self.mismatch_cap = algorithm, mismatch_cap
+        self.algorithm, self.mismatch_cap, self.surrogate = algorithm, mismatch_cap, surrogate
         full = Sampling(temperature=rollout.temperature)
         cut = replace(full, top_k=rollout.top_k, top_p=rollout.top_p)
         self.sampling = cut if rollout.scored == "sampled" else full
@@ -156,6 +158,7 @@ class PolicyUpdater:
                 config=self.loss,
                 step=size,
                 weights=weights,
+                own=self.surrogate,
             )
             self.engine.backward(loss)
             for key, value in shares.items():

@@ -118,6 +118,27 @@ class LowestIou:
         terms = {name: sum(s.terms[name] for s in scores) / len(scores) for name in scores[0].terms}
         return {"lowest_iou": min(found)} | {f"term/{name}": value for name, value in terms.items()}
 ''',
+    "reinforce": '''
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """The place of a reward among its siblings, centred: the scale of the reward does not count."""
+
+    scale: float = 1.0
+
+    def __call__(self, rewards):
+        places = (rewards[:, :, None] > rewards[:, None]).sum(-1) - (rewards[:, :, None] < rewards[:, None]).sum(-1)
+        return self.scale * places.double() / (rewards.shape[1] - 1)
+
+
+class Reinforce:
+    """-A log p: without a trust region, as for one pass over the rollouts."""
+
+    def __call__(self, logp, ratio, advantage):
+        return -advantage * logp
+''',
     "inner_box": '''
 import numpy as np
 
@@ -168,6 +189,11 @@ def said(answer):
 OPTIONS = {
     "data/fields": "_target_: my_lab.fields.FieldsDataset\nroot: images\n",
     "segmenter/inner_box": "_target_: my_lab.inner_box.InnerBoxSegmenter\nmargin: 4\n",
+    "algorithm/ranked": """
+defaults: [dr_grpo, _self_]
+name: ranked
+own_advantage: {_target_: my_lab.reinforce.Ranks, scale: 2.0}
+""",
     "reward/centres": """
 defaults: [grasp, _self_]
 terms:
@@ -291,6 +317,24 @@ def test_experiment_with_files_of_its_own_trains_and_is_evaluated(run: Callable[
     assert [(p["dataset"], p["sample_id"], p["query"], p["instances"]) for p in predictions] == [
         ("fields", f"field-{number}", query, len(boxes)) for number, (query, boxes) in enumerate(QUESTIONS)
     ]
+
+
+def test_an_advantage_and_a_surrogate_of_files_train(run: Callable[..., Record], tmp_path: Path) -> None:
+    """At the first pass every ratio is 1, so that the gradient of -A log p is that of PPO's surrogate."""
+    words = ["policy=tiny", "data=synthetic", "reward=grasp", "evaluation/protocol=ours", "rollout.max_new_tokens=64"]
+    rows = {}
+    for name, more in {
+        "own": ["algorithm=ranked", "+algorithm.own_surrogate={_target_: my_lab.reinforce.Reinforce}"],
+        "clipped": ["algorithm=ranked"],
+        "mean": [],
+    }.items():
+        run("train", *words, *more)
+        rows[name] = next(row for row in _rows(tmp_path / "r/metrics.jsonl") if "reward" in row)
+        (tmp_path / "r").rename(tmp_path / name)
+    assert rows["own"]["grad_norm"] == pytest.approx(rows["clipped"]["grad_norm"], rel=1e-5)
+    assert rows["own"]["loss"] != pytest.approx(rows["clipped"]["loss"])
+    assert rows["mean"]["grad_norm"] != pytest.approx(rows["clipped"]["grad_norm"], rel=1e-3)
+    assert 0 not in {rows["own"]["grad_norm"], rows["mean"]["grad_norm"]}
 
 
 def test_reward_term_segmenter_and_protocol_of_files_give_their_numbers(
