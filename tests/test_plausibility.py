@@ -114,6 +114,11 @@ def test_most_answers_lost_names_the_key() -> None:
     cut_off = lost_answers(0.51, {none: 0.9}, "cap")
     assert cut_off is not None
     assert (cut_off.short, cut_off.sentence) == ("cut off: cap", "51% of the answers were cut off; raise cap")
+    collapsed = lost_answers(0.51, {none: 0.9}, "cap", were_read=True)
+    assert collapsed is not None
+    assert "90% of the answers" in collapsed.sentence
+    assert "lower optimizer.lr" in collapsed.sentence
+    assert lost_answers(0.5, {none: 0.3}, "cap", were_read=True) is None
     unread = lost_answers(0.1, {none: 0.4, schema: 0.2}, "cap")
     assert unread is not None
     assert "60% of the answers could not be read (most: no_answer)" in unread.sentence
@@ -127,7 +132,12 @@ def test_a_run_says_it_once_and_its_progress_line_as_long_as_it_lasts(tmp_path: 
         shown.append(json.loads((tmp_path / "progress.json").read_text()))
     assert [bool(row["message"]) for row in shown] == [True, True, False, True]
     assert shown[0]["message"] == "cut off: rollout.max_new_tokens"
-    assert shown[-1]["notes"] == ["optimizer step 1: 90% of the answers were cut off; raise rollout.max_new_tokens"]
+    first, collapsed = shown[-1]["notes"]
+    assert first == "optimizer step 1: 90% of the answers were cut off; raise rollout.max_new_tokens"
+    assert collapsed.startswith(
+        "optimizer step 4: 90% of the answers are cut off or cannot be read, which could be read b"
+    )
+    assert shown[-1]["message"] == "collapsed: optimizer.lr"
 
 
 def test_notes_are_printed_once_even_when_the_run_is_already_over(tmp_path: Path) -> None:

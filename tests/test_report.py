@@ -24,7 +24,7 @@ from grasp_rl.evaluation.metrics import score_of
 from grasp_rl.evaluation.protocols.masks import OURS
 from grasp_rl.interfaces import CoordinateFrame
 from grasp_rl.prompts.render import format_answer
-from grasp_rl.reporting import content, load, render
+from grasp_rl.reporting import content, load, render, results
 from grasp_rl.reporting.content import reward_warning
 from grasp_rl.reporting.load import read_study
 from grasp_rl.reporting.plots import moving_average
@@ -177,7 +177,7 @@ def test_a_number_opens_the_samples_behind_it(sweep: Path) -> None:
     page = Page(sweep / "report.html")
     ids = [str(attrs["id"]) for _, attrs in page.tags if str(attrs.get("id", "")).startswith("samples-")]
     links = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
-    cells = 1 + len(content.COLUMNS)
+    cells = 1 + len(results.COLUMNS)
     assert ids == ["samples-0", "samples-1"]
     assert links == [f"#{name}" for name in ids for _ in range(cells)]  # none of the run that failed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from grasp_rl.config.errors import ConfigError
 from grasp_rl.evaluation.significance import bootstrap_p, bounds, ratio_draws
 from grasp_rl.reporting import results
 from grasp_rl.reporting.axes import configurations, constants, labelled, resolved
-from grasp_rl.reporting.cells import by_test_set, compared, gain, protocol_label
+from grasp_rl.reporting.cells import by_test_set, compared, draws_of, gain, protocol_label
 from grasp_rl.reporting.content import context
 from grasp_rl.reporting.costs import checkpoint
 from grasp_rl.reporting.load import read_study
 from grasp_rl.reporting.render import markdown, render
+from grasp_rl.reporting.table import tables_of
 from grasp_rl.reporting.types import Scored, StudiedRun
 from grasp_rl.runs.run_dir import mark_ended, mark_started
 
@@ -87,6 +89,54 @@ def test_paired_samples_leave_no_chance_in_an_equal_difference() -> None:
     low, high = cells[0].interval or (0, 0)
     assert low < 0.45 < high
     assert high - low > 0.1
+
+
+MASKS, BOXES = (f"grasp_rl.evaluation.protocols.{name}" for name in ("masks.MaskProtocol", "boxes.BoxProtocol"))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "metric", "name", "others"),
+    [
+        ({"_target_": MASKS, "name": "mine", "headline": "ciou"}, "ciou", "cIoU", ["gIoU", "Pr@0.5"]),
+        ({"_target_": BOXES, "name": "geo_r1_rec", "thresholds": [0.5]}, "acc@0.5", "acc@0.5", ["gIoU", "cIoU"]),
+        ({"_target_": "my_lab.lowest.LowestIou"}, "lowest", "lowest", ["gIoU", "cIoU"]),
+        ({"_target_": "my_lab.lowest.LowestIou", "headline": 3}, "lowest", "lowest", ["gIoU", "cIoU"]),
+    ],
+)
+def test_a_table_leads_with_the_headline_of_its_protocol(
+    protocol: dict[str, Any], metric: str, name: str, others: list[str]
+) -> None:
+    """Of a class of somebody else, which is not imported, with gIoU or else the first score that there is."""
+    hard, values = np.linspace(0.3, 0.9, 30), {}
+    for label, more in {"a": 0.0, "b": 0.05}.items():
+        one = scored(hard + more, **{metric: float(np.mean(hard + more >= 0.5)), "parse/ok": 1.0})
+        values[label] = (
+            one if metric == "ciou" else replace(one, metrics={k: v for k, v in one.metrics.items() if "iou" not in k})
+        )
+    runs = labelled(
+        [studied(f"reward={label}", one, one, evaluation={"protocol": protocol}) for label, one in values.items()]
+    )
+    ((_, cells),) = by_test_set(configurations(runs)).items()
+    assert [cell.metric for cell in cells] == [metric, metric]
+    (group,) = page(runs)["groups"]
+    assert (group["metric"], group["columns"][:2]) == (name, others)
+    assert group["rows"][0]["after"] == f"{values['a'].metrics[metric]:.3f}"
+    (table,) = tables_of(runs)[:1]
+    assert table.title.startswith(f"{metric} on ")
+    assert f"{name} before" in markdown(page(runs))
+    if metric.startswith("acc"):
+        assert cells[0].interval is not None  # counted from the samples
+        assert gain(cells[0]) == (0, 0, 0)
+
+
+def test_an_interval_does_not_depend_on_what_stands_beside_it() -> None:
+    runs = labelled(
+        [studied(f"reward={r} seed={s}", scored(np.linspace(0.1 + 0.2 * s, 0.8, 25))) for r in "ab" for s in (0, 1)]
+    )
+    ((_, cells),) = by_test_set(configurations(runs)).items()
+    together = draws_of(cells)
+    assert together is not None
+    assert cells[1].interval == bounds(together[1])
 
 
 def test_seeds_of_a_configuration_are_one_row_and_its_gain_is_paired() -> None:

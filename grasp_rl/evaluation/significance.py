@@ -6,6 +6,7 @@ interval holds both sources of chance; the permutation test exchanges the two si
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -83,8 +84,9 @@ def ratio_draws(
     """[sides, bootstrap_samples] hierarchical-bootstrap draws of a metric that is a sum over samples by another.
 
     A draw takes the samples once for all sides, then each side's seeds on its own, and averages the ratio over the
-    seeds drawn; of one seed, chance is that of the samples alone. Any linear contrast of the rows (a difference, a main
-    effect, an interaction) so has the draws of a paired comparison. NaN where a draw has no sample that counts.
+    seeds drawn; of one seed, chance is that of the samples alone. The draws of a side do not depend on the others. Any
+    linear contrast of the rows (a difference, a main effect, an interaction) so has the draws of a paired comparison.
+    NaN where a draw has no sample that counts.
 
     Args:
         sides: numerator and denominator [seeds, samples] of each; the samples are the columns, the same on all sides. A
@@ -100,7 +102,7 @@ def ratio_draws(
         raise ValueError(f"ratio_draws: [seeds, samples] of the same samples, not {[a.shape for a, _ in sides]}")
     (count,) = shapes
     rng, result = np.random.default_rng(seed), np.empty((len(sides), bootstrap_samples))
-    streams = [np.random.default_rng([seed, place]) for place in range(len(sides))]
+    streams = [np.random.default_rng([seed, *(zlib.crc32(part.tobytes()) for part in side)]) for side in sides]
     at_once = max(1, CHUNK // count)
     for start in range(0, bootstrap_samples, at_once):
         size = min(at_once, bootstrap_samples - start)

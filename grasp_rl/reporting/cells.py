@@ -8,9 +8,10 @@ samples are drawn, the same samples for all that is compared; of one seed, sampl
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +19,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from grasp_rl.config.errors import ConfigError
+from grasp_rl.config.targets import instantiate
 from grasp_rl.evaluation.significance import bootstrap_p, bounds, holm, permutation_p, ratio_draws
 from grasp_rl.geometry import FloatArray
 from grasp_rl.reporting.axes import Configuration
 from grasp_rl.reporting.types import Scored, StudiedRun, number
 from grasp_rl.utils.files import Record
 
+_NOT_A_SCORE = ("parse/", "share/", "term/", "samples", "length", "truncated", "seconds", "reward")
 AGREES = 1e-6
 """How far a metric counted from the samples may be from the one that the evaluation wrote."""
 
@@ -140,8 +144,43 @@ def _shipped(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
+NAMES = {"giou": "gIoU", "ciou": "cIoU", "box_iou": "box IoU", "ap": "AP"}
+
+
+def name_of(metric: str) -> str:
+    """How a page calls a metric."""
+    return NAMES.get(metric, metric)
+
+
+def headline_of(run: StudiedRun) -> str:
+    """The metric that a table of the run leads with: the headline of its protocol, where its scores have that number.
+
+    A class of somebody else is not imported to ask: then gIoU, or the first number that there is.
+    """
+    settings = (run.config.get("evaluation") or {}).get("protocol") or {}
+    known = run.after or run.before
+    for metric in (_headline(json.dumps(settings, sort_keys=True, default=str)), "giou"):
+        if known is None or known.number(metric) is not None:
+            return metric
+    numbers = [] if known is None else [key for key in known.metrics if known.number(key) is not None]
+    return next((key for key in numbers if not key.startswith(_NOT_A_SCORE)), "giou")
+
+
+@lru_cache(maxsize=64)
+def _headline(settings: str) -> str:
+    about = json.loads(settings)
+    if not isinstance(about, dict):
+        return "giou"
+    if isinstance(about.get("headline"), str):
+        return str(about["headline"])
+    try:
+        return str(instantiate(about, (), "evaluation.protocol").headline)
+    except (ConfigError, AttributeError):  # of somebody else, of another version, or none
+        return "giou"
+
+
 def by_test_set(
-    configurations: Sequence[Configuration], metric: str = "giou", protocol: str | None = None
+    configurations: Sequence[Configuration], metric: str | None = None, protocol: str | None = None
 ) -> dict[Benchmark, list[Cell]]:
     """The configurations by the test sets that their runs were scored on, in the order of the first runs.
 
@@ -149,28 +188,29 @@ def by_test_set(
 
     Args:
         configurations: of one study.
-        metric: a name in metrics.json.
+        metric: a name in metrics.json; the headline of each run's protocol by default.
         protocol: whose numbers; each run's own by default.
     """
     result: dict[Benchmark, list[Cell]] = {}
     for configuration in configurations:
-        runs: dict[Benchmark, list[tuple[StudiedRun, float]]] = {}
+        runs: dict[tuple[Benchmark, str], list[tuple[StudiedRun, float]]] = {}
         for run in configuration.runs:
             own = protocol is None or protocol == protocol_label(run)
             test = scored_on(run, None if own else protocol)
-            value = run.after.number(metric if own else f"{protocol}/{metric}") if run.after else None
+            name = metric or (headline_of(run) if own else "giou")
+            value = run.after.number(name if own else f"{protocol}/{name}") if run.after else None
             if test is not None and value is not None:
-                runs.setdefault(test, []).append((run, value))
-        for test, pairs in runs.items():
+                runs.setdefault((test, name), []).append((run, value))
+        for (test, name), pairs in runs.items():
             scored, values = tuple(run for run, _ in pairs), tuple(value for _, value in pairs)
             own = all(test.protocol == protocol_label(run) for run in scored)
             cell = Cell(
                 configuration=configuration,
                 test=test,
-                metric=metric,
+                metric=name,
                 runs=scored,
                 values=values,
-                samples=_samples(scored, values, metric) if own and test.digest else None,
+                samples=_samples(scored, values, name) if own and test.digest else None,
             )
             result.setdefault(test, []).append(cell)
     return result
@@ -223,15 +263,15 @@ def _known(cell: Cell) -> tuple[FloatArray, FloatArray]:
 
 
 def gain(cell: Cell) -> tuple[float, float, float] | None:
-    """Mean gIoU after training minus that before on the same samples, with its interval; None without both."""
-    if cell.metric != "giou" or cell.samples is None:
+    """The metric after training minus that before on the same samples, with its interval; None without both."""
+    if cell.samples is None:
         return None
     before = [run.before for run in cell.runs]
     if any(scored is None or _digest(scored) != cell.test.digest for scored in before):
         return None
-    rows = [ratio_of(scored.records, "giou") for scored in before if scored is not None]
+    rows = [ratio_of(scored.records, cell.metric) for scored in before if scored is not None]
     above, below = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
-    if not np.array_equal(below, cell.samples[1]):
+    if not np.array_equal(below, cell.samples[1]) or not below.sum(1).all():
         return None
     apart = (cell.samples[0] - above, below)
     mean = float((apart[0].sum(1) / below.sum(1)).mean())
@@ -261,6 +301,8 @@ def _counted(record: Record, metric: str) -> tuple[float, float]:
         value = iou if kind == group else None
     elif metric.startswith("pr@"):
         value = None if not target or iou is None else float(iou > float(metric[3:]))
+    elif metric.startswith("acc@"):
+        value = None if iou is None else float(iou >= float(metric[4:]))
     elif metric == "no_target_accuracy":
         value = None if target else float(bool(record.get("empty")))
     elif metric == "box_iou":

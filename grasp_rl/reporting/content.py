@@ -9,9 +9,10 @@ from typing import Any
 
 from grasp_rl.reporting import breakdowns, health, regret, results
 from grasp_rl.reporting.axes import SEEDS, Configuration, common_values, configurations, constants, label_of
+from grasp_rl.reporting.cells import headline_of, name_of
 from grasp_rl.reporting.costs import cost
 from grasp_rl.reporting.plots import REWARD, VALIDATION, curve, image, path_of
-from grasp_rl.reporting.results import COLUMNS, NOTHING, decimals, of
+from grasp_rl.reporting.results import NOTHING, decimals, of
 from grasp_rl.reporting.types import Scored, StudiedRun, number
 from grasp_rl.runs.run_dir import SFT
 from grasp_rl.types import ParseStatus
@@ -57,7 +58,6 @@ def context(
         "summary": study.summary,
         "constants": label_of(constants(runs)),
         "common": label_of(common_values([c.axes for c in known])),
-        "columns": [heading for heading, _ in COLUMNS],
         "groups": study.groups,
         "regimes": [{"label": run.label, "rows": rows} for run in runs if (rows := _stages(run))],
         "curves": _curves(drawn),
@@ -114,25 +114,26 @@ def _stages(run: StudiedRun) -> list[Record]:
 
 
 def _curves(runs: Sequence[StudiedRun]) -> list[Record]:
-    """Per run the mean reward of its rollouts and its validation gIoU, on axes that compare."""
-    rewards = [_points(run.rows, "reward") for run in runs]
-    gious = [_points(run.validations, "val/giou") for run in runs]
-    steps = [point[0] for points in [*rewards, *gious] for point in points]
+    """Per run the mean reward of its rollouts and its validation score, on axes that compare."""
+    rewards, metrics = [_points(run.rows, "reward") for run in runs], [headline_of(run) for run in runs]
+    scores = [_points(run.validations, f"val/{metric}") for run, metric in zip(runs, metrics, strict=True)]
+    steps = [point[0] for points in [*rewards, *scores] for point in points]
     if not steps:
         return []
     xlim = (0.0, max(steps) * 1.03)
     panels = []
-    for run, reward, giou in zip(runs, rewards, gious, strict=True):
+    for run, reward, score, metric in zip(runs, rewards, scores, metrics, strict=True):
         alike = [rewards[i] for i, other in enumerate(runs) if _reward(other) == _reward(run)]
-        panel: Record = {"label": run.label, "reward": None, "giou": None}
+        panel: Record = {"label": run.label, "reward": None, "score": None, "metric": name_of(metric)}
         if reward:
             smooth = max(2, len(reward) // 15)
             label, limits = "mean reward (points)", _limits(alike)
             panel["reward"] = curve(reward, ylabel=label, color=REWARD, xlim=xlim, ylim=limits, smooth=smooth)
-        if giou:
-            limits = _limits(gious)
-            panel["giou"] = curve(giou, ylabel="validation gIoU (0 to 1)", color=VALIDATION, xlim=xlim, ylim=limits)
-        panels += [panel] if reward or giou else []
+        if score:
+            limits = _limits([points for points, other in zip(scores, metrics, strict=True) if other == metric])
+            label = f"validation {name_of(metric)} (0 to 1)"
+            panel["score"] = curve(score, ylabel=label, color=VALIDATION, xlim=xlim, ylim=limits)
+        panels += [panel] if reward or score else []
     return panels
 
 
@@ -303,7 +304,7 @@ def _terms(run: StudiedRun) -> list[Record]:
                 "mean": mean,
                 "std": decimals(spread),
                 "share": decimals(share),
-                "idle": spread == 0 and weight != 0,
+                "idle": _mean(run.rows, f"term/{name}/group_std") == 0 and weight != 0,
             }
         )
     return terms

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from grasp_rl.reporting.axes import Configuration
+from grasp_rl.reporting.cells import headline_of, name_of
 from grasp_rl.reporting.plots import Line, overlay
 from grasp_rl.reporting.results import NOTHING
 from grasp_rl.reporting.types import StudiedRun, number
@@ -101,8 +102,11 @@ def plots(configurations: Sequence[Configuration]) -> list[Record]:
 
 
 def learning(configurations: Sequence[Configuration]) -> list[Record]:
-    """The validation curves of all configurations on one pair of axes: gIoU, and reward where all have the same one."""
-    panels = [("validation gIoU (0 to 1)", "val/giou")]
+    """The validation curves of all configurations on one pair of axes: the score of each protocol, and reward where all
+    have the same one.
+    """
+    metrics = dict.fromkeys(headline_of(run) for c in configurations for run in c.runs)
+    panels = [(f"validation {name_of(metric)} (0 to 1)", f"val/{metric}") for metric in metrics]
     if len({repr(run.config.get("reward")) for c in configurations for run in c.runs}) == 1:
         panels.append(("validation reward (points)", "val/reward"))
     drawn = [(label, together(configurations, key, label, validations=True)) for label, key in panels]

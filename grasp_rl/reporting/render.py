@@ -147,7 +147,7 @@ def markdown(content: Record) -> str:
     lines += [f"All runs: {_md(content['constants'])}", ""] if content["constants"] else []
     lines += [f"Common values: {_md(content['common'])}", ""] if content["common"] else []
     for group in content["groups"]:
-        lines += _group(group, content["columns"])
+        lines += _group(group)
     terms = [
         [block["label"], t["name"], t["weight"], t["mean"], t["std"], t["share"], _remark(t)]
         for block in content["terms"]
@@ -194,9 +194,11 @@ def markdown(content: Record) -> str:
     return "\n".join([*lines, "", "Curves and images: report.html.", ""])
 
 
-def _group(group: Record, columns: Sequence[str]) -> list[str]:
+def _group(group: Record) -> list[str]:
     """The tables of one test set."""
-    head = [*(group["axes"] or ["run"]), "state", "gIoU before", "gIoU after", "95 % interval", "gain, 95 % interval"]
+    metric, columns = group["metric"], group["columns"]
+    head = [*(group["axes"] or ["run"]), "state", f"{metric} before", f"{metric} after", "95 % interval"]
+    head.append("gain, 95 % interval")
     body = [
         [*(row["axes"] or [row["label"]]), row["state"], row["before"], row["after"],
          " ".join(part for part in (row["range"], row["seeds"] and f"({row['seeds']})") if part) or NOTHING,
@@ -223,7 +225,7 @@ def _group(group: Record, columns: Sequence[str]) -> list[str]:
         lines += ["## Each run", ""]
         body = [[*(r["axes"] or [r["label"]]), r["state"], r["before"], r["after"], r["difference"], r["interval"]]
                 for r in group["runs"]]  # fmt: skip
-        head = [*(group["run_axes"] or ["run"]), "state", "gIoU before", "after", "gain", "95 % interval"]
+        head = [*(group["run_axes"] or ["run"]), "state", f"{metric} before", "after", "gain", "95 % interval"]
         lines += [*_md_table(head, body), ""]
     return lines
 

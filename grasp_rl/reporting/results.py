@@ -13,7 +13,17 @@ import numpy as np
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.reporting import breakdowns
 from grasp_rl.reporting.axes import Configuration, columns, configurations
-from grasp_rl.reporting.cells import Benchmark, Cell, Difference, best_of, by_test_set, compared, gain
+from grasp_rl.reporting.cells import (
+    Benchmark,
+    Cell,
+    Difference,
+    best_of,
+    by_test_set,
+    compared,
+    gain,
+    headline_of,
+    name_of,
+)  # fmt: skip
 from grasp_rl.reporting.published import beside
 from grasp_rl.reporting.types import Scored, StudiedRun
 from grasp_rl.utils.files import Record
@@ -27,7 +37,7 @@ COLUMNS = (
     ("gIoU, one instance", "giou/single"),
     ("gIoU, several", "giou/multi"),
 )
-"""Headings of the table and the metrics under them, after gIoU itself."""
+"""Headings of the table and the metrics under them, after the one that it leads with."""
 NOTHING = "-"
 """Stands for a number that there is not."""
 _TIED_NAMED = 4
@@ -57,6 +67,11 @@ class _Ranked:
     @property
     def tied(self) -> list[str]:
         return [label for label, apart in self.to_best.items() if apart.tied]
+
+
+def columns_of(metric: str) -> tuple[tuple[str, str], ...]:
+    """Headings and metrics of a table that leads with ``metric``."""
+    return tuple(pair for pair in (("gIoU", "giou"), *COLUMNS) if pair[1] != metric)
 
 
 def study_results(runs: Sequence[StudiedRun], over: Sequence[str], baseline: str | None) -> StudyResults:
@@ -98,8 +113,8 @@ def _split(known: Sequence[Configuration], ranked: Sequence[_Ranked], chosen: Co
         if chosen is not None and all(cell.configuration is not chosen for cell in part.cells):
             notes.append(f"{part.title}: {chosen.label} was not scored there, the best is compared with instead")
         if missing := [cell.label for cell in part.cells if cell.samples is None]:
-            notes.append(f"{part.title}: no interval and no comparison of {'; '.join(missing)}, whose stored "
-                         "samples are missing or do not give the gIoU that was written")  # fmt: skip
+            notes.append(f"{part.title}: no interval and no comparison of {'; '.join(missing)}, whose stored samples "
+                         f"are missing or do not give the {name_of(part.best.metric)} that was written")  # fmt: skip
     return notes
 
 
@@ -160,11 +175,13 @@ def _group(part: _Ranked, chosen: Configuration | None, keys: list[str], waiting
     apart = part.to_best if reference is part.best else compared(cells, reference)
     leading = {part.best.label, *part.tied} if len(cells) + len(waiting) > 1 else set()
     runs = [run for cell in cells for run in cell.runs]
-    several = any(len(cell.configuration.runs) > 1 for cell in cells)
+    several, shown = any(len(cell.configuration.runs) > 1 for cell in cells), columns_of(part.best.metric)
     return {
         "title": part.title,
+        "metric": name_of(part.best.metric),
+        "columns": [heading for heading, _ in shown],
         "axes": keys,
-        "rows": [_row(cell, cell.label in leading) for cell in cells] + [_waiting(c) for c in waiting],
+        "rows": [_row(cell, cell.label in leading) for cell in cells] + [_waiting(c, len(shown)) for c in waiting],
         "chance": chance(cells),
         "run_axes": list(columns(runs[0].axes, runs[0].label, "run")),
         "runs": [run_row(run) for run in runs] if several else [],
@@ -182,14 +199,15 @@ def _ours(best: Cell) -> dict[str, tuple[str, float]]:
 
 def _unscored(waiting: Sequence[Configuration], keys: list[str]) -> Record:
     return {
-        "title": "Not scored", "axes": keys, "rows": [_waiting(c) for c in waiting], "chance": "", "run_axes": [],
-        "runs": [], "reference": "", "compared": [], "published": [],
+        "title": "Not scored", "metric": name_of("giou"), "columns": [heading for heading, _ in COLUMNS], "axes": keys,
+        "rows": [_waiting(c, len(COLUMNS)) for c in waiting], "chance": "", "run_axes": [], "runs": [],
+        "reference": "", "compared": [], "published": [],
     }  # fmt: skip
 
 
 def _row(cell: Cell, leading: bool) -> Record:
     runs, change = cell.runs, gain(cell)
-    if change is None and len(runs) == 1 and runs[0].difference is not None:
+    if change is None and len(runs) == 1 and runs[0].difference is not None and cell.metric == "giou":
         change = runs[0].difference[:3]
     seeds = f"{len(runs)} seeds, std {decimals(cell.std)}" if len(runs) > 1 else ""
     return {
@@ -198,33 +216,37 @@ def _row(cell: Cell, leading: bool) -> Record:
         "state": _states(cell.configuration),
         "error": None,
         "best": leading,
-        "before": decimals(_mean(runs, "before", "giou")),
+        "before": decimals(_mean(runs, "before", cell.metric)),
         "after": decimals(cell.mean),
         "range": span(cell.interval),
         "seeds": seeds,
         "difference": decimals(change[0], signed=True) if change else NOTHING,
         "interval": span(change[1:], signed=True) if change else "",
         "certain": change is not None and (change[1] > 0 or change[2] < 0),
-        "cells": [(decimals(_mean(runs, "before", name)), decimals(_mean(runs, "after", name))) for _, name in COLUMNS],
+        "cells": [
+            (decimals(_mean(runs, "before", name)), decimals(_mean(runs, "after", name)))
+            for _, name in columns_of(cell.metric)
+        ],
     }
 
 
 def run_row(run: StudiedRun) -> Record:
     """One run in the fold below the configurations."""
-    change = run.difference
+    metric = headline_of(run)
+    change = run.difference if metric == "giou" else None
     return {
         "axes": list(columns(run.axes, run.label).values()),
         "label": run.label,
         "state": run.state,
-        "before": decimals(of(run.before, "giou")),
-        "after": decimals(of(run.after, "giou")),
+        "before": decimals(of(run.before, metric)),
+        "after": decimals(of(run.after, metric)),
         "difference": decimals(change.mean, signed=True) if change else NOTHING,
         "interval": span(change[1:3], signed=True) if change else "",
-        "cells": [(decimals(of(run.before, name)), decimals(of(run.after, name))) for _, name in COLUMNS],
+        "cells": [(decimals(of(run.before, name)), decimals(of(run.after, name))) for _, name in columns_of(metric)],
     }
 
 
-def _waiting(configuration: Configuration) -> Record:
+def _waiting(configuration: Configuration, cells: int) -> Record:
     """A configuration without a score, with its error where it failed."""
     runs = configuration.runs
     nothing = dict.fromkeys(("before", "after", "difference"), NOTHING)
@@ -234,7 +256,7 @@ def _waiting(configuration: Configuration) -> Record:
         "state": _states(configuration),
         "error": next((run.error for run in runs if run.error), None),
         "best": False, "range": "", "seeds": "", "interval": "", "certain": False,
-        "cells": [(NOTHING, NOTHING) for _ in COLUMNS],
+        "cells": [(NOTHING, NOTHING)] * cells,
     }  # fmt: skip
 
 
@@ -285,19 +307,19 @@ def _summary(runs: Sequence[StudiedRun], ranked: Sequence[_Ranked]) -> str:
 
 def _headline(part: _Ranked, many: bool) -> str:
     """The best configuration of a test set, or those that are tied, and the gain over before."""
-    best = part.best
+    best, metric = part.best, name_of(part.best.metric)
     on = f" on {part.test.samples} {part.test.split} samples".replace("  ", " ")
     seeds = f" over {len(best.values)} seeds" if len(best.values) > 1 else ""
     if not part.tied:
         text = f"{f'The best, {best.label}, reaches' if many and len(part.cells) > 1 else 'It reaches'}"
-        text += f" a gIoU of {decimals(best.mean)}{seeds}{on}"
+        text += f" {'an' if metric[0] in 'aeiouAEIOU' else 'a'} {metric} of {decimals(best.mean)}{seeds}{on}"
     else:
         names = part.tied[:_TIED_NAMED]
         more = f" and {len(part.tied) - len(names)} more" if len(part.tied) > len(names) else ""
-        text = f"No best: {best.label} has the highest gIoU, {decimals(best.mean)}{seeds}{on}, tied with"
+        text = f"No best: {best.label} has the highest {metric}, {decimals(best.mean)}{seeds}{on}, tied with"
         text += f" {'; '.join(names)}{more} (the interval of the paired difference holds 0)"
-    before, change = _mean(best.runs, "before", "giou"), gain(best)
-    if change is None and len(best.runs) == 1 and best.runs[0].difference is not None:
+    before, change = _mean(best.runs, "before", best.metric), gain(best)
+    if change is None and len(best.runs) == 1 and best.runs[0].difference is not None and best.metric == "giou":
         change = best.runs[0].difference[:3]
     if change is None or before is None or not all(map(math.isfinite, change)):
         return f"{text}." if before is None else f"{text}, {decimals(before)} before training."

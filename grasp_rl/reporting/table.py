@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add("folder", type=Path, nargs="+", help="run folders, or folders of runs such as a sweep's, nested or not")
     add("--rows", help="an axis, such as reward (default: a row a configuration)")
     add("--columns", help="another one; what axes are left is averaged over")
-    add("--metric", default="giou", help="a name in metrics.json (default: giou)")
+    add("--metric", help="a name in metrics.json (default: the headline of each run's protocol, such as giou)")
     add("--protocol", help="whose numbers, of an evaluation by several protocols (default: each run's own)")
     add("--where", action="append", default=[], metavar="KEY=VALUE", help="only these configurations; may be repeated")
     add("--over", default="seed", help="keys to average over, with commas between (default: seed)")
@@ -73,7 +73,7 @@ def tables_of(
     *,
     rows: str | None = None,
     columns: str | None = None,
-    metric: str = "giou",
+    metric: str | None = None,
     protocol: str | None = None,
     where: Sequence[str] = (),
     over: Sequence[str] = ("seed",),
@@ -116,7 +116,7 @@ def _with(table: Table, notes: Sequence[str]) -> Table:
                  text_columns=table.text_columns)  # fmt: skip
 
 
-def _nothing(runs: Sequence[StudiedRun], metric: str, protocol: str | None) -> str:
+def _nothing(runs: Sequence[StudiedRun], metric: str | None, protocol: str | None) -> str:
     """What to say where no run has the number."""
     names = list(dict.fromkeys(name for run in runs if run.after for name in run.after.metrics))
     if not names:
@@ -128,6 +128,7 @@ def _nothing(runs: Sequence[StudiedRun], metric: str, protocol: str | None) -> s
             f"--protocol {protocol}: no run was scored by it{closest(protocol, protocols)}; by: {', '.join(protocols)}"
         )
     plain = [name for name in names if name.partition("/")[0] not in scored]
+    metric = metric or "giou"
     return f"--metric {metric}: no run has it{closest(metric, plain)}; there are: {', '.join(plain)}"
 
 

@@ -114,14 +114,26 @@ class LostAnswers:
     sentence: str
 
 
-def lost_answers(truncated: float, unread: Mapping[ParseStatus, float], cap: str) -> LostAnswers | None:
+def lost_answers(
+    truncated: float, unread: Mapping[ParseStatus, float], cap: str, *, were_read: bool = False
+) -> LostAnswers | None:
     """What loses more than half of the answers; None where nothing does.
 
     Args:
         truncated: share of the answers that were cut off.
         unread: share of the answers of each status that is a failure.
         cap: config key of the limit on tokens.
+        were_read: whether most answers of the same policy could be read earlier in its training: then it has collapsed.
     """
+    share = max(truncated, sum(unread.values()))
+    if share > _MOST and were_read:
+        return LostAnswers(
+            short="collapsed: optimizer.lr",
+            sentence=(
+                f"{share:.0%} of the answers are cut off or cannot be read, which could be read before: the policy may "
+                "have collapsed; lower optimizer.lr or raise algorithm.beta, and go on from a checkpoint before"
+            ),
+        )
     if truncated > _MOST:
         return LostAnswers(
             short=f"cut off: {cap}", sentence=f"{truncated:.0%} of the answers were cut off; raise {cap}"

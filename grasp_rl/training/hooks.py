@@ -48,6 +48,8 @@ class RunLog:
     def __init__(self, run_dir: Path, tracker: Tracker, *, steps: int, first_step: int, is_main: bool) -> None:
         self.run_dir, self.tracker, self.is_main, self.first_step = run_dir, tracker, is_main, first_step
         self._said: set[str] = set()
+        self._was_read = False
+        """Whether most answers of an earlier step of this start could be read."""
         if is_main:
             self.metrics = MetricsLog(run_dir, resume_step=first_step or None)
             self.progress = ProgressWriter(run_dir, steps, first_step)
@@ -64,12 +66,19 @@ class RunLog:
             self.metrics.log(step, row)
             self.metrics.time(step, seconds)
             self.tracker.log({**row, **{f"seconds/{name}": value for name, value in seconds.items()}}, step)
-            trouble = _lost(row)
+            trouble = self._trouble(row)
             self.progress.update("train", step, reward=row.get("reward"), message=trouble.short if trouble else "")
             self._pass_on()
             if trouble and trouble.short not in self._said:
                 self._said.add(trouble.short)
                 self.note(f"optimizer step {step}: {trouble.sentence}")
+
+    def _trouble(self, row: Mapping[str, float]) -> LostAnswers | None:
+        """What loses most completions of the step with the metrics ``row``."""
+        unread = {status: row.get(f"parse/{status}", 0.0) for status in ParseStatus if status not in READ}
+        lost = lost_answers(row.get("truncated", 0.0), unread, "rollout.max_new_tokens", were_read=self._was_read)
+        self._was_read |= lost is None
+        return lost
 
     def _pass_on(self) -> None:
         """Say on the terminal what the tracker has to say."""
@@ -109,12 +118,6 @@ class RunLog:
         """Work of another kind goes on: ``counts`` done and their total."""
         if self.is_main:
             self.progress.update(name, step, message="/".join(map(str, counts)))
-
-
-def _lost(row: Mapping[str, float]) -> LostAnswers | None:
-    """What loses most completions of the step with the metrics ``row``."""
-    unread = {status: row.get(f"parse/{status}", 0.0) for status in ParseStatus if status not in READ}
-    return lost_answers(row.get("truncated", 0.0), unread, "rollout.max_new_tokens")
 
 
 class Evaluator:
