@@ -129,6 +129,19 @@ def test_a_table_leads_with_the_headline_of_its_protocol(
         assert gain(cells[0]) == (0, 0, 0)
 
 
+def test_the_gain_of_a_metric_whose_denominator_moves() -> None:
+    """Unions of 10 before and of 20 after, intersections of 2 and of 12: 0.2 and 0.6 on every sample."""
+    protocol = {"_target_": MASKS, "name": "mine", "headline": "ciou"}
+
+    def of(inner: float, union: float) -> Scored:
+        one = scored([inner / union] * 30)
+        return replace(one, records=tuple(r | {"intersection": inner, "union": union} for r in one.records))
+
+    run = studied("reward=a", of(12, 20), of(2, 10), evaluation={"protocol": protocol})
+    ((_, (cell,)),) = by_test_set(configurations(labelled([run]))).items()
+    assert gain(cell) == pytest.approx((0.4, 0.4, 0.4))
+
+
 def test_an_interval_does_not_depend_on_what_stands_beside_it() -> None:
     runs = labelled(
         [studied(f"reward={r} seed={s}", scored(np.linspace(0.1 + 0.2 * s, 0.8, 25))) for r in "ab" for s in (0, 1)]

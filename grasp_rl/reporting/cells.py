@@ -263,7 +263,11 @@ def _known(cell: Cell) -> tuple[FloatArray, FloatArray]:
 
 
 def gain(cell: Cell) -> tuple[float, float, float] | None:
-    """The metric after training minus that before on the same samples, with its interval; None without both."""
+    """The metric after training minus that before on the same samples, with its interval; None without both.
+
+    Of a mean over samples each seed is compared with itself. Where the two divide by other numbers (cIoU by its
+    unions), seeds are drawn for each side on its own, which makes the interval wider rather than narrower.
+    """
     if cell.samples is None:
         return None
     before = [run.before for run in cell.runs]
@@ -271,8 +275,11 @@ def gain(cell: Cell) -> tuple[float, float, float] | None:
         return None
     rows = [ratio_of(scored.records, cell.metric) for scored in before if scored is not None]
     above, below = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
-    if not np.array_equal(below, cell.samples[1]) or not below.sum(1).all():
+    if not below.sum(1).all():
         return None
+    if not np.array_equal(below, cell.samples[1]):
+        after, first = ratio_draws([cell.samples, (above, below)])
+        return cell.mean - float((above.sum(1) / below.sum(1)).mean()), *bounds(after - first)
     apart = (cell.samples[0] - above, below)
     mean = float((apart[0].sum(1) / below.sum(1)).mean())
     return mean, *bounds(ratio_draws([apart])[0])
