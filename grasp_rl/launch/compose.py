@@ -41,6 +41,7 @@ from grasp_rl.config.modules import admit
 from grasp_rl.config.renamed import current_key
 from grasp_rl.config.schema import PromptConfig, RunConfig
 from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, to_config
+from grasp_rl.launch import experiments
 from grasp_rl.launch.compat import Hydra, get_args_parser
 from grasp_rl.launch.process import Job, folder_of
 from grasp_rl.launch.sweeper import is_search, split_points, swept
@@ -408,11 +409,13 @@ def _named(hydra: Any, raw: Record) -> list[str]:
 
 
 def _compose(engine: Hydra, overrides: list[str], mode: RunMode) -> DictConfig:
-    for override in parse_overrides(overrides):
+    parsed = parse_overrides(overrides)
+    for override in parsed:
         if override.key_or_group in COMPONENTS and not isinstance(override.value(), str | list | Sweep):
             raise ConfigError(f"{override.input_line}: must be the name of an option")
     try:
-        config = engine.compose_config(CONFIG_NAME, list(overrides), mode)
+        with experiments.named([str(place) for place in _listed(parsed, "hydra.searchpath")]):
+            config = engine.compose_config(CONFIG_NAME, list(overrides), mode)
     except (AttributeError, TypeError, KeyError, IndexError, AssertionError, RecursionError) as error:
         said = f"{type(error).__name__}: {one_line(error)}"
         raise ConfigError(f"an option has a value that Hydra cannot compose ({said})") from error
@@ -436,7 +439,8 @@ def _planned(
     said: Sequence[str],
     unread: Sequence[str],
 ) -> Job:
-    config = _with_placeholders(engine.config_loader.load_sweep_config(master, list(point)), unread)
+    with experiments.named(list(master.hydra.searchpath)):
+        config = _with_placeholders(engine.config_loader.load_sweep_config(master, list(point)), unread)
     with open_dict(config):
         config.hydra.job.id, config.hydra.job.num = str(number), number
     HydraConfig.instance().set_config(config)
