@@ -234,9 +234,14 @@ def trusted_on(overrides: Sequence[str]) -> tuple[str, ...]:
     """
     parsed = parse_overrides(overrides)
     trusted = check_trusted(_listed(parsed, "trusted_modules"))
-    places = [str(place) for place in _listed(parsed, "hydra.searchpath")]
+    places = places_on(overrides)
     admit([*trusted, *(place.removeprefix("pkg://") for place in places if place.startswith("pkg://"))])
     return trusted
+
+
+def places_on(overrides: Sequence[str]) -> list[str]:
+    """The search path that the command line itself names."""
+    return [str(place) for place in _listed(parse_overrides(overrides), "hydra.searchpath")]
 
 
 def _listed(overrides: Sequence[Override], key: str) -> list[Any]:
@@ -409,12 +414,11 @@ def _named(hydra: Any, raw: Record) -> list[str]:
 
 
 def _compose(engine: Hydra, overrides: list[str], mode: RunMode) -> DictConfig:
-    parsed = parse_overrides(overrides)
-    for override in parsed:
+    for override in parse_overrides(overrides):
         if override.key_or_group in COMPONENTS and not isinstance(override.value(), str | list | Sweep):
             raise ConfigError(f"{override.input_line}: must be the name of an option")
     try:
-        with experiments.named([str(place) for place in _listed(parsed, "hydra.searchpath")]):
+        with experiments.named(places_on(overrides)):
             config = engine.compose_config(CONFIG_NAME, list(overrides), mode)
     except (AttributeError, TypeError, KeyError, IndexError, AssertionError, RecursionError) as error:
         said = f"{type(error).__name__}: {one_line(error)}"
