@@ -201,6 +201,8 @@ def _wrong_value(error: OmegaConfBaseException, assigned: str | None) -> str:
     if "is not Optional" in text or "assign None" in text:
         return f"{key}=null: must have a value"
     text = re.sub(r"^\w+ raised while resolving interpolation: ", "", text)
+    if key == "hydra.sweep.subdir":  # a job is named by what it runs, and what is said is about that
+        return _flat(text)
     return _flat(f"{assigned or key}: {text}")
 
 

@@ -128,3 +128,7 @@ def test_experiments_of_a_sweep_and_of_a_search_path_are_named(tmp_path: Path) -
     path.write_text("# @package _global_\n")
     said = refusal("experiment=mine/ablatoin", f"hydra.searchpath=[file://{tmp_path}]")
     assert re.match("experiment=mine/ablatoin: no such option; did you mean mine/ablation?", said)
+
+
+def test_a_sweep_that_lacks_a_value_names_its_key_alone() -> None:
+    assert refusal("data=jsonl", "seed=1,2", sweep=True) == "data.root: has no default; give data.root=VALUE"
