@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -494,6 +495,30 @@ def test_a_sweep_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     total = sum(job["device_hours"] for job in jobs)
     assert f"{total:.2f}" in shown
     assert code == 0
+
+
+def test_the_rows_of_a_sweep_say_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Paired axes, too; what all jobs have in common is left out."""
+    words = ("-m", "experiment=think2seg_rs/backbone", "rollout.top_k=0", "--gpu", "a100_40")
+    _, out, _ = plan(capsys, *words, "--json")
+    record = json.loads(out)
+    policies = ["qwen2_5_vl_3b", "qwen2_5_vl_7b", "internvl3_8b", "llava_1_5_7b"]
+    assert [job["overrides"][0] for job in record["jobs"]] == [f"policy={name}" for name in policies]
+    shown = plan(capsys, *words)[1]
+    assert [name for name in policies if f"\npolicy={name} " not in shown] == []
+    assert "engine_" not in shown
+    assert "top_k" not in shown
+    assert re.search(r"^policy=llava_1_5_7b .* needs [\d.]+ GiB", shown, re.M)
+
+
+def test_a_plan_needs_no_dataset(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its folder alone may be missing: a policy's path decides what is planned."""
+    for words in (["data=jsonl"], ["experiment=grasp/main"], ["-m", "data=jsonl,rrsis_d"]):
+        code, out, err = plan(capsys, *words)
+        assert code in (0, 3), err
+        assert "device-hours" in out
+    code, _, err = plan(capsys, "policy=hf_vlm")
+    assert (code, err) == (2, "grasp-rl plan: policy.path: has no default; give policy.path=VALUE\n")
 
 
 @pytest.mark.parametrize(

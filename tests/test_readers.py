@@ -381,11 +381,7 @@ def test_a_file_that_is_not_there_is_named_when_it_is_read(tmp_path: Path) -> No
 def test_the_reader_shown_in_the_documentation_reads(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/datasets.md").read_text(), re.DOTALL)
     found: dict[str, Any] = {}
-    exec(
-        "from __future__ import annotations\nfrom grasp_rl.data.annotations import Row\n"
-        "from grasp_rl.data.published import FolderDataset, inside, read_document\n" + code,
-        found,
-    )
+    exec(code, found)
     layouts.save(tmp_path / "a.png", layouts.picture(1))
     mask = layouts.boxes_mask((1, 2, 9, 9))
     entry = {"image": "a.png", "category": "field", "questions": ["q?"], "rle": layouts.rle(mask)}

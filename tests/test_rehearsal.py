@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import forked
 import pytest
 
 from grasp_rl.config.errors import ConfigError
@@ -16,6 +17,7 @@ from grasp_rl.prompts.render import format_answer, wrapped
 from grasp_rl.rehearsal import cli as rehearse
 from grasp_rl.rehearsal import recipe as recipes
 from grasp_rl.rehearsal import teaching
+from grasp_rl.rehearsal.recipe import Recipe
 from grasp_rl.rehearsal.small import SEGMENTERS, small, taught
 from grasp_rl.rollouts.reward_pipeline import RewardPipeline
 from grasp_rl.rollouts.turns import stages_of
@@ -79,7 +81,7 @@ def test_a_rehearsal_differs_in_size_alone(name: str, tmp_path: Path) -> None:
     ("change", "told"),
     [
         ({"policy": {"path": "someone/else"}}, r"policy\.path='someone/else': no small model of its class"),
-        ({"data": {"name": "mine"}}, r"data\.name='mine': no synthetic copy"),
+        ({"data": {"name": "mine"}}, r"data\.name='mine': no synthetic copy of that layout, and data\.root='FOLDER'"),
     ],
 )
 def test_what_has_no_small_counterpart_is_named(change: dict[str, dict[str, str]], told: str, tmp_path: Path) -> None:
@@ -129,6 +131,101 @@ def test_a_recipe_goes_through(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert f"| {name} |" in (tmp_path / "rehearsals.md").read_text()
     assert rehearse.main([name, "--out", str(tmp_path), "--json"]) == 0  # read, not run
     assert json.loads(capsys.readouterr().out) == [row]
+
+
+TERM = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+from grasp_rl.rewards.terms.base import AnswerTerm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brief(AnswerTerm):
+    """1 for a thought of at most ``most`` words."""
+
+    most: int = 50
+    accuracy: ClassVar[bool] = False
+
+    def __call__(self, answer, labels, prediction):
+        return float(len((answer.thinking or "").split()) <= self.most)
+'''
+OWN = {
+    "my_lab/brief.py": TERM,
+    "conf/reward/brief.yaml": "defaults: [grasp, _self_]\nterms: {brief: {_target_: my_lab.brief.Brief, weight: 0.5}}\n",
+    "conf/experiment/abl.yaml": "# @package _global_\n# Mine.\ndefaults:\n  - override /reward: brief\n",
+    "conf/experiment/grids/weight.yaml": (
+        "# @package _global_\n"
+        "# grasp-rl train -m 'trusted_modules=[my_lab]' 'hydra.searchpath=[file://conf]' \\\n"
+        "#   experiment=grids/weight data.root=FOLDER\n"
+        "defaults:\n  - override /reward: brief\n  - override /data: rrsis_d\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {reward.terms.brief.weight: '1,2'}}}\n"
+    ),
+    "conf/experiment/sly.yaml": "# @package _global_\n# grasp-rl train experiment=sly trust_checkpoint=true\n",
+}
+SAID = ("trusted_modules=[my_lab]", "hydra.searchpath=[file://conf]")
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a reward term and experiments of one's own."""
+    for name, text in OWN.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_experiment_of_ones_own_goes_through(lab: Path) -> None:
+    """With drawn scenes; it is run again each time, since no commit says whether it is still the same."""
+    ended = forked.grasp_rl("rehearse", "abl", *SAID, "--json", cwd=lab)
+    assert ended.returncode == 0, ended.stderr
+    (row,) = json.loads(ended.stdout)
+    assert (row["recipe"], row["state"], row["steps"], row["data"]) == ("abl", "done", 2, "SyntheticSource")
+    assert "brief" in row["reward"].split(", ")
+    path = lab / "conf/experiment/abl.yaml"
+    path.write_text(path.read_text() + "algorithm: {steps: 1}\n")
+    again = forked.grasp_rl("rehearse", "abl", *SAID, "--json", cwd=lab)
+    assert [row["steps"] for row in json.loads(again.stdout)] == [1]
+    assert "'hydra.searchpath=[file://conf]'" in (lab / "outputs/rehearsals/rehearsals.md").read_text()
+
+
+def test_a_grid_of_ones_own_needs_no_folder(lab: Path) -> None:
+    recipe = recipes.recipe("grids/weight", ["file://conf"])
+    assert recipe == Recipe("grids/weight", "train", ("experiment=grids/weight", "data.root=FOLDER"), own=True)
+    points = rehearse._points(recipe, list(SAID), compose.trusted_on(SAID))
+    assert [job.config["reward"]["terms"]["brief"]["weight"] for _, job in points] == [1, 2]
+    assert [job.trusted for _, job in points] == [("my_lab",)] * 2
+    assert recipes.recipe("abl", ["file://conf"]) == Recipe("abl", "train", ("experiment=abl",), own=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("abl",), "rehearse abl: no such recipe; --list names them; one of your own is found by hydra.searchpath="),
+        (("abl", SAID[1]), "reward.terms.brief._target_='my_lab.brief.Brief': must be a class"),
+        (("abl", *SAID, "seed=1"), "rehearse seed=1: takes hydra.searchpath=... and trusted_modules=... alone"),
+        (("sly", *SAID), "sly.yaml: trust_checkpoint=true: the line in its header says where datasets lie"),
+    ],
+)
+def test_what_a_rehearsal_of_ones_own_refuses(
+    words: tuple[str, ...], said: str, lab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rehearse.main(words) == 2
+    assert said in capsys.readouterr().err
+    assert not (lab / "outputs").exists()
+
+
+def test_experiments_of_ones_own_are_listed(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert rehearse.main(["--list", SAID[1]]) == 0
+    assert capsys.readouterr().out.split()[-3:] == ["abl", "grids/weight", "sly"]
+
+
+def test_data_of_a_layout_that_is_not_drawn_stay_where_they_lie(tmp_path: Path) -> None:
+    given = composed("think2seg_rs/main_3b")
+    for data in ({"_target_": "my_lab.Reader", "root": str(tmp_path)}, given["data"] | {"name": "mine", "root": "."}):
+        assert small(given | {"data": data}, tmp_path)["data"] == data
 
 
 @pytest.mark.rehearsal

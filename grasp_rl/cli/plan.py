@@ -30,6 +30,8 @@ from grasp_rl.utils.console import PlainConsole, PlainTable
 from grasp_rl.utils.files import Record, to_json
 
 DOES_NOT_FIT = 3
+UNREAD = ("data",)
+"""Groups that no estimate reads: their folders need not be named."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,15 +85,15 @@ def _run(args: list[str]) -> int:
             _print_json(flags, {"calibration": result})
             return 0
         device = corrected(device, result["ratio"])
-    planned = [_planned(job, flags, device) for job in _jobs(rest)]
+    jobs = _jobs(rest)
+    planned = [_planned(job, swept, flags, device) for job, swept in zip(jobs, _swept(jobs), strict=True)]
     console.print(_bill(planned[0].bill, device) if len(planned) == 1 else _table(planned))
     advised = {}
     for job in planned:
         if not job.bill.fits:
             advised[job.name] = advice(job.config, device, job.assumed, flags.gpus)
-            console.print(
-                _said(job.name if len(planned) > 1 else "it", job.bill, device, advised[job.name], flags.gpus)
-            )
+            name = job.title if len(planned) > 1 else "it"
+            console.print(_said(name, job.bill, device, advised[job.name], flags.gpus))
     for doubt in dict.fromkeys([*(d for job in planned for d in _doubts(job.config)), *_much_disk(planned)]):
         console.print(f"warning: {doubt}")
     console.print(_assumed(planned, flags))
@@ -123,12 +125,26 @@ class Planned:
     """One job and its bill."""
 
     name: str
+    """Of its folder."""
+    swept: tuple[str, ...]
+    """The overrides in which it differs from another job of the sweep."""
     config: RunConfig
     assumed: Assumptions
     bill: Estimate
 
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return " ".join(self.swept) or self.name
 
-def _planned(job: Job, flags: argparse.Namespace, device: Device) -> Planned:
+
+def _swept(jobs: Sequence[Job]) -> list[tuple[str, ...]]:
+    """Of each job the overrides that not all of them have."""
+    common = set(jobs[0].point).intersection(*(job.point for job in jobs))
+    return [tuple(word for word in job.point if word not in common) for job in jobs]
+
+
+def _planned(job: Job, swept: tuple[str, ...], flags: argparse.Namespace, device: Device) -> Planned:
     config = to_config(job.config)
     if flags.gpus and config.engine.name != "local":
         config.engine = replace(config.engine, nproc=flags.gpus, nnodes=1, node_rank=None)
@@ -138,7 +154,7 @@ def _planned(job: Job, flags: argparse.Namespace, device: Device) -> Planned:
         image=image_of(config, _image(flags.image)),
     )
     bill = estimate(config, device, assumed)
-    return Planned(name=job.run_dir.name, config=config, assumed=assumed, bill=bill)
+    return Planned(name=job.run_dir.name, swept=swept, config=config, assumed=assumed, bill=bill)
 
 
 def _jobs(args: list[str]) -> list[Job]:
@@ -147,11 +163,11 @@ def _jobs(args: list[str]) -> list[Job]:
     trusted = compose.trusted_on(flags.overrides)
     with compose.hydra("train") as engine:
         if flags.multirun or compose.is_sweep(engine, flags.overrides):
-            jobs = compose.sweep(engine, flags.overrides, trusted)[1]
+            jobs = compose.sweep(engine, flags.overrides, trusted, UNREAD)[1]
             if not jobs:
                 raise ConfigError("hydra/sweeper: decides its jobs while it runs; plan one of them")
             return jobs
-        return [compose.single(engine, flags.overrides, trusted)]
+        return [compose.single(engine, flags.overrides, trusted, UNREAD)]
 
 
 def _image(text: str | None) -> tuple[int, int] | None:
@@ -187,7 +203,7 @@ def _table(planned: Sequence[Planned]) -> Table:
     for job in planned:
         bill = job.bill
         numbers = (bill.memory["peak"], bill.seconds["step"], bill.device_hours, bill.disk["total"])
-        table.add_row(job.name, *(f"{number:.2f}" for number in numbers), "yes" if bill.fits else "no")
+        table.add_row(job.title, *(f"{number:.2f}" for number in numbers), "yes" if bill.fits else "no")
     hours, left = sum(job.bill.device_hours for job in planned), sum(job.bill.disk["left"] for job in planned)
     disk = left + max(job.bill.disk["total"] - job.bill.disk["left"] for job in planned)  # one at a time
     table.add_row(f"{len(planned)} jobs", "", "", f"{hours:.2f}", f"{disk:.2f}", "")
@@ -233,6 +249,7 @@ def _as_record(device: Device, planned: Sequence[Planned], advised: Mapping[str,
     jobs = [
         {
             "job": job.name,
+            "overrides": job.swept,
             **asdict(job.bill),
             "image": job.assumed.image,
             "advice": advised.get(job.name),

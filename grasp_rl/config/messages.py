@@ -12,22 +12,33 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, get_type_hints
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from grasp_rl.config import other_trainers
 from grasp_rl.config.schema import RunConfig
+from grasp_rl.config.signatures import definitions, source_of
 from grasp_rl.utils.text import printable
 
 _KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "string": "text"}
 
 
-def closest(found: str, choices: Sequence[str]) -> str:
+TERMS = "grasp_rl.rewards.terms"
+"""The package of reward terms, read as source."""
+
+
+def closest(found: str, choices: Sequence[str], cutoff: float = 0.7) -> str:
     """``; did you mean X?`` where a choice is close to ``found``, otherwise nothing.
 
     Dotted names are compared by their last part.
+
+    Args:
+        found: what was given.
+        choices: what there is.
+        cutoff: the least likeness of the two, in [0, 1].
     """
     leaves = {choice.rsplit(".", 1)[-1]: choice for choice in choices if not found.startswith(choice + ".")}
-    near = difflib.get_close_matches(found.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(found.rsplit(".", 1)[-1], leaves, n=1, cutoff=cutoff)
     return f"; did you mean {leaves[near[0]]}?" if near else ""
 
 
@@ -70,9 +81,30 @@ def _missing_option(error: Exception, requested: str, options: list[str]) -> str
     group, _, option = requested.rpartition("/")
     if not group:
         return _flat(str(error))
+    if requested.startswith("experiment/"):
+        return _missing_experiment(requested.removeprefix("experiment/"), options)
     valid = "must be one of " + ", ".join(options) if options else f"there is none in {group}"
     more = "; pip install 'grasp-rl[launch]' adds some" if group == "hydra/launcher" else ""
     return f"{group}={option}: no such option; {valid}{closest(option, options)}{more}"
+
+
+def _missing_experiment(name: str, options: list[str]) -> str:
+    """``options`` are the names of all experiments, ``FOLDER/NAME`` those in a folder."""
+    inside = [option for option in options if option.startswith(f"{name}/")]
+    if inside:
+        return f"experiment={name}: is a folder of experiments; must be one of {', '.join(inside)}"
+    folder, _, leaf = name.rpartition("/")
+    beside = [option for option in options if option.rpartition("/")[0] == folder]
+    leaves = {option.rpartition("/")[2]: option for option in beside}
+    near = [leaves[found] for found in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.7)]
+    near = near or [option for option in options if option.rpartition("/")[2] == leaf]
+    if not folder or not beside:
+        near = near or difflib.get_close_matches(name, options, n=1, cutoff=0.7)
+        beside = [option for option in options if "/" not in option]
+        beside += sorted({f"{option.partition('/')[0]}/..." for option in options if "/" in option})
+    valid = f"one of {', '.join(beside)}"
+    hint = f"did you mean {' or '.join(near[:3])}? It must be" if near else "must be"
+    return f"experiment={name}: no such option; {hint} {valid}"
 
 
 def _unreadable(override: str, why: str) -> str:
@@ -103,10 +135,62 @@ def _unknown_key(error: OmegaConfBaseException, overridden: str) -> str:
     siblings = [str(k) for k in parent] if isinstance(parent, DictConfig) else []
     prefix = key.rpartition(".")[0] + "." if "." in key else ""
     known = [prefix + name for name in siblings if name != "hydra"]
-    hint = closest(key, known) or closest(key, tunables())
     valid = ", ".join(sorted(name.removeprefix(prefix) for name in known))
+    typed = overridden if overridden.startswith(f"{key}.") else key
+    if key.startswith("reward.") and prefix.endswith(".terms."):
+        return _unknown_term(key, closest(key, known), valid)
+    hint = _suggestion(typed, key, known, _names(parent, prefix.rstrip(".")))
     more = f"; +{key}=VALUE passes a further constructor argument" if error.object_type is dict else ""
-    return f"{key}: no such key{hint} Valid: {valid}{more}" if hint else f"{key}: no such key; valid: {valid}{more}"
+    return f"{typed}: no such key{hint} Valid: {valid}" if hint else f"{typed}: no such key; valid: {valid}{more}"
+
+
+def _suggestion(typed: str, key: str, siblings: Sequence[str], below: Sequence[str]) -> str:
+    """What may be meant by a key that there is not; empty where nothing is close.
+
+    First a name below the group that was typed, then the name of another trainer, then what is spelt alike: beside the
+    key, below its group, in another group if it is really close.
+
+    Args:
+        typed: the whole key.
+        key: the part of it up to the first name that there is not.
+        siblings: keys that there are in its place.
+        below: all dotted names below the same group, groups included.
+    """
+    last, rest = key.rpartition(".")[2], typed.removeprefix(key)
+    exact = [name for name in below if name.rpartition(".")[2] == last and "." in key]
+    if exact:
+        whole = [name + rest for name in exact if name + rest in below] or exact
+        return f"; did you mean {' or '.join(whole[:3])}?"
+    if "[" not in key and (theirs := other_trainers.ours(typed)):
+        return f"; here it is {theirs}."
+    if near := closest(key, siblings):
+        return near
+    return ("." in key and closest(key, below)) or closest(typed, [*below, *tunables()], cutoff=0.85)
+
+
+def _names(node: Any, prefix: str) -> list[str]:
+    """Dotted names of everything below ``node``, whose own name is ``prefix``; lists are not entered."""
+    if isinstance(node, DictConfig):
+        node = OmegaConf.to_container(node, resolve=False)
+    result = []
+    for name, value in node.items() if isinstance(node, dict) else ():
+        if prefix or name != "hydra":
+            dotted = f"{prefix}.{name}" if prefix else str(name)
+            result += [dotted, *_names(value, dotted)]
+    return result
+
+
+def _unknown_term(key: str, near: str, valid: str) -> str:
+    """A term that the reward does not have: those it has, and how this one is added."""
+    name = key.rpartition(".")[2]
+    kind = "".join(part.capitalize() for part in name.split("_"))
+    base = source_of(TERMS)
+    modules = [f"{TERMS}.{path.stem}" for path in sorted(base.parent.glob("*.py"))] if base else []
+    known = next((f"{module}.{kind}" for module in modules if kind in definitions(module)), "")
+    if near and not known:
+        return f"{key}: this reward has no such term{near} It has {valid}"
+    added = shlex.quote(f"+{key}={{_target_: {known or 'CLASS'}, weight: 1}}")
+    return f"{key}: this reward has no such term; it has {valid}; to add one: {added}"
 
 
 def _wrong_value(error: OmegaConfBaseException, assigned: str | None) -> str:
@@ -117,6 +201,8 @@ def _wrong_value(error: OmegaConfBaseException, assigned: str | None) -> str:
     if "is not Optional" in text or "assign None" in text:
         return f"{key}=null: must have a value"
     text = re.sub(r"^\w+ raised while resolving interpolation: ", "", text)
+    if key == "hydra.sweep.subdir":  # a job is named by what it runs, and what is said is about that
+        return _flat(text)
     return _flat(f"{assigned or key}: {text}")
 
 

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import closest, one_line
 from grasp_rl.config.modules import lies_here
+from grasp_rl.config.other_trainers import ours
 from grasp_rl.config.renamed import completed, upgrade
 from grasp_rl.config.schema import CONFIG_VERSION, RunConfig
 from grasp_rl.config.signatures import Definition, definitions, fits, signature, source_of
@@ -205,7 +206,8 @@ def _bind(values: Record, module: str, definition: Definition, key: str) -> None
     valid = ", ".join(accepted.names) or "none"
     for name in values:
         if name not in accepted.names and not accepted.takes_any:
-            hint = closest(str(name), accepted.names)
+            theirs = ours(f"{key}.{name}")
+            hint = closest(str(name), accepted.names) or (f"; here it is {theirs}" if theirs else "")
             raise ConfigError(f"{key}.{name}: {definition.name} has no such argument{hint}; valid: {valid}")
     for parameter in accepted.parameters:
         if parameter.name not in values:

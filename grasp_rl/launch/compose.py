@@ -41,6 +41,7 @@ from grasp_rl.config.modules import admit
 from grasp_rl.config.renamed import current_key
 from grasp_rl.config.schema import PromptConfig, RunConfig
 from grasp_rl.config.targets import COMPONENTS, check_components, check_trusted, to_config
+from grasp_rl.launch import experiments
 from grasp_rl.launch.compat import Hydra, get_args_parser
 from grasp_rl.launch.process import Job, folder_of
 from grasp_rl.launch.sweeper import is_search, split_points, swept
@@ -233,9 +234,14 @@ def trusted_on(overrides: Sequence[str]) -> tuple[str, ...]:
     """
     parsed = parse_overrides(overrides)
     trusted = check_trusted(_listed(parsed, "trusted_modules"))
-    places = [str(place) for place in _listed(parsed, "hydra.searchpath")]
+    places = places_on(overrides)
     admit([*trusted, *(place.removeprefix("pkg://") for place in places if place.startswith("pkg://"))])
     return trusted
+
+
+def places_on(overrides: Sequence[str]) -> list[str]:
+    """The search path that the command line itself names."""
+    return [str(place) for place in _listed(parse_overrides(overrides), "hydra.searchpath")]
 
 
 def _listed(overrides: Sequence[Override], key: str) -> list[Any]:
@@ -272,10 +278,17 @@ def usage(engine: Hydra, command: str, overrides: list[str]) -> str:
     return HELP.format(command=command, options="\n".join(listed), values=values)
 
 
-def single(engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> Job:
-    """The one run that a command line without a sweep asks for."""
+def single(engine: Hydra, overrides: list[str], trusted: tuple[str, ...], unread: Sequence[str] = ()) -> Job:
+    """The one run that a command line without a sweep asks for.
+
+    Args:
+        engine: from :func:`hydra`.
+        overrides: the words of the command line.
+        trusted: modules that the command line trusts.
+        unread: groups whose values the caller does not read; one without a default is then :data:`PLACEHOLDER`.
+    """
     with explained():
-        config = _compose(engine, overrides, RunMode.RUN)
+        config = _with_placeholders(_compose(engine, overrides, RunMode.RUN), unread)
         HydraConfig.instance().set_config(config)
         launcher = config.hydra.runtime.choices["hydra/launcher"]
         if launcher != "basic":
@@ -283,10 +296,13 @@ def single(engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> Job
         return resolve(config, Path(config.hydra.run.dir), trusted, keys_of(overrides))
 
 
-def sweep(engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> tuple[Path, list[Job], list[str]]:
+def sweep(
+    engine: Hydra, overrides: list[str], trusted: tuple[str, ...], unread: Sequence[str] = ()
+) -> tuple[Path, list[Job], list[str]]:
     """The folder and jobs of a sweep, all of them checked, and the overrides that fix its folder names.
 
-    A sweeper other than Hydra's own decides its jobs while it runs; the list is then empty.
+    A sweeper other than Hydra's own decides its jobs while it runs; the list is then empty. ``unread`` as for
+    :func:`single`.
     """
     if any(override.startswith("run_dir=") for override in overrides):
         raise ConfigError("run_dir: a sweep's folders are hydra.sweep.dir=FOLDER, one below it for each job")
@@ -300,7 +316,7 @@ def sweep(engine: Hydra, overrides: list[str], trusted: tuple[str, ...]) -> tupl
         config = _compose(engine, [*overrides, *fixed], RunMode.MULTIRUN)
         points = split_points(parsed, config.sweep.zip)
         said = keys_of(overrides)
-        jobs = [_planned(engine, config, point, number, trusted, said) for number, point in enumerate(points)]
+        jobs = [_planned(engine, config, point, number, trusted, said, unread) for number, point in enumerate(points)]
     if len({job.run_dir for job in jobs}) < len(jobs):
         raise ConfigError("hydra.sweep.subdir: must give every job of the sweep a folder of its own")
     return folder, jobs, fixed
@@ -402,7 +418,8 @@ def _compose(engine: Hydra, overrides: list[str], mode: RunMode) -> DictConfig:
         if override.key_or_group in COMPONENTS and not isinstance(override.value(), str | list | Sweep):
             raise ConfigError(f"{override.input_line}: must be the name of an option")
     try:
-        config = engine.compose_config(CONFIG_NAME, list(overrides), mode)
+        with experiments.named(places_on(overrides)):
+            config = engine.compose_config(CONFIG_NAME, list(overrides), mode)
     except (AttributeError, TypeError, KeyError, IndexError, AssertionError, RecursionError) as error:
         said = f"{type(error).__name__}: {one_line(error)}"
         raise ConfigError(f"an option has a value that Hydra cannot compose ({said})") from error
@@ -418,14 +435,34 @@ def _compose(engine: Hydra, overrides: list[str], mode: RunMode) -> DictConfig:
 
 
 def _planned(
-    engine: Hydra, master: DictConfig, point: list[str], number: int, trusted: tuple[str, ...], said: Sequence[str]
+    engine: Hydra,
+    master: DictConfig,
+    point: list[str],
+    number: int,
+    trusted: tuple[str, ...],
+    said: Sequence[str],
+    unread: Sequence[str],
 ) -> Job:
-    config = engine.config_loader.load_sweep_config(master, list(point))
+    with experiments.named(list(master.hydra.searchpath)):
+        config = _with_placeholders(engine.config_loader.load_sweep_config(master, list(point)), unread)
     with open_dict(config):
         config.hydra.job.id, config.hydra.job.num = str(number), number
     HydraConfig.instance().set_config(config)
     job = resolve(config, Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir), trusted, said)
     return replace(moved(job, folder_of(job)), point=tuple(point))
+
+
+PLACEHOLDER = "FOLDER"
+"""What stands for a value without a default that nobody reads."""
+
+
+def _with_placeholders(config: DictConfig, groups: Sequence[str]) -> DictConfig:
+    """``config`` itself, its missing values below ``groups`` filled in."""
+    for group in groups:
+        if isinstance(config[group], DictConfig):
+            for key in OmegaConf.missing_keys(config[group]):
+                OmegaConf.update(config, key, PLACEHOLDER)
+    return config
 
 
 def moved(job: Job, run_dir: Path) -> Job:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -29,7 +30,9 @@ from grasp_rl.utils.files import Record, read_json, write_json, write_text
 
 ROW = "rehearsal.json"
 ANSWERS = ".answers"
-"""Folder of policies that were taught, in the folder of all rehearsals."""
+"""Folder of policies that were taught, in the folder of all rehearsals, or of one of one's own."""
+GIVEN = "given"
+"""Folder of drawn data and small models, in that of a rehearsal."""
 COLUMNS = (
     "recipe",
     "point",
@@ -58,22 +61,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     console = PlainConsole(stderr=arguments.json, highlight=False, markup=False, soft_wrap=True)
     try:
-        chosen = recipes.names() if arguments.all else list(arguments.names)
+        overrides = _overrides(arguments.names)
+        trusted, places = compose.trusted_on(overrides), compose.places_on(overrides)
+        named = [name for name in arguments.names if "=" not in name]
+        chosen = recipes.names() if arguments.all else named
         if arguments.list:
-            console.print("\n".join(recipes.names()))
+            console.print("\n".join([*recipes.names(), *recipes.own(places)]))
             return 0
         if not chosen:
             raise ConfigError("rehearse: name a recipe, or all of them with --all; --list names them")
-        selected = [recipes.recipe(name) for name in chosen]
+        selected = [recipes.recipe(name, places) for name in chosen]
         if arguments.again:
             shutil.rmtree(arguments.out / ANSWERS, ignore_errors=True)
-        rows = [row for recipe in selected for row in _rehearsed(recipe, arguments, console)]
+        rows = [
+            row
+            for recipe in selected
+            for row in _rehearsed(recipe, overrides if recipe.own else [], trusted, arguments, console)
+        ]
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"grasp-rl rehearse: {messages.of_system(error)}\n")
         return 2
-    line = " ".join(
-        ["grasp-rl rehearse", *(["--all"] if arguments.all else chosen), *(["--first"] if arguments.first else [])]
-    )
+    words = [*(["--all"] if arguments.all else chosen), *overrides, *(["--first"] if arguments.first else [])]
+    line = f"grasp-rl rehearse {shlex.join(words)}"
     write_text(arguments.out / "rehearsals.md", "\n".join(_table(rows, line)) + "\n")
     console.print(f"table: {arguments.out / 'rehearsals.md'}")
     if arguments.json:
@@ -84,7 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grasp-rl rehearse", description=(__doc__ or "").split(": ", 1)[1])
     parser.add_argument(
-        "names", nargs="*", metavar="RECIPE", help="such as think2seg_rs/main_3b; every point of a grid"
+        "names",
+        nargs="*",
+        metavar="RECIPE",
+        help="such as think2seg_rs/main_3b; every point of a grid; one of your own with "
+        "hydra.searchpath=[file://FOLDER] and trusted_modules=[MODULE]",
     )
     parser.add_argument("--all", action="store_true", help="every recipe")
     parser.add_argument("--first", action="store_true", help="of a grid the first point alone")
@@ -97,21 +110,48 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _rehearsed(recipe: Recipe, arguments: argparse.Namespace, console: PlainConsole) -> Iterator[Record]:
-    """A row for each point of ``recipe``; one that went through before is read, not run."""
+def _overrides(words: Sequence[str]) -> list[str]:
+    """Those of ``words`` that are overrides and no names.
+
+    Raises:
+        ConfigError: one of them is not for a rehearsal.
+    """
+    overrides = [word for word in words if "=" in word]
+    for word in overrides:
+        if not word.startswith(recipes.TOLD):
+            raise ConfigError(
+                f"rehearse {word}: takes {'... and '.join(recipes.TOLD)}... alone; what is run is what the experiment "
+                "says: write it there"
+            )
+    return overrides
+
+
+def _rehearsed(
+    recipe: Recipe,
+    overrides: Sequence[str],
+    trusted: tuple[str, ...],
+    arguments: argparse.Namespace,
+    console: PlainConsole,
+) -> Iterator[Record]:
+    """A row for each point of ``recipe``; one of this package that went through before is read, not run."""
     commit = (environment.git(Path(__file__).parent) or {}).get("commit")
-    for number, (point, job) in enumerate(_points(recipe)):
+    for number, (point, job) in enumerate(_points(recipe, overrides, trusted if recipe.own else ())):
         if number and arguments.first:
             return
         folder = (arguments.out / recipe.name / (point or "run")).absolute()
+        answers = arguments.out.absolute() / ANSWERS
         before = read_json(folder / ROW)
+        if recipe.own:  # no commit says whether it is still the same
+            before, answers = None, folder / ANSWERS
+            for made in (answers, folder / GIVEN):
+                shutil.rmtree(made, ignore_errors=True)
         if before and before["state"] == "done" and before["commit"] == commit and not arguments.again:
             yield before
             continue
         console.print(f"{recipe.name} {point}".rstrip(), end=" ")
         row = (
             {"recipe": recipe.name, "point": point, "command": recipe.command}
-            | _run(job, folder, arguments.out.absolute() / ANSWERS, commit)
+            | _run(job, folder, answers, commit)
             | {"commit": commit}
         )
         write_json(folder / ROW, row)
@@ -119,27 +159,31 @@ def _rehearsed(recipe: Recipe, arguments: argparse.Namespace, console: PlainCons
         yield row
 
 
-def _points(recipe: Recipe) -> list[tuple[str, Job]]:
+UNREAD = ("data",)
+"""Groups whose folders need not be named: they are drawn."""
+
+
+def _points(recipe: Recipe, overrides: Sequence[str], trusted: tuple[str, ...]) -> list[tuple[str, Job]]:
     """What the recipe's command line would run, with what tells a point of a grid from the others."""
-    words = [f"command={recipe.command}", *recipe.words]
+    words = [f"command={recipe.command}", *recipe.words, *overrides]
     with compose.hydra(recipe.command) as engine:
         if compose.is_sweep(engine, words):
-            return [(job.run_dir.name, job) for job in compose.sweep(engine, words, ())[1]]
-        return [("", compose.single(engine, words, ()))]
+            return [(job.run_dir.name, job) for job in compose.sweep(engine, words, trusted, UNREAD)[1]]
+        return [("", compose.single(engine, words, trusted, UNREAD))]
 
 
 def _run(job: Job, folder: Path, answers: Path, commit: str | None) -> Record:
     began = time.monotonic()
-    config = small(job.config, folder / "given") | {"run_dir": str(folder / "run")}
+    config = small(job.config, folder / GIVEN) | {"run_dir": str(folder / "run")}
     about = {
-        "data": config["data"]["name"],
+        "data": config["data"].get("name") or str(config["data"]["_target_"]).rpartition(".")[2],
         "reward": ", ".join(config["reward"].get("terms") or config["reward"].get("stages") or ()),
         "protocol": config["evaluation"]["protocol"].get("name", "all"),
         "engine": f"{config['engine']['name']} x {config['engine']['nproc']}",
     }
     try:
         if job.config["command"] != "sft" and "path" in config["policy"]:
-            config["policy"] |= {"path": str(_with_answers(job.config, config, answers, commit))}
+            config["policy"] |= {"path": str(_with_answers(job, config, answers, commit))}
     except ConfigError as error:
         return about | {"state": "failed", "error": str(error), "seconds": time.monotonic() - began} | _steps(folder)
     made = replace(job, run_dir=folder / "run", config=config)
@@ -159,15 +203,16 @@ def _run(job: Job, folder: Path, answers: Path, commit: str | None) -> Record:
     )
 
 
-def _with_answers(given: Record, config: Record, folder: Path, commit: str | None) -> Path:
+def _with_answers(job: Job, config: Record, folder: Path, commit: str | None) -> Path:
     """The folder of the small policy that answers in the recipe's form; recipes that ask alike share it.
 
     Args:
-        given: the recipe's config, whose names say what the policy is taught.
+        job: the recipe's, whose config's names say what the policy is taught.
         config: the small one.
         folder: of taught policies.
         commit: of this code.
     """
+    given = job.config
     asked = {key: given[key] for key in ("policy", "data", "prompt", "parsing", "segmenter", "seed")}
     asked |= {"turns": given["rollout"]["turns"], "tasks": given["rollout"]["tasks"]}
     asked |= {name: given["sft"][name] for name in ("reasoning", "clicks")}
@@ -175,7 +220,7 @@ def _with_answers(given: Record, config: Record, folder: Path, commit: str | Non
     made = folder / key
     if not made.exists():
         checked = to_config(taught(config, folder / f"{key}.run"))
-        components = worker.build(checked)
+        components = worker.build(checked, job.trusted)
         teaching.teach(checked, components)
         part = folder / f"{key}.{os.getpid()}"
         components.policy.save(part)

@@ -1,4 +1,7 @@
-"""A recipe's config with a small policy, a small segmenter and drawn data in place of what it names."""
+"""A recipe's config with a small policy, a small segmenter and drawn data in place of what it names.
+
+Data that are drawn already stay, and so do those of a layout that nothing here draws, read where they lie.
+"""
 
 from __future__ import annotations
 
@@ -74,9 +77,14 @@ def _data(data: Record, folder: Path) -> Record:
         return data | {"sets": {key: _data(part, folder / key) for key, part in data["sets"].items()}}
     if "root" not in data:
         return data  # drawn already
-    name = str(data["name"])
+    name = str(data.get("name"))
     if name not in WRITERS and name != "cross_view":
-        raise ConfigError(f"data.name={name!r}: no synthetic copy of that layout; there are {', '.join(WRITERS)}")
+        if Path(data["root"]).exists():
+            return data
+        raise ConfigError(
+            f"data.name={name!r}: no synthetic copy of that layout, and data.root={data['root']!r} is not there to be "
+            f"read; write a root that is in the experiment, or take one of {', '.join(WRITERS)}"
+        )
     root = folder / name
     if not root.exists():
         (cross_view if name == "cross_view" else WRITERS[name])(root)

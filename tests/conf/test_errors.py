@@ -17,6 +17,7 @@ CASES: list[tuple[str, list[str]]] = [
     ("algoritm.steps=3", ["algoritm", "did you mean algorithm?"]),
     ("lr=3", ["lr", "did you mean optimizer.lr?"]),
     ("+foo=3", ["foo", "no such key", "optimizer"]),
+    ("learning_rate=3", ["learning_rate: no such key; here it is optimizer.lr. Valid: algorithm, "]),
     ("+algorithm.foo=3", ["algorithm.foo", "no such key", "clip_low"]),
     ("algorithm.steps=abc", ["algorithm.steps='abc'", "a whole number"]),
     ("evaluation.val_limit=x", ["evaluation.val_limit='x'", "a whole number or null"]),

@@ -54,7 +54,9 @@ class Term:
             value = getattr(self, name)
             number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
             if not (math.isfinite(number) and low <= number <= high):
-                raise ConfigError(f"{key}.{name}={value!r}: must be a finite number in [{low:g}, {high:g}]")
+                penalty = name in ("weight", "start_weight") and number < 0
+                more = "; a penalty is a term that pays what is left of it, 1 - penalty" if penalty else ""
+                raise ConfigError(f"{key}.{name}={value!r}: must be a finite number in [{low:g}, {high:g}]{more}")
         for name, valid in self.choices.items():
             if getattr(self, name) not in valid:
                 raise ConfigError(f"{key}.{name}={getattr(self, name)!r}: must be one of {', '.join(valid)}")
