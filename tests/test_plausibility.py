@@ -118,6 +118,7 @@ def test_most_answers_lost_names_the_key() -> None:
     assert collapsed is not None
     assert "90% of the answers" in collapsed.sentence
     assert "lower optimizer.lr" in collapsed.sentence
+    assert "raise cap" in collapsed.sentence
     assert lost_answers(0.5, {none: 0.3}, "cap", were_read=True) is None
     unread = lost_answers(0.1, {none: 0.4, schema: 0.2}, "cap")
     assert unread is not None
@@ -128,16 +129,23 @@ def test_a_run_says_it_once_and_its_progress_line_as_long_as_it_lasts(tmp_path: 
     log = RunLog(tmp_path, NullTracker(), steps=9, first_step=0, is_main=True)
     shown = []
     for step, share in enumerate((0.9, 0.9, 0.1, 0.9), 1):
-        log.step(step, {"reward": 0.0, "truncated": share}, {})
+        log.step(step, {"reward": 0.0, "truncated": share, "parse/ok": 1 - share}, {})
         shown.append(json.loads((tmp_path / "progress.json").read_text()))
     assert [bool(row["message"]) for row in shown] == [True, True, False, True]
     assert shown[0]["message"] == "cut off: rollout.max_new_tokens"
     first, collapsed = shown[-1]["notes"]
     assert first == "optimizer step 1: 90% of the answers were cut off; raise rollout.max_new_tokens"
-    assert collapsed.startswith(
-        "optimizer step 4: 90% of the answers are cut off or cannot be read, which could be read b"
-    )
-    assert shown[-1]["message"] == "collapsed: optimizer.lr"
+    assert collapsed.startswith("optimizer step 4: 90% of the answers are cut off or cannot be read, where nearly all")
+    assert shown[-1]["message"] == "collapsed? optimizer.lr"
+
+
+def test_answers_that_grow_past_the_limit_are_no_collapse(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, NullTracker(), steps=9, first_step=0, is_main=True)
+    log.step(1, {"reward": 0.0}, {})  # nothing came in time
+    for step, share in enumerate((0.48, 0.52), 2):
+        log.step(step, {"reward": 0.0, "truncated": share, "parse/ok": 1 - share}, {})
+    (note,) = json.loads((tmp_path / "progress.json").read_text())["notes"]
+    assert note == "optimizer step 3: 52% of the answers were cut off; raise rollout.max_new_tokens"
 
 
 def test_notes_are_printed_once_even_when_the_run_is_already_over(tmp_path: Path) -> None:

@@ -101,6 +101,14 @@ MASKS, BOXES = (f"grasp_rl.evaluation.protocols.{name}" for name in ("masks.Mask
         ({"_target_": BOXES, "name": "geo_r1_rec", "thresholds": [0.5]}, "acc@0.5", "acc@0.5", ["gIoU", "cIoU"]),
         ({"_target_": "my_lab.lowest.LowestIou"}, "lowest", "lowest", ["gIoU", "cIoU"]),
         ({"_target_": "my_lab.lowest.LowestIou", "headline": 3}, "lowest", "lowest", ["gIoU", "cIoU"]),
+        ({"_target_": "my_lab.lowest.LowestIou", "headline": "acc@x"}, "lowest", "lowest", ["gIoU", "cIoU"]),
+        ({"_target_": "my_lab.lowest.LowestIou", "headline": "$\\frac{$"}, "lowest", "lowest", ["gIoU", "cIoU"]),
+        (
+            {"protocols": {"a": {"_target_": MASKS, "headline": "ciou"}}, "leader": "a"},
+            "ciou",
+            "cIoU",
+            ["gIoU", "Pr@0.5"],
+        ),
     ],
 )
 def test_a_table_leads_with_the_headline_of_its_protocol(
@@ -109,7 +117,8 @@ def test_a_table_leads_with_the_headline_of_its_protocol(
     """Of a class of somebody else, which is not imported, with gIoU or else the first score that there is."""
     hard, values = np.linspace(0.3, 0.9, 30), {}
     for label, more in {"a": 0.0, "b": 0.05}.items():
-        one = scored(hard + more, **{metric: float(np.mean(hard + more >= 0.5)), "parse/ok": 1.0})
+        numbers = {"scored": 30.0, "parsed": 1.0, "parse/ok": 1.0, metric: float(np.mean(hard + more > 0.5))}
+        one = scored(hard + more, **numbers)
         values[label] = (
             one if metric == "ciou" else replace(one, metrics={k: v for k, v in one.metrics.items() if "iou" not in k})
         )
@@ -127,6 +136,34 @@ def test_a_table_leads_with_the_headline_of_its_protocol(
     if metric.startswith("acc"):
         assert cells[0].interval is not None  # counted from the samples
         assert gain(cells[0]) == (0, 0, 0)
+
+
+def test_numbers_of_other_names_stand_in_tables_of_their_own() -> None:
+    """Two runs of a protocol of one name that lead with different metrics are never ranked against each other."""
+    runs = [
+        studied(f"reward={name}", scored([value] * 9), evaluation={"protocol": {"name": "mine", "headline": name}})
+        for name, value in {"giou": 0.4, "ciou": 0.9}.items()
+    ]
+    tests = by_test_set(configurations(labelled(runs)))
+    assert [(test.metric, [cell.label for cell in cells]) for test, cells in tests.items()] == [
+        ("giou", ["reward=giou"]), ("ciou", ["reward=ciou"])
+    ]  # fmt: skip
+    groups = page(runs)["groups"]
+    assert [group["metric"] for group in groups] == ["gIoU", "cIoU"]
+    assert [group["title"].partition(", by ")[2][:4] for group in groups] == ["gIoU", "cIoU"]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_the_gain_of_accuracy_counts_as_the_protocol_does(strict: bool) -> None:
+    """IoU of exactly 0.5 before and 0.6 after: right from 0.5 on, wrong above it."""
+    protocol = {"_target_": BOXES, "name": "geo_r1_rec", "thresholds": [0.5], "strict": strict}
+    before, after = scored([0.5] * 12, **{"acc@0.5": float(not strict)}), scored([0.6] * 12, **{"acc@0.5": 1.0})
+    run = studied("reward=a", after, before, evaluation={"protocol": protocol})
+    ((_, (cell,)),) = by_test_set(configurations(labelled([run]))).items()
+    assert gain(cell) == ((1, 1, 1) if strict else (0, 0, 0))
+    lied = studied("reward=a", after, replace(before, metrics={"acc@0.5": 0.25}), evaluation={"protocol": protocol})
+    ((_, (cell,)),) = by_test_set(configurations(labelled([lied]))).items()
+    assert gain(cell) is None  # the samples do not give what was written
 
 
 def test_the_gain_of_a_metric_whose_denominator_moves() -> None:

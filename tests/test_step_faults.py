@@ -267,7 +267,8 @@ class Torn(OneByOne):
     def __call__(self, answer: Answer, reference: object, prediction: object) -> RewardBreakdown:
         self.calls += 1
         value = float("nan") if self.calls % self.every == 0 else float(self.calls % 2)
-        return RewardBreakdown(reward=value + 1, terms={"sound": 1.0, "torn": value})
+        names = ("torn", "odd") if self.calls % 2 else ("odd", "torn")  # in another order every time
+        return RewardBreakdown(reward=value + 1, terms={"sound": 1.0, **dict.fromkeys(names, value)})
 
 
 def test_rewards_that_are_no_numbers_are_counted_named_and_stop_the_run(
@@ -275,8 +276,10 @@ def test_rewards_that_are_no_numbers_are_counted_named_and_stop_the_run(
 ) -> None:
     trainer(tmp_path / "some", Torn(3), steps=4).run()
     assert [row["reward_not_finite"] for row in rows_of(tmp_path / "some")] == pytest.approx([1 / 3] * 4)
-    assert caplog.text.count("2 rewards are not finite (reward.terms.torn)") == 4
-    with pytest.raises(RuntimeError, match=r"3 steps in a row were lost: most rewards.*mend reward\.terms\.torn$"):
+    assert caplog.text.count("2 rewards are not finite (reward.terms.odd, reward.terms.torn)") == 4
+    with pytest.raises(
+        RuntimeError, match=r"3 steps in a row were lost: most rewards.*mend reward\.terms\.odd, reward\.terms\.torn$"
+    ):
         trainer(tmp_path / "all", Torn(1), steps=9).run()
     assert len(rows_of(tmp_path / "all")) == 3
 

@@ -294,14 +294,18 @@ def test_disabled_and_unknown_modes(tmp_path: Path) -> None:
         WandbTracker(mode="live")
 
 
-def test_the_environment_says_the_mode_where_the_config_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    for said, mode in {"offline": "offline", "disabled": "disabled", "": "online"}.items():
+def test_the_environment_says_the_mode_where_the_config_does_not(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    modes = {"offline": "offline", "disabled": "disabled", "": "online", "dryrun": "offline", "run": "online"}
+    for said, mode in modes.items():
         monkeypatch.setenv("WANDB_MODE", said)
         assert WandbTracker().mode == mode
         assert WandbTracker(mode="online").mode == "online"
-    monkeypatch.setenv("WANDB_MODE", "live")
-    with pytest.raises(ConfigError, match="WANDB_MODE='live': must be one of online, offline, disabled"):
-        WandbTracker()
+    assert not caplog.text
+    monkeypatch.setenv("WANDB_MODE", "shared")
+    assert WandbTracker().mode == "offline"
+    assert "WANDB_MODE='shared': is none of online, offline, disabled; recording offline" in caplog.text
 
 
 OFFLINE = """

@@ -147,8 +147,8 @@ def _unknown_key(error: OmegaConfBaseException, overridden: str) -> str:
 def _suggestion(typed: str, key: str, siblings: Sequence[str], below: Sequence[str]) -> str:
     """What may be meant by a key that there is not; empty where nothing is close.
 
-    First a name below the group that was typed, then the name of another trainer, then what is spelt alike: beside the
-    key, below its group, in another group if it is really close.
+    First a name below the group that was typed or spelt alike beside the key, then the name of another trainer, then
+    what is spelt alike below its group, or in another group if it is really close.
 
     Args:
         typed: the whole key.
@@ -161,6 +161,8 @@ def _suggestion(typed: str, key: str, siblings: Sequence[str], below: Sequence[s
     if exact:
         whole = [name + rest for name in exact if name + rest in below] or exact
         return f"; did you mean {' or '.join(whole[:3])}?"
+    if "." in key and (near := closest(key, siblings, cutoff=0.85)):
+        return near
     if "[" not in key and (theirs := other_trainers.ours(typed)):
         return f"; here it is {theirs}."
     if near := closest(key, siblings):

@@ -105,8 +105,14 @@ KEYS = {
 
 NOTES = {
     "algorithm.steps": "optimizer steps; an epoch is the number of questions / algorithm.prompts_per_step",
-    "algorithm.prompts_per_step": "questions an optimizer step, of all processes together",
-    "algorithm.micro_batch_groups": "groups in one forward and backward; changes memory, never the gradient",
+    "algorithm.prompts_per_step": (
+        "questions an optimizer step, of all processes together; where theirs counts completions, divide by the group "
+        "size"
+    ),
+    "algorithm.micro_batch_groups": (
+        "groups in one forward and backward: memory alone; how many questions a step learns from is "
+        "algorithm.prompts_per_step"
+    ),
     "algorithm.iterations": "optimizer steps on the same rollouts",
     "algorithm.baseline": "the published settings are algorithm=grpo, dapo, rloo and others",
     "optimizer.warmup_steps": "steps, no share",

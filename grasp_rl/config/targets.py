@@ -42,6 +42,7 @@ PACKAGES = tuple(
         "evaluation.protocols",
     )
 )
+_PROTOCOLS = ("grasp_rl.evaluation.protocols",)
 COMPONENTS = ("policy", "segmenter", "reward", "data", "tracker", "generator")
 
 
@@ -99,32 +100,38 @@ def check_components(config: RunConfig, trusted: Sequence[str] = ()) -> None:
         if not isinstance(node, dict) or "_target_" not in node:
             raise ConfigError(f"{name}={node!r}: must be an option with a _target_")
         check(node, trusted, name)
-    check(config.evaluation.protocol, trusted, "evaluation.protocol")
+    check(config.evaluation.protocol, trusted, "evaluation.protocol", _PROTOCOLS)
     for name in ("own_advantage", "own_surrogate"):
         node = getattr(config.algorithm, name)
         if node and "_target_" not in node:
             raise ConfigError(f"algorithm.{name}={node!r}: must have a _target_")
-        check(node, trusted, f"algorithm.{name}")
+        check(node, trusted, f"algorithm.{name}", ())
 
 
-def check(node: Any, trusted: Sequence[str] = (), key: str = "component") -> None:
+def check(node: Any, trusted: Sequence[str] = (), key: str = "component", packages: Sequence[str] = PACKAGES) -> None:
     """Check every ``_target_`` in ``node`` and the arguments given to it, importing nothing.
+
+    Args:
+        node: a component, or what holds some.
+        trusted: modules that the command line trusts.
+        key: of ``node``, for messages.
+        packages: of this package, whose classes may be named.
 
     Raises:
         ConfigError: naming the key, what was found and what is valid.
     """
     if isinstance(node, list | tuple):
         for index, item in enumerate(node):
-            check(item, trusted, f"{key}[{index}]")
+            check(item, trusted, f"{key}[{index}]", packages)
     if not isinstance(node, dict):
         return
     if "_target_" in node:
-        module, definition = _find(node["_target_"], trusted, key)
+        module, definition = _find(node["_target_"], trusted, key, packages)
         _bind({name: value for name, value in node.items() if name != "_target_"}, module, definition, key)
     for name, value in node.items():
         if name != "_target_" and str(name).startswith("_"):
             raise ConfigError(f"{key}.{name}: not allowed; a component has _target_ and its constructor's keywords")
-        check(value, trusted, f"{key}.{name}")
+        check(value, trusted, f"{key}.{name}", packages)
 
 
 def check_trusted(modules: Sequence[Any]) -> tuple[str, ...]:
@@ -174,17 +181,17 @@ def _build(node: Any) -> Any:
     return kind(**values)
 
 
-def _find(target: Any, trusted: Sequence[str], key: str) -> tuple[str, Definition]:
+def _find(target: Any, trusted: Sequence[str], key: str, packages: Sequence[str]) -> tuple[str, Definition]:
     """The module and source of the class that ``target`` names."""
     where = f"{key}._target_={target!r}"
     parts = target.split(".") if isinstance(target, str) else []
     module, name = ".".join(parts[:-1]), parts[-1] if parts else ""
-    own, foreign = _inside(module, PACKAGES), _inside(module, trusted)
+    own, foreign = _inside(module, packages), _inside(module, trusted)
     if not all(part.isidentifier() for part in parts) or not (own or foreign):
-        packages = ", ".join(package.removeprefix("grasp_rl.") for package in PACKAGES)
+        ours = ", ".join(package.removeprefix("grasp_rl.") for package in packages)
+        inside = f"defined in grasp_rl.{{{ours}}}, or " if ours else ""
         raise ConfigError(
-            f"{where}: must be a class defined in grasp_rl.{{{packages}}}, or in a module that the command line trusts "
-            "by trusted_modules=[NAME]"
+            f"{where}: must be a class {inside}in a module that the command line trusts by trusted_modules=[NAME]"
         )
     if source_of(module) is None:
         raise ConfigError(f"{where}: there is no source of a module {module}")

@@ -47,9 +47,11 @@ def advantages(
     varied = values.amax(1, keepdim=True) - values.amin(1, keepdim=True) > min_range
     if own is not None:
         result = own(values)
+        if result.shape == values.shape:
+            result = torch.where(varied, result, torch.zeros_like(result))
         if result.shape != values.shape or not bool(result.isfinite().all()):
             raise ValueError(f"algorithm.own_advantage: gave {result!r} for {values!r}; must be as many finite numbers")
-        return torch.where(varied, result, torch.zeros_like(result)).to(rewards.dtype)
+        return result.to(rewards.dtype)
     group = values.shape[1]
     centred = values - values.mean(1, keepdim=True)
     if baseline == "leave_one_out":

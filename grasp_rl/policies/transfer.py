@@ -1,8 +1,10 @@
-"""Copies to a GPU that neither side waits for: from pinned memory, and many small tensors in one."""
+"""Copies to a GPU that neither side waits for, from pinned memory, many small ones in one; values for other ranks."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,3 +34,22 @@ def together(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, T
         name: part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         for (name, tensor), part in zip(tensors.items(), packed, strict=True)
     }
+
+
+def stored(value: Any) -> bytes:
+    """``value``, whatever tensors it holds, to be sent to another process of this run."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def restored(sent: bytes, device: torch.device) -> Any:
+    """What :func:`stored` was given, with the tensors that lay on the sender's GPU on ``device``.
+
+    It is a pickle: for what processes of this run send one another, never for a file.
+    """
+
+    def on_device(storage: Any, place: str) -> Any:
+        return storage if place == "cpu" or device.type != "cuda" else storage.cuda(device.index)
+
+    return torch.load(io.BytesIO(sent), map_location=on_device, weights_only=False)

@@ -8,10 +8,10 @@ samples are drawn, the same samples for all that is compared; of one seed, sampl
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,15 +19,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.targets import instantiate
 from grasp_rl.evaluation.significance import bootstrap_p, bounds, holm, permutation_p, ratio_draws
 from grasp_rl.geometry import FloatArray
 from grasp_rl.reporting.axes import Configuration
 from grasp_rl.reporting.types import Scored, StudiedRun, number
 from grasp_rl.utils.files import Record
 
-_NOT_A_SCORE = ("parse/", "share/", "term/", "samples", "length", "truncated", "seconds", "reward")
+_NOT_A_SCORE = ("parse", "share/", "term/", "samples", "scored", "length", "truncated", "seconds", "reward")
+_METRIC = re.compile(r"[A-Za-z][\w./]{0,39}(@\d+(\.\d+)?)?")
+"""What a name of a metric may be: a stranger's stands in tables and plots."""
+_BOXES = "grasp_rl.evaluation.protocols.boxes"
 AGREES = 1e-6
 """How far a metric counted from the samples may be from the one that the evaluation wrote."""
 
@@ -41,6 +42,8 @@ class Benchmark(NamedTuple):
     protocol: str
     digest: str
     """Of every question and its true mask; empty where the samples cannot be read."""
+    metric: str = "giou"
+    """The number that is compared."""
 
     @property
     def label(self) -> str:
@@ -70,7 +73,6 @@ class Cell:
 
     configuration: Configuration
     test: Benchmark
-    metric: str
     runs: tuple[StudiedRun, ...]
     """Those that were scored on it."""
     values: tuple[float, ...]
@@ -82,6 +84,11 @@ class Cell:
     def label(self) -> str:
         """The configuration's."""
         return self.configuration.label
+
+    @property
+    def metric(self) -> str:
+        """The test set's."""
+        return self.test.metric
 
     @property
     def mean(self) -> float:
@@ -155,28 +162,33 @@ def name_of(metric: str) -> str:
 def headline_of(run: StudiedRun) -> str:
     """The metric that a table of the run leads with: the headline of its protocol, where its scores have that number.
 
-    A class of somebody else is not imported to ask: then gIoU, or the first number that there is.
+    What the config says is read as words, and no class that it names is built: of one that is none of the package's,
+    gIoU leads, or else the first score that there is.
     """
-    settings = (run.config.get("evaluation") or {}).get("protocol") or {}
+    settings = (run.config.get("evaluation") or {}).get("protocol")
     known = run.after or run.before
-    for metric in (_headline(json.dumps(settings, sort_keys=True, default=str)), "giou"):
+    for metric in (_headline(settings), "giou"):
         if known is None or known.number(metric) is not None:
             return metric
     numbers = [] if known is None else [key for key in known.metrics if known.number(key) is not None]
-    return next((key for key in numbers if not key.startswith(_NOT_A_SCORE)), "giou")
+    plain = (key for key in numbers if _METRIC.fullmatch(key) and not key.startswith(_NOT_A_SCORE))
+    return next(plain, "giou")
 
 
-@lru_cache(maxsize=64)
-def _headline(settings: str) -> str:
-    about = json.loads(settings)
-    if not isinstance(about, dict):
+def _headline(settings: Any) -> str:
+    if not isinstance(settings, dict):
         return "giou"
-    if isinstance(about.get("headline"), str):
-        return str(about["headline"])
-    try:
-        return str(instantiate(about, (), "evaluation.protocol").headline)
-    except (ConfigError, AttributeError):  # of somebody else, of another version, or none
-        return "giou"
+    if isinstance(protocols := settings.get("protocols"), dict):
+        return _headline(protocols.get(str(settings.get("leader", "ours"))))
+    said = settings.get("headline")
+    if isinstance(said, str) and _METRIC.fullmatch(said):
+        return said
+    kind = str(settings.get("_target_"))
+    if kind == f"{_BOXES}.BoxProtocol":
+        thresholds = settings.get("thresholds")
+        first = thresholds[0] if isinstance(thresholds, list) and thresholds else 0.5
+        return f"acc@{first:g}" if isinstance(first, int | float) else "giou"
+    return "ap" if kind == f"{_BOXES}.DetectionProtocol" else "giou"
 
 
 def by_test_set(
@@ -193,24 +205,23 @@ def by_test_set(
     """
     result: dict[Benchmark, list[Cell]] = {}
     for configuration in configurations:
-        runs: dict[tuple[Benchmark, str], list[tuple[StudiedRun, float]]] = {}
+        runs: dict[Benchmark, list[tuple[StudiedRun, float]]] = {}
         for run in configuration.runs:
             own = protocol is None or protocol == protocol_label(run)
             test = scored_on(run, None if own else protocol)
             name = metric or (headline_of(run) if own else "giou")
             value = run.after.number(name if own else f"{protocol}/{name}") if run.after else None
             if test is not None and value is not None:
-                runs.setdefault((test, name), []).append((run, value))
-        for (test, name), pairs in runs.items():
+                runs.setdefault(test._replace(metric=name), []).append((run, value))
+        for test, pairs in runs.items():
             scored, values = tuple(run for run, _ in pairs), tuple(value for _, value in pairs)
             own = all(test.protocol == protocol_label(run) for run in scored)
             cell = Cell(
                 configuration=configuration,
                 test=test,
-                metric=name,
                 runs=scored,
                 values=values,
-                samples=_samples(scored, values, name) if own and test.digest else None,
+                samples=_samples(scored, values, test.metric) if own and test.digest else None,
             )
             result.setdefault(test, []).append(cell)
     return result
@@ -270,13 +281,13 @@ def gain(cell: Cell) -> tuple[float, float, float] | None:
     """
     if cell.samples is None:
         return None
-    before = [run.before for run in cell.runs]
-    if any(scored is None or _digest(scored) != cell.test.digest for scored in before):
+    before = [run.before for run in cell.runs if run.before is not None and _digest(run.before) == cell.test.digest]
+    written = [scored.number(cell.metric) for scored in before]
+    values = [value for value in written if value is not None]
+    counted = _counts(cell.runs, before, values, cell.metric) if len(values) == len(cell.runs) else None
+    if counted is None:
         return None
-    rows = [ratio_of(scored.records, cell.metric) for scored in before if scored is not None]
-    above, below = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
-    if not below.sum(1).all():
-        return None
+    above, below = counted
     if not np.array_equal(below, cell.samples[1]):
         after, first = ratio_draws([cell.samples, (above, below)])
         return cell.mean - float((above.sum(1) / below.sum(1)).mean()), *bounds(after - first)
@@ -285,14 +296,20 @@ def gain(cell: Cell) -> tuple[float, float, float] | None:
     return mean, *bounds(ratio_draws([apart])[0])
 
 
-def ratio_of(records: Sequence[Record], metric: str) -> tuple[FloatArray, FloatArray]:
-    """Numerator and denominator [samples] of a metric, by sample id; zeros where it is not known."""
-    rows = [_counted(record, metric) for record in _ordered(records)]
+def ratio_of(records: Sequence[Record], metric: str, *, strict: bool = True) -> tuple[FloatArray, FloatArray]:
+    """Numerator and denominator [samples] of a metric, by sample id; zeros where it is not known.
+
+    Args:
+        records: lines of predictions.jsonl.
+        metric: a name in metrics.json.
+        strict: whether ``acc@t`` counts IoU above t, or from t on.
+    """
+    rows = [_counted(record, metric, strict) for record in _ordered(records)]
     table = np.array(rows, dtype=np.float64).reshape(-1, 2)
     return table[:, 0], table[:, 1]
 
 
-def _counted(record: Record, metric: str) -> tuple[float, float]:
+def _counted(record: Record, metric: str, strict: bool) -> tuple[float, float]:
     """What one sample adds to a metric's numerator and denominator."""
     name, _, group = metric.partition("/")
     target, iou = bool(record.get("has_target")), number(record, "iou")
@@ -309,7 +326,8 @@ def _counted(record: Record, metric: str) -> tuple[float, float]:
     elif metric.startswith("pr@"):
         value = None if not target or iou is None else float(iou > float(metric[3:]))
     elif metric.startswith("acc@"):
-        value = None if iou is None else float(iou >= float(metric[4:]))
+        threshold = float(metric[4:])
+        value = None if iou is None else float(iou > threshold if strict else iou >= threshold)
     elif metric == "no_target_accuracy":
         value = None if target else float(bool(record.get("empty")))
     elif metric == "box_iou":
@@ -327,10 +345,21 @@ def _counted(record: Record, metric: str) -> tuple[float, float]:
 
 def _samples(runs: Sequence[StudiedRun], values: Sequence[float], metric: str) -> tuple[FloatArray, FloatArray] | None:
     """Numerators and denominators of the runs, None where they do not give the metric that the evaluation wrote."""
-    rows = [ratio_of(run.after.records if run.after else (), metric) for run in runs]
-    for (above, below), value in zip(rows, values, strict=True):
+    return _counts(runs, [run.after for run in runs if run.after is not None], values, metric)
+
+
+def _counts(
+    runs: Sequence[StudiedRun], scored: Sequence[Scored], values: Sequence[float], metric: str
+) -> tuple[FloatArray, FloatArray] | None:
+    """Those of evaluations of the runs that wrote ``values``."""
+    rows = []
+    for run, one, value in zip(runs, scored, values, strict=True):
+        protocol = (run.config.get("evaluation") or {}).get("protocol")
+        strict = not isinstance(protocol, dict) or protocol.get("strict") is not False
+        above, below = ratio_of(one.records, metric, strict=strict)
         if not below.sum() or abs(above.sum() / below.sum() - value) > AGREES:
             return None
+        rows.append((above, below))
     return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
 
 

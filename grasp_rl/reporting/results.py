@@ -21,7 +21,6 @@ from grasp_rl.reporting.cells import (
     by_test_set,
     compared,
     gain,
-    headline_of,
     name_of,
 )  # fmt: skip
 from grasp_rl.reporting.published import beside
@@ -86,7 +85,11 @@ def study_results(runs: Sequence[StudiedRun], over: Sequence[str], baseline: str
     names = Counter(test.label for test in tests)
     for test, cells in tests.items():
         best = best_of(cells)
-        title = test.label if names[test.label] == 1 else f"{test.label}, questions {test.digest[:6] or 'unknown'}"
+        title = test.label
+        if names[test.label] > 1:
+            several = len({other.metric for other in tests if other.label == test.label}) > 1
+            by = f", by {name_of(test.metric)}" if several else ""
+            title += f"{by}, questions {test.digest[:6] or 'unknown'}"
         ranked.append(_Ranked(test, cells, best, compared(cells, best), title))
     keys = list(columns(known[0].axes, known[0].label))
     waiting = [c for c in known if not any(cell.configuration is c for part in ranked for cell in part.cells)]
@@ -184,7 +187,7 @@ def _group(part: _Ranked, chosen: Configuration | None, keys: list[str], waiting
         "rows": [_row(cell, cell.label in leading) for cell in cells] + [_waiting(c, len(shown)) for c in waiting],
         "chance": chance(cells),
         "run_axes": list(columns(runs[0].axes, runs[0].label, "run")),
-        "runs": [run_row(run) for run in runs] if several else [],
+        "runs": [run_row(run, part.test.metric) for run in runs] if several else [],
         "reference": reference.label,
         "compared": [_comparison(label, difference, reference) for label, difference in apart.items()],
         "published": beside(part.test, ("giou", "ciou"), _ours(part.best)),
@@ -230,9 +233,8 @@ def _row(cell: Cell, leading: bool) -> Record:
     }
 
 
-def run_row(run: StudiedRun) -> Record:
-    """One run in the fold below the configurations."""
-    metric = headline_of(run)
+def run_row(run: StudiedRun, metric: str) -> Record:
+    """One run in the fold below the configurations of a table that leads with ``metric``."""
     change = run.difference if metric == "giou" else None
     return {
         "axes": list(columns(run.axes, run.label).values()),

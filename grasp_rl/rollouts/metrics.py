@@ -123,15 +123,17 @@ def lost_answers(
         truncated: share of the answers that were cut off.
         unread: share of the answers of each status that is a failure.
         cap: config key of the limit on tokens.
-        were_read: whether most answers of the same policy could be read earlier in its training: then it has collapsed.
+        were_read: whether nearly all answers of the same policy were finished and could be read before.
     """
     share = max(truncated, sum(unread.values()))
     if share > _MOST and were_read:
+        longer = f", or its answers have grown longer: raise {cap}" if truncated > _MOST else ""
         return LostAnswers(
-            short="collapsed: optimizer.lr",
+            short="collapsed? optimizer.lr",
             sentence=(
-                f"{share:.0%} of the answers are cut off or cannot be read, which could be read before: the policy may "
-                "have collapsed; lower optimizer.lr or raise algorithm.beta, and go on from a checkpoint before"
+                f"{share:.0%} of the answers are cut off or cannot be read, where nearly all could be read before: the "
+                "policy may have collapsed: lower optimizer.lr or raise algorithm.beta, and go on from a checkpoint "
+                f"before{longer}"
             ),
         )
     if truncated > _MOST:

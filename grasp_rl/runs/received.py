@@ -33,6 +33,10 @@ _USUAL = {"cache_dir": "outputs/embeddings"}
 _FILES = ("inference.refine.path", "regime.mining.reuse")
 
 
+_INNER_COMPONENTS = ("evaluation.protocol", "algorithm.own_advantage", "algorithm.own_surrogate")
+"""Components within sections that are otherwise values."""
+
+
 def read(run_dir: Path, named: Collection[str], where: str, parts: Sequence[str] = ()) -> Record:
     """The config of the run in ``run_dir`` as :func:`grasp_rl.config.targets.load_raw` reads it, safe to act on.
 
@@ -97,6 +101,8 @@ def decisions(config: Record, own: Sequence[Path] = ()) -> Record:
         settings |= {f"engine.{key}": engine[key] for key in _ENGINE if engine.get(key) is not None}
     for name in COMPONENTS:
         settings |= dict(_of_component(config.get(name), name))
+    for key in _INNER_COMPONENTS:
+        settings |= dict(_of_component(_at(config, key), key))
     files = {key: str(value) for key in _FILES if (value := _at(config, key)) is not None}
     files |= {key: value for key, value in _templates(config) if not _is_packaged(value)}
     return settings | {key: value for key, value in files.items() if not any(_inside(value, folder) for folder in own)}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,9 @@ from grasp_rl.tracking.dashboard import STEP
 from grasp_rl.tracking.mirror import Mirror
 from grasp_rl.utils.files import Record, Unreadable, read_json, read_text, sha256_of, to_json, write_text
 
+log = logging.getLogger(__name__)
+
+_MODES = ("online", "offline", "disabled")
 _ID_FILE = "wandb_id.txt"
 _COLUMNS = ("sample_id", "query", "completion", "status", "iou", "reward", "image")
 _FINISH_S = 8.0
@@ -63,9 +67,14 @@ class WandbTracker(Mirror):
         tags: Sequence[str] = (),
         group: str | None = None,
     ) -> None:
-        key, mode = "tracker.mode" if mode else "WANDB_MODE", mode or os.environ.get("WANDB_MODE") or "online"
-        if mode not in ("online", "offline", "disabled"):
-            raise ConfigError(f"{key}={mode!r}: must be one of online, offline, disabled")
+        if mode is None:
+            said = os.environ.get("WANDB_MODE") or "online"
+            mode = {"dryrun": "offline", "run": "online"}.get(said, said)
+            if mode not in _MODES:
+                log.warning("WANDB_MODE=%r: is none of %s; recording offline", said, ", ".join(_MODES))
+                mode = "offline"
+        if mode not in _MODES:
+            raise ConfigError(f"tracker.mode={mode!r}: must be one of {', '.join(_MODES)}")
         super().__init__(finish_s=_FINISH_S)
         self.entity, self.mode = entity, mode
         self.project = self._accepted("project", project, _PROJECT_CHARACTERS, _LONGEST) or "grasp_rl"

@@ -31,6 +31,9 @@ from grasp_rl.utils.files import read_json
 log = logging.getLogger(__name__)
 
 MAX_LOST = 3
+_WELL_READ = 0.8
+"""Share of a step's answers from which on they count as read and finished."""
+_TORN = "most rewards were not finite; mend"
 """Optimizer steps in a row that were lost for one and the same reason, after which a run stops."""
 
 
@@ -48,8 +51,8 @@ class RunLog:
     def __init__(self, run_dir: Path, tracker: Tracker, *, steps: int, first_step: int, is_main: bool) -> None:
         self.run_dir, self.tracker, self.is_main, self.first_step = run_dir, tracker, is_main, first_step
         self._said: set[str] = set()
-        self._was_read = False
-        """Whether most answers of an earlier step of this start could be read."""
+        self._were_read = False
+        """Whether nearly all answers of an earlier step of this start were finished and could be read."""
         if is_main:
             self.metrics = MetricsLog(run_dir, resume_step=first_step or None)
             self.progress = ProgressWriter(run_dir, steps, first_step)
@@ -76,8 +79,10 @@ class RunLog:
     def _trouble(self, row: Mapping[str, float]) -> LostAnswers | None:
         """What loses most completions of the step with the metrics ``row``."""
         unread = {status: row.get(f"parse/{status}", 0.0) for status in ParseStatus if status not in READ}
-        lost = lost_answers(row.get("truncated", 0.0), unread, "rollout.max_new_tokens", were_read=self._was_read)
-        self._was_read |= lost is None
+        read = sum(row.get(f"parse/{status}", 0.0) for status in READ)
+        truncated = row.get("truncated", 0.0)
+        lost = lost_answers(truncated, unread, "rollout.max_new_tokens", were_read=self._were_read)
+        self._were_read |= read >= _WELL_READ and truncated <= 1 - _WELL_READ
         return lost
 
     def _pass_on(self) -> None:
@@ -341,10 +346,11 @@ class StopRules:
     Args:
         max_failed_prompts: share of a step's prompts on which the segmenter may fail.
         trial: what the run tells the study that it is a trial of, on rank 0.
+        is_main: whether this rank warns.
     """
 
-    def __init__(self, max_failed_prompts: float, trial: TrialReport | None = None) -> None:
-        self.trial = trial
+    def __init__(self, max_failed_prompts: float, trial: TrialReport | None = None, *, is_main: bool = True) -> None:
+        self.trial, self.is_main = trial, is_main
         self.pruned_at: int | None = None
         """The optimizer step after which the study ended the trial."""
         self.limit = FailureLimit(max_failed_prompts, "rollout.max_failed_prompts")
@@ -360,8 +366,8 @@ class StopRules:
         self.limit.check((rollout for group in groups for rollout in group.rollouts), f"step {step}")
         nothing = row["groups"] == row["groups_missing"] or row.get("timed_out") == 1
         torn = [rollout for group in groups for rollout in group.rollouts if not math.isfinite(rollout.reward.reward)]
-        terms = ", ".join(f"reward.terms.{name}" for name in not_finite_terms(torn))
-        if torn:
+        terms = ", ".join(f"reward.terms.{name}" for name in sorted(not_finite_terms(torn)))
+        if torn and self.is_main:
             log.warning(
                 "step %d: %d rewards are not finite (%s); each takes the smallest of its group", step, len(torn), terms
             )
@@ -370,14 +376,15 @@ class StopRules:
             "the policy's logits were not finite; lower optimizer.lr and go on from a checkpoint before": (
                 row["groups_not_finite"] > 0 and row["groups_not_finite"] + row["groups_missing"] == row["groups"]
             ),
-            f"most rewards were not finite; mend {terms}": len(torn) > sum(len(group.rollouts) for group in groups) / 2,
+            _TORN: len(torn) > sum(len(group.rollouts) for group in groups) / 2,
             "no completion was finished in time; raise rollout.time_limit_s or lower rollout.max_new_tokens": nothing,
         }
         self.lost = {why: self.lost.get(why, 0) + 1 for why, happened in reasons.items() if happened}
         for why, count in self.lost.items():
-            log.warning("step lost: %s", why)
+            said = f"{why} {terms}" if why == _TORN else why
+            log.warning("step lost: %s", said)
             if count >= MAX_LOST:
-                raise RuntimeError(f"{MAX_LOST} steps in a row were lost: {why}")
+                raise RuntimeError(f"{MAX_LOST} steps in a row were lost: {said}")
 
     def validated(self, step: int, scores: Mapping[str, float]) -> None:
         """Look at the scores of the validation split after ``step`` optimizer steps."""

@@ -97,7 +97,8 @@ def make_trainer(config: RunConfig, components: Components) -> Trainer:
         last=algorithm.steps,
         trusted=config.trust_checkpoint,
     )
-    stop = StopRules(config.rollout.max_failed_prompts, _trial(config, is_main=engine.process_group.is_main))
+    is_main = engine.process_group.is_main
+    stop = StopRules(config.rollout.max_failed_prompts, _trial(config, is_main=is_main), is_main=is_main)
     resumed = config.resume is not None
     first_step, stop.lost, overdue = checkpointer.load() if resumed else (0, {}, False)
     log = RunLog(

@@ -14,7 +14,7 @@ from grasp_rl.config.schema import AlgorithmConfig, RolloutConfig
 from grasp_rl.distributed.engine import Engine
 from grasp_rl.grpo.loss import LossConfig, StepSize, policy_loss
 from grasp_rl.interfaces import Policy, Surrogate
-from grasp_rl.policies.transfer import together
+from grasp_rl.policies.transfer import restored, stored, together
 from grasp_rl.policies.types import Sampling
 from grasp_rl.runs import signals
 from grasp_rl.training.collate import TrainBatch, batch_of, micro_batches, padded
@@ -182,11 +182,15 @@ class PolicyUpdater:
 
         A rank may have none of its own, where a step has fewer questions than there are ranks.
         """
-        group = next(iter(groups), self._last)
-        if not self.engine.process_group.any_rank(group is None):
+        group, ranks = next(iter(groups), self._last), self.engine.process_group
+        if not ranks.any_rank(group is None):
             return group
-        others = self.engine.process_group.all_gather(group)
-        return group or next((other for other in others if other is not None), None)
+        owners = ranks.all_gather(group is not None)
+        if not any(owners):
+            return None
+        source = owners.index(True)
+        sent = ranks.all_gather(stored(group) if ranks.rank == source else b"")[source]
+        return group or restored(sent, self.policy.device)
 
     def _dummy_batch(self, groups: Iterable[RolloutGroup]) -> TrainBatch:
         """A batch for the forwards that only keep this rank in step with the others."""

@@ -23,6 +23,14 @@ CASES: list[tuple[str, list[str]]] = [
     ("evaluation.val_limit=x", ["evaluation.val_limit='x'", "a whole number or null"]),
     ("algorithm.steps=null", ["algorithm.steps=null", "must have a value"]),
     ("algorithm.steps=0", ["algorithm.steps=0", ">= 1"]),
+    (
+        "+algorithm.own_advantage={_target_: grasp_rl.policies.tiny.policy.TinyPolicy}",
+        ["algorithm.own_advantage._target_=", "must be a class in a module that the command line trusts"],
+    ),
+    (
+        "evaluation.protocol._target_=grasp_rl.policies.tiny.policy.TinyPolicy",
+        ["evaluation.protocol._target_=", "defined in grasp_rl.{evaluation.protocols}"],
+    ),
     ("algorithm.loss=sum", ["algorithm.loss='sum'", "sequence_mean, token_mean, constant"]),
     ("engine.nproc=2", ["engine.nproc=2", "must be 1"]),
     ("sft.phases=[{steps: 0}]", ["sft.phases[].steps=0", ">= 1"]),

@@ -159,6 +159,11 @@ BROKEN: dict[str, tuple[str, str]] = {
     "a step": ("metrics.jsonl", '{"step": true}\n{"step": 1e5}\n[1]\n{"step": ' + "9" * 40 + "}\n"),
     "prompt": ("config.yaml", "prompt: [1]\nevaluation: x\nengine: 5\npolicy: [a]\n"),
     "protocol": ("config.yaml", "evaluation: {protocol: [1]}\ninference: x\n1: 2\n"),
+    "another class for a protocol": (
+        "config.yaml", "evaluation: {protocol: {_target_: grasp_rl.tracking.metrics_log.MetricsLog, run_dir: x}}\n"
+    ),
+    "headline": ("config.yaml", "evaluation: {protocol: {headline: 'acc@x'}}\n"),
+    "leader": ("config.yaml", "evaluation: {protocol: {leader: [1], protocols: {a: 1}}}\n"),
     "keys": ("config.yaml", "policy: {1: a, b: 2, c: 2020-01-01, d: !!set {x}}\n"),
     "draws": ("config.yaml", "evaluation: {bootstrap_samples: 1000000000}\n"),
     "aliases": ("config.yaml", f"{BOMB}reward: *i\n"),

@@ -43,6 +43,12 @@ DECISIONS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "files outside a dataset": ("data.allow_outside", True, {"data.allow_outside": True}),
     "in a nested component": ("data.sets", {"a": {"allow_outside": True}}, {"data.sets.a.allow_outside": True}),
     "in a list": ("reward.terms", [{"policy": {"attention": "org/x"}}], {"reward.terms.0.policy.attention": "org/x"}),
+    "in a protocol": (
+        "evaluation.protocol", {"_target_": "x", "attention": "org/x"}, {"evaluation.protocol.attention": "org/x"},
+    ),
+    "in an advantage": (
+        "algorithm.own_advantage", {"_target_": "x", "cache_dir": "/home"}, {"algorithm.own_advantage.cache_dir": "/home"},
+    ),
     "a fit": ("inference.refine.path", "/private", {"inference.refine.path": "/private"}),
     "questions": ("regime.mining.reuse", "/private", {"regime.mining.reuse": "/private"}),
 }  # fmt: skip
