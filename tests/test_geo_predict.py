@@ -23,7 +23,7 @@ from pointing import NOTHING, PointingPolicy
 
 from grasp_rl.cli import predict_scenes
 from grasp_rl.cli.predict import main
-from grasp_rl.cli.scene_progress import ScanLines, clock_time, told
+from grasp_rl.cli.scene_progress import ScanLines, clock_time, progress_text
 from grasp_rl.geo.scan import Counts
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 
@@ -375,8 +375,8 @@ def test_the_shipped_policy_answers_a_scene(tmp_path: Path) -> None:
 
 def test_progress_with_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     counts = Counts(total=100, before=20, asked=10, empty=10, instances=3)
-    assert told(counts, 40.0) == "40 of 100 windows, 3 found, 10 empty, about 2:00 left"
-    assert told(Counts(total=5, before=5), 1.0) == "5 of 5 windows, 0 found"
+    assert progress_text(counts, 40.0) == "40 of 100 windows, 3 found, 10 empty, about 2:00 left"
+    assert progress_text(Counts(total=5, before=5), 1.0) == "5 of 5 windows, 0 found"
     assert [clock_time(seconds) for seconds in (7, 750, 11100)] == ["0:07", "12:30", "3:05:00"]
     now = iter([0.0, 1.0, 11.0])
     lines = ScanLines(sys.stderr, "scene.tif", lambda: next(now))
