@@ -114,6 +114,22 @@ def test_every_format(scene: Path, tmp_path: Path) -> None:
     assert shapely.geometry.shape(first["geometry"]).bounds[0] > 499_999
 
 
+def test_rasters_hold_255_where_the_scene_has_no_data(tmp_path: Path) -> None:
+    image = things((300, 300), BOXES)
+    image[:40] = 0
+    image[230:, 140:160] = 0
+    path = geo_scenes.write(tmp_path / "scene.tif", image, nodata=0)
+    valid = image.any(axis=2)
+    for more in ([], ["--gsd", 1.3], ["--samples", 2]):
+        assert _run(path, "--query", "roofs", "--out", tmp_path / "a.tif", "--overwrite", *more) == 0
+        with rasterio.open(tmp_path / "a.tif") as file:
+            values = file.read(1)
+        assert np.array_equal(values == 255, ~valid)
+        assert (values == 1).sum() > 3000
+    with rasterio.open(tmp_path / "a_agreement.tif") as file:
+        assert np.array_equal(file.read(1) == 255, ~valid)
+
+
 def test_a_coarser_resolution_is_recorded(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(scene, "--query", "roofs", "--out", tmp_path / "a.gpkg", "--gsd", "1.0", "--json") == 0
     record = json.loads(capsys.readouterr().out)

@@ -166,6 +166,36 @@ def test_windows_without_data_are_not_asked(tmp_path: Path) -> None:
         assert len(looked_at(plan, "roofs", journal)) == 8
 
 
+def _everything(images: Sequence[Image], query: str) -> list[WindowAnswer]:
+    """All of every window, as one instance."""
+    return [
+        WindowAnswer(masks=[np.ones(image.shape[:2], dtype=np.bool_)], confidences=[None], text="said")
+        for image in images
+    ]
+
+
+@pytest.mark.parametrize("kind", ["nodata", "mask", "alpha", "nan"])
+def test_what_is_found_is_cut_to_where_there_are_data(tmp_path: Path, kind: str) -> None:
+    image, valid = things((200, 200), []), np.ones((200, 200), dtype=np.bool_)
+    valid[:70], valid[100:130, 150:180] = False, False
+    path = tmp_path / "scene.tif"
+    if kind == "nodata":
+        geo_scenes.write(path, image * valid[..., None], nodata=0)
+    elif kind == "nan":
+        geo_scenes.write(path, np.where(valid[..., None], image, np.nan).astype(np.float32))
+    elif kind == "alpha":
+        more = (valid * 255)[..., None].astype(np.uint8)
+        geo_scenes.write(path, np.concatenate([image, more], axis=2), photometric="RGB", alpha="YES")
+    else:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+            geo_scenes.write(path, image)
+            with rasterio.open(path, "r+") as file:
+                file.write_mask(valid)
+    features, counts = _scan(path, _plan(geo_scenes.grid((200, 200)), 64), _everything, tmp_path / "journal")
+    assert counts.asked > 4
+    assert np.array_equal(mask_of([feature.geometry for feature in features], (200, 200)), valid)
+
+
 def test_only_windows_that_touch_a_region_are_asked_and_results_are_cut_to_it(tmp_path: Path) -> None:
     path = geo_scenes.write(tmp_path / "scene.tif", things((256, 256), [(50, 50, 100, 100)]))
     region = shapely.box(40, 40, 75.5, 60)

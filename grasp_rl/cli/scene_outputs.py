@@ -17,9 +17,9 @@ from grasp_rl.geo.grid import Grid
 from grasp_rl.geo.journal import Journal
 from grasp_rl.geo.layers import VECTORS, table_of, together, write_layer
 from grasp_rl.geo.merge import Feature
-from grasp_rl.geo.rasters_out import draw, write_agreement, write_mask
+from grasp_rl.geo.rasters_out import Validity, draw, write_agreement, write_mask
 from grasp_rl.geo.scan import Plan, looked_at, share_of, statuses_of
-from grasp_rl.geo.scene import open_scene
+from grasp_rl.geo.scene import Scene, open_scene
 from grasp_rl.geo.windows import Window
 from grasp_rl.utils.files import Record, to_json, write_json
 
@@ -107,19 +107,25 @@ def write_outputs(
         if target.kind == "json":
             write_json(path, _document(those, records, tables))
         for each in those if target.kind in ("cog", "png") else ():
-            if target.kind == "cog":
-                seen = [window.polygon for window in looked_at(each.plan, each.query, journal)]
-                write_mask(path, each.scene_grid, each.native, each.in_scene(_restricted(seen, each.plan)))
-            else:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with open_scene(each.name, reading, trust=trust) as scene:
+            with open_scene(each.name, reading, trust=trust) as scene:
+                if target.kind == "cog":
+                    seen = [window.polygon for window in looked_at(each.plan, each.query, journal)]
+                    restricted = each.in_scene(_restricted(seen, each.plan))
+                    write_mask(path, scene.grid, each.native, restricted, _validity(scene, scene.grid))
+                else:
+                    path.parent.mkdir(parents=True, exist_ok=True)
                     write_image(path, draw(scene, each.native, each.query, _OVERLAY))
         written.lines.append(f"{path}: written")
-    agreements = _agreements(answered, files, journal)
+    agreements = _agreements(answered, files, journal, reading, trust=trust)
     written.lines += [f"{path}: percent of the answers that have each pixel" for path in agreements]
     paths = [str(path) for path in (*by_file, *agreements)]
     written.record = {"state": "done", "files": paths, "scenes": to_json(list(records.values()))}
     return written
+
+
+def _validity(scene: Scene, grid: Grid) -> Validity | None:
+    """What says where ``grid``, one of ``scene``, has data; None where it has them everywhere."""
+    return (lambda window: scene.read(grid, window)[1]) if scene.gaps else None
 
 
 def _restricted(polygons: Sequence[Any], plan: Plan) -> list[Any]:
@@ -183,7 +189,14 @@ def _document(those: Sequence[Answered], records: Mapping[int, Record], tables: 
     return {"scenes": scenes}
 
 
-def _agreements(answered: Sequence[Answered], files: Mapping[tuple[str, str], Path], journal: Journal) -> list[Path]:
+def _agreements(
+    answered: Sequence[Answered],
+    files: Mapping[tuple[str, str], Path],
+    journal: Journal,
+    reading: ImageReading,
+    *,
+    trust: bool,
+) -> list[Path]:
     """A raster of agreement for each question about each scene whose answers were drawn several times."""
     result: list[Path] = []
     for each in answered:
@@ -199,6 +212,7 @@ def _agreements(answered: Sequence[Answered], files: Mapping[tuple[str, str], Pa
         def share(window: Window, each: Answered = each) -> NDArray[np.uint8]:
             return share_of(each.plan, each.query, journal, window)
 
-        write_agreement(path, each.plan.grid, windows, share)
+        with open_scene(each.name, reading, trust=trust) as scene:
+            write_agreement(path, each.plan.grid, windows, share, _validity(scene, each.plan.grid))
         result.append(path)
     return result

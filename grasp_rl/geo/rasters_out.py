@@ -27,16 +27,21 @@ NOT_SEEN = 255
 """In a mask and in an agreement: no answer, or none that could be read."""
 _BLOCK = 512
 Values = NDArray[np.uint8]
+Validity = Callable[[Window], BoolMask]
+"""[H, W] where there are data in a window."""
 
 
-def write_mask(path: Path, grid: Grid, geometries: Sequence[Any], seen: Sequence[Any]) -> None:
-    """Write a COG of ``grid``: 1 on the target, 0 beside it, :data:`NOT_SEEN` where no answer was read.
+def write_mask(
+    path: Path, grid: Grid, geometries: Sequence[Any], seen: Sequence[Any], valid: Validity | None = None
+) -> None:
+    """Write a COG of ``grid``: 1 on the target, 0 beside it, :data:`NOT_SEEN` without data or an answer that was read.
 
     Args:
         path: of the file.
         grid: size, transform and CRS of the result.
         geometries: shapely polygons of the target in pixels of ``grid``; a pixel is on it iff its centre is.
         seen: polygons of what was looked at.
+        valid: says where ``grid`` has data; None for everywhere.
 
     Raises:
         OSError: it cannot be written.
@@ -51,13 +56,21 @@ def write_mask(path: Path, grid: Grid, geometries: Sequence[Any], seen: Sequence
             return None
         size = (block.height, block.width)
         known = mask_of(near, size, block.left, block.top)
+        if valid is not None:
+            known &= valid(block)
         on = mask_of([geometries[i] for i in targets.query(block.polygon)], size, block.left, block.top)
         return np.where(known, on.astype(np.uint8), np.uint8(NOT_SEEN))
 
-    write_cog(path, grid, values, description="1 target, 0 not, 255 not looked at")
+    write_cog(path, grid, values, description="1 target, 0 not, 255 no data or not looked at")
 
 
-def write_agreement(path: Path, grid: Grid, windows: Sequence[Window], share: Callable[[Window], Values]) -> None:
+def write_agreement(
+    path: Path,
+    grid: Grid,
+    windows: Sequence[Window],
+    share: Callable[[Window], Values],
+    valid: Validity | None = None,
+) -> None:
     """Write a COG of ``grid``: percent of the answers that have a pixel, the mean of the windows that show it.
 
     Args:
@@ -65,6 +78,7 @@ def write_agreement(path: Path, grid: Grid, windows: Sequence[Window], share: Ca
         grid: of the windows.
         windows: that were answered.
         share: gives shares [H, W] of a window in steps of 1 / :data:`~grasp_rl.geo.scan.FULL`.
+        valid: says where ``grid`` has data; None for everywhere.
 
     Raises:
         OSError: it cannot be written.
@@ -87,10 +101,12 @@ def write_agreement(path: Path, grid: Grid, windows: Sequence[Window], share: Ca
                 count[here] += 1
         if not count.any():
             return None
+        if valid is not None:
+            count *= valid(block)
         percent = np.rint(total / np.maximum(count, 1) * (100 / FULL)).astype(np.uint8)
         return np.where(count > 0, percent, np.uint8(NOT_SEEN))
 
-    write_cog(path, grid, values, description="percent of the answers, 255 not looked at")
+    write_cog(path, grid, values, description="percent of the answers, 255 no data or not looked at")
 
 
 def write_cog(path: Path, grid: Grid, values: Callable[[Window], Values | None], *, description: str) -> None:

@@ -40,6 +40,11 @@ class Scene(Protocol):
         """What is done to stored values in words, and what is known of the place."""
         ...
 
+    @property
+    def gaps(self) -> bool:
+        """Whether some pixels may have no data."""
+        ...
+
     def read(self, grid: Grid, window: Window) -> tuple[Image, BoolMask]:
         """A window of ``grid``, this scene's own or one that :meth:`Grid.resampled` made of it.
 
@@ -58,6 +63,11 @@ class RasterScene:
     grid: Grid
     description: str
 
+    @property
+    def gaps(self) -> bool:
+        layout = self.raster.layout
+        return layout.no_data or layout.dtype.kind == "f" or self.rendering.alpha is not None
+
     def read(self, grid: Grid, window: Window) -> tuple[Image, BoolMask]:
         across, down = self.grid.width / grid.width, self.grid.height / grid.height
         place = (window.left * across, window.top * down, window.width * across, window.height * down)
@@ -74,6 +84,7 @@ class PictureScene:
     image: Image
     grid: Grid
     description: str
+    gaps: bool = False
 
     def read(self, grid: Grid, window: Window) -> tuple[Image, BoolMask]:
         image = self.image
