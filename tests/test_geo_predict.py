@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,30 @@ def test_a_scene_becomes_a_layer(scene: Path, tmp_path: Path, capsys: pytest.Cap
     assert f"{scene}: the roofs: 4 features, 2,05" in captured.out
     assert "EPSG:32617, 0.5 x 0.5 m a pixel" in captured.err
     assert sorted(path.name for path in out.parent.iterdir()) == ["roofs.gpkg", "roofs.qml"]
+
+
+def test_the_total_is_the_area_of_the_union(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of features that overlap, which a policy's boxes may, each keeps its own area."""
+    ask = predict_scenes.asking
+
+    def overlapping(predictor: Any) -> Any:
+        def asked(images: Any, query: str) -> Any:
+            answers = ask(predictor)(images, query)
+            masks = np.zeros((2, *images[0].shape[:2]), dtype=np.bool_)
+            masks[0, 10:30, 10:50], masks[1, 10:30, 30:90] = True, True
+            return [replace(answer, masks=list(masks), confidences=[None, None]) for answer in answers]
+
+        return asked
+
+    monkeypatch.setattr(predict_scenes, "asking", overlapping)
+    words = ["--query", "roofs", "--window", 300, "--json"]
+    assert _run(scene, *words, "--out", tmp_path / "a.gpkg") == 0
+    (found,) = json.loads(capsys.readouterr().out)["scenes"]
+    back = pyogrio.read_dataframe(tmp_path / "a.gpkg")
+    assert sorted(back.area_m2) == pytest.approx([200, 300], rel=2e-3)
+    assert found["area_m2"] == pytest.approx(400, rel=2e-3)
 
 
 @pytest.mark.parametrize("window", [64, 300])

@@ -117,7 +117,8 @@ LEFT, RIGHT = Window(0, 0, 100, 100), Window(60, 0, 100, 100)
         ((70, 20, 90, 40), (80, 20, 100, 40), 2),  # IoU exactly 1/3
         ((10, 20, 50, 40), (110, 20, 140, 40), 2),  # nothing where both look
         ((20, 10, 100, 90), (60, 20, 62, 24), 1),  # a piece that its window's edge cuts off
-        ((20, 10, 100, 90), (70, 20, 72, 24), 2),  # a small thing by itself on a large one
+        ((20, 10, 100, 90), (70, 20, 72, 24), 1),  # a small thing within a large one
+        ((20, 10, 100, 90), (98, 20, 112, 24), 2),  # 1/7 of it within the other
     ],
 )
 def test_what_is_one_thing_across_a_seam(
@@ -152,6 +153,24 @@ def test_what_one_window_says_twice_counts_once() -> None:
         ]
     )
     assert [feature.geometry.bounds for feature in features] == [(11, 10, 40, 40), (40, 10, 50, 40)]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "count"),
+    [
+        ([(10, 10, 90, 90), (80, 20, 92, 40)], 1),  # 5/6 within
+        ([(10, 10, 90, 90), (80, 20, 93, 40)], 2),  # 10/13 within
+        ([(10, 10, 50, 90), (50, 10, 90, 90), (40, 20, 60, 30)], 3),  # half in each of two
+        ([(10, 10, 50, 90), (12, 12, 60, 20), (45, 11, 60, 26)], 3),  # no chain of small overlaps
+        ([(10, 10, 62, 60), (20, 20, 70, 30), (54, 22, 70, 33)], 1),  # within the union alone
+    ],
+)
+def test_a_feature_mostly_within_another_is_the_same(boxes: list[tuple[int, int, int, int]], count: int) -> None:
+    for order in (boxes, boxes[::-1]):
+        features = merged([_instance(LEFT, box, confidence=0.5) for box in order])
+        assert len(features) == count
+        union = shapely.union_all([shapely.box(*box) for box in boxes])
+        assert shapely.union_all([feature.geometry for feature in features]).equals(union)
 
 
 def test_windows_without_data_are_not_asked(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from grasp_rl.cli.scene_options import Target
 from grasp_rl.data.image_io import ImageReading, write_image
-from grasp_rl.geo.grid import Grid
+from grasp_rl.geo.grid import Grid, areas_and_perimeters
 from grasp_rl.geo.journal import Journal
 from grasp_rl.geo.layers import VECTORS, table_of, together, write_layer
 from grasp_rl.geo.merge import Feature
@@ -145,7 +145,7 @@ def _record(each: Answered, table: Any, journal: Journal) -> Record:
         "crs": grid.name if grid.crs is not None else None,
         "query": each.query,
         "features": len(table),
-        "area_m2": float(table["area_m2"].sum()) if grid.crs is not None else None,
+        "area_m2": _area([feature.geometry for feature in each.features], grid),
         "windows": statuses_of(each.plan, each.query, journal),
         "gsd_m": each.common["gsd_m"],
         "size": list(grid.size),
@@ -154,6 +154,16 @@ def _record(each: Answered, table: Any, journal: Journal) -> Record:
         "model": each.common["model"],
         "date": each.common["date"],
     }
+
+
+def _area(geometries: Sequence[Any], grid: Grid) -> float | None:
+    """Square metres of the union of geometries in pixels of ``grid``; None without a CRS."""
+    import shapely
+
+    if grid.crs is None:
+        return None
+    (area,), _ = areas_and_perimeters([grid.to_world(shapely.union_all(list(geometries)))], grid.projection)
+    return area
 
 
 def _line(each: Answered, record: Record) -> str:
