@@ -149,5 +149,9 @@ def test_windows_of_a_region() -> None:
     every = list(windows_of(whole(grid), 100, 0.0))
     assert len(every) == 100
     assert list(windows_of(whole(grid), 100, 0.0, shapely.box(110, 110, 190, 120))) == [Window(100, 100, 100, 100)]
+    edges = shapely.box(99.7, 200.3, 200.4, 299.8)  # windows' own edges, to rounding
+    assert list(windows_of(whole(grid), 100, 0.0, edges)) == [Window(100, 200, 100, 100)]
+    far = Window(0, 0, 4_000_000, 4_000_000)
+    assert len(list(windows_of(far, 16, 0.0, shapely.box(32, 32, 64, 64)))) == 4
     with pytest.raises(ConfigError, match=r"250000 x 250000 windows of 16 pixels: more than 4,000,000; .*--gsd"):
         list(windows_of(Window(0, 0, 4_000_000, 4_000_000), 16, 0.0))

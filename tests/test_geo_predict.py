@@ -171,12 +171,38 @@ def test_parts_of_a_scene(scene: Path, tmp_path: Path) -> None:
     assert [geometry.bounds for geometry in pyogrio.read_dataframe(tmp_path / "a.gpkg").geometry] == [
         (500010.0, 3999975.0, 500030.0, 3999985.0)
     ]
-    assert len(PointingPolicy.asked) == 1
+    assert len(PointingPolicy.asked) == 2
     area = geopandas.GeoSeries(_expected()[:1], crs="EPSG:32617").to_crs("EPSG:4326")
     area.to_file(tmp_path / "area.gpkg")
     assert _run(scene, "--query", "roofs", "--out", tmp_path / "b.gpkg", "--where", tmp_path / "area.gpkg") == 0
     (found,) = pyogrio.read_dataframe(tmp_path / "b.gpkg").geometry
     assert found.symmetric_difference(_expected()[0]).area < 1e-3 * found.area
+
+
+@pytest.mark.parametrize("overlap", [0, 0.2])
+def test_a_part_is_what_the_whole_says_of_it(scene: Path, tmp_path: Path, overlap: float) -> None:
+    aoi = shapely.union_all(
+        [shapely.box(500007.3, 3999948, 500056, 3999987.7), shapely.box(500070, 3999850, 500090, 3999870)]
+    )
+    words = [scene, "--query", "roofs", "--overlap", overlap, "--window", 56]
+    assert _run(*words, "--out", tmp_path / "all.gpkg") == 0
+    everything = pyogrio.read_dataframe(tmp_path / "all.gpkg")
+    frame = geopandas.GeoDataFrame(geometry=[aoi], crs="EPSG:32617")
+    frame.to_file(tmp_path / "aoi.gpkg")
+    frame.to_crs("EPSG:4326").to_file(tmp_path / "aoi.geojson")
+    frame.to_crs("EPSG:3857").to_file(tmp_path / "aoi.shp")
+    asked = set()
+    for ending in ("gpkg", "geojson", "shp"):
+        PointingPolicy.asked.clear()
+        assert _run(*words, "--out", tmp_path / f"{ending}.gpkg", "--where", tmp_path / f"aoi.{ending}") == 0
+        asked.add(len(PointingPolicy.asked))
+        found = pyogrio.read_dataframe(tmp_path / f"{ending}.gpkg")
+        part = shapely.union_all(found.geometry.to_numpy())
+        assert set(";".join(found.window).split(";")) <= set(";".join(everything.window).split(";"))
+        clipped = shapely.union_all(everything.geometry.to_numpy()).intersection(aoi)
+        assert part.symmetric_difference(clipped).area < 0.05
+        assert part.area > 300
+    assert len(asked) == 1
 
 
 def test_files_folders_and_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

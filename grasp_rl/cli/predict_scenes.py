@@ -178,14 +178,14 @@ def _plan(
         raise ConfigError(
             "--out: GeoJSON is in longitude and latitude, and the scene has no CRS; name a .gpkg or .json for pixels"
         )
-    area, region = whole(grid), None
+    region = None
     for make, where in zip(regions, _where(arguments), strict=True):
         polygon = make(grid)
-        area, region = part_of(grid, polygon if region is None else region.intersection(polygon), where)
+        region = part_of(grid, polygon if region is None else region.intersection(polygon), where)
     return Plan(
         key=key,
         grid=grid,
-        windows=list(windows_of(area, side, arguments.overlap, region)),
+        windows=list(windows_of(whole(grid), side, arguments.overlap, region)),
         queries=queries,
         region=region,
         batch=setting.config.evaluation.batch_size,
