@@ -30,6 +30,7 @@ PLACES: dict[str, tuple[str, Affine]] = {
     "2263": ("EPSG:2263", Affine(1.0, 0, 990000, 0, -1.0, 200000)),  # US survey feet
     "rotated": ("EPSG:32617", Affine(0.4, 0.3, 500000, 0.3, -0.4, 4000000)),
     "upwards": ("EPSG:32617", Affine(0.5, 0, 500000, 0, 0.5, 4000000)),
+    "half": ("EPSG:32617", Affine(-0.5, 0, 500000, 0, 0.5, 4000000)),
     "leftwards": ("EPSG:32617", Affine(-0.5, 0, 500000, 0, -0.5, 4000000)),
 }
 """CRS and transform by name, also turned and mirrored ones."""

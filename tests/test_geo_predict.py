@@ -19,6 +19,7 @@ import pytest
 import rasterio
 import rasterio.shutil
 import shapely
+from affine import Affine
 from geo_scenes import things
 from pointing import NOTHING, PointingPolicy
 
@@ -26,6 +27,7 @@ from grasp_rl.cli import predict_scenes
 from grasp_rl.cli.predict import main
 from grasp_rl.cli.scene_progress import ScanLines, clock_time, progress_text
 from grasp_rl.geo.scan import Counts
+from grasp_rl.prediction.predictor import Predictor
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 
 POINTING = ["policy._target_=pointing.PointingPolicy", "trusted_modules=[pointing]", "policy.weights=random"]
@@ -203,6 +205,80 @@ def test_a_part_is_what_the_whole_says_of_it(scene: Path, tmp_path: Path, overla
         assert part.symmetric_difference(clipped).area < 0.05
         assert part.area > 300
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("place", ["upwards", "leftwards", "half"])
+def test_mirrored_scenes_are_shown_north_up_and_results_lie_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    path = geo_scenes.write(tmp_path / "scene.tif", things((300, 300), BOXES), place)
+    assert _run(path, "--query", "roofs", "--out", tmp_path / "a.gpkg") == 0
+    assert "in the opposite order so that the image is not mirrored and north is up" in capsys.readouterr().err
+    back = pyogrio.read_dataframe(tmp_path / "a.gpkg")
+    assert (
+        shapely.union_all(back.geometry.to_numpy()).symmetric_difference(shapely.union_all(_expected(place))).area
+        < 1e-6
+    )
+    assert _run(path, "--query", "roofs", "--out", tmp_path / "a.tif") == 0
+    with rasterio.open(tmp_path / "a.tif") as mask, rasterio.open(path) as source:
+        assert mask.transform == source.transform
+        assert np.array_equal(mask.read(1) == 1, source.read(1) == 200)
+
+
+@pytest.mark.parametrize("place", ["4326", "flat"])
+def test_pixels_are_shown_square_on_the_ground(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    """One pixel is half as wide as high at 60 degrees north, another twice: a square roof has to look square."""
+    monkeypatch.setitem(geo_scenes.PLACES, "flat", ("EPSG:32617", Affine(0.5, 0, 500000, 0, -0.25, 4000000)))
+    wide, high = (80, 40) if place == "4326" else (30, 60)
+    path = geo_scenes.write(tmp_path / "scene.tif", things((200, 200), [(60, 70, 60 + wide, 70 + high)]), place)
+    shown = []
+    predict_all = Predictor.predict_all
+
+    def seeing(self: Predictor, images: Any, query: str) -> Any:
+        shown.extend(images)
+        return predict_all(self, images, query)
+
+    monkeypatch.setattr(Predictor, "predict_all", seeing)
+    assert _run(path, "--query", "roofs", "--out", tmp_path / "a.gpkg", "--window", 500) == 0
+    (image,) = shown
+    y, x = np.nonzero(geo_scenes.bright(image))
+    assert (np.ptp(x) + 1) / (np.ptp(y) + 1) == pytest.approx(1, abs=0.03)
+    first = capsys.readouterr().err.splitlines()[0]
+    assert "; looked at in square pixels of " in first
+    (row,) = [row for _, row in pyogrio.read_dataframe(tmp_path / "a.gpkg").iterrows()]
+    left, top, width, height = map(int, row.window.split(","))
+    assert (left, top, height, width) == (0, 0, *image.shape[:2])
+    assert row.gsd_m == pytest.approx(0.25 if place == "flat" else 0.555, rel=1e-2)
+    assert row.area_m2 == pytest.approx(225 if place == "flat" else 44.4 * 44.6, rel=0.05)
+    assert _run(path, "--query", "roofs", "--out", tmp_path / "a.tif", "--window", 500) == 0
+    with rasterio.open(tmp_path / "a.tif") as mask, rasterio.open(path) as source:
+        found, expected = mask.read(1) == 1, source.read(1) == 200
+        assert (mask.transform, (found ^ expected).sum() < 0.05 * expected.sum()) == (source.transform, True)
+
+
+def test_a_mask_keeps_what_the_file_says_of_its_place_and_says_what_was_asked(tmp_path: Path) -> None:
+    crs, transform = geo_scenes.PLACES["upwards"]
+    for name, place in (
+        ("a", {"transform": transform}),
+        ("b", {"crs": crs}),
+        ("c", {"crs": crs, "transform": transform}),
+    ):
+        path = geo_scenes.write(tmp_path / f"{name}.tif", things((100, 100), [(20, 20, 50, 40)]), None, **place)
+        assert _run(path, "--query", "the röofs", "--out", tmp_path / f"{name}_mask.tif", "--samples", 2) == 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            with rasterio.open(path) as source, rasterio.open(tmp_path / f"{name}_mask.tif") as mask:
+                assert (mask.crs, mask.transform) == (source.crs, source.transform)
+                assert np.array_equal(mask.read(1) == 1, source.read(1) == 200)
+                tags = mask.tags()
+            with rasterio.open(tmp_path / f"{name}_mask_agreement.tif") as agreement:
+                assert agreement.tags().items() >= {k: v for k, v in tags.items() if k != "AREA_OR_POINT"}.items()
+        assert (tags["GRASP_RL_QUERY"], tags["GRASP_RL_SOURCE"]) == ("the röofs", f"{name}.tif")
+        assert tags["GRASP_RL_MODEL"] == "grasp_rl-tiny + BoxFillSegmenter"
+        assert tags["GRASP_RL_DATE"].startswith("20")
+        assert tags["TIFFTAG_SOFTWARE"].startswith("grasp_rl ")
 
 
 def test_files_folders_and_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,7 @@ def _shapes(size: int, seed: int) -> Image:
 def test_windows_find_what_the_whole_shows(tmp_path: Path, seed: int, place: str) -> None:
     image = _shapes(300, seed)
     path = geo_scenes.write(tmp_path / "scene.tif", image, place)
+    image = image[::-1] if place == "upwards" else image
     grid = geo_scenes.grid((300, 300), place)
     at_once, _ = _scan(path, _plan(grid, 300), Finder(), tmp_path / "whole")
     assert len(at_once) > 5
@@ -358,6 +359,31 @@ def test_coarser_and_finer_resolutions(tmp_path: Path) -> None:
         assert np.array_equal(geo_scenes.bright(scene.read(fine, Window(100, 100, 40, 40))[0]), np.ones((40, 40)))
         small, drawn = overview(scene, 80)
         assert (small.size, drawn.shape) == ((60, 80), (60, 80, 3))
+
+
+@pytest.mark.parametrize(
+    ("place", "rows", "columns"), [("upwards", -1, 1), ("leftwards", 1, -1), ("half", -1, -1), ("rotated", 1, 1)]
+)
+def test_scenes_are_shown_north_up_and_not_mirrored(tmp_path: Path, place: str, rows: int, columns: int) -> None:
+    image = things((240, 320), [(40, 30, 80, 120)])
+    path = geo_scenes.write(tmp_path / "scene.tif", image, place)
+    shown = image[::rows, ::columns]
+    with open_scene(str(path), PLAIN) as scene:
+        assert np.array_equal(scene.read(scene.grid, whole(scene.grid))[0], shown)
+        part = Window(33, 21, 100, 64)
+        assert np.array_equal(scene.read(scene.grid, part)[0], shown[21:85, 33:133])
+        half = scene.grid.of_size(160, 120)
+        assert (
+            np.abs(
+                scene.read(half, Window(3, 5, 50, 40))[0] - shown[10:90, 6:106].reshape(40, 2, 50, 2, 3).mean((1, 3))
+            ).max()
+            <= 1
+        )
+        assert scene.grid.reversals == (False, False)
+        assert (" shown in the opposite order" in scene.description) == (place != "rotated")
+        corner, stored = scene.grid.to_world(shapely.Point(0, 0)), geo_scenes.grid((240, 320), place)
+        x, y = (320 if columns < 0 else 0), (240 if rows < 0 else 0)
+        assert corner.equals_exact(stored.to_world(shapely.Point(x, y)), 1e-6)
 
 
 def test_overviews_serve_coarse_resolutions(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ it stopped. The journal goes when the result is written.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -129,10 +128,10 @@ def _scanned(
     arguments, config = setting.arguments, setting.config
     with ExitStack() as stack:
         scene = stack.enter_context(open_scene(name, setting.reading, trust=arguments.trust_paths))
-        _say(f"{name}: {scene.description}")
+        plan = _plan(setting, scene, fingerprint(name), queries, regions, side=side)
+        _say(f"{name}: {scene.description}{_looked_at(scene.grid, plan.grid)}")
         if scene.grid.crs is None:
             _say(f"{name}: has no CRS, so the result is in pixels, x to the right and y down; areas are missing")
-        plan = _plan(setting, scene, fingerprint(name), queries, regions, side=side)
         counts = Counts(total=len(plan.windows) * len(queries))
         lines = ScanLines(sys.stderr, name)
         try:
@@ -144,7 +143,7 @@ def _scanned(
         _say(f"{name}: {counts.failed} windows could not be segmented ({counts.errors[0]})")
     common = {
         "source": Path(name).name,
-        "gsd_m": None if plan.grid.ground_size is None else math.sqrt(math.prod(plan.grid.ground_size)),
+        "gsd_m": plan.grid.gsd,
         "prompt": config.prompt.scheme,
         "model": model_name(predictor),
         "date": journal.noted["began"],
@@ -162,6 +161,13 @@ def _scanned(
     ]
 
 
+def _looked_at(own: Grid, grid: Grid) -> str:
+    """A remark on the resolution of ``grid``, which windows are cut from, where it is not the file's ``own``."""
+    if grid.size == own.size:
+        return ""
+    return f"; looked at in square pixels of {grid.gsd:.3g} m, {grid.width} x {grid.height} of them"
+
+
 def _plan(
     setting: Setting,
     scene: Scene,
@@ -173,7 +179,7 @@ def _plan(
 ) -> Plan:
     """Resolution, windows and region of one scene."""
     arguments = setting.arguments
-    grid = scene.grid if arguments.gsd is None else scene.grid.resampled(arguments.gsd)
+    grid = scene.grid.to_look_at(arguments.gsd)
     if grid.crs is None and setting.target.kind == "geojson":
         raise ConfigError(
             "--out: GeoJSON is in longitude and latitude, and the scene has no CRS; name a .gpkg or .json for pixels"

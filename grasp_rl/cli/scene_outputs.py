@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grasp_rl.cli.scene_options import Target
+from grasp_rl import __version__
+from grasp_rl.cli.scene_options import ONE_QUESTION, Target
 from grasp_rl.data.image_io import ImageReading, write_image
 from grasp_rl.geo.grid import Grid, areas_and_perimeters
 from grasp_rl.geo.journal import Journal
@@ -111,16 +112,25 @@ def write_outputs(
                 if target.kind == "cog":
                     seen = [window.polygon for window in looked_at(each.plan, each.query, journal)]
                     restricted = each.in_scene(_restricted(seen, each.plan))
-                    write_mask(path, scene.grid, each.native, restricted, _validity(scene, scene.grid))
+                    write_mask(
+                        path, scene.grid, each.native, restricted, _validity(scene, scene.grid),
+                        stored=scene.stored, tags=_tags(each),
+                    )  # fmt: skip
                 else:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_image(path, draw(scene, each.native, each.query, _OVERLAY))
-        written.lines.append(f"{path}: written")
+        written.lines.append(f"{path}: written" + (f", {each.query}" if target.kind in ONE_QUESTION else ""))
     agreements = _agreements(answered, files, journal, reading, trust=trust)
     written.lines += [f"{path}: percent of the answers that have each pixel" for path in agreements]
     paths = [str(path) for path in (*by_file, *agreements)]
     written.record = {"state": "done", "files": paths, "scenes": to_json(list(records.values()))}
     return written
+
+
+def _tags(each: Answered) -> dict[str, str]:
+    """Of a GeoTIFF, by name: what was asked, of whom, when."""
+    named = {f"GRASP_RL_{name.upper()}": str(value) for name, value in each.common.items() if value is not None}
+    return named | {"TIFFTAG_SOFTWARE": f"grasp_rl {__version__}"}
 
 
 def _validity(scene: Scene, grid: Grid) -> Validity | None:
@@ -223,6 +233,7 @@ def _agreements(
             return share_of(each.plan, each.query, journal, window)
 
         with open_scene(each.name, reading, trust=trust) as scene:
-            write_agreement(path, each.plan.grid, windows, share, _validity(scene, each.plan.grid))
+            valid = _validity(scene, each.plan.grid)
+            write_agreement(path, each.plan.grid, windows, share, valid, tags=_tags(each))
         result.append(path)
     return result

@@ -15,11 +15,12 @@ from typing import Any, Protocol
 
 import cv2
 import numpy as np
+from affine import Affine
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.image_io import MAX_PIXELS, ImageReading, Rendering, read_described, rendering_of
 from grasp_rl.data.rasters import Raster, driver_of, hold_raster, hold_trusted, open_raster
-from grasp_rl.geo.grid import Grid
+from grasp_rl.geo.grid import IDENTITY, Grid
 from grasp_rl.geo.paths import is_address, refers
 from grasp_rl.geo.windows import Window, whole
 from grasp_rl.types import BoolMask, Image
@@ -29,11 +30,28 @@ MOST_PIXELS = 100_000_000_000
 _WORLD_FILES = (".tfw", ".tifw", ".jgw", ".pgw", ".wld", ".prj")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """How a file has its pixels, for a raster that is to match it."""
+
+    crs: Any = None
+    """A rasterio CRS; None for none."""
+    transform: Affine = IDENTITY
+    columns: bool = False
+    """Whether the scene shows its columns in the opposite order, and :attr:`rows` its rows."""
+    rows: bool = False
+
+
 class Scene(Protocol):
     """An open raster."""
 
     @property
-    def grid(self) -> Grid: ...
+    def grid(self) -> Grid:
+        """Its pixels, in the order in which they are shown: not mirrored, north up."""
+        ...
+
+    @property
+    def stored(self) -> Stored: ...
 
     @property
     def description(self) -> str:
@@ -61,6 +79,7 @@ class RasterScene:
     raster: Raster
     rendering: Rendering
     grid: Grid
+    stored: Stored
     description: str
 
     @property
@@ -70,11 +89,14 @@ class RasterScene:
 
     def read(self, grid: Grid, window: Window) -> tuple[Image, BoolMask]:
         across, down = self.grid.width / grid.width, self.grid.height / grid.height
-        place = (window.left * across, window.top * down, window.width * across, window.height * down)
+        left = grid.width - window.right if self.stored.columns else window.left
+        top = grid.height - window.bottom if self.stored.rows else window.top
+        place = (left * across, top * down, window.width * across, window.height * down)
         with self.raster.guarded():
             block = self.raster.block(self.rendering.used, place, (window.height, window.width))
         colours = np.broadcast_to(self.rendering.colours(block), (window.height, window.width, 3))
-        return np.ascontiguousarray(colours), self.rendering.seen(block)
+        order = slice(None, None, -1 if self.stored.rows else 1), slice(None, None, -1 if self.stored.columns else 1)
+        return np.ascontiguousarray(colours[order]), np.ascontiguousarray(self.rendering.seen(block)[order])
 
 
 @dataclass(frozen=True)
@@ -84,6 +106,7 @@ class PictureScene:
     image: Image
     grid: Grid
     description: str
+    stored: Stored = Stored()
     gaps: bool = False
 
     def read(self, grid: Grid, window: Window) -> tuple[Image, BoolMask]:
@@ -157,15 +180,20 @@ def fingerprint(name: str) -> str:
 
 
 def _scene(path: Path, raster: Raster, reading: ImageReading) -> RasterScene:
-    grid = _grid(raster)
+    own, dataset = _grid(raster), raster.dataset
     with raster.guarded():
         rendering = rendering_of(path, raster, reading)
-    size = grid.ground_size
+    columns, rows = own.reversals
+    grid, size = own.reversed(columns, rows), own.ground_size
+    stored = Stored(crs=dataset.crs, transform=dataset.transform, columns=columns, rows=rows)
     if size is None:
         place = "; ".join(part for part in ("no CRS", _half_a_place(raster), _beside(path)) if part)
     else:
         place = f"{grid.name}, {size[0]:.3g} x {size[1]:.3g} m a pixel"
-    return RasterScene(raster, rendering, grid, "; ".join(part for part in (place, rendering.note) if part))
+    if columns or rows:
+        order = " and ".join(name for name, given in (("rows", rows), ("columns", columns)) if given)
+        place += f", {order} shown in the opposite order so that the image is not mirrored and north is up"
+    return RasterScene(raster, rendering, grid, stored, "; ".join(part for part in (place, rendering.note) if part))
 
 
 def _grid(raster: Raster) -> Grid:
@@ -213,8 +241,8 @@ def _head(path: Path) -> bytes:
 
 
 def overview(scene: Scene, side: int) -> tuple[Any, Image]:
-    """The scene with at most ``side`` pixels along its longer side: its grid and [H, W, 3] uint8 RGB."""
-    grid = scene.grid
+    """Its grid and [H, W, 3] uint8 RGB at most ``side`` pixels long, which are square on the ground."""
+    grid = scene.grid.squared()
     factor = min(1.0, side / max(grid.size))
     small = grid.of_size(max(1, round(grid.width * factor)), max(1, round(grid.height * factor)))
     return small, scene.read(small, whole(small))[0]
