@@ -59,6 +59,7 @@ def write(path: Path, image: NDArray[Any], place: str | None = "32617", **profil
     """Write [H, W, bands] as a GeoTIFF at one of :data:`PLACES`; nowhere for None."""
     where = {} if place is None else dict(zip(("crs", "transform"), PLACES[place], strict=True))
     shape = {"height": image.shape[0], "width": image.shape[1], "count": image.shape[2], "dtype": image.dtype}
+    path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(path, "w", **({"driver": "GTiff"} | where | shape | profile)) as file:

@@ -14,13 +14,16 @@ import geo_scenes
 import geopandas
 import numpy as np
 import pyogrio
+import pyproj
 import pytest
 import rasterio
 import shapely
+from affine import Affine
 from geo_scenes import PLACES
 from rio_cogeo.cogeo import cog_validate
 
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.geo.footprints import neighbours
 from grasp_rl.geo.grid import Grid
 from grasp_rl.geo.layers import COLUMNS, VECTORS, table_of, together, write_layer
 from grasp_rl.geo.merge import Feature
@@ -276,6 +279,21 @@ def test_parts_of_a_scene(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the raster has no CRS; give --bbox in pixels"):
         of_bounds((0, 0, 1, 1), "EPSG:4326", Grid(9, 9))
     assert of_bounds((1, 2, 3, 4), None, Grid(9, 9)).bounds == (1, 2, 3, 4)
+
+
+def test_scenes_that_overlap_in_different_crs() -> None:
+    here = geo_scenes.grid((100, 100))
+    x, y = here.to_world(shapely.Point(50, 50)).coords[0]
+    lon, lat = pyproj.Transformer.from_crs("EPSG:32617", "EPSG:4326", always_xy=True).transform(x, y)
+    degrees = Affine(1e-6, 0, lon, 0, -1e-6, lat)
+    there = Grid(50, 50, degrees, rasterio.CRS.from_epsg(4326))
+    east = Grid(50, 50, Affine(1e-6, 0, lon + 0.01, 0, -1e-6, lat), rasterio.CRS.from_epsg(4326))
+    nowhere = Grid(9, 9, Affine(1, 0, 1e12, 0, -1, 1e12), rasterio.CRS.from_epsg(32617))
+    grids = {"here": here, "there": there, "east": east, "nowhere": nowhere, "plain": Grid(100, 100)}
+    assert neighbours(grids) == ([("here", "there")], [])
+    assert neighbours({"plain": Grid(9, 9)}) == ([], [])
+    small = {str(n): geo_scenes.grid((2, 2)) for n in range(2)}
+    assert neighbours(small) == ([("0", "1")], [])
 
 
 def test_layers_of_polygons(tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ def test_files_folders_and_questions(tmp_path: Path, capsys: pytest.CaptureFixtu
     listed.write_text(f"query\nroofs\n{NOTHING}\n")
     assert _run(folder, "--queries", listed, "--out", tmp_path / "all.gpkg") == 0
     back = pyogrio.read_dataframe(tmp_path / "all.gpkg")
-    assert (back["query"].tolist(), back.source.tolist()) == (["roofs", "roofs"], ["a.tif", "a.tif"])
+    assert (back["query"].tolist(), back.source.tolist()) == (["roofs", "roofs"], ["a.tif", "b/a.tif"])
     assert back.crs == "EPSG:32617"
     assert "2 of 4 layers brought into the CRS of the first, EPSG:32617" in capsys.readouterr().err
     assert _run(folder, "--queries", listed, "--out", tmp_path / "apart", "--format", "cog") == 0
@@ -365,13 +365,52 @@ def test_a_killed_command_goes_on_where_it_was(
     assert (tmp_path / "a.gpkg.journal").is_file()
     assert not (tmp_path / "a.gpkg").exists()
     assert _run(scene, "--query", "lakes", *words[3:]) == 2
-    assert "a.gpkg.journal: belongs to another scan: question was" in capsys.readouterr().err
+    assert "a.gpkg.journal: belongs to another scan: question was 'roofs', is 'lakes'" in capsys.readouterr().err
     PointingPolicy.asked.clear()
     assert _run(*words) == 0
     assert "6 windows are answered" in capsys.readouterr().err
     assert len(PointingPolicy.asked) == 10
     assert len(pyogrio.read_dataframe(tmp_path / "a.gpkg")) == 4
     assert not (tmp_path / "a.gpkg.journal").exists()
+
+
+@pytest.mark.parametrize("mended", ["away", "whole"])
+def test_a_damaged_file_of_a_folder_does_not_strand_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mended: str
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        geo_scenes.write(folder / f"{name}.tif", things((100, 100), [(20, 20, 50, 40)]))
+    whole = (folder / "a.tif").read_bytes()
+    (folder / "a.tif").write_bytes(whole[:3000])
+    words = [folder, "--query", "roofs", "--out", tmp_path / "a.gpkg"]
+    assert _run(*words) == 2
+    assert "start the same command with --overwrite, which asks nothing twice" in capsys.readouterr().err
+    assert len(PointingPolicy.asked) == 2
+    (folder / "a.tif").unlink() if mended == "away" else (folder / "a.tif").write_bytes(whole)
+    assert _run(*words, "--overwrite") == 0
+    assert len(PointingPolicy.asked) == 2 + (mended == "whole")
+    assert len(pyogrio.read_dataframe(tmp_path / "a.gpkg")) == 2 + (mended == "whole")
+    assert not (tmp_path / "a.gpkg.journal").exists()
+
+
+def test_scenes_that_show_the_same_ground_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    crs, (a, b, c, d, e, f) = geo_scenes.PLACES["32617"][0], geo_scenes.PLACES["32617"][1][:6]
+    for name, (x, y) in {"a": (0, 0), "b": (100, 0), "c": (180, 0), "d": (600, 600), "e": (280, 100)}.items():
+        place = {"crs": crs, "transform": Affine(a, b, c + a * x, d, e, f + e * y)}
+        geo_scenes.write(tmp_path / "in" / f"{name}.tif", things((100, 100), []), None, **place)
+    words = ["--query", "roofs", "--out", tmp_path / "a.gpkg", "--overwrite"]
+    assert _run(tmp_path / "in", *words) == 0
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/in/b.tif and {tmp_path}/in/c.tif overlap: what lies in both is found in each" in said
+    assert f"{tmp_path}/in/a.tif and {tmp_path}/in/b.tif lie edge to edge: what crosses the edge is found in" in said
+    assert "gdalbuildvrt all.vrt FILES, then predict all.vrt --trust-paths" in said
+    predict_scenes._say.cache_clear()
+    assert _run(tmp_path / "in/a.tif", tmp_path / "in/c.tif", tmp_path / "in/e.tif", *words) == 0
+    said = capsys.readouterr().err
+    assert "overlap" not in said
+    assert "edge to edge" not in said  # c and e have a corner alone together
 
 
 def test_a_scene_that_was_repaired_is_asked_anew_and_the_others_are_not(

@@ -7,6 +7,7 @@ it stopped. The journal goes when the result is written.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,12 +28,14 @@ from grasp_rl.config.messages import of_system
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.data.image_io import ImageReading
 from grasp_rl.geo.extra import demand_geo
+from grasp_rl.geo.footprints import neighbours
 from grasp_rl.geo.grid import Grid
 from grasp_rl.geo.journal import Journal
+from grasp_rl.geo.paths import is_address
 from grasp_rl.geo.polygons import components
 from grasp_rl.geo.region import in_pixels, of_bounds, part_of, read_polygons
 from grasp_rl.geo.scan import Ask, Counts, Plan, WindowAnswer, demand_answers, features_of, scan
-from grasp_rl.geo.scene import Scene, fingerprint, open_scene
+from grasp_rl.geo.scene import Scene, fingerprint, grid_by_name, open_scene
 from grasp_rl.geo.windows import whole, windows_of
 from grasp_rl.prediction.predictor import DEFAULT_SIDE, Prediction, Predictor, check_query, model_name, window_side
 from grasp_rl.types import Image
@@ -88,15 +91,20 @@ def _run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
     for query in {query for queries in asked.values() for query in queries}:
         check_query(query, predictor.policy.tokenizer.all_special_tokens)
     side = arguments.window or window_side(predictor)
-    began = {"began": datetime.now(UTC).isoformat(timespec="seconds")}
-    with Journal(target.journal, _digest(setting, asked, predictor, side), began) as journal:
+    questions = sorted({query for queries in asked.values() for query in queries})
+    noted = {"began": datetime.now(UTC).isoformat(timespec="seconds"), "questions": questions}
+    sources = sources_of(list(asked))
+    for remark in _neighbours(asked, trust=arguments.trust_paths):
+        _say(remark)
+    with Journal(target.journal, _digest(setting, predictor, side), noted) as journal:
+        _demand_same_questions(journal, questions)
         if journal.resumed:
             _say(f"going on with {target.journal}: {len(journal)} windows are answered")
         failed: list[Record] = []
         code, answered = 0, list[Answered]()
         for name, queries in asked.items():
             try:
-                answered += _scanned(setting, name, queries, regions, side, predictor, journal)
+                answered += _scanned(setting, name, sources[name], queries, regions, side, predictor, journal)
             except ConfigError as error:
                 if len(asked) == 1:
                     raise
@@ -111,13 +119,18 @@ def _run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
     if not arguments.json:
         sys.stdout.write("".join(printable(line) + "\n" for line in written.lines))
     if failed:
-        _say(f"{len(failed)} of {len(asked)} scenes could not be answered; {target.journal} keeps the others' answers")
+        _say(
+            f"{len(failed)} of {len(asked)} scenes could not be answered; {target.journal} keeps the others' answers: "
+            "mend those scenes or take them away, and start the same command with --overwrite, which asks nothing "
+            "twice"
+        )
     return written.record | {"failed": failed}, code
 
 
 def _scanned(
     setting: Setting,
     name: str,
+    source: str,
     queries: Sequence[str],
     regions: Sequence[Callable[[Grid], Any]],
     side: int,
@@ -142,7 +155,7 @@ def _scanned(
     if counts.failed:
         _say(f"{name}: {counts.failed} windows could not be segmented ({counts.errors[0]})")
     common = {
-        "source": Path(name).name,
+        "source": source,
         "gsd_m": plan.grid.gsd,
         "prompt": config.prompt.scheme,
         "model": model_name(predictor),
@@ -248,16 +261,61 @@ def _window_answer(prediction: Prediction, predictor: Predictor) -> WindowAnswer
     )
 
 
-def _digest(
-    setting: Setting, asked: Mapping[str, Sequence[str]], predictor: Predictor, side: int
-) -> Mapping[str, object]:
-    """What an answer depends on, by name."""
+def sources_of(names: Sequence[str]) -> dict[str, str]:
+    """What the attribute ``source`` says of each scene: its path from the folder that all of them lie in.
+
+    Args:
+        names: paths; of an address only the last part is said.
+    """
+    paths = {name: os.path.abspath(name) for name in names if not is_address(name)}
+    top = os.path.commonpath([os.path.dirname(path) for path in paths.values()]) if paths else ""
+    return {
+        name: Path(os.path.relpath(paths[name], top)).as_posix() if name in paths else Path(name).name for name in names
+    }
+
+
+def _neighbours(asked: Mapping[str, Sequence[str]], *, trust: bool) -> list[str]:
+    """Remarks on scenes of one question that show the same ground, or lie edge to edge."""
+    if len(asked) < 2:
+        return []
+    grids = {name: grid_by_name(name, trust=trust) for name in asked}
+    overlapping, touching = neighbours({name: grid for name, grid in grids.items() if grid is not None})
+    remarks = []
+    for pairs, how, follows in (
+        (overlapping, "overlap", "what lies in both is found in each and counts twice"),
+        (touching, "lie edge to edge", "what crosses the edge is found in pieces"),
+    ):
+        both = [(a, b) for a, b in pairs if set(asked[a]) & set(asked[b])]
+        if both:
+            more = f" (and {len(both) - 1} pairs more)" if len(both) > 1 else ""
+            remarks.append(
+                f"{both[0][0]} and {both[0][1]} {how}{more}: {follows}; make one scene of them (gdalbuildvrt all.vrt "
+                "FILES, then predict all.vrt --trust-paths) to have one answer"
+            )
+    return remarks
+
+
+def _demand_same_questions(journal: Journal, questions: Sequence[str]) -> None:
+    """Demand that a journal to go on with is of ``questions``, of some of them, or of them and others.
+
+    Raises:
+        ConfigError: it is of others.
+    """
+    before, now = set(journal.noted.get("questions", ())), set(questions)
+    if journal.resumed and not (before <= now or now <= before):
+        raise ConfigError(
+            f"{journal.path}: belongs to another scan: question was {sorted(before)[0]!r}, is {sorted(now)[0]!r}; ask "
+            "as before, or remove the file to begin anew"
+        )
+
+
+def _digest(setting: Setting, predictor: Predictor, side: int) -> Mapping[str, object]:
+    """What an answer depends on beside the scene and the question, by name."""
     arguments, config = setting.arguments, setting.config
     weights = predictor.weights
     files = sorted(p for p in weights.rglob("*") if p.is_file()) if weights is not None and weights.is_dir() else []
     return {
         "version": __version__,
-        "question": dict(asked),
         "policy": config.policy,
         "weights": [str(weights), *(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)],
         "segmenter": config.segmenter,

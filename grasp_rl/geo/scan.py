@@ -6,6 +6,7 @@ Who answers is a function from images and a question to what they show, so that 
 from __future__ import annotations
 
 import base64
+import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -76,7 +77,7 @@ class Plan:
 
     def prefix(self, query: str) -> str:
         """What the names of all answers to ``query`` begin with."""
-        return f"{self.key}/{self.queries.index(query)}/"
+        return f"{self.key}/{hashlib.sha256(query.encode()).hexdigest()[:16]}/"
 
 
 @dataclass(kw_only=True)

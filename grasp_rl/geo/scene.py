@@ -165,6 +165,18 @@ def grid_of(path: Path) -> Grid | None:
         return _grid(raster)
 
 
+def grid_by_name(name: str, *, trust: bool = False) -> Grid | None:
+    """:func:`grid_of`; with ``trust`` also of what :func:`open_scene` opens then. None where it cannot be read."""
+    path = Path(name)
+    try:
+        if trust and (is_address(name) or refers(path)):
+            with hold_trusted(name, MOST_PIXELS) as raster:
+                return _grid(raster)
+        return grid_of(path)
+    except (ConfigError, OSError):
+        return None
+
+
 def fingerprint(name: str) -> str:
     """Tells a scene from another by name, size, time of change and its first and last megabyte."""
     path = Path(name)
