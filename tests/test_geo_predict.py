@@ -23,11 +23,15 @@ from affine import Affine
 from geo_scenes import things
 from pointing import NOTHING, PointingPolicy
 
-from grasp_rl.cli import predict_scenes
+from grasp_rl.cli import predict, predict_scenes
 from grasp_rl.cli.predict import main
 from grasp_rl.cli.scene_progress import ScanLines, clock_time, progress_text
+from grasp_rl.config.schema import RunConfig
 from grasp_rl.geo.scan import Counts
+from grasp_rl.prediction.config import read_config
 from grasp_rl.prediction.predictor import Predictor
+from grasp_rl.prediction.resolution import learned_resolution
+from grasp_rl.runs.origin import mark_of, sign
 from grasp_rl.segmenters.grabcut import GrabCutSegmenter
 
 POINTING = ["policy._target_=pointing.PointingPolicy", "trusted_modules=[pointing]", "policy.weights=random"]
@@ -372,6 +376,72 @@ def test_a_killed_command_goes_on_where_it_was(
     assert len(PointingPolicy.asked) == 10
     assert len(pyogrio.read_dataframe(tmp_path / "a.gpkg")) == 4
     assert not (tmp_path / "a.gpkg.journal").exists()
+
+
+def _run_that_learned(folder: Path, about: dict[str, Any]) -> Path:
+    """A run folder of one's own whose data were made of a map."""
+    (folder / "map").mkdir(parents=True)
+    (folder / "map/from_gis.json").write_text(json.dumps(about))
+    (folder / "config.yaml").write_text("seed: 0\n")
+    sign(folder / "config.yaml")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [
+        ({"gsd_m": 0.4, "cutting": {"gsd": 2.0}}, 0.4),
+        ({"cutting": {"gsd": 2.0}}, 2.0),
+        ({"cutting": {"gsd": None}, "crs": "EPSG:32617", "transform": [0.25, 0, 500000, 0, -0.25, 4000000]}, 0.25),
+        ({"cutting": {"gsd": None}, "crs": "my own", "transform": [0.25, 0, 500000, 0, -0.25, 4000000]}, None),
+        ({"cutting": {"gsd": None}, "crs": "no CRS", "transform": [1, 0, 0, 0, 1, 0]}, None),
+        ({"cutting": {"gsd": "much"}}, None),
+        ({"cutting": {"gsd": -1}}, None),
+        ({}, None),
+    ],
+)
+def test_the_resolution_that_a_run_learned_at(tmp_path: Path, about: dict[str, Any], expected: float | None) -> None:
+    run = _run_that_learned(tmp_path / "run", about)
+    config = RunConfig(data={"root": str(run / "map")})
+    learned = learned_resolution(run, config)
+    assert (learned and learned.gsd) == (expected and pytest.approx(expected, rel=2e-3))
+    assert learned_resolution(run, RunConfig()) is None
+    mark_of(run / "config.yaml").unlink()  # somebody else's
+    assert learned_resolution(run, config) is None
+
+
+def test_a_run_s_resolution_is_the_default(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _run_that_learned(tmp_path / "run", {"gsd_m": 1.0})
+
+    def read(folder: Path | None, scheme: str | None, segmenter: str | None, overrides: Any) -> RunConfig:
+        config = read_config(None, scheme, segmenter, overrides)
+        return config if folder is None else replace(config, data={"root": str(folder / "map")})
+
+    monkeypatch.setattr(predict, "read_config", read)
+    monkeypatch.setattr(predict_scenes, "Predictor", lambda config, _, trusted: Predictor(config, None, trusted))
+    words = ["--query", "roofs", "--out", tmp_path / "a.gpkg", "--overwrite"]
+    for more, said, gsd in (
+        (["--run", run], f"looked at in 1 m a pixel, as {run} learned ({run}/map/from_gis.json); --gsd METRES", 1.0),
+        (["--run", run, "--gsd", 1.2], None, 1.2),
+        (["--run", run, "--gsd", 0.5], "learned from chips of 1 m a pixel", 0.5),
+        ([], None, 0.5),
+    ):
+        predict_scenes._say.cache_clear()
+        assert _run(scene, *words, *more) == 0
+        captured = capsys.readouterr().err
+        assert said in captured if said else "learned" not in captured
+        assert pyogrio.read_dataframe(tmp_path / "a.gpkg").gsd_m.tolist() == pytest.approx([gsd] * 4, rel=2e-2)
+    (run / "map/from_gis.json").write_text('{"gsd_m": 0.25}')
+    assert _run(scene, *words, "--run", run) == 0
+    assert "and this scene has 0.5 m: what is finer than that cannot be found in it" in capsys.readouterr().err
+    (run / "map/from_gis.json").write_text('{"gsd_m": 0.501}')  # to rounding the scene's own, which is not resampled
+    assert _run(scene, *words, "--run", run, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["scenes"][0]["size"] == [300, 300]
+    plain = geo_scenes.write(tmp_path / "plain.tif", things((100, 100), BOXES[:1]), None)
+    assert _run(plain, *words, "--run", run) == 0
+    assert "without a CRS this scene's metres are not known" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mended", ["away", "whole"])

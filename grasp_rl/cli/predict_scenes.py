@@ -7,7 +7,6 @@ it stopped. The journal goes when the result is written.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -23,21 +22,21 @@ from grasp_rl import __version__
 from grasp_rl.cli.scene_options import Target, asked_of, files_of
 from grasp_rl.cli.scene_outputs import Answered, write_outputs
 from grasp_rl.cli.scene_progress import ScanLines
+from grasp_rl.cli.scene_remarks import doubt_of_resolution, looked_at_remark, neighbour_remarks, ratio, sources_of
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.data.image_io import ImageReading
 from grasp_rl.geo.extra import demand_geo
-from grasp_rl.geo.footprints import neighbours
-from grasp_rl.geo.grid import Grid
+from grasp_rl.geo.grid import SQUARE, Grid
 from grasp_rl.geo.journal import Journal
-from grasp_rl.geo.paths import is_address
 from grasp_rl.geo.polygons import components
 from grasp_rl.geo.region import in_pixels, of_bounds, part_of, read_polygons
 from grasp_rl.geo.scan import Ask, Counts, Plan, WindowAnswer, demand_answers, features_of, scan
-from grasp_rl.geo.scene import Scene, fingerprint, grid_by_name, open_scene
+from grasp_rl.geo.scene import Scene, fingerprint, open_scene
 from grasp_rl.geo.windows import whole, windows_of
 from grasp_rl.prediction.predictor import DEFAULT_SIDE, Prediction, Predictor, check_query, model_name, window_side
+from grasp_rl.prediction.resolution import Learned, learned_resolution
 from grasp_rl.types import Image
 from grasp_rl.utils.files import Record
 from grasp_rl.utils.text import printable
@@ -52,6 +51,21 @@ class Setting:
     trusted: tuple[str, ...]
     reading: ImageReading
     target: Target
+    learned: Learned | None = None
+    """The resolution that the run learned at, where that is known."""
+
+    @property
+    def gsd(self) -> float | None:
+        """The ground resolution to look at; None for the scene's own."""
+        given: float | None = self.arguments.gsd
+        return self.learned.gsd if given is None and self.learned is not None else given
+
+    def grid(self, own: Grid) -> Grid:
+        """What windows of a scene with the grid ``own`` are cut from."""
+        squared = own.squared()
+        if self.arguments.gsd is None and self.gsd is not None and ratio(squared.gsd, self.gsd) < SQUARE:
+            return squared
+        return own.to_look_at(self.gsd)
 
 
 def run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
@@ -77,6 +91,7 @@ def run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
 def _run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
     """:func:`run`, not interrupted."""
     demand_geo()
+    setting = _with_learned(setting)
     arguments, target = setting.arguments, setting.target
     asked = asked_of(names, arguments.query, arguments.queries, target, trust=arguments.trust_paths)
     for query in {query for queries in asked.values() for query in queries}:
@@ -94,7 +109,7 @@ def _run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
     questions = sorted({query for queries in asked.values() for query in queries})
     noted = {"began": datetime.now(UTC).isoformat(timespec="seconds"), "questions": questions}
     sources = sources_of(list(asked))
-    for remark in _neighbours(asked, trust=arguments.trust_paths):
+    for remark in neighbour_remarks(asked, trust=arguments.trust_paths):
         _say(remark)
     with Journal(target.journal, _digest(setting, predictor, side), noted) as journal:
         _demand_same_questions(journal, questions)
@@ -127,6 +142,18 @@ def _run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
     return written.record | {"failed": failed}, code
 
 
+def _with_learned(setting: Setting) -> Setting:
+    """``setting`` with the resolution that its run learned at."""
+    run = setting.arguments.run
+    learned = learned_resolution(run, setting.config) if run is not None else None
+    if learned is not None and setting.arguments.gsd is None:
+        _say(
+            f"scenes are looked at in {learned.gsd:.3g} m a pixel, as {run} learned ({learned.file}); --gsd METRES "
+            "decides otherwise"
+        )
+    return replace(setting, learned=learned)
+
+
 def _scanned(
     setting: Setting,
     name: str,
@@ -142,7 +169,10 @@ def _scanned(
     with ExitStack() as stack:
         scene = stack.enter_context(open_scene(name, setting.reading, trust=arguments.trust_paths))
         plan = _plan(setting, scene, fingerprint(name), queries, regions, side=side)
-        _say(f"{name}: {scene.description}{_looked_at(scene.grid, plan.grid)}")
+        _say(f"{name}: {scene.description}{looked_at_remark(scene.grid, plan.grid)}")
+        doubt = doubt_of_resolution(setting.learned, arguments.run, scene.grid, plan.grid)
+        if doubt:
+            _say(f"{name}: {doubt}")
         if scene.grid.crs is None:
             _say(f"{name}: has no CRS, so the result is in pixels, x to the right and y down; areas are missing")
         counts = Counts(total=len(plan.windows) * len(queries))
@@ -174,13 +204,6 @@ def _scanned(
     ]
 
 
-def _looked_at(own: Grid, grid: Grid) -> str:
-    """A remark on the resolution of ``grid``, which windows are cut from, where it is not the file's ``own``."""
-    if grid.size == own.size:
-        return ""
-    return f"; looked at in square pixels of {grid.gsd:.3g} m, {grid.width} x {grid.height} of them"
-
-
 def _plan(
     setting: Setting,
     scene: Scene,
@@ -192,7 +215,7 @@ def _plan(
 ) -> Plan:
     """Resolution, windows and region of one scene."""
     arguments = setting.arguments
-    grid = scene.grid.to_look_at(arguments.gsd)
+    grid = setting.grid(scene.grid)
     if grid.crs is None and setting.target.kind == "geojson":
         raise ConfigError(
             "--out: GeoJSON is in longitude and latitude, and the scene has no CRS; name a .gpkg or .json for pixels"
@@ -261,40 +284,6 @@ def _window_answer(prediction: Prediction, predictor: Predictor) -> WindowAnswer
     )
 
 
-def sources_of(names: Sequence[str]) -> dict[str, str]:
-    """What the attribute ``source`` says of each scene: its path from the folder that all of them lie in.
-
-    Args:
-        names: paths; of an address only the last part is said.
-    """
-    paths = {name: os.path.abspath(name) for name in names if not is_address(name)}
-    top = os.path.commonpath([os.path.dirname(path) for path in paths.values()]) if paths else ""
-    return {
-        name: Path(os.path.relpath(paths[name], top)).as_posix() if name in paths else Path(name).name for name in names
-    }
-
-
-def _neighbours(asked: Mapping[str, Sequence[str]], *, trust: bool) -> list[str]:
-    """Remarks on scenes of one question that show the same ground, or lie edge to edge."""
-    if len(asked) < 2:
-        return []
-    grids = {name: grid_by_name(name, trust=trust) for name in asked}
-    overlapping, touching = neighbours({name: grid for name, grid in grids.items() if grid is not None})
-    remarks = []
-    for pairs, how, follows in (
-        (overlapping, "overlap", "what lies in both is found in each and counts twice"),
-        (touching, "lie edge to edge", "what crosses the edge is found in pieces"),
-    ):
-        both = [(a, b) for a, b in pairs if set(asked[a]) & set(asked[b])]
-        if both:
-            more = f" (and {len(both) - 1} pairs more)" if len(both) > 1 else ""
-            remarks.append(
-                f"{both[0][0]} and {both[0][1]} {how}{more}: {follows}; make one scene of them (gdalbuildvrt all.vrt "
-                "FILES, then predict all.vrt --trust-paths) to have one answer"
-            )
-    return remarks
-
-
 def _demand_same_questions(journal: Journal, questions: Sequence[str]) -> None:
     """Demand that a journal to go on with is of ``questions``, of some of them, or of them and others.
 
@@ -325,7 +314,7 @@ def _digest(setting: Setting, predictor: Predictor, side: int) -> Mapping[str, o
         "seed": config.seed,
         "max_new_tokens": config.evaluation.max_new_tokens,
         "reading": asdict(setting.reading),
-        "gsd": arguments.gsd,
+        "gsd": setting.gsd,
         "window": side,
         "overlap": arguments.overlap,
         "bbox": [arguments.bbox, arguments.bbox_crs],
