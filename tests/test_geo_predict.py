@@ -116,6 +116,21 @@ def test_windows_of_any_size_find_the_same(scene: Path, tmp_path: Path, window: 
         assert any(g.symmetric_difference(wanted).area <= slack * wanted.area for g in back.geometry)
 
 
+def test_a_style_is_named_where_it_is_the_one_of_the_questions(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [scene, "--out", tmp_path / "a.gpkg", "--window", 300, "--overwrite"]
+    for query in ("roofs", "lakes"):
+        assert _run(*words, "--query", query) == 0
+        assert f"{tmp_path}/a.gpkg: 4 features, style a.qml" in capsys.readouterr().out
+        assert query in (tmp_path / "a.qml").read_text()
+    (tmp_path / "a.qml").write_text("mine")
+    assert _run(*words, "--query", "lakes") == 0
+    captured = capsys.readouterr()
+    assert f"{tmp_path}/a.gpkg: 4 features\n" in captured.out
+    assert "a.qml: is another style, and stays" in captured.err
+
+
 def test_nothing_found_is_an_answer(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(scene, "--query", NOTHING, "--out", tmp_path / "a.gpkg") == 0
     assert "nothing found (16 windows answered)" in capsys.readouterr().out
@@ -124,12 +139,13 @@ def test_nothing_found_is_an_answer(scene: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_every_format(scene: Path, tmp_path: Path) -> None:
-    for name in ("a.geojson", "a.parquet", "a.shp", "a.tif", "a.png", "a.json"):
+    for name in ("a.geojson", "a.parquet", "a.shp", "a.fgb", "a.tif", "a.png", "a.json"):
         folder = tmp_path / name.partition(".")[2]
         assert _run(scene, "--query", "roofs", "--out", folder / name, "--window", 150) == 0
     assert len(geopandas.read_parquet(tmp_path / "parquet/a.parquet")) == 4
     assert len(pyogrio.read_dataframe(tmp_path / "geojson/a.geojson")) == 4
     assert len(pyogrio.read_dataframe(tmp_path / "shp/a.shp")) == 4
+    assert len(pyogrio.read_dataframe(tmp_path / "fgb/a.fgb")) == 4
     with rasterio.open(tmp_path / "tif/a.tif") as mask, rasterio.open(scene) as source:
         assert (mask.crs, mask.transform, mask.shape) == (source.crs, source.transform, source.shape)
         assert set(np.unique(mask.read(1))) == {0, 1}

@@ -126,7 +126,9 @@ def _run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
                 failed.append({"image": name, "error": of_system(error)})
                 code = 2
                 _say(of_system(error))
-        written = write_outputs(answered, files, target, journal, setting.reading, trust=arguments.trust_paths)
+        written = write_outputs(
+            answered, files, target, journal, setting.reading, trust=arguments.trust_paths, renew=arguments.overwrite
+        )
         if not failed:
             journal.remove()
         for remark in written.remarks:

@@ -16,7 +16,7 @@ from grasp_rl.cli.scene_options import ONE_QUESTION, Target
 from grasp_rl.data.image_io import ImageReading, write_image
 from grasp_rl.geo.grid import Grid, areas_and_perimeters
 from grasp_rl.geo.journal import Journal
-from grasp_rl.geo.layers import VECTORS, table_of, together, write_layer
+from grasp_rl.geo.layers import VECTORS, has_style, style_file, table_of, together, write_layer
 from grasp_rl.geo.merge import Feature
 from grasp_rl.geo.rasters_out import Validity, draw, write_agreement, write_mask
 from grasp_rl.geo.scan import Plan, looked_at, share_of, statuses_of
@@ -75,6 +75,7 @@ def write_outputs(
     reading: ImageReading,
     *,
     trust: bool,
+    renew: bool,
 ) -> Written:
     """Write every file that ``files`` names, and the rasters of agreement.
 
@@ -85,6 +86,7 @@ def write_outputs(
         journal: holds the answers.
         reading: how a scene is shown, for overlays.
         trust: see :func:`~grasp_rl.geo.scene.open_scene`.
+        renew: see :func:`~grasp_rl.geo.layers.write_layer`.
 
     Raises:
         OSError: one cannot be written.
@@ -102,8 +104,9 @@ def write_outputs(
         if target.kind in VECTORS:
             table, remark = together([tables[id(each)] for each in those])
             written.remarks += [remark] if remark else []
-            written.remarks += write_layer(table, path, target.kind, queries)
-            written.lines.append(f"{path}: {len(table)} features, style {path.with_suffix('.qml').name}")
+            written.remarks += write_layer(table, path, target.kind, queries, renew=renew)
+            named = f", style {style_file(path).name}" if has_style(path, queries) else ""
+            written.lines.append(f"{path}: {len(table)} features{named}")
             continue
         if target.kind == "json":
             write_json(path, _document(those, records, tables))
