@@ -301,6 +301,66 @@ def test_a_mask_keeps_what_the_file_says_of_its_place_and_says_what_was_asked(tm
         assert tags["TIFFTAG_SOFTWARE"].startswith("grasp_rl ")
 
 
+@pytest.mark.parametrize(
+    ("words", "kind", "said"),
+    [
+        (["--gsd", 50], "uint8", "the whole scene is 3 x 3 pixels of 50 m, too few to see much in; take a finer --gsd"),
+        (["--stretch", "0,3000"], "uint8", "stretched from 0..3000, nearly all values are 2 to 17 of 255, so there is"),
+        (["--stretch", "0,30"], "uint16", "nearly all values are 255 to 255 of 255"),
+        ([], "uint16", "no bands are tagged as colours, so 1, 2, 3 are taken as red, green and blue; --bands R,G,B"),
+    ],
+)
+def test_what_may_show_nothing_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[Any], kind: str, said: str
+) -> None:
+    image = things((300, 300), [(100, 100, 260, 250)]).astype(kind) * (1 if kind == "uint8" else 40)
+    image = image if kind == "uint8" else np.concatenate([image, image[..., :1]], axis=2)
+    path = geo_scenes.write(tmp_path / "scene.tif", image)
+    assert _run(path, "--query", "roofs", "--out", tmp_path / "a.gpkg", *words) == 0
+    assert said in capsys.readouterr().err
+    tagged = {"photometric": "RGB"} if kind == "uint16" else {}
+    geo_scenes.write(path, image, **tagged)
+    more = ["--gsd", "1.5", "--stretch", "0,255" if kind == "uint8" else "0,8000"]
+    assert _run(path, "--query", "roofs", "--out", tmp_path / "b.gpkg", *more) == 0
+    captured = capsys.readouterr().err
+    assert not any(word in captured for word in ("too few", "nearly all", "no bands are tagged"))
+
+
+def test_features_below_an_area_are_left_out(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [scene, "--query", "roofs", "--window", 150, "--min-area", 300]
+    assert _run(*words, "--out", tmp_path / "a.gpkg") == 0  # of 200, 1200, 250 and 400 m2
+    assert "2 features, 1,60" in (said := capsys.readouterr().out)
+    assert ", 2 smaller than 300 m2 left out" in said
+    assert sorted(pyogrio.read_dataframe(tmp_path / "a.gpkg").area_m2) == pytest.approx([400, 1200], rel=2e-3)
+    assert _run(*words, "--out", tmp_path / "a.tif", "--json") == 0
+    (record,) = json.loads(capsys.readouterr().out)["scenes"]
+    assert (record["min_area_m2"], record["left_out"]) == (300, 2)
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert (file.read(1) == 1).sum() == 6400
+        assert file.tags()["GRASP_RL_MIN_AREA_M2"] == "300.0"
+    ask = predict_scenes.asking
+
+    def interrupted(predictor: Any) -> Any:
+        def asked(images: Any, query: str) -> Any:
+            if len(PointingPolicy.asked) > 10:
+                raise KeyboardInterrupt
+            return ask(predictor)(images, query)
+
+        return asked
+
+    PointingPolicy.asked.clear()
+    monkeypatch.setattr(predict_scenes, "asking", interrupted)
+    words[3:5] = ["--window", 64]
+    assert _run(*words, "--out", tmp_path / "b.gpkg", "evaluation.batch_size=4") == 130
+    assert _run(*words[:-1], 200, "--out", tmp_path / "b.gpkg", "evaluation.batch_size=4") == 2
+    assert "min_area was 300.0, is 200.0" in capsys.readouterr().err
+    plain = geo_scenes.write(tmp_path / "plain.tif", things((100, 100), BOXES[:1]), None)
+    assert _run(plain, *words[1:], "--out", tmp_path / "c.gpkg") == 2
+    assert "--min-area: the scene has no CRS, so its areas are not known" in capsys.readouterr().err
+
+
 def test_files_folders_and_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "scenes"
     (folder / "b").mkdir(parents=True)
@@ -599,6 +659,7 @@ def test_only_trusted_paths_lead_elsewhere(scene: Path, tmp_path: Path, capsys: 
         (["--out", "a.gpkg", "--query", "a", "--bbox-crs", "EPSG:4326"], "--bbox-crs EPSG:4326: goes with --bbox"),
         (["--out", "a.gpkg", "--query", "a", "--bands", "1,2,9"], "data.bands=[1, 2, 9] asks for band 9"),
         (["--out", "pictures", "--query", "a", "--gsd", "1"], "--gsd: goes with a map layer; name one"),
+        (["--out", "pictures", "--query", "a", "--min-area", "1"], "--min-area: goes with a map layer; name one"),
         (["--out", "a.gpkg", "--query", "a", "--samples", "2", "inference=majority"], "majority votes on boxes"),
     ],
 )

@@ -95,7 +95,7 @@ def _refuse_flags_of_layers(arguments: argparse.Namespace, inputs: Sequence[Path
     Raises:
         ConfigError: one does.
     """
-    for name in ("gsd", "window", "bbox", "bbox_crs", "where", "samples", "overwrite", "trust_paths"):
+    for name in ("gsd", "window", "bbox", "bbox_crs", "where", "min_area", "samples", "overwrite", "trust_paths"):
         if getattr(arguments, name):
             raise ConfigError(
                 f"--{name.replace('_', '-')}: goes with a map layer; name one, such as --out result.gpkg, or --format"

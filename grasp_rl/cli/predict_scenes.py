@@ -20,9 +20,16 @@ import numpy as np
 
 from grasp_rl import __version__
 from grasp_rl.cli.scene_options import Target, asked_of, files_of
-from grasp_rl.cli.scene_outputs import Answered, write_outputs
+from grasp_rl.cli.scene_outputs import Answered, of_area, write_outputs
 from grasp_rl.cli.scene_progress import ScanLines
-from grasp_rl.cli.scene_remarks import doubt_of_resolution, looked_at_remark, neighbour_remarks, ratio, sources_of
+from grasp_rl.cli.scene_remarks import (
+    doubt_of_resolution,
+    doubts_of_view,
+    looked_at_remark,
+    neighbour_remarks,
+    ratio,
+    sources_of,
+)
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
 from grasp_rl.config.schema import RunConfig
@@ -173,8 +180,8 @@ def _scanned(
         plan = _plan(setting, scene, fingerprint(name), queries, regions, side=side)
         _say(f"{name}: {scene.description}{looked_at_remark(scene.grid, plan.grid)}")
         doubt = doubt_of_resolution(setting.learned, arguments.run, scene.grid, plan.grid)
-        if doubt:
-            _say(f"{name}: {doubt}")
+        for remark in (*doubts_of_view(scene, plan, setting.reading), *([doubt] if doubt else [])):
+            _say(f"{name}: {remark}")
         if scene.grid.crs is None:
             _say(f"{name}: has no CRS, so the result is in pixels, x to the right and y down; areas are missing")
         counts = Counts(total=len(plan.windows) * len(queries))
@@ -193,17 +200,24 @@ def _scanned(
         "model": model_name(predictor),
         "date": journal.noted["began"],
     }
-    return [
-        Answered(
-            name=name,
-            query=query,
-            plan=plan,
-            scene_grid=scene.grid,
-            features=features_of(plan, query, journal),
-            common=common | {"query": query},
+    if arguments.min_area is not None:
+        common["min_area_m2"] = arguments.min_area
+    result = []
+    for query in queries:
+        features = features_of(plan, query, journal)
+        kept = features if arguments.min_area is None else of_area(features, plan.grid, arguments.min_area)
+        result.append(
+            Answered(
+                name=name,
+                query=query,
+                plan=plan,
+                scene_grid=scene.grid,
+                features=kept,
+                left_out=len(features) - len(kept),
+                common=common | {"query": query},
+            )
         )
-        for query in queries
-    ]
+    return result
 
 
 def _plan(
@@ -222,6 +236,8 @@ def _plan(
         raise ConfigError(
             "--out: GeoJSON is in longitude and latitude, and the scene has no CRS; name a .gpkg or .json for pixels"
         )
+    if grid.crs is None and arguments.min_area is not None:
+        raise ConfigError("--min-area: the scene has no CRS, so its areas are not known; assign it, or leave it out")
     region = None
     for make, where in zip(regions, _where(arguments), strict=True):
         polygon = make(grid)
@@ -320,6 +336,7 @@ def _digest(setting: Setting, predictor: Predictor, side: int) -> Mapping[str, o
         "window": side,
         "overlap": arguments.overlap,
         "bbox": [arguments.bbox, arguments.bbox_crs],
+        "min_area": arguments.min_area,
         "where": [arguments.where, fingerprint(arguments.where) if arguments.where else None],
     }
 

@@ -47,6 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--bbox", type=_bounds, metavar="X0,Y0,X1,Y1", help="look only here, in the scene's CRS")
     group.add_argument("--bbox-crs", metavar="EPSG:CODE", help="of --bbox: EPSG:4326 for longitude,latitude")
     group.add_argument("--where", metavar="FILE[:LAYER]", help="look only inside the polygons of this file")
+    group.add_argument("--min-area", type=positive, metavar="M2", help="leave out features of fewer square metres")
     group.add_argument(
         "--samples", type=_count, metavar="K", help="K answers beside the greedy one; their agreement as a raster"
     )

@@ -38,6 +38,8 @@ class Answered:
     scene_grid: Grid
     features: Sequence[Feature]
     """In pixels of the plan's grid."""
+    left_out: int
+    """Features that were smaller than is wanted."""
     common: Mapping[str, object]
     """Attributes that all its features share."""
 
@@ -158,15 +160,23 @@ def _record(each: Answered, table: Any, journal: Journal) -> Record:
         "crs": grid.name if grid.crs is not None else None,
         "query": each.query,
         "features": len(table),
+        "left_out": each.left_out,
         "area_m2": _area([feature.geometry for feature in each.features], grid),
         "windows": statuses_of(each.plan, each.query, journal),
         "gsd_m": each.common["gsd_m"],
+        "min_area_m2": each.common.get("min_area_m2"),
         "size": list(grid.size),
         "transform": list(grid.transform[:6]),
         "prompt": each.common["prompt"],
         "model": each.common["model"],
         "date": each.common["date"],
     }
+
+
+def of_area(features: Sequence[Feature], grid: Grid, least: float) -> list[Feature]:
+    """Those of ``features``, in pixels of ``grid``, that have at least ``least`` square metres of their own."""
+    areas, _ = areas_and_perimeters([grid.to_world(feature.geometry) for feature in features], grid.projection)
+    return [feature for feature, area in zip(features, areas, strict=True) if area >= least]
 
 
 def _area(geometries: Sequence[Any], grid: Grid) -> float | None:
@@ -185,6 +195,8 @@ def _line(each: Answered, record: Record) -> str:
     area = record["area_m2"]
     size = "" if area is None or not count else f", {area:,.0f} m2" if area < 1e6 else f", {area / 1e6:,.2f} km2"
     result = f"{count} feature{'s' * (count != 1)}{size}" if count else "nothing found"
+    smaller = each.left_out
+    result += f", {smaller} smaller than {each.common['min_area_m2']:g} m2 left out" if smaller else ""
     windows = record["windows"]
     read = windows.get("ok", 0) + windows.get("repaired", 0)
     unread = sum(windows.values()) - read - windows.get("empty", 0)

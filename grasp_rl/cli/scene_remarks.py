@@ -6,11 +6,22 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from grasp_rl.data.image_io import ImageReading
 from grasp_rl.geo.footprints import neighbours
 from grasp_rl.geo.grid import Grid
 from grasp_rl.geo.paths import is_address
-from grasp_rl.geo.scene import grid_by_name
+from grasp_rl.geo.scan import Plan
+from grasp_rl.geo.scene import Scene, grid_by_name
 from grasp_rl.prediction.resolution import MOST, Learned
+
+FEWEST = 64
+"""Pixels of a scene's longer side, resampled, below which little can be seen in it."""
+CONTRAST = 26
+"""Levels, of 255, between the 2nd and the 98th percentile below which a picture is nearly of one grey."""
+_SAMPLED = 5
+"""Windows by which contrast is judged."""
 
 
 def sources_of(names: Sequence[str]) -> dict[str, str]:
@@ -71,3 +82,39 @@ def doubt_of_resolution(learned: Learned | None, run: Path | None, own: Grid, gr
     if own.squared().gsd > MOST * learned.gsd:  # type: ignore[operator]
         return f"{said}, and this scene has {own.squared().gsd:.3g} m: what is finer than that cannot be found in it"
     return ""
+
+
+def doubts_of_view(scene: Scene, plan: Plan, reading: ImageReading) -> list[str]:
+    """Remarks on what may show nothing: few pixels, little contrast, bands that are taken for colours.
+
+    Args:
+        scene: open; a few windows are read where values become 8 bits as ``reading`` says.
+        plan: what is asked of it.
+        reading: how it is shown.
+
+    Raises:
+        ImageError: the scene is damaged.
+    """
+    own, grid, remarks = scene.grid, plan.grid, list[str]()
+    if scene.assumed:
+        bands = ", ".join(map(str, scene.assumed))
+        remarks.append(
+            f"no bands are tagged as colours, so {bands} are taken as red, green and blue; --bands R,G,B says others"
+        )
+    if max(grid.size) < min(FEWEST, max(own.size)):
+        remarks.append(
+            f"the whole scene is {grid.width} x {grid.height} pixels of {grid.gsd:.3g} m, too few to see much in; "
+            "take a finer --gsd"
+        )
+    if not isinstance(reading.stretch, str) and plan.windows:
+        low, high = reading.stretch
+        step = max(1, len(plan.windows) // _SAMPLED)
+        seen = [image[valid] for image, valid in (scene.read(grid, window) for window in plan.windows[::step])]
+        values = np.concatenate(seen)
+        dark, bright = np.percentile(values, [2, 98]) if values.size else (0, 255)
+        if bright - dark < CONTRAST:
+            remarks.append(
+                f"stretched from {low:g}..{high:g}, nearly all values are {dark:.0f} to {bright:.0f} of 255, so there "
+                "is little to see; give --stretch the values that the file holds, or leave it out"
+            )
+    return remarks

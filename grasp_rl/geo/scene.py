@@ -63,6 +63,11 @@ class Scene(Protocol):
         """Whether some pixels may have no data."""
         ...
 
+    @property
+    def assumed(self) -> tuple[int, ...]:
+        """The bands, from 1, that are shown as red, green and blue although nobody says that they are."""
+        ...
+
     def read(self, grid: Grid, window: Window) -> tuple[Image, BoolMask]:
         """A window of ``grid``, this scene's own or one that :meth:`Grid.resampled` made of it.
 
@@ -81,6 +86,7 @@ class RasterScene:
     grid: Grid
     stored: Stored
     description: str
+    assumed: tuple[int, ...] = ()
 
     @property
     def gaps(self) -> bool:
@@ -108,6 +114,7 @@ class PictureScene:
     description: str
     stored: Stored = Stored()
     gaps: bool = False
+    assumed: tuple[int, ...] = ()
 
     def read(self, grid: Grid, window: Window) -> tuple[Image, BoolMask]:
         image = self.image
@@ -205,7 +212,11 @@ def _scene(path: Path, raster: Raster, reading: ImageReading) -> RasterScene:
     if columns or rows:
         order = " and ".join(name for name, given in (("rows", rows), ("columns", columns)) if given)
         place += f", {order} shown in the opposite order so that the image is not mirrored and north is up"
-    return RasterScene(raster, rendering, grid, stored, "; ".join(part for part in (place, rendering.note) if part))
+    shown = {dataset.colorinterp[band].name for band in rendering.bands}
+    guessed = reading.bands is None and dataset.count > len(rendering.bands) == 3 and shown != {"red", "green", "blue"}
+    assumed = tuple(band + 1 for band in rendering.bands) if guessed else ()
+    description = "; ".join(part for part in (place, rendering.note) if part)
+    return RasterScene(raster, rendering, grid, stored, description, assumed)
 
 
 def _grid(raster: Raster) -> Grid:
