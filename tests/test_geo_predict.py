@@ -27,6 +27,7 @@ from grasp_rl.cli import predict, predict_scenes
 from grasp_rl.cli.predict import main
 from grasp_rl.cli.scene_progress import ScanLines, clock_time, progress_text
 from grasp_rl.config.schema import RunConfig
+from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.geo.scan import Counts
 from grasp_rl.prediction.config import read_config
 from grasp_rl.prediction.predictor import Predictor
@@ -700,6 +701,20 @@ def test_the_shipped_policy_answers_a_scene(tmp_path: Path) -> None:
         main([str(path), "--query", "the roof", "--out", str(tmp_path / "a.gpkg"), "evaluation.max_new_tokens=40"]) == 0
     )
     assert pyogrio.read_info(tmp_path / "a.gpkg")["geometry_type"] == "MultiPolygon"
+
+
+def test_the_way_from_python_finds_what_the_command_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    drawn = SyntheticSource().split("val")
+    rows = [np.concatenate([drawn[index].image for index in pair], axis=1) for pair in ((0, 1), (2, 3))]
+    geo_scenes.write(tmp_path / "scene.tif", np.concatenate(rows))
+    section = (Path(__file__).parents[1] / "docs/gis.md").read_text().partition("## From Python")[2]
+    block = section.partition("```python\n")[2].partition("```")[0]
+    exec(compile(block, "docs/gis.md", "exec"), {})
+    assert main(["scene.tif", "--query", "the roof", "--out", "command.gpkg"]) == 0
+    ours, theirs = (pyogrio.read_dataframe(tmp_path / name) for name in ("roofs.gpkg", "command.gpkg"))
+    assert len(ours) > 0
+    assert ours.drop(columns="date").equals(theirs.drop(columns="date"))
 
 
 def test_progress_with_time_left(capsys: pytest.CaptureFixture[str]) -> None:

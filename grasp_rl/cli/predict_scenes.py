@@ -16,8 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from grasp_rl import __version__
 from grasp_rl.cli.scene_options import Target, asked_of, files_of
 from grasp_rl.cli.scene_outputs import Answered, of_area, write_outputs
@@ -37,14 +35,13 @@ from grasp_rl.data.image_io import ImageReading
 from grasp_rl.geo.extra import demand_geo
 from grasp_rl.geo.grid import SQUARE, Grid
 from grasp_rl.geo.journal import Journal
-from grasp_rl.geo.polygons import components
 from grasp_rl.geo.region import in_pixels, of_bounds, part_of, read_polygons
-from grasp_rl.geo.scan import Ask, Counts, Plan, WindowAnswer, demand_answers, features_of, scan
+from grasp_rl.geo.scan import Counts, Plan, demand_answers, features_of, scan
 from grasp_rl.geo.scene import Scene, fingerprint, open_scene
 from grasp_rl.geo.windows import whole, windows_of
-from grasp_rl.prediction.predictor import DEFAULT_SIDE, Prediction, Predictor, check_query, model_name, window_side
+from grasp_rl.prediction.predictor import DEFAULT_SIDE, Predictor, check_query, model_name, window_side
 from grasp_rl.prediction.resolution import Learned, learned_resolution
-from grasp_rl.types import Image
+from grasp_rl.prediction.scenes import asking
 from grasp_rl.utils.files import Record
 from grasp_rl.utils.text import printable
 
@@ -272,34 +269,6 @@ def _regions(arguments: argparse.Namespace) -> list[Callable[[Grid], Any]]:
         where = f"--where {arguments.where}"
         result.append(lambda grid: shapely.union_all(in_pixels(table, grid, where)))
     return result
-
-
-def asking(predictor: Predictor) -> Ask:
-    """What a scan asks: ``predictor``, its instances apart."""
-
-    def ask(images: Sequence[Image], query: str) -> list[WindowAnswer]:
-        return [_window_answer(prediction, predictor) for prediction in predictor.predict_all(images, query)]
-
-    return ask
-
-
-def _window_answer(prediction: Prediction, predictor: Predictor) -> WindowAnswer:
-    answer, masks = prediction.answer, prediction.masks
-    instances = masks.masks if isinstance(masks.masks, np.ndarray) else masks.masks.cpu().numpy()
-    confidences: Sequence[float | None] = [float(v) for v in masks.iou_predictions]
-    if masks.whole:
-        instances = components(masks.union)
-    if masks.whole or not predictor.estimates_quality:
-        confidences = [None] * len(instances)
-    return WindowAnswer(
-        masks=list(instances),
-        confidences=confidences,
-        share=prediction.share,
-        status=str(answer.status),
-        text=prediction.text,
-        thinking=answer.thinking,
-        error=masks.error,
-    )
 
 
 def _demand_same_questions(journal: Journal, questions: Sequence[str]) -> None:
