@@ -198,6 +198,11 @@ def fingerprint(name: str) -> str:
     return digest.hexdigest()
 
 
+def pixel_text(size: tuple[float, float]) -> str:
+    """How :attr:`Scene.description` says the size (width, height) of a pixel in metres."""
+    return f"{size[0]:.3g} x {size[1]:.3g} m a pixel"
+
+
 def _scene(path: Path, raster: Raster, reading: ImageReading) -> RasterScene:
     own, dataset = _grid(raster), raster.dataset
     with raster.guarded():
@@ -208,7 +213,7 @@ def _scene(path: Path, raster: Raster, reading: ImageReading) -> RasterScene:
     if size is None:
         place = "; ".join(part for part in ("no CRS", _half_a_place(raster), _beside(path)) if part)
     else:
-        place = f"{grid.name}, {size[0]:.3g} x {size[1]:.3g} m a pixel"
+        place = f"{grid.name}, {pixel_text(size)}"
     if columns or rows:
         order = " and ".join(name for name, given in (("rows", rows), ("columns", columns)) if given)
         place += f", {order} shown in the opposite order so that the image is not mirrored and north is up"
