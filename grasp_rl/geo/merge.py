@@ -98,7 +98,11 @@ def _holds(a: Any, b: Any) -> bool:
     """Whether more than :data:`CONTAINED` of the smaller of two geometries lies in the other."""
     import shapely
 
-    return bool(shapely.intersection(a, b).area > CONTAINED * min(a.area, b.area))
+    least = CONTAINED * min(a.area, b.area)
+    (left, top, right, bottom), (x0, y0, x1, y1) = a.bounds, b.bounds
+    if (min(right, x1) - max(left, x0)) * (min(bottom, y1) - max(top, y0)) <= least:
+        return False  # without the cost of an intersection
+    return bool(shapely.intersection(a, b).area > least)
 
 
 def _pairs(geometries: Sequence[Any]) -> Iterator[tuple[int, int]]:
