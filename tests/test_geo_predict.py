@@ -447,6 +447,9 @@ def test_a_killed_command_goes_on_where_it_was(
     assert not (tmp_path / "a.gpkg").exists()
     assert _run(scene, "--query", "lakes", *words[3:]) == 2
     assert "a.gpkg.journal: belongs to another scan: question was 'roofs', is 'lakes'" in capsys.readouterr().err
+    other = geo_scenes.write(tmp_path / "other.tif", things((300, 300), BOXES))
+    assert _run(other, *words[1:]) == 2
+    assert f"belongs to another scan: scene was '{scene}', is '{other}'" in capsys.readouterr().err
     PointingPolicy.asked.clear()
     assert _run(*words) == 0
     assert "6 windows are answered" in capsys.readouterr().err

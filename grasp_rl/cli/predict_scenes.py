@@ -111,12 +111,12 @@ def _run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
         check_query(query, predictor.policy.tokenizer.all_special_tokens)
     side = arguments.window or window_side(predictor)
     questions = sorted({query for queries in asked.values() for query in queries})
-    noted = {"began": datetime.now(UTC).isoformat(timespec="seconds"), "questions": questions}
+    noted = {"began": datetime.now(UTC).isoformat(timespec="seconds"), "questions": questions, "scenes": list(asked)}
     sources = sources_of(list(asked))
     for remark in neighbour_remarks(asked, trust=arguments.trust_paths):
         _say(remark)
     with Journal(target.journal, _digest(setting, predictor, side), noted) as journal:
-        _demand_same_questions(journal, questions)
+        _demand_same_scan(journal, questions, list(asked))
         if journal.resumed:
             _say(f"going on with {target.journal}: {len(journal)} windows are answered")
         failed: list[Record] = []
@@ -271,17 +271,22 @@ def _regions(arguments: argparse.Namespace) -> list[Callable[[Grid], Any]]:
     return result
 
 
-def _demand_same_questions(journal: Journal, questions: Sequence[str]) -> None:
-    """Demand that a journal to go on with is of ``questions``, of some of them, or of them and others.
+def _demand_same_scan(journal: Journal, questions: Sequence[str], scenes: Sequence[str]) -> None:
+    """Demand that a journal to go on with is of ``questions``, some or more of them, and of one of ``scenes``.
 
     Raises:
         ConfigError: it is of others.
     """
-    before, now = set(journal.noted.get("questions", ())), set(questions)
-    if journal.resumed and not (before <= now or now <= before):
+    before, now = set(journal.noted.get("questions", questions)), set(questions)
+    there = set(journal.noted.get("scenes", scenes))
+    differ = []
+    if not (before <= now or now <= before):
+        differ.append(f"question was {sorted(before)[0]!r}, is {sorted(now)[0]!r}")
+    if there.isdisjoint(scenes):
+        differ.append(f"scene was {sorted(there)[0]!r}, is {sorted(scenes)[0]!r}")
+    if journal.resumed and differ:
         raise ConfigError(
-            f"{journal.path}: belongs to another scan: question was {sorted(before)[0]!r}, is {sorted(now)[0]!r}; ask "
-            "as before, or remove the file to begin anew"
+            f"{journal.path}: belongs to another scan: {differ[0]}; ask as before, or remove the file to begin anew"
         )
 
 
