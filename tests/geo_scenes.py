@@ -30,6 +30,7 @@ PLACES: dict[str, tuple[str, Affine]] = {
     "2263": ("EPSG:2263", Affine(1.0, 0, 990000, 0, -1.0, 200000)),  # US survey feet
     "rotated": ("EPSG:32617", Affine(0.4, 0.3, 500000, 0.3, -0.4, 4000000)),
     "upwards": ("EPSG:32617", Affine(0.5, 0, 500000, 0, 0.5, 4000000)),
+    "half": ("EPSG:32617", Affine(-0.5, 0, 500000, 0, 0.5, 4000000)),
     "leftwards": ("EPSG:32617", Affine(-0.5, 0, 500000, 0, -0.5, 4000000)),
 }
 """CRS and transform by name, also turned and mirrored ones."""
@@ -58,6 +59,7 @@ def write(path: Path, image: NDArray[Any], place: str | None = "32617", **profil
     """Write [H, W, bands] as a GeoTIFF at one of :data:`PLACES`; nowhere for None."""
     where = {} if place is None else dict(zip(("crs", "transform"), PLACES[place], strict=True))
     shape = {"height": image.shape[0], "width": image.shape[1], "count": image.shape[2], "dtype": image.dtype}
+    path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(path, "w", **({"driver": "GTiff"} | where | shape | profile)) as file:

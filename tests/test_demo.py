@@ -117,7 +117,25 @@ def test_a_geotiff_keeps_its_place_when_it_is_reduced(tmp_path: Path) -> None:
     assert image.grid.crs.to_epsg() == 32633
     assert image.grid.transform @ (100, 67) == pytest.approx((500_600, 5_399_600))
     assert "EPSG:32633" in image.note
-    assert "reduced from 300 x 200 pixels" in image.note
+    assert "6 x 5.97 m a pixel" in image.note  # of what is shown
+    assert "reduced from 300 x 200 pixels, 2 x 2 m a pixel" in image.note
+    same = read_upload(sent(geotiff(tmp_path / "a.tif")))
+    assert ("2 x 2 m a pixel" in same.note, "reduced" in same.note) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("roofs.tif", "roofs.tif"),
+        ("C:\\maps\\roofs.tif", "roofs.tif"),
+        ("/home/me/a\n.tif", "a\\n.tif"),
+        ("", "your PNG"),
+    ],
+)
+def test_the_name_of_an_upload_s_file(file: str, expected: str) -> None:
+    image = read_upload(sent(encoded(NOISE, "PNG")), file)
+    assert (image.source, image.name) == (expected, "your PNG")
+    assert len(read_upload(sent(encoded(NOISE, "PNG")), "a" * 5000).source) == 200
 
 
 def png(width: int, height: int, depth: int = 8, kind: int = 2, data: bytes = b"") -> bytes:
@@ -426,7 +444,7 @@ def test_downloads_hold_what_was_answered(answering: Answering, tmp_path: Path) 
     """A GeoPackage whose polygons lie where the GeoTIFF's pixels do, a PNG and a JSON."""
     import pyogrio
 
-    image = read_upload(sent(geotiff(tmp_path / "a.tif")))
+    image = read_upload(sent(geotiff(tmp_path / "a.tif")), "the map.tif")
     answered = answering.mark(image, "the roof", Chosen(segmenter="box_fill"), "box 10 20 60 80\nbox 100 100 110 130")
     page = report.panels([answered])
     (tmp_path / "answer.gpkg").write_bytes(download(page, "answer.gpkg"))
@@ -434,7 +452,7 @@ def test_downloads_hold_what_was_answered(answering: Answering, tmp_path: Path) 
     assert table.crs.to_epsg() == 32633
     assert table.total_bounds == pytest.approx([500_020, 5_399_740, 500_220, 5_399_960])
     assert table["area_m2"].sum() == pytest.approx((50 * 60 + 10 * 30) * 4, rel=0.002)
-    assert set(table["query"]) == {"the roof"}
+    assert (set(table["query"]), set(table["source"])) == ({"the roof"}, {"the map.tif"})
     document = json.loads(download(page, "answer.json"))
     assert document["prompts"][0]["box"] == [10, 20, 60, 80]
     assert document["reward"] is None

@@ -125,6 +125,36 @@ def test_another_resolution_covers_the_same_ground() -> None:
         Grid(10, 10).resampled(1)
 
 
+def test_what_is_reversed_to_have_north_up() -> None:
+    def of(code: int, a: float, e: float, c: float, f: float) -> tuple[bool, bool]:
+        return Grid(100, 100, Affine(a, 0, c, 0, e, f), rasterio.CRS.from_epsg(code)).reversals
+
+    turned = {"upwards": (False, True), "leftwards": (True, False), "half": (True, True)}
+    for place in PLACES:
+        assert geo_scenes.grid((100, 100), place).reversals == turned.get(place, (False, False))
+    assert of(2053, -1, 1, 50000, 3000000) == (False, False)  # axes to the west and the south: north is up
+    assert of(2053, 1, 1, 50000, 3000000) == (True, False)
+    for x, y in ((1e6, 1e6), (-1e6, 1e6), (1e6, -1e6), (-1e6, -1e6)):  # around the north pole
+        assert of(3995, 10, -10, x, y) == (False, False)
+        assert sum(of(3995, 10, 10, x, y)) == 1
+    assert Grid(9, 9, Affine(1, 0, 0, 0, 1, 0)).reversals == (False, False)
+
+
+def test_pixels_that_are_square_on_the_ground() -> None:
+    grid = geo_scenes.grid((400, 600), "4326")
+    square = grid.squared()
+    width, height = square.ground_size or (0.0, 0.0)
+    assert (square.width, square.height) == (600, 803)  # at 60 degrees north a degree of longitude is half as long
+    assert width == pytest.approx(height, rel=1e-2)
+    assert square.gsd == pytest.approx(min(grid.ground_size or ()), rel=1e-2)
+    corner = [shapely.Point(600, 400), shapely.Point(600, 803)]
+    assert grid.to_world(corner[0]).equals_exact(square.to_world(corner[1]), 1e-9)
+    assert geo_scenes.grid((400, 600)).squared() == geo_scenes.grid((400, 600))
+    assert Grid(4, 6).squared() == Grid(4, 6)
+    assert grid.to_look_at(2.0) == grid.resampled(2.0)
+    assert grid.to_look_at(None) == square
+
+
 def test_a_place_beyond_its_crs() -> None:
     far = Grid(10, 10, Affine(1, 0, 1e12, 0, -1, 1e12), rasterio.CRS.from_epsg(32617))
     with pytest.raises(ConfigError, match="no longitude and latitude in EPSG:32617: is that its CRS"):
@@ -149,5 +179,9 @@ def test_windows_of_a_region() -> None:
     every = list(windows_of(whole(grid), 100, 0.0))
     assert len(every) == 100
     assert list(windows_of(whole(grid), 100, 0.0, shapely.box(110, 110, 190, 120))) == [Window(100, 100, 100, 100)]
+    edges = shapely.box(99.7, 200.3, 200.4, 299.8)  # windows' own edges, to rounding
+    assert list(windows_of(whole(grid), 100, 0.0, edges)) == [Window(100, 200, 100, 100)]
+    far = Window(0, 0, 4_000_000, 4_000_000)
+    assert len(list(windows_of(far, 16, 0.0, shapely.box(32, 32, 64, 64)))) == 4
     with pytest.raises(ConfigError, match=r"250000 x 250000 windows of 16 pixels: more than 4,000,000; .*--gsd"):
         list(windows_of(Window(0, 0, 4_000_000, 4_000_000), 16, 0.0))

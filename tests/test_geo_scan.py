@@ -68,6 +68,7 @@ def _shapes(size: int, seed: int) -> Image:
 def test_windows_find_what_the_whole_shows(tmp_path: Path, seed: int, place: str) -> None:
     image = _shapes(300, seed)
     path = geo_scenes.write(tmp_path / "scene.tif", image, place)
+    image = image[::-1] if place == "upwards" else image
     grid = geo_scenes.grid((300, 300), place)
     at_once, _ = _scan(path, _plan(grid, 300), Finder(), tmp_path / "whole")
     assert len(at_once) > 5
@@ -117,7 +118,8 @@ LEFT, RIGHT = Window(0, 0, 100, 100), Window(60, 0, 100, 100)
         ((70, 20, 90, 40), (80, 20, 100, 40), 2),  # IoU exactly 1/3
         ((10, 20, 50, 40), (110, 20, 140, 40), 2),  # nothing where both look
         ((20, 10, 100, 90), (60, 20, 62, 24), 1),  # a piece that its window's edge cuts off
-        ((20, 10, 100, 90), (70, 20, 72, 24), 2),  # a small thing by itself on a large one
+        ((20, 10, 100, 90), (70, 20, 72, 24), 1),  # a small thing within a large one
+        ((20, 10, 100, 90), (98, 20, 112, 24), 2),  # 1/7 of it within the other
     ],
 )
 def test_what_is_one_thing_across_a_seam(
@@ -154,6 +156,24 @@ def test_what_one_window_says_twice_counts_once() -> None:
     assert [feature.geometry.bounds for feature in features] == [(11, 10, 40, 40), (40, 10, 50, 40)]
 
 
+@pytest.mark.parametrize(
+    ("boxes", "count"),
+    [
+        ([(10, 10, 90, 90), (80, 20, 92, 40)], 1),  # 5/6 within
+        ([(10, 10, 90, 90), (80, 20, 93, 40)], 2),  # 10/13 within
+        ([(10, 10, 50, 90), (50, 10, 90, 90), (40, 20, 60, 30)], 3),  # half in each of two
+        ([(10, 10, 50, 90), (12, 12, 60, 20), (45, 11, 60, 26)], 3),  # no chain of small overlaps
+        ([(10, 10, 62, 60), (20, 20, 70, 30), (54, 22, 70, 33)], 1),  # within the union alone
+    ],
+)
+def test_a_feature_mostly_within_another_is_the_same(boxes: list[tuple[int, int, int, int]], count: int) -> None:
+    for order in (boxes, boxes[::-1]):
+        features = merged([_instance(LEFT, box, confidence=0.5) for box in order])
+        assert len(features) == count
+        union = shapely.union_all([shapely.box(*box) for box in boxes])
+        assert shapely.union_all([feature.geometry for feature in features]).equals(union)
+
+
 def test_windows_without_data_are_not_asked(tmp_path: Path) -> None:
     image = things((256, 256), [(10, 10, 30, 30)])
     image[:, 128:] = 0
@@ -164,6 +184,36 @@ def test_windows_without_data_are_not_asked(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal", {"a": 1}, {}) as journal:
         assert statuses_of(plan, "roofs", journal) == {"ok": 8, "empty": 8}
         assert len(looked_at(plan, "roofs", journal)) == 8
+
+
+def _everything(images: Sequence[Image], query: str) -> list[WindowAnswer]:
+    """All of every window, as one instance."""
+    return [
+        WindowAnswer(masks=[np.ones(image.shape[:2], dtype=np.bool_)], confidences=[None], text="said")
+        for image in images
+    ]
+
+
+@pytest.mark.parametrize("kind", ["nodata", "mask", "alpha", "nan"])
+def test_what_is_found_is_cut_to_where_there_are_data(tmp_path: Path, kind: str) -> None:
+    image, valid = things((200, 200), []), np.ones((200, 200), dtype=np.bool_)
+    valid[:70], valid[100:130, 150:180] = False, False
+    path = tmp_path / "scene.tif"
+    if kind == "nodata":
+        geo_scenes.write(path, image * valid[..., None], nodata=0)
+    elif kind == "nan":
+        geo_scenes.write(path, np.where(valid[..., None], image, np.nan).astype(np.float32))
+    elif kind == "alpha":
+        more = (valid * 255)[..., None].astype(np.uint8)
+        geo_scenes.write(path, np.concatenate([image, more], axis=2), photometric="RGB", alpha="YES")
+    else:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+            geo_scenes.write(path, image)
+            with rasterio.open(path, "r+") as file:
+                file.write_mask(valid)
+    features, counts = _scan(path, _plan(geo_scenes.grid((200, 200)), 64), _everything, tmp_path / "journal")
+    assert counts.asked > 4
+    assert np.array_equal(mask_of([feature.geometry for feature in features], (200, 200)), valid)
 
 
 def test_only_windows_that_touch_a_region_are_asked_and_results_are_cut_to_it(tmp_path: Path) -> None:
@@ -309,6 +359,31 @@ def test_coarser_and_finer_resolutions(tmp_path: Path) -> None:
         assert np.array_equal(geo_scenes.bright(scene.read(fine, Window(100, 100, 40, 40))[0]), np.ones((40, 40)))
         small, drawn = overview(scene, 80)
         assert (small.size, drawn.shape) == ((60, 80), (60, 80, 3))
+
+
+@pytest.mark.parametrize(
+    ("place", "rows", "columns"), [("upwards", -1, 1), ("leftwards", 1, -1), ("half", -1, -1), ("rotated", 1, 1)]
+)
+def test_scenes_are_shown_north_up_and_not_mirrored(tmp_path: Path, place: str, rows: int, columns: int) -> None:
+    image = things((240, 320), [(40, 30, 80, 120)])
+    path = geo_scenes.write(tmp_path / "scene.tif", image, place)
+    shown = image[::rows, ::columns]
+    with open_scene(str(path), PLAIN) as scene:
+        assert np.array_equal(scene.read(scene.grid, whole(scene.grid))[0], shown)
+        part = Window(33, 21, 100, 64)
+        assert np.array_equal(scene.read(scene.grid, part)[0], shown[21:85, 33:133])
+        half = scene.grid.of_size(160, 120)
+        assert (
+            np.abs(
+                scene.read(half, Window(3, 5, 50, 40))[0] - shown[10:90, 6:106].reshape(40, 2, 50, 2, 3).mean((1, 3))
+            ).max()
+            <= 1
+        )
+        assert scene.grid.reversals == (False, False)
+        assert (" shown in the opposite order" in scene.description) == (place != "rotated")
+        corner, stored = scene.grid.to_world(shapely.Point(0, 0)), geo_scenes.grid((240, 320), place)
+        x, y = (320 if columns < 0 else 0), (240 if rows < 0 else 0)
+        assert corner.equals_exact(stored.to_world(shapely.Point(x, y)), 1e-6)
 
 
 def test_overviews_serve_coarse_resolutions(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image as Pillow
 
+from grasp_rl.cli import scene_options
 from grasp_rl.cli.predict import main, reading_of
 from grasp_rl.cli.predict_tasks import split_words, tasks_of
 from grasp_rl.config.errors import ConfigError
@@ -282,10 +283,47 @@ def test_the_pairs_of_a_csv_file_are_asked_as_they_stand(tmp_path: Path) -> None
     assert [task.name for task in tasks] == ["pond", "Pond-2"]
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_csv_of_other_columns_and_marks(tmp_path: Path, capsys: pytest.CaptureFixture[str], mark: str) -> None:
+    paths = _many(tmp_path)
+    listed = tmp_path / "a/q.csv"
+    rows = [
+        ["id", " query", "image", "note"],
+        ["17", "Where is water?", "pond.png", '"a, b; c\td"'],
+        ["18", "Sand?", "", ""],
+    ]
+    listed.write_text("\ufeff" + "".join(mark.join(row) + "\r\n" for row in rows))
+    tasks = tasks_of([paths[1]], [], listed, tmp_path)
+    assert [(task.image, task.query) for task in tasks] == [(paths[1], "Sand?"), (paths[0], "Where is water?")]
+    assert capsys.readouterr().err == f"grasp-rl predict: --queries {listed}: columns left aside: id, note\n"
+
+
+@pytest.mark.parametrize("out", ["b.kml", "a/x.xyz", "c.gpkg.zip"])
+@pytest.mark.parametrize("more", [[], ["--format", "gpkg"]])
+def test_an_ending_that_means_no_format_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, more: list[str]
+) -> None:
+    path = _many(tmp_path)[0]
+    assert main([str(path), "--query", "Where?", "--out", str(tmp_path / out), *more, *RANDOM]) == 2
+    said = capsys.readouterr().err
+    assert f"{Path(out).suffix} is no format; must end with one of .gpkg .geojson" in said
+    assert "no ending or a slash" in said
+    assert not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize("out", ["plain", "2026.11", "dots.v/", "there.d"])
+def test_folders_are_told_by_their_names(tmp_path: Path, out: str) -> None:
+    (tmp_path / "there.d").mkdir()
+    assert scene_options.target_of(str(tmp_path / out) + "/" * out.endswith("/"), None) is None
+    target = scene_options.target_of(str(tmp_path / out) + "/" * out.endswith("/"), "gpkg")
+    assert target is not None
+    assert (target.folder, target.out) == (True, tmp_path / out)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("q.csv", "a,b\n1,2\n", "the columns a, b; must be query"),
+        ("q.csv", "a,b\n1,2\n", "the columns a, b; one must be query"),
         ("q.csv", "query\n", "no rows under its header"),
         ("q.csv", "image,query\nnowhere.png,Where?\n", "q.csv:2: image='nowhere.png': no such file"),
         ("q.csv", "image,query\npond.png,\n", "q.csv:2: no question"),

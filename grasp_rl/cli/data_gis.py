@@ -108,7 +108,7 @@ def show_layer(source: RecordDataset, split: str | None, count: int | None, out:
 
     demand_geo()
     from grasp_rl.geo.dataset_layer import table_of_targets
-    from grasp_rl.geo.layers import VECTORS, write_layer
+    from grasp_rl.geo.layers import VECTORS, has_style, write_layer
 
     kind = ENDINGS.get(out.suffix.lower(), "")
     if kind not in VECTORS:
@@ -120,8 +120,8 @@ def show_layer(source: RecordDataset, split: str | None, count: int | None, out:
     remarks = [*([remark] if remark else []), *write_layer(table, out, kind, list(table["query"]))]
     for line in remarks:
         sys.stderr.write(printable(f"grasp-rl data show: {line}") + "\n")
-    style = out.with_suffix(".qml").name
-    sys.stdout.write(printable(f"{out}: {len(table)} instances of {', '.join(names)}, style {style}") + "\n")
+    style = f", style {out.with_suffix('.qml').name}" if has_style(out, list(table["query"])) else ""
+    sys.stdout.write(printable(f"{out}: {len(table)} instances of {', '.join(names)}{style}") + "\n")
     return 0
 
 

@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for query in arguments.query:
             check_query(query)
         target = scene_options.target_of(arguments.out, arguments.format)
+        arguments.out = Path(arguments.out)
         if target is not None:
             names = [word for word in arguments.words if word not in overrides]
             return _scenes(target, names, arguments, overrides)
@@ -94,7 +95,7 @@ def _refuse_flags_of_layers(arguments: argparse.Namespace, inputs: Sequence[Path
     Raises:
         ConfigError: one does.
     """
-    for name in ("gsd", "window", "bbox", "bbox_crs", "where", "samples", "overwrite", "trust_paths"):
+    for name in ("gsd", "window", "bbox", "bbox_crs", "where", "min_area", "samples", "overwrite", "trust_paths"):
         if getattr(arguments, name):
             raise ConfigError(
                 f"--{name.replace('_', '-')}: goes with a map layer; name one, such as --out result.gpkg, or --format"
@@ -182,9 +183,7 @@ def _parser() -> argparse.ArgumentParser:
         "--queries", type=Path, metavar="FILE", help="a question a line, or a CSV with the columns query[,image]"
     )
     parser.add_argument("--run", type=Path, help="a run folder: its config and its best, else newest, checkpoint")
-    parser.add_argument(
-        "--out", type=Path, default=Path("outputs/predict"), help="where to write (default: %(default)s)"
-    )
+    parser.add_argument("--out", default="outputs/predict", help="where to write (default: %(default)s)")
     parser.add_argument("--prompt", metavar="SCHEME", help="a prompt scheme of conf/prompt")
     parser.add_argument("--segmenter", metavar="NAME", help="a segmenter of conf/segmenter")
     parser.add_argument("--bands", metavar="R,G,B", help="bands to show, from 1 (default: the run's, else the file's)")

@@ -7,7 +7,6 @@ it stopped. The journal goes when the result is written.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,26 +16,32 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from grasp_rl import __version__
 from grasp_rl.cli.scene_options import Target, asked_of, files_of
-from grasp_rl.cli.scene_outputs import Answered, write_outputs
+from grasp_rl.cli.scene_outputs import Answered, of_area, write_outputs
 from grasp_rl.cli.scene_progress import ScanLines
+from grasp_rl.cli.scene_remarks import (
+    doubt_of_resolution,
+    doubts_of_view,
+    looked_at_remark,
+    neighbour_remarks,
+    ratio,
+    sources_of,
+)
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.messages import of_system
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.data.image_io import ImageReading
 from grasp_rl.geo.extra import demand_geo
-from grasp_rl.geo.grid import Grid
+from grasp_rl.geo.grid import SQUARE, Grid
 from grasp_rl.geo.journal import Journal
-from grasp_rl.geo.polygons import components
 from grasp_rl.geo.region import in_pixels, of_bounds, part_of, read_polygons
-from grasp_rl.geo.scan import Ask, Counts, Plan, WindowAnswer, demand_answers, features_of, scan
+from grasp_rl.geo.scan import Counts, Plan, demand_answers, features_of, scan
 from grasp_rl.geo.scene import Scene, fingerprint, open_scene
 from grasp_rl.geo.windows import whole, windows_of
-from grasp_rl.prediction.predictor import DEFAULT_SIDE, Prediction, Predictor, check_query, model_name, window_side
-from grasp_rl.types import Image
+from grasp_rl.prediction.predictor import DEFAULT_SIDE, Predictor, check_query, model_name, window_side
+from grasp_rl.prediction.resolution import Learned, learned_resolution
+from grasp_rl.prediction.scenes import asking
 from grasp_rl.utils.files import Record
 from grasp_rl.utils.text import printable
 
@@ -50,6 +55,21 @@ class Setting:
     trusted: tuple[str, ...]
     reading: ImageReading
     target: Target
+    learned: Learned | None = None
+    """The resolution that the run learned at, where that is known."""
+
+    @property
+    def gsd(self) -> float | None:
+        """The ground resolution to look at; None for the scene's own."""
+        given: float | None = self.arguments.gsd
+        return self.learned.gsd if given is None and self.learned is not None else given
+
+    def grid(self, own: Grid) -> Grid:
+        """What windows of a scene with the grid ``own`` are cut from."""
+        squared = own.squared()
+        if self.arguments.gsd is None and self.gsd is not None and ratio(squared.gsd, self.gsd) < SQUARE:
+            return squared
+        return own.to_look_at(self.gsd)
 
 
 def run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
@@ -75,6 +95,7 @@ def run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
 def _run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
     """:func:`run`, not interrupted."""
     demand_geo()
+    setting = _with_learned(setting)
     arguments, target = setting.arguments, setting.target
     asked = asked_of(names, arguments.query, arguments.queries, target, trust=arguments.trust_paths)
     for query in {query for queries in asked.values() for query in queries}:
@@ -89,22 +110,29 @@ def _run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
     for query in {query for queries in asked.values() for query in queries}:
         check_query(query, predictor.policy.tokenizer.all_special_tokens)
     side = arguments.window or window_side(predictor)
-    began = {"began": datetime.now(UTC).isoformat(timespec="seconds")}
-    with Journal(target.journal, _digest(setting, asked, predictor, side), began) as journal:
+    questions = sorted({query for queries in asked.values() for query in queries})
+    noted = {"began": datetime.now(UTC).isoformat(timespec="seconds"), "questions": questions, "scenes": list(asked)}
+    sources = sources_of(list(asked))
+    for remark in neighbour_remarks(asked, trust=arguments.trust_paths):
+        _say(remark)
+    with Journal(target.journal, _digest(setting, predictor, side), noted) as journal:
+        _demand_same_scan(journal, questions, list(asked))
         if journal.resumed:
             _say(f"going on with {target.journal}: {len(journal)} windows are answered")
         failed: list[Record] = []
         code, answered = 0, list[Answered]()
         for name, queries in asked.items():
             try:
-                answered += _scanned(setting, name, queries, regions, side, predictor, journal)
+                answered += _scanned(setting, name, sources[name], queries, regions, side, predictor, journal)
             except ConfigError as error:
                 if len(asked) == 1:
                     raise
                 failed.append({"image": name, "error": of_system(error)})
                 code = 2
                 _say(of_system(error))
-        written = write_outputs(answered, files, target, journal, setting.reading, trust=arguments.trust_paths)
+        written = write_outputs(
+            answered, files, target, journal, setting.reading, trust=arguments.trust_paths, renew=arguments.overwrite
+        )
         if not failed:
             journal.remove()
         for remark in written.remarks:
@@ -112,13 +140,30 @@ def _run(setting: Setting, names: Sequence[str]) -> tuple[Record, int]:
     if not arguments.json:
         sys.stdout.write("".join(printable(line) + "\n" for line in written.lines))
     if failed:
-        _say(f"{len(failed)} of {len(asked)} scenes could not be answered; {target.journal} keeps the others' answers")
+        _say(
+            f"{len(failed)} of {len(asked)} scenes could not be answered; {target.journal} keeps the others' answers: "
+            "mend those scenes or take them away, and start the same command with --overwrite, which asks nothing "
+            "twice"
+        )
     return written.record | {"failed": failed}, code
+
+
+def _with_learned(setting: Setting) -> Setting:
+    """``setting`` with the resolution that its run learned at."""
+    run = setting.arguments.run
+    learned = learned_resolution(run, setting.config) if run is not None else None
+    if learned is not None and setting.arguments.gsd is None:
+        _say(
+            f"scenes are looked at in {learned.gsd:.3g} m a pixel, as {run} learned ({learned.file}); --gsd METRES "
+            "decides otherwise"
+        )
+    return replace(setting, learned=learned)
 
 
 def _scanned(
     setting: Setting,
     name: str,
+    source: str,
     queries: Sequence[str],
     regions: Sequence[Callable[[Grid], Any]],
     side: int,
@@ -129,10 +174,13 @@ def _scanned(
     arguments, config = setting.arguments, setting.config
     with ExitStack() as stack:
         scene = stack.enter_context(open_scene(name, setting.reading, trust=arguments.trust_paths))
-        _say(f"{name}: {scene.description}")
+        plan = _plan(setting, scene, fingerprint(name), queries, regions, side=side)
+        _say(f"{name}: {scene.description}{looked_at_remark(scene.grid, plan.grid)}")
+        doubt = doubt_of_resolution(setting.learned, arguments.run, scene.grid, plan.grid)
+        for remark in (*doubts_of_view(scene, plan, setting.reading), *([doubt] if doubt else [])):
+            _say(f"{name}: {remark}")
         if scene.grid.crs is None:
             _say(f"{name}: has no CRS, so the result is in pixels, x to the right and y down; areas are missing")
-        plan = _plan(setting, scene, fingerprint(name), queries, regions, side=side)
         counts = Counts(total=len(plan.windows) * len(queries))
         lines = ScanLines(sys.stderr, name)
         try:
@@ -143,23 +191,30 @@ def _scanned(
     if counts.failed:
         _say(f"{name}: {counts.failed} windows could not be segmented ({counts.errors[0]})")
     common = {
-        "source": Path(name).name,
-        "gsd_m": None if plan.grid.ground_size is None else math.sqrt(math.prod(plan.grid.ground_size)),
+        "source": source,
+        "gsd_m": plan.grid.gsd,
         "prompt": config.prompt.scheme,
         "model": model_name(predictor),
         "date": journal.noted["began"],
     }
-    return [
-        Answered(
-            name=name,
-            query=query,
-            plan=plan,
-            scene_grid=scene.grid,
-            features=features_of(plan, query, journal),
-            common=common | {"query": query},
+    if arguments.min_area is not None:
+        common["min_area_m2"] = arguments.min_area
+    result = []
+    for query in queries:
+        features = features_of(plan, query, journal)
+        kept = features if arguments.min_area is None else of_area(features, plan.grid, arguments.min_area)
+        result.append(
+            Answered(
+                name=name,
+                query=query,
+                plan=plan,
+                scene_grid=scene.grid,
+                features=kept,
+                left_out=len(features) - len(kept),
+                common=common | {"query": query},
+            )
         )
-        for query in queries
-    ]
+    return result
 
 
 def _plan(
@@ -173,19 +228,21 @@ def _plan(
 ) -> Plan:
     """Resolution, windows and region of one scene."""
     arguments = setting.arguments
-    grid = scene.grid if arguments.gsd is None else scene.grid.resampled(arguments.gsd)
+    grid = setting.grid(scene.grid)
     if grid.crs is None and setting.target.kind == "geojson":
         raise ConfigError(
             "--out: GeoJSON is in longitude and latitude, and the scene has no CRS; name a .gpkg or .json for pixels"
         )
-    area, region = whole(grid), None
+    if grid.crs is None and arguments.min_area is not None:
+        raise ConfigError("--min-area: the scene has no CRS, so its areas are not known; assign it, or leave it out")
+    region = None
     for make, where in zip(regions, _where(arguments), strict=True):
         polygon = make(grid)
-        area, region = part_of(grid, polygon if region is None else region.intersection(polygon), where)
+        region = part_of(grid, polygon if region is None else region.intersection(polygon), where)
     return Plan(
         key=key,
         grid=grid,
-        windows=list(windows_of(area, side, arguments.overlap, region)),
+        windows=list(windows_of(whole(grid), side, arguments.overlap, region)),
         queries=queries,
         region=region,
         batch=setting.config.evaluation.batch_size,
@@ -214,44 +271,32 @@ def _regions(arguments: argparse.Namespace) -> list[Callable[[Grid], Any]]:
     return result
 
 
-def asking(predictor: Predictor) -> Ask:
-    """What a scan asks: ``predictor``, its instances apart."""
+def _demand_same_scan(journal: Journal, questions: Sequence[str], scenes: Sequence[str]) -> None:
+    """Demand that a journal to go on with is of ``questions``, some or more of them, and of one of ``scenes``.
 
-    def ask(images: Sequence[Image], query: str) -> list[WindowAnswer]:
-        return [_window_answer(prediction, predictor) for prediction in predictor.predict_all(images, query)]
-
-    return ask
-
-
-def _window_answer(prediction: Prediction, predictor: Predictor) -> WindowAnswer:
-    answer, masks = prediction.answer, prediction.masks
-    instances = masks.masks if isinstance(masks.masks, np.ndarray) else masks.masks.cpu().numpy()
-    confidences: Sequence[float | None] = [float(v) for v in masks.iou_predictions]
-    if masks.whole:
-        instances = components(masks.union)
-    if masks.whole or not predictor.estimates_quality:
-        confidences = [None] * len(instances)
-    return WindowAnswer(
-        masks=list(instances),
-        confidences=confidences,
-        share=prediction.share,
-        status=str(answer.status),
-        text=prediction.text,
-        thinking=answer.thinking,
-        error=masks.error,
-    )
+    Raises:
+        ConfigError: it is of others.
+    """
+    before, now = set(journal.noted.get("questions", questions)), set(questions)
+    there = set(journal.noted.get("scenes", scenes))
+    differ = []
+    if not (before <= now or now <= before):
+        differ.append(f"question was {sorted(before)[0]!r}, is {sorted(now)[0]!r}")
+    if there.isdisjoint(scenes):
+        differ.append(f"scene was {sorted(there)[0]!r}, is {sorted(scenes)[0]!r}")
+    if journal.resumed and differ:
+        raise ConfigError(
+            f"{journal.path}: belongs to another scan: {differ[0]}; ask as before, or remove the file to begin anew"
+        )
 
 
-def _digest(
-    setting: Setting, asked: Mapping[str, Sequence[str]], predictor: Predictor, side: int
-) -> Mapping[str, object]:
-    """What an answer depends on, by name."""
+def _digest(setting: Setting, predictor: Predictor, side: int) -> Mapping[str, object]:
+    """What an answer depends on beside the scene and the question, by name."""
     arguments, config = setting.arguments, setting.config
     weights = predictor.weights
     files = sorted(p for p in weights.rglob("*") if p.is_file()) if weights is not None and weights.is_dir() else []
     return {
         "version": __version__,
-        "question": dict(asked),
         "policy": config.policy,
         "weights": [str(weights), *(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)],
         "segmenter": config.segmenter,
@@ -261,10 +306,11 @@ def _digest(
         "seed": config.seed,
         "max_new_tokens": config.evaluation.max_new_tokens,
         "reading": asdict(setting.reading),
-        "gsd": arguments.gsd,
+        "gsd": setting.gsd,
         "window": side,
         "overlap": arguments.overlap,
         "bbox": [arguments.bbox, arguments.bbox_crs],
+        "min_area": arguments.min_area,
         "where": [arguments.where, fingerprint(arguments.where) if arguments.where else None],
     }
 

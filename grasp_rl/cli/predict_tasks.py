@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.utils.files import Unreadable, read_json, read_text_whole
+from grasp_rl.utils.text import printable
 
 ENDINGS = (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Of the files that are taken from a folder; a file that is named is read whatever it is called."""
@@ -43,7 +45,7 @@ def tasks_of(inputs: Sequence[Path], queries: Sequence[str], listed: Path | None
     Args:
         inputs: images, and folders of which all images are taken.
         queries: asked about each of them.
-        listed: a text file with a question a line, or a CSV file with the columns ``query`` and, perhaps, ``image``
+        listed: a text file with a question a line, or a CSV file with a column ``query`` and, perhaps, ``image``
             (relative to the file).
         out: where the results go. A file there that holds the answer to another question or image is not replaced: the
             name gets a number.
@@ -94,10 +96,7 @@ def questions_of(path: Path) -> tuple[list[str], list[tuple[Path, str]]]:
         if not queries:
             raise ConfigError(f"--queries {path}: no question in it; write one a line")
         return queries, []
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    columns = rows.fieldnames or []
-    if "query" not in columns or not set(columns) <= {"query", "image"}:
-        raise ConfigError(f"--queries {path}: the columns {', '.join(columns)}; must be query and, perhaps, image")
+    rows = _rows(path, text)
     queries, pairs = list[str](), list[tuple[Path, str]]()
     for row in rows:
         query, image = (row["query"] or "").strip(), (row.get("image") or "").strip()
@@ -112,6 +111,35 @@ def questions_of(path: Path) -> tuple[list[str], list[tuple[Path, str]]]:
     if not queries and not pairs:
         raise ConfigError(f"--queries {path}: no rows under its header")
     return queries, pairs
+
+
+def _rows(path: Path, text: str) -> csv.DictReader[str]:
+    """The rows of a CSV, whose other columns than query and image are left aside and said.
+
+    Raises:
+        ConfigError: it has no column ``query``.
+    """
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
+    columns = [(name or "").strip() for name in rows.fieldnames or []]
+    rows.fieldnames = columns
+    if columns.count("query") != 1 or columns.count("image") > 1:
+        raise ConfigError(
+            f"--queries {path}: the columns {', '.join(columns)}; one must be query, and one may be image"
+        )
+    others = [name for name in columns if name and name not in ("query", "image")]
+    if others:
+        said = f"--queries {path}: columns left aside: {', '.join(others)}"
+        sys.stderr.write(printable(f"grasp-rl predict: {said}") + "\n")
+    return rows
+
+
+def _delimiter(text: str) -> str:
+    """What stands between the columns of a CSV: the first of comma, semicolon and tabulator by which one is query."""
+    header = text.partition("\n")[0]
+    for delimiter in ",;\t":
+        if "query" in [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]:
+            return delimiter
+    return ","
 
 
 def _named(asked: Sequence[tuple[Path, str]], out: Path) -> list[Task]:

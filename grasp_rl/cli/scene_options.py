@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +18,13 @@ from grasp_rl.geo.paths import check_raster, is_address
 
 ENDINGS = {
     ".gpkg": "gpkg", ".geojson": "geojson", ".parquet": "parquet", ".geoparquet": "parquet", ".shp": "shp",
+    ".fgb": "fgb",
     ".tif": "cog", ".tiff": "cog", ".png": "png", ".json": "json",
 }  # fmt: skip
 """Formats by the ending of --out."""
 ENDING_OF = {
-    "gpkg": ".gpkg", "geojson": ".geojson", "parquet": ".parquet", "shp": ".shp", "cog": ".tif", "png": ".png",
-    "json": ".json",
+    "gpkg": ".gpkg", "geojson": ".geojson", "parquet": ".parquet", "shp": ".shp", "fgb": ".fgb", "cog": ".tif",
+    "png": ".png", "json": ".json",
 }  # fmt: skip
 ONE_QUESTION = ("cog", "png")
 """Formats whose file holds one question about one scene."""
@@ -32,8 +35,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The flags that go with a map layer."""
     group = parser.add_argument_group(
         "map layers",
-        "with --out FILE.gpkg (.geojson .parquet .shp .tif .png .json) or --format, images are read window by window, "
-        "and what is found is written in their CRS: docs/gis.md",
+        "with --out FILE.gpkg (.geojson .parquet .shp .fgb .tif .png .json) or --format, images are read window by "
+        "window, and what is found is written in their CRS: docs/gis.md",
     )
     group.add_argument("--format", choices=sorted(ENDING_OF), help="what --out is, if its ending does not say so")
     group.add_argument("--gsd", type=positive, metavar="METRES", help="ground resolution to look at (the file's own)")
@@ -44,6 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--bbox", type=_bounds, metavar="X0,Y0,X1,Y1", help="look only here, in the scene's CRS")
     group.add_argument("--bbox-crs", metavar="EPSG:CODE", help="of --bbox: EPSG:4326 for longitude,latitude")
     group.add_argument("--where", metavar="FILE[:LAYER]", help="look only inside the polygons of this file")
+    group.add_argument("--min-area", type=positive, metavar="M2", help="leave out features of fewer square metres")
     group.add_argument(
         "--samples", type=_count, metavar="K", help="K answers beside the greedy one; their agreement as a raster"
     )
@@ -70,9 +74,20 @@ class Target:
         return self.out / "grasp_rl.journal" if self.folder else self.out.with_name(f"{self.out.name}.journal")
 
 
-def target_of(out: Path, kind: str | None) -> Target | None:
-    """What ``--out`` and ``--format`` mean; None for a folder of PNG and JSON of each image, without a map."""
+def target_of(text: str, kind: str | None) -> Target | None:
+    """What ``--out`` and ``--format`` mean; None for a folder of PNG and JSON of each image, without a map.
+
+    Raises:
+        ConfigError: the path has an ending that means no format, and is no folder by its last slash.
+    """
+    out = Path(text)
     by_ending = None if out.is_dir() else ENDINGS.get(out.suffix.lower())
+    folder = out.is_dir() or text.endswith(("/", os.sep))
+    if by_ending is None and not folder and re.fullmatch(r"\.(?=.*[A-Za-z])\w+", out.suffix):
+        raise ConfigError(
+            f"--out {text}: {out.suffix} is no format; must end with one of {' '.join(ENDINGS)}, or, as a folder, with "
+            "no ending or a slash"
+        )
     if kind is None and by_ending is None:
         return None
     return Target(out=out, kind=kind or str(by_ending), folder=by_ending is None)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import random
+import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,11 +18,14 @@ from grasp_rl.data.image_io import MAX_PIXELS, ImageReading, open_source
 from grasp_rl.data.readers.jsonl import JsonlSource
 from grasp_rl.data.synthetic.dataset import SyntheticSource
 from grasp_rl.geo.grid import Grid
-from grasp_rl.geo.scene import open_scene, overview
+from grasp_rl.geo.scene import open_scene, overview, pixel_text
 from grasp_rl.types import Sample
+from grasp_rl.utils.text import printable
 
 MAX_BYTES = 20_000_000
 """Largest file that is taken."""
+MAX_NAME = 200
+"""Most characters of a file's name."""
 SIDE = 1024
 """Longer side in pixels to which a larger upload is reduced, so that every answer is a matter of seconds."""
 _BEGINNINGS = {
@@ -44,6 +49,13 @@ class PageImage:
     """For a person, and in the files that are downloaded."""
     note: str
     """What was done to the stored values, and what is known of the place; may be empty."""
+    file: str = ""
+    """Name of the file that was uploaded, where the browser says it."""
+
+    @property
+    def source(self) -> str:
+        """What the attribute ``source`` of a layer says."""
+        return self.file or self.name
 
     def knows(self, query: str) -> bool:
         """Whether the truth about ``query`` is known: it is of the sample's own question alone."""
@@ -88,11 +100,12 @@ def draw(level: str) -> PageImage:
     return _known(split[index], f"drawn scene, {level}, number {index}")
 
 
-def read_upload(text: str, *, max_bytes: int = MAX_BYTES, side: int = SIDE) -> PageImage:
+def read_upload(text: str, file: str = "", *, max_bytes: int = MAX_BYTES, side: int = SIDE) -> PageImage:
     """The image that a browser sent, its kind told by its content. No file of it stays.
 
     Args:
         text: the file in base64.
+        file: its name; only the last part of a path is kept.
         max_bytes: largest file.
         side: longer side of the result in pixels, at most; a larger image is reduced.
 
@@ -112,7 +125,7 @@ def read_upload(text: str, *, max_bytes: int = MAX_BYTES, side: int = SIDE) -> P
         path = Path(folder) / "upload"
         path.write_bytes(content)
         try:
-            return _read(path, kind, side)
+            return replace(_read(path, kind, side), file=printable(re.split(r"[\\/]", file)[-1])[:MAX_NAME])
         except ConfigError as error:
             raise ConfigError(str(error).replace(str(path), f"the {kind} file")) from None
 
@@ -122,9 +135,14 @@ def _read(path: Path, kind: str, side: int) -> PageImage:
         pass  # refuses an image of too many pixels by its header
     with open_scene(str(path), ImageReading()) as scene:
         grid, image = overview(scene, side)
-        notes = [scene.description] if scene.description else []
-        if grid.size != scene.grid.size:
-            notes.append(f"reduced from {scene.grid.width} x {scene.grid.height} pixels")
+        description, own = scene.description, scene.grid
+        if grid.ground_size is not None and own.ground_size is not None:  # the page shows pixels of this size
+            description = description.replace(pixel_text(own.ground_size), pixel_text(grid.ground_size))
+        notes = [description] if description else []
+        if grid.size != own.size:
+            said = "" if own.ground_size is None else f", {pixel_text(own.ground_size)}"
+            how = "reduced" if math.prod(grid.size) < math.prod(own.size) else "resampled"
+            notes.append(f"{how} from {own.width} x {own.height} pixels{said}")
     sample = Sample(
         sample_id="upload", image=image, query="", target_mask=None, weak_labels=None, dataset="upload", split=""
     )

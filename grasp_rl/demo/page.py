@@ -187,7 +187,7 @@ def _upload(event: gr.EventData) -> tuple[Any, ...]:
     try:
         if sent.get("too_large"):
             raise ConfigError(f"the file is larger than {MAX_BYTES / 1e6:g} MB; reduce it, or cut a part out of it")
-        image = images.read_upload(str(sent.get("content", "")))
+        image = images.read_upload(str(sent.get("content", "")), str(sent.get("name", "")))
     except (ConfigError, OSError) as error:
         return *([gr.skip()] * 4), report.problem(of_system(error)), gr.skip(), gr.skip()
     return (

@@ -156,11 +156,10 @@ def geopackage(answered: Answered) -> bytes:
         for mask, confidence in zip(instances, confidences, strict=True)
         if mask.any()
     ]
-    ground = image.grid.ground_size
     common = {
         "query": answered.query,
-        "source": image.name,
-        "gsd_m": None if ground is None else float(np.sqrt(ground[0] * ground[1])),
+        "source": image.source,
+        "gsd_m": image.grid.gsd,
         "prompt": answered.prompt,
         "model": answered.model,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

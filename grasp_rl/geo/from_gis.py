@@ -38,7 +38,7 @@ class Cutting:
     side: int = 512
     """Of a chip in pixels of :attr:`gsd`."""
     gsd: float | None = None
-    """Metres a pixel; None for the scene's own."""
+    """Metres a pixel; None for the scene's own, made square on the ground."""
     overlap: float = 0.0
     """Share of a chip that its neighbour in the block shows, too."""
     block: int = 4
@@ -107,7 +107,7 @@ def make_dataset(
     """
     demand_empty(out)
     with open_scene(scene_name, reading, trust=trust) as scene:
-        grid = scene.grid if cutting.gsd is None else scene.grid.resampled(cutting.gsd)
+        grid = scene.grid.to_look_at(cutting.gsd)
         labels = read_labels(labels_name, column, grid, question=question, trust=trust)
         chips, rows = _cut(scene, grid, labels, cutting)
         if not rows:
@@ -134,7 +134,8 @@ def make_dataset(
         about = {
             "scene": Path(scene_name).name, "shown": scene.description,
             "labels": Path(labels_name).name, "column": column,
-            "question": question, "cutting": asdict(cutting), "crs": grid.name, "transform": list(grid.transform[:6]),
+            "question": question, "cutting": asdict(cutting), "gsd_m": grid.gsd,
+            "crs": grid.name, "transform": list(grid.transform[:6]),
         }  # fmt: skip
         stem = re.sub(r"[^\w.-]+", "_", Path(scene_name).stem).strip("._")[:80] or "scene"
         _write(out, stem, scene, grid, chips, rows, splits, labels.questions, about)

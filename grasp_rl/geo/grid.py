@@ -7,6 +7,7 @@ definition of the CRS says, as in GeoTIFF, GeoPackage and GeoJSON.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 IDENTITY = Affine.identity()
 LONGITUDE_LATITUDE = "OGC:CRS84"
+SQUARE = 1.02
+"""Largest ratio of the sides of a pixel on the ground that is shown as a square without resampling."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,12 @@ class Grid:
         return "no CRS" if self.crs is None else name_of(self.projection)
 
     @cached_property
-    def ground_size(self) -> tuple[float, float] | None:
-        """(width, height) in metres on the WGS 84 ellipsoid of the pixel in the middle; None without a CRS.
+    def _middle(self) -> tuple[list[float], list[float]]:
+        """Azimuths in degrees and lengths in metres of a step of one pixel to the right and one down, in the middle.
 
         Raises:
             ConfigError: the CRS and the transform lead nowhere on the earth.
         """
-        if self.crs is None:
-            return None
         import pyproj
 
         x, y = self.width / 2, self.height / 2
@@ -76,9 +77,68 @@ class Grid:
             raise ConfigError(
                 f"the middle of the raster has no longitude and latitude in {self.name}: is that its CRS?"
             )
-        geod = pyproj.Geod(ellps="WGS84")
-        (_, _, lengths) = geod.inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
-        return float(lengths[0]), float(lengths[1])
+        azimuths, _, lengths = pyproj.Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
+        return [float(azimuth) for azimuth in azimuths], [float(length) for length in lengths]
+
+    @property
+    def ground_size(self) -> tuple[float, float] | None:
+        """(width, height) in metres on the WGS 84 ellipsoid of the pixel in the middle; None without a CRS.
+
+        Raises:
+            ConfigError: the CRS and the transform lead nowhere on the earth.
+        """
+        if self.crs is None:
+            return None
+        _, (width, height) = self._middle
+        return width, height
+
+    @property
+    def gsd(self) -> float | None:
+        """Metres of a pixel in the middle, the root of its area; None without a CRS."""
+        size = self.ground_size
+        return None if size is None else math.sqrt(math.prod(size))
+
+    @property
+    def reversals(self) -> tuple[bool, bool]:
+        """Whether columns, and whether rows, are to be reversed so that the image is not mirrored and north is up.
+
+        What is turned alone stays as it is, unless its transform turns it by half a circle: a polar projection has
+        north in every direction. Nothing is reversed without a CRS.
+        """
+        if self.crs is None:
+            return False, False
+        right, down = np.radians(self._middle[0])
+        east, north = np.sin(right), -np.cos(down)
+        if np.sin(down - right) < 0:  # down lies to the left of right: mirrored
+            columns = bool(east < 0 and abs(east) >= abs(np.cos(right)))
+            return columns, not columns
+        half = bool(east < 0 and north < 0 and self.transform.a < 0 < self.transform.e)
+        return half, half
+
+    def reversed(self, columns: bool, rows: bool) -> Grid:
+        """The same ground with columns, or rows, in the opposite order."""
+        a, b, c, d, e, f = self.transform[:6]
+        if columns:
+            a, c, d, f = -a, c + a * self.width, -d, f + d * self.width
+        if rows:
+            b, c, e, f = -b, c + b * self.height, -e, f + e * self.height
+        return Grid(self.width, self.height, Affine(a, b, c, d, e, f), self.crs)
+
+    def to_look_at(self, gsd: float | None) -> Grid:
+        """:meth:`resampled` to ``gsd`` metres; :meth:`squared` where that is None."""
+        return self.squared() if gsd is None else self.resampled(gsd)
+
+    def squared(self) -> Grid:
+        """The same ground in pixels that are square there, as fine as the shorter side of its own.
+
+        Itself where its own are square (:data:`SQUARE`), or without a CRS.
+        """
+        size = self.ground_size
+        if size is None or max(size) <= SQUARE * min(size):
+            return self
+        return self.of_size(
+            *(max(1, round(n * m / min(size))) for n, m in zip((self.width, self.height), size, strict=True))
+        )
 
     def resampled(self, gsd: float) -> Grid:
         """The same ground in pixels of ``gsd`` metres, to the next whole number of pixels.

@@ -1,4 +1,4 @@
-"""Features as a map layer: GeoPackage, GeoJSON, GeoParquet, Shapefile, with a style for QGIS beside it.
+"""Features as a map layer: GeoPackage, GeoJSON, GeoParquet, Shapefile, FlatGeobuf, with a style for QGIS beside it.
 
 Written by pyogrio and geopandas. A file is written under another name and renamed, so that it is whole or not there.
 """
@@ -16,12 +16,12 @@ from typing import Any
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.geo.grid import Grid, areas_and_perimeters, dense, name_of
 from grasp_rl.geo.merge import Feature
-from grasp_rl.geo.style import style
+from grasp_rl.geo.style import is_untouched, style
 from grasp_rl.utils.files import write_text
 
-VECTORS = {"gpkg": ".gpkg", "geojson": ".geojson", "parquet": ".parquet", "shp": ".shp"}
+VECTORS = {"gpkg": ".gpkg", "geojson": ".geojson", "parquet": ".parquet", "shp": ".shp", "fgb": ".fgb"}
 """Formats of polygons, and the ending that means each."""
-_DRIVERS = {"gpkg": "GPKG", "geojson": "GeoJSON", "shp": "ESRI Shapefile"}
+_DRIVERS = {"gpkg": "GPKG", "geojson": "GeoJSON", "shp": "ESRI Shapefile", "fgb": "FlatGeobuf"}
 COLUMNS: dict[str, str] = {
     "query": "object",
     "score": "float64",
@@ -98,16 +98,28 @@ def together(tables: Sequence[Any]) -> tuple[Any, str]:
     return joined, f"{others} of {len(tables)} layers brought into the CRS of the first, {name_of(first)}"
 
 
-def write_layer(table: Any, path: Path, kind: str, queries: Sequence[str]) -> list[str]:
+def style_file(path: Path) -> Path:
+    """Where the style of a layer in ``path`` stands."""
+    return path.with_suffix(".qml")
+
+
+def has_style(path: Path, queries: Sequence[str]) -> bool:
+    """Whether the style beside ``path`` is the one for ``queries``."""
+    beside = style_file(path)
+    return beside.is_file() and beside.read_bytes() == style(list(dict.fromkeys(queries))).encode()
+
+
+def write_layer(table: Any, path: Path, kind: str, queries: Sequence[str], *, renew: bool = False) -> list[str]:
     """Write ``table`` to ``path`` with its style beside it; what was changed for the format, in words.
 
-    A style that is there already stays: somebody may have worked on it.
+    A style that is there already stays, since somebody may have worked on it; with ``renew`` only if somebody has.
 
     Args:
         table: of :func:`table_of` or :func:`together`.
         path: of the file; with a Shapefile its companions get the same stem.
         kind: of :data:`VECTORS`.
         queries: that were asked, each with a colour of its own.
+        renew: whether a style of other questions that this function wrote, and nobody changed, is replaced.
 
     Raises:
         OSError: it cannot be written.
@@ -130,10 +142,10 @@ def write_layer(table: Any, path: Path, kind: str, queries: Sequence[str]) -> li
                 table, said = _for_shapefile(table)
                 options |= {"layer": path.stem, "ENCODING": "UTF-8"}
             pyogrio.write_dataframe(table, temporary, **options)
-    ours, beside = style(list(dict.fromkeys(queries))), path.with_suffix(".qml")
-    if not beside.exists():
-        write_text(beside, ours)
-    elif beside.read_bytes() != ours.encode():
+    beside = style_file(path)
+    if not beside.exists() or (renew and is_untouched(beside.read_bytes().decode(errors="replace"))):
+        write_text(beside, style(list(dict.fromkeys(queries))))
+    elif not has_style(path, queries):
         said.append(f"{beside}: is another style, and stays; remove it for one of these questions")
     return said
 

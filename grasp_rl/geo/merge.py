@@ -3,12 +3,13 @@
 Two instances of one question are the same thing where, within what both windows show, their IoU is above one half; or,
 if one of them is cut by its own window's edge, where that one lies within the other there (a bend that one window sees
 as two arms), or where a polygon of the one and a polygon of the other have an IoU above one half (two bends).
+What is put together so far and lies mostly within another thing, of whichever window, is the same thing as well.
 Polygons have whole pixels as coordinates, so that areas and unions are exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ WITHIN = 0.9
 """Share of a cut instance within the overlap that lies in the other one, above which it is a piece of that."""
 PART = 0.1
 """Share of the smaller one within the overlap that a polygon has at least by which two are compared."""
+CONTAINED = 0.8
+"""Share of a feature that lies in another one, above which both are one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,26 @@ class Feature:
 def merged(instances: Sequence[Instance]) -> list[Feature]:
     """One feature for each thing that ``instances`` of one question show, in their order."""
     kept = _without_repeats(instances)
-    parent = list(range(len(kept)))
+    groups = _grouped(
+        [instance.geometry for instance in kept],
+        lambda a, b: kept[a].window != kept[b].window and _same(kept[a], kept[b]),
+    )
+    parts = [[kept[index] for index in group] for group in groups]
+    features = [_feature(part) for part in parts]
+    while True:  # a union may hold what none of its parts did
+        shapes = [feature.geometry for feature in features]
+        groups = _grouped(shapes, lambda a, b: _holds(shapes[a], shapes[b]))  # noqa: B023
+        if len(groups) == len(features):
+            return features
+        parts = [[instance for index in group for instance in parts[index]] for group in groups]
+        features = [
+            features[group[0]] if len(group) == 1 else _feature(part) for group, part in zip(groups, parts, strict=True)
+        ]
+
+
+def _grouped(geometries: Sequence[Any], same: Callable[[int, int], bool]) -> list[list[int]]:
+    """Numbers of the geometries that ``same`` joins, directly or by others, each group and the groups in order."""
+    parent = list(range(len(geometries)))
 
     def root(index: int) -> int:
         while parent[index] != index:
@@ -62,23 +84,34 @@ def merged(instances: Sequence[Instance]) -> list[Feature]:
             index = parent[index]
         return index
 
-    for first, second in _pairs(kept):
+    for first, second in _pairs(geometries):
         a, b = root(first), root(second)
-        if a != b and kept[first].window != kept[second].window and _same(kept[first], kept[second]):
+        if a != b and same(first, second):
             parent[max(a, b)] = min(a, b)
-    groups: dict[int, list[Instance]] = {}
-    for index, instance in enumerate(kept):
-        groups.setdefault(root(index), []).append(instance)
-    return [_feature(group) for group in groups.values()]
+    groups: dict[int, list[int]] = {}
+    for index in range(len(geometries)):
+        groups.setdefault(root(index), []).append(index)
+    return list(groups.values())
 
 
-def _pairs(instances: Sequence[Instance]) -> Iterator[tuple[int, int]]:
+def _holds(a: Any, b: Any) -> bool:
+    """Whether more than :data:`CONTAINED` of the smaller of two geometries lies in the other."""
+    import shapely
+
+    least = CONTAINED * min(a.area, b.area)
+    (left, top, right, bottom), (x0, y0, x1, y1) = a.bounds, b.bounds
+    if (min(right, x1) - max(left, x0)) * (min(bottom, y1) - max(top, y0)) <= least:
+        return False  # without the cost of an intersection
+    return bool(shapely.intersection(a, b).area > least)
+
+
+def _pairs(geometries: Sequence[Any]) -> Iterator[tuple[int, int]]:
     """Pairs whose extents overlap, each once, in order."""
     import shapely
 
-    if not instances:
+    if not geometries:
         return
-    boxes = shapely.box(*shapely.bounds([instance.geometry for instance in instances]).T)
+    boxes = shapely.box(*shapely.bounds(geometries).T)
     pairs = shapely.STRtree(boxes).query(boxes)
     yield from sorted((int(a), int(b)) for a, b in pairs.T if a < b)
 

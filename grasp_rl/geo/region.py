@@ -8,7 +8,6 @@ from typing import Any
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.geo.grid import Grid, dense, name_of
 from grasp_rl.geo.paths import check_vector
-from grasp_rl.geo.windows import Window
 
 _POLYGONS = ("Polygon", "MultiPolygon")
 
@@ -100,8 +99,8 @@ def of_bounds(bounds: tuple[float, float, float, float], crs: str | None, grid: 
     return in_pixels(geopandas.GeoDataFrame(geometry=[shapely.box(*bounds)], crs=known), grid, "--bbox")[0]
 
 
-def part_of(grid: Grid, region: Any, where: str) -> tuple[Window, Any]:
-    """The window of whole pixels around what of ``region`` is in ``grid``, and that part.
+def part_of(grid: Grid, region: Any, where: str) -> Any:
+    """What of ``region`` is in ``grid``.
 
     Args:
         grid: of the scene.
@@ -111,8 +110,6 @@ def part_of(grid: Grid, region: Any, where: str) -> tuple[Window, Any]:
     Raises:
         ConfigError: they do not overlap.
     """
-    import math
-
     import shapely
 
     part = shapely.intersection(region, shapely.box(0, 0, grid.width, grid.height))
@@ -122,9 +119,7 @@ def part_of(grid: Grid, region: Any, where: str) -> tuple[Window, Any]:
             f"{where}: does not overlap the scene, which reaches from ({x0:.9g}, {y0:.9g}) to ({x1:.9g}, {y1:.9g}) in "
             f"{grid.name if grid.crs is not None else 'pixels'} (x, y)"
         )
-    x0, y0, x1, y1 = part.bounds
-    left, top = math.floor(x0), math.floor(y0)
-    return Window(left, top, math.ceil(x1) - left, math.ceil(y1) - top), part
+    return part
 
 
 def _split(name: str) -> tuple[str, str | None]:

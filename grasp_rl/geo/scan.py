@@ -6,6 +6,7 @@ Who answers is a function from images and a question to what they show, so that 
 from __future__ import annotations
 
 import base64
+import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -76,7 +77,7 @@ class Plan:
 
     def prefix(self, query: str) -> str:
         """What the names of all answers to ``query`` begin with."""
-        return f"{self.key}/{self.queries.index(query)}/"
+        return f"{self.key}/{hashlib.sha256(query.encode()).hexdigest()[:16]}/"
 
 
 @dataclass(kw_only=True)
@@ -119,19 +120,19 @@ def scan(scene: Scene, plan: Plan, ask: Ask, journal: Journal, counts: Counts, t
         counts.before += sum(len(some) - len(those) for those in left.values())
         images = _with_data(scene, plan, [w for w in some if any(w in those for those in left.values())])
         for query, windows in left.items():
-            shown = [window for window in windows if images[window] is not None]
+            shown = [window for window in windows if window in images]
             for window in windows:
-                if images[window] is None:
+                if window not in images:
                     journal.write(plan.name(query, window), {"empty": True})
                     counts.empty += 1
-            answers = ask([images[window] for window in shown], query) if shown else []  # type: ignore[misc]
+            answers = ask([images[window][0] for window in shown], query) if shown else []
             for window, one in zip(shown, answers, strict=True):
                 counts.asked += 1
                 if one.error is not None:
                     counts.failed += 1
                     counts.errors.append(one.error)
                     continue
-                record = _record(one, window)
+                record = _record(one, window, images[window][1])
                 counts.instances += len(record["instances"])
                 journal.write(plan.name(query, window), record)
         tell(counts)
@@ -142,21 +143,24 @@ def _batches(windows: Sequence[Window], size: int) -> Iterator[Sequence[Window]]
         yield windows[first : first + size]
 
 
-def _with_data(scene: Scene, plan: Plan, windows: Sequence[Window]) -> dict[Window, Image | None]:
-    """The image of each window; None where it has no data within the region."""
-    result: dict[Window, Image | None] = {}
+def _with_data(scene: Scene, plan: Plan, windows: Sequence[Window]) -> dict[Window, tuple[Image, BoolMask]]:
+    """Image and valid pixels of each window that has data within the region."""
+    result: dict[Window, tuple[Image, BoolMask]] = {}
     for window in windows:
         image, valid = scene.read(plan.grid, window)
+        inside = valid
         if plan.region is not None and valid.any():
-            valid = valid & mask_of([plan.region], (window.height, window.width), window.left, window.top)
-        result[window] = image if valid.any() else None
+            inside = valid & mask_of([plan.region], (window.height, window.width), window.left, window.top)
+        if inside.any():
+            result[window] = image, valid
     return result
 
 
-def _record(answer: WindowAnswer, window: Window) -> Record:
-    """As the journal keeps it."""
+def _record(answer: WindowAnswer, window: Window, valid: BoolMask) -> Record:
+    """As the journal keeps it, instances cut to the pixels [H, W] that are ``valid``."""
     instances = []
-    for mask, confidence in zip(answer.masks, answer.confidences, strict=True):
+    for whole, confidence in zip(answer.masks, answer.confidences, strict=True):
+        mask = whole & valid
         if mask.any():
             score = None if answer.share is None else float(answer.share[mask].mean())
             polygons = polygons_of(mask, window.left, window.top)

@@ -15,11 +15,12 @@ from typing import Any, Protocol
 
 import cv2
 import numpy as np
+from affine import Affine
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.data.image_io import MAX_PIXELS, ImageReading, Rendering, read_described, rendering_of
 from grasp_rl.data.rasters import Raster, driver_of, hold_raster, hold_trusted, open_raster
-from grasp_rl.geo.grid import Grid
+from grasp_rl.geo.grid import IDENTITY, Grid
 from grasp_rl.geo.paths import is_address, refers
 from grasp_rl.geo.windows import Window, whole
 from grasp_rl.types import BoolMask, Image
@@ -29,15 +30,42 @@ MOST_PIXELS = 100_000_000_000
 _WORLD_FILES = (".tfw", ".tifw", ".jgw", ".pgw", ".wld", ".prj")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """How a file has its pixels, for a raster that is to match it."""
+
+    crs: Any = None
+    """A rasterio CRS; None for none."""
+    transform: Affine = IDENTITY
+    columns: bool = False
+    """Whether the scene shows its columns in the opposite order, and :attr:`rows` its rows."""
+    rows: bool = False
+
+
 class Scene(Protocol):
     """An open raster."""
 
     @property
-    def grid(self) -> Grid: ...
+    def grid(self) -> Grid:
+        """Its pixels, in the order in which they are shown: not mirrored, north up."""
+        ...
+
+    @property
+    def stored(self) -> Stored: ...
 
     @property
     def description(self) -> str:
         """What is done to stored values in words, and what is known of the place."""
+        ...
+
+    @property
+    def gaps(self) -> bool:
+        """Whether some pixels may have no data."""
+        ...
+
+    @property
+    def assumed(self) -> tuple[int, ...]:
+        """The bands, from 1, that are shown as red, green and blue although nobody says that they are."""
         ...
 
     def read(self, grid: Grid, window: Window) -> tuple[Image, BoolMask]:
@@ -56,15 +84,25 @@ class RasterScene:
     raster: Raster
     rendering: Rendering
     grid: Grid
+    stored: Stored
     description: str
+    assumed: tuple[int, ...] = ()
+
+    @property
+    def gaps(self) -> bool:
+        layout = self.raster.layout
+        return layout.no_data or layout.dtype.kind == "f" or self.rendering.alpha is not None
 
     def read(self, grid: Grid, window: Window) -> tuple[Image, BoolMask]:
         across, down = self.grid.width / grid.width, self.grid.height / grid.height
-        place = (window.left * across, window.top * down, window.width * across, window.height * down)
+        left = grid.width - window.right if self.stored.columns else window.left
+        top = grid.height - window.bottom if self.stored.rows else window.top
+        place = (left * across, top * down, window.width * across, window.height * down)
         with self.raster.guarded():
             block = self.raster.block(self.rendering.used, place, (window.height, window.width))
         colours = np.broadcast_to(self.rendering.colours(block), (window.height, window.width, 3))
-        return np.ascontiguousarray(colours), self.rendering.seen(block)
+        order = slice(None, None, -1 if self.stored.rows else 1), slice(None, None, -1 if self.stored.columns else 1)
+        return np.ascontiguousarray(colours[order]), np.ascontiguousarray(self.rendering.seen(block)[order])
 
 
 @dataclass(frozen=True)
@@ -74,6 +112,9 @@ class PictureScene:
     image: Image
     grid: Grid
     description: str
+    stored: Stored = Stored()
+    gaps: bool = False
+    assumed: tuple[int, ...] = ()
 
     def read(self, grid: Grid, window: Window) -> tuple[Image, BoolMask]:
         image = self.image
@@ -131,6 +172,18 @@ def grid_of(path: Path) -> Grid | None:
         return _grid(raster)
 
 
+def grid_by_name(name: str, *, trust: bool = False) -> Grid | None:
+    """:func:`grid_of`; with ``trust`` also of what :func:`open_scene` opens then. None where it cannot be read."""
+    path = Path(name)
+    try:
+        if trust and (is_address(name) or refers(path)):
+            with hold_trusted(name, MOST_PIXELS) as raster:
+                return _grid(raster)
+        return grid_of(path)
+    except (ConfigError, OSError):
+        return None
+
+
 def fingerprint(name: str) -> str:
     """Tells a scene from another by name, size, time of change and its first and last megabyte."""
     path = Path(name)
@@ -145,16 +198,30 @@ def fingerprint(name: str) -> str:
     return digest.hexdigest()
 
 
+def pixel_text(size: tuple[float, float]) -> str:
+    """How :attr:`Scene.description` says the size (width, height) of a pixel in metres."""
+    return f"{size[0]:.3g} x {size[1]:.3g} m a pixel"
+
+
 def _scene(path: Path, raster: Raster, reading: ImageReading) -> RasterScene:
-    grid = _grid(raster)
+    own, dataset = _grid(raster), raster.dataset
     with raster.guarded():
         rendering = rendering_of(path, raster, reading)
-    size = grid.ground_size
+    columns, rows = own.reversals
+    grid, size = own.reversed(columns, rows), own.ground_size
+    stored = Stored(crs=dataset.crs, transform=dataset.transform, columns=columns, rows=rows)
     if size is None:
         place = "; ".join(part for part in ("no CRS", _half_a_place(raster), _beside(path)) if part)
     else:
-        place = f"{grid.name}, {size[0]:.3g} x {size[1]:.3g} m a pixel"
-    return RasterScene(raster, rendering, grid, "; ".join(part for part in (place, rendering.note) if part))
+        place = f"{grid.name}, {pixel_text(size)}"
+    if columns or rows:
+        order = " and ".join(name for name, given in (("rows", rows), ("columns", columns)) if given)
+        place += f", {order} shown in the opposite order so that the image is not mirrored and north is up"
+    shown = {dataset.colorinterp[band].name for band in rendering.bands}
+    guessed = reading.bands is None and dataset.count > len(rendering.bands) == 3 and shown != {"red", "green", "blue"}
+    assumed = tuple(band + 1 for band in rendering.bands) if guessed else ()
+    description = "; ".join(part for part in (place, rendering.note) if part)
+    return RasterScene(raster, rendering, grid, stored, description, assumed)
 
 
 def _grid(raster: Raster) -> Grid:
@@ -202,8 +269,8 @@ def _head(path: Path) -> bytes:
 
 
 def overview(scene: Scene, side: int) -> tuple[Any, Image]:
-    """The scene with at most ``side`` pixels along its longer side: its grid and [H, W, 3] uint8 RGB."""
-    grid = scene.grid
+    """Its grid and [H, W, 3] uint8 RGB at most ``side`` pixels long, which are square on the ground."""
+    grid = scene.grid.squared()
     factor = min(1.0, side / max(grid.size))
     small = grid.of_size(max(1, round(grid.width * factor)), max(1, round(grid.height * factor)))
     return small, scene.read(small, whole(small))[0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import quoteattr, unescape
 
 from grasp_rl.utils.text import printable
 
@@ -54,3 +55,10 @@ def style(queries: Sequence[str]) -> str:
         red, green, blue = _COLOURS[number % len(_COLOURS)]
         symbols.append(_SYMBOL.format(number=number, red=red, green=green, blue=blue))
     return _DOCUMENT.format(categories="\n".join(categories), symbols="\n".join(symbols))
+
+
+def is_untouched(text: str) -> bool:
+    """Whether ``text`` is a document of :func:`style` for some questions, as it was written."""
+    values = re.findall(r"""<category [^\n]*? value=("[^"]*"|'[^']*') label=""", text)
+    known = {"&quot;": '"', "&#10;": "\n", "&#13;": "\r", "&#9;": "\t"}
+    return bool(values) and style([unescape(value[1:-1], known) for value in values]) == text

@@ -63,24 +63,29 @@ def windows_of(area: Window, side: int, overlap: float, region: Any = None) -> I
         area: of a grid.
         side: width and height of a window in pixels.
         overlap: share of a window's side that its neighbour sees, too, at least.
-        region: a shapely geometry in pixels; windows that do not touch it are left out. None for all.
+        region: a shapely geometry in pixels; windows none of whose pixel centres it reaches are left out, so that
+            rounding of its coordinates decides nothing where it ends at a window's edge. None for all.
 
     Raises:
         ConfigError: they are too many.
     """
     import shapely
 
-    rows, columns = starts(area.height, side, overlap), starts(area.width, side, overlap)
+    width, height = min(side, area.width), min(side, area.height)
+    rows = [area.top + first for first in starts(area.height, side, overlap)]
+    columns = [area.left + first for first in starts(area.width, side, overlap)]
+    if region is not None:
+        x0, y0, x1, y1 = region.bounds
+        rows = [row for row in rows if row < y1 and y0 < row + height]
+        columns = [column for column in columns if column < x1 and x0 < column + width]
+        shapely.prepare(region)
     if len(rows) * len(columns) > MOST:
         raise ConfigError(
             f"{len(columns)} x {len(rows)} windows of {side} pixels: more than {MOST:,}; take a coarser --gsd, a "
             "larger --window or a part of the scene (--bbox)"
         )
-    if region is not None:
-        shapely.prepare(region)
-    width, height = min(side, area.width), min(side, area.height)
     for row in rows:
         for column in columns:
-            window = Window(area.left + column, area.top + row, width, height)
-            if region is None or region.intersects(window.polygon):
-                yield window
+            centres = shapely.box(column + 0.5, row + 0.5, column + width - 0.5, row + height - 0.5)
+            if region is None or region.intersects(centres):
+                yield Window(column, row, width, height)

@@ -8,7 +8,8 @@ element.addEventListener('change', (event) => {
     trigger('chosen', { too_large: true });
   } else {
     const reader = new FileReader();
-    reader.onload = () => trigger('chosen', { content: reader.result.slice(reader.result.indexOf(',') + 1) });
+    reader.onload = () => trigger('chosen',
+      { content: reader.result.slice(reader.result.indexOf(',') + 1), name: file.name });
     reader.onerror = () => trigger('chosen', { content: '' });
     reader.readAsDataURL(file);
   }
