@@ -20,6 +20,7 @@ import yaml
 
 from grasp_rl.cli import plan
 from grasp_rl.config.errors import ConfigError
+from grasp_rl.data.synthetic.questions import PREFERENCES, TRAIN_PHRASES
 from grasp_rl.interfaces import WeakLabels
 from grasp_rl.rewards.rubric import Rubric
 from grasp_rl.types import Answer, ParseStatus, SpatialPrompt
@@ -57,6 +58,11 @@ def test_lines_and_blocks_are_found() -> None:
     assert "experiment=think2seg_rs/main_3b --gpu a100_80" in PLANS
     assert ("docs/datasets.md", "data", "fields") in OPTIONS
     assert len(YAML) >= 4
+
+
+def test_every_question_that_the_tiny_policy_was_taught_is_listed() -> None:
+    said = [phrase for phrases in TRAIN_PHRASES.values() for phrase in phrases] + [text for _, text, _ in PREFERENCES]
+    assert [phrase for phrase in said if phrase not in TEXTS["docs/datasets.md"]] == []
 
 
 @pytest.mark.parametrize(("page", "text"), YAML)

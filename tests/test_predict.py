@@ -103,6 +103,25 @@ def test_repair_is_on_unless_told_otherwise(
     assert "could not be read (bad_json)" in capsys.readouterr().out
 
 
+def test_answers_of_other_weights_have_names_of_their_own(image: Path, run: Path, tmp_path: Path) -> None:
+    words = [str(image), "--query", "roof", "--out", str(tmp_path), "evaluation.max_new_tokens=8"]
+    for _ in range(2):
+        assert main([*words, "--run", str(run)]) == 0
+    assert main([*words, "policy.weights=random"]) == 0
+    assert sorted(path.name for path in tmp_path.glob("scene*.json")) == ["scene-2.json", "scene.json"]
+    first, second = (json.loads((tmp_path / name).read_text())["policy"] for name in ("scene.json", "scene-2.json"))
+    assert (first["loaded_from"], second["loaded_from"]) == (str(run / "checkpoints/step_000010/policy"), None)
+
+
+def test_a_csv_whose_rows_name_images_goes_without_a_folder(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "q.csv"
+    table.write_text(f"query,image\nroof,{image}\n")
+    assert main([str(image.parent), "--queries", str(table), "--out", str(tmp_path / "o"), *RANDOM]) == 2
+    assert f"--queries {table}: every row names its image, relative to that file: leave out" in capsys.readouterr().err
+
+
 def test_nothing_there(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,7 +154,7 @@ def test_a_runs_own_config_and_best_weights(image: Path, run: Path, tmp_path: Pa
     assert record["prompt"]["template"] == "think2seg"
     (run / "checkpoints" / "best.json").unlink()
     assert main(words) == 0
-    record = json.loads((tmp_path / "scene.json").read_text())
+    record = json.loads((tmp_path / "scene-2.json").read_text())  # other weights: the first answer stays
     assert record["policy"]["loaded_from"].endswith("step_000020/policy")
 
 

@@ -29,6 +29,8 @@ from grasp_rl.geo.scene import crs_of
 from grasp_rl.launch import compose
 from grasp_rl.prediction.config import read_config
 from grasp_rl.prediction.predictor import Prediction, Predictor, check_query
+from grasp_rl.runs import checkpoints
+from grasp_rl.runs.run_dir import CONFIG
 from grasp_rl.types import Image
 from grasp_rl.utils.files import Record, to_json, write_json
 from grasp_rl.utils.text import printable
@@ -53,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             names = [word for word in arguments.words if word not in overrides]
             return _scenes(target, names, arguments, overrides)
         _refuse_flags_of_layers(arguments, inputs)
-        tasks = tasks_of(inputs, arguments.query, arguments.queries, arguments.out)
+        is_run = arguments.run is not None and (arguments.run / CONFIG).is_file()
+        weights = checkpoints.find_policy(arguments.run) if is_run else None
+        tasks = tasks_of(inputs, arguments.query, arguments.queries, arguments.out, weights)
         written, failed, code = _answered(tasks, arguments, overrides)
     except (ConfigError, OSError) as error:
         message = of_system(error)

@@ -39,7 +39,9 @@ def split_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     return [Path(word) for word in words if word not in overrides], overrides
 
 
-def tasks_of(inputs: Sequence[Path], queries: Sequence[str], listed: Path | None, out: Path) -> list[Task]:
+def tasks_of(
+    inputs: Sequence[Path], queries: Sequence[str], listed: Path | None, out: Path, weights: Path | None = None
+) -> list[Task]:
     """Every question about every image, in order; the pairs of a CSV file as they stand there.
 
     Args:
@@ -47,8 +49,9 @@ def tasks_of(inputs: Sequence[Path], queries: Sequence[str], listed: Path | None
         queries: asked about each of them.
         listed: a text file with a question a line, or a CSV file with a column ``query`` and, perhaps, ``image``
             (relative to the file).
-        out: where the results go. A file there that holds the answer to another question or image is not replaced: the
-            name gets a number.
+        out: where the results go. A file there that holds the answer to another question or image, or of other weights,
+            is not replaced: the name gets a number.
+        weights: the folder that the policy's weights are loaded from; None for those that its config names.
 
     Raises:
         ConfigError: there is no image, no question, or a file is not as it has to be.
@@ -59,11 +62,16 @@ def tasks_of(inputs: Sequence[Path], queries: Sequence[str], listed: Path | None
         more, pairs = questions_of(listed)
         queries += more
     asked = list(dict.fromkeys([(image, query) for image in images for query in queries] + pairs))
+    if images and pairs and not queries:
+        raise ConfigError(
+            f"--queries {listed}: every row names its image, relative to that file: leave out {inputs[0]}, or the "
+            "column image to ask every question about every image"
+        )
     if images and not queries:
         raise ConfigError("--query: no question; say what to look for, such as --query 'where could a boat land'")
     if queries and not images:
         raise ConfigError("no image; name images or folders")
-    return _named(asked, out)
+    return _named(asked, out, None if weights is None else str(weights))
 
 
 def images_of(path: Path, out: Path) -> list[Path]:
@@ -142,24 +150,27 @@ def _delimiter(text: str) -> str:
     return ","
 
 
-def _named(asked: Sequence[tuple[Path, str]], out: Path) -> list[Task]:
-    """A name for each that no other has, nor a file in ``out`` of another question."""
+def _named(asked: Sequence[tuple[Path, str]], out: Path, weights: str | None) -> list[Task]:
+    """A name for each that no other has, nor a file in ``out`` of another question or other weights."""
     per_image, seen, taken = Counter(image for image, _ in asked), Counter[Path](), set[str]()
     tasks = []
     for image, query in asked:
         seen[image] += 1
         stem = image.stem + (f"_{seen[image]}" if per_image[image] > 1 else "")
         name, number = stem, 2
-        while name.lower() in taken or _is_taken(out, name, image, query):
+        while name.lower() in taken or _is_taken(out, name, image, query, weights):
             name, number = f"{stem}-{number}", number + 1
         taken.add(name.lower())
         tasks.append(Task(image=image, query=query, name=name))
     return tasks
 
 
-def _is_taken(out: Path, name: str, image: Path, query: str) -> bool:
-    """Whether files of this name hold something else than an earlier answer to this very question."""
+def _is_taken(out: Path, name: str, image: Path, query: str, weights: str | None) -> bool:
+    """Whether files of this name hold something else than an earlier answer to this very question by these weights."""
     if not any((out / f"{name}{ending}").exists() for ending in WRITTEN):
         return False
     record = read_json(out / f"{name}.json") or {}
-    return record.get("query") != query or os.path.abspath(str(record.get("image"))) != os.path.abspath(image)
+    policy = record.get("policy")
+    by = policy.get("loaded_from") if isinstance(policy, dict) else None
+    asked = (record.get("query"), os.path.abspath(str(record.get("image"))), by)
+    return asked != (query, os.path.abspath(image), weights)

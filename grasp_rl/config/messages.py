@@ -37,9 +37,13 @@ def closest(found: str, choices: Sequence[str], cutoff: float = 0.7) -> str:
         choices: what there is.
         cutoff: the least likeness of the two, in [0, 1].
     """
-    leaves = {choice.rsplit(".", 1)[-1]: choice for choice in choices if not found.startswith(choice + ".")}
+    leaves: dict[str, list[str]] = {}
+    for choice in choices:
+        if not found.startswith(choice + "."):
+            alike = leaves.setdefault(choice.rsplit(".", 1)[-1], [])
+            alike += [] if choice in alike else [choice]
     near = difflib.get_close_matches(found.rsplit(".", 1)[-1], leaves, n=1, cutoff=cutoff)
-    return f"; did you mean {leaves[near[0]]}?" if near else ""
+    return f"; did you mean {' or '.join(leaves[near[0]][:3])}?" if near else ""
 
 
 def tunables() -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from grasp_rl.config.differences import differences
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import load_raw
@@ -59,21 +60,4 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator
         for part in section.split("."):
             here, there = (side.get(part) if isinstance(side, Mapping) else None for side in (here, there))
         if isinstance(here, Mapping) and isinstance(there, Mapping):
-            yield from _within(section, here, there)
-
-
-def _within(key: str, here: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Differing values below ``key``; of a component of another class that class alone."""
-    target = "_target_"
-    if here.get(target) != there.get(target):
-        mine, its = (str(side.get(target)).rpartition(".")[2] for side in (here, there))
-        yield key, mine, its
-        return
-    if key.endswith(".terms") and here.keys() != there.keys():
-        yield key, "+".join(here), "+".join(there)
-    for name in [name for name in here if name in there]:
-        mine, its = here[name], there[name]
-        if isinstance(mine, Mapping) and isinstance(its, Mapping):
-            yield from _within(f"{key}.{name}", mine, its)
-        elif mine != its and not (mine in (None, "", [], ()) and its in (None, "", [], ())):
-            yield f"{key}.{name}", mine, its
+            yield from differences(here, there, section)

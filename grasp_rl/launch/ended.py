@@ -67,6 +67,13 @@ def numbers(result: Record) -> list[Table]:
     return [table, beside]
 
 
+def how_to_go_on(command: str, run_dir: Path) -> str:
+    """What an interrupted run has saved, and the command that goes on with it."""
+    steps = [int(path.name.removeprefix("step_")) for path in run_dir.glob("checkpoints/step_" + "[0-9]" * 6)]
+    saved = f"saved at step {max(steps)}" if steps else "nothing is saved yet"
+    return f"{saved}; to go on: grasp-rl {command} resume={shlex.quote(str(run_dir))}"
+
+
 def where_next(run_dir: Path) -> list[str]:
     """Where a run's images are, and the command that shows it whole; nothing of a run that was not scored."""
     overlays = sorted(run_dir.glob("eval*/overlays"))

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from grasp_rl.config.schema import RunConfig
 from grasp_rl.config.targets import check_components, to_config
 from grasp_rl.launch import compose, process, sweeper
 from grasp_rl.launch.compat import Hydra
-from grasp_rl.launch.ended import numbers, summary, took, where_next
+from grasp_rl.launch.ended import how_to_go_on, numbers, summary, took, where_next
 from grasp_rl.launch.job import run_job
 from grasp_rl.launch.paths import check_paths
 from grasp_rl.launch.process import Job, StopFile
@@ -212,6 +213,18 @@ def _tell_adopted(command_line: CommandLine, jobs: Sequence[Job]) -> None:
         command_line.console.print(f"asked as {FILE} beside the weights says: {' '.join(adopted)}")
 
 
+def _tell_unused(command_line: CommandLine, job: Job, overrides: Sequence[str]) -> None:
+    """Say which keys of the command line are another command's."""
+    command, regime = command_line.command, job.config.get("regime") or {}
+    owners = {"fit": "fit-segmenter"} if command != "fit-segmenter" else {}
+    if command not in ("sft", "fit-segmenter") and not regime.get("sft"):
+        owners["sft"] = "sft"
+    for key in compose.keys_of(overrides):
+        owner = owners.get(key.partition(".")[0])
+        if owner:
+            command_line.console.print(f"{key}: goes with grasp-rl {owner}; {command} takes no notice of it")
+
+
 def _refuse_other_data(run_dir: Path) -> None:
     if change := data_record.sentence(run_dir):
         raise ConfigError(
@@ -225,6 +238,7 @@ def _start(command_line: CommandLine, job: Job, overrides: Sequence[str], *, res
     process.prepare(job, command_line.argv, overrides, resume=resume)
     command_line.console.print(f"{command_line.command}: {job.run_dir}")
     _tell_adopted(command_line, [job])
+    _tell_unused(command_line, job, overrides)
     stop = StopFile(job.run_dir)
     with stop.listening(), ProgressWatcher(command_line.console, lambda: _with_stages([job.run_dir])):
         code = process.run_worker(job, stop)
@@ -237,6 +251,8 @@ def _start(command_line: CommandLine, job: Job, overrides: Sequence[str], *, res
             command_line.console.print(line)
     if ended["state"] == "failed":
         sys.stderr.write(process.failure(job.run_dir) + "\n")
+    if ended["state"] == "interrupted" and command_line.command in process.RESUMED:
+        command_line.console.print(how_to_go_on(command_line.command, job.run_dir))
     if command_line.report and code == 0:
         _report(job.run_dir)
     if command_line.as_json:
@@ -290,6 +306,11 @@ def _resume(command_line: CommandLine, flags: argparse.Namespace) -> int:
             f"optimizer.schedule={checked.optimizer.schedule} runs over algorithm.steps: over "
             f"{checked.algorithm.steps} in place of {steps} steps, so the learning rate jumps where the run goes on"
         )
+    if not changes and state_of(run_dir) == "done":
+        command_line.console.print(f"{run_dir}: done before; to go on with more steps: algorithm.steps=N")
+        if command_line.as_json:
+            _print_json(process.outcome(run_dir)["result"] or {})
+        return 0
     job = Job(run_dir=run_dir, config=asdict(checked) | {"run_dir": str(run_dir)}, trusted=trusted)
     return _single(command_line, job, flags.overrides, resume=True)
 
@@ -341,6 +362,8 @@ def _drive(
             command_line.console.print(f"{Path(ended['run_dir']).name}: {ended['error']['message']}")
     for sentence in search.sentences() if search else ():
         command_line.console.print(sentence)
+    if any(ended["state"] == "done" for ended in outcomes):
+        command_line.console.print(f"next: grasp-rl report {shlex.quote(str(folder))}")
     if command_line.report:
         _report(folder)
     if command_line.as_json:

@@ -17,8 +17,9 @@ from typing import Literal
 
 from omegaconf import OmegaConf
 
+from grasp_rl.config.differences import differences
 from grasp_rl.config.errors import ConfigError
-from grasp_rl.config.targets import load_config
+from grasp_rl.config.targets import load_config, load_raw
 from grasp_rl.runs import data_record, environment, heartbeat, origin, received
 from grasp_rl.runs.run_dir import (
     CONFIG,
@@ -149,12 +150,27 @@ def claim(job: Job, *, again: bool) -> Claim:
         raise ConfigError(f"{where}: holds a run ({state}); go on with resume={job.run_dir}, or choose another folder")
     status = read_json(job.run_dir / STATUS) or {}
     if config_hash(job.config) not in (status.get("config_hash"), _stored_hash(job.run_dir)):
-        raise ConfigError(f"{where}: holds a run with another config ({state}); choose another folder")
+        raise ConfigError(
+            f"{where}: holds a run with another config ({state}){_apart(job)}; give the same words again, go on with "
+            f"it as it is by resume={job.run_dir}, or choose another folder"
+        )
     if data_record.changed(job.run_dir):
         return "start"  # what it holds are answers to other questions
     if state == "done":
         return "done"
     return "resume" if job.config["command"] in RESUMED else "start"
+
+
+def _apart(job: Job) -> str:
+    """In brackets, where ``job`` differs from the config in its folder, a few keys."""
+    try:
+        there = load_raw(job.run_dir / CONFIG)
+    except ConfigError:
+        return ""
+    ignored = ("run_dir", "resume")
+    found = [f"{key}={its}, not {mine}" for key, mine, its in differences(job.config, there) if key not in ignored]
+    more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+    return printable(f", where {'; '.join(found[:4])}{more}") if found else ""
 
 
 def _stored_hash(run_dir: Path) -> str | None:

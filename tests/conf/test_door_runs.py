@@ -18,6 +18,7 @@ from rich.console import Console
 
 from grasp_rl.config.errors import ConfigError
 from grasp_rl.launch import process
+from grasp_rl.launch.ended import how_to_go_on
 from grasp_rl.runs import environment
 from grasp_rl.runs.progress import ProgressWatcher, ProgressWriter, duration
 from grasp_rl.runs.run_dir import PROGRESS, STATUS, config_hash, is_locked, mark_ended, mark_started, state_of
@@ -163,10 +164,42 @@ def test_interruption(forked_door: Run, start: Start, lab: Path, outside: list[s
     assert third.returncode == 2
     assert "a run is going on there" in third.stderr
     process.send_signal(number)
-    process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == 130
+    assert "nothing is saved yet; to go on: grasp-rl train resume=r\n" in out
     assert _status(lab / "r")["state"] == "interrupted"
     assert not (lab / "r/.stop").exists()
+
+
+def test_what_an_interrupted_run_has_saved(tmp_path: Path) -> None:
+    for step in (7, 12):
+        (tmp_path / f"a run/checkpoints/step_{step:06d}").mkdir(parents=True)
+    (tmp_path / "a run/checkpoints/step_000013.tmp").mkdir()
+    line = how_to_go_on("train", tmp_path / "a run")
+    assert line == f"saved at step 12; to go on: grasp-rl train resume='{tmp_path}/a run'"
+
+
+def test_a_run_that_is_done_is_not_tested_again(forked_door: Run, lab: Path, outside: list[str]) -> None:
+    trust = "trusted_modules=[outside_lab]"
+    forked_door("train", *outside, "policy.trouble=config", "run_dir=r")
+    mark_ended(lab / "r", "done", 0)
+    before = {path: path.stat().st_mtime_ns for path in (lab / "r").iterdir()}
+    ended = forked_door("train", "resume=r", trust)
+    assert (ended.returncode, ended.stdout) == (0, "r: done before; to go on with more steps: algorithm.steps=N\n")
+    assert {path: path.stat().st_mtime_ns for path in (lab / "r").iterdir()} == before
+    other = forked_door("train", *outside, "policy.trouble=config", "run_dir=r", "resume=auto", "algorithm.steps=3")
+    assert other.returncode == 2
+    assert "run_dir='r': holds a run with another config (done), where algorithm.steps=200, not 3; " in other.stderr
+    assert "go on with it as it is by resume=r" in other.stderr
+
+
+def test_keys_of_another_command_are_said(forked_door: Run, outside: list[str]) -> None:
+    words = ["policy.trouble=config", "run_dir=r", "fit.steps=2", "sft.log_every=3"]
+    ended = forked_door("train", *outside, *words)
+    assert "fit.steps: goes with grasp-rl fit-segmenter; train takes no notice of it" in ended.stdout
+    assert "sft.log_every: goes with grasp-rl sft; train takes no notice of it" in ended.stdout
+    again = forked_door("train", *outside, "policy.trouble=config", "run_dir=s", "sft.log_every=3", "regime=sft_grpo")
+    assert "takes no notice" not in again.stdout
 
 
 def test_a_vanished_run_counts_as_interrupted(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 CASES: list[tuple[str, list[str]]] = [
     ("algorithm.stepz=3", ["algorithm.stepz", "did you mean algorithm.steps?", "group_size"]),
     ("algoritm.steps=3", ["algoritm", "did you mean algorithm?"]),
+    ("steps=3", ["steps: no such key; did you mean algorithm.steps or fit.steps?"]),
     ("lr=3", ["lr", "did you mean optimizer.lr?"]),
     ("+foo=3", ["foo", "no such key", "optimizer"]),
     ("learning_rate=3", ["learning_rate: no such key; here it is optimizer.lr. Valid: algorithm, "]),
