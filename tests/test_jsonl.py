@@ -281,6 +281,7 @@ BAD_LINES: list[tuple[Any, str]] = [
     (row(polygons=[[1, 2, 3, 4, 5, 6]]), "ring 0"),
     ('{"id":"a","image":"a.png","query":"q","split":"train","polygons":[[[0,0],[9,NaN],[1,2]]]}', "finite"),
     (row(boxes=[[5, 5, 5, 9]]), "x0 < x1"),
+    (row(boxes=[[40, 50, 12, 9]]), "of x, y, width and height write x, y, x + width, y + height"),
     (row(rle={"size": [30, 40]}), "must be {"),
     (row(rle={"size": [30, 40], "counts": [1.5]}), "whole numbers"),
     (row(reasoning=3), "reasoning=3"),

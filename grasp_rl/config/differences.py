@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 TARGET = "_target_"
-_NOTHING = (None, "", [], (), {})
+_NOTHING: tuple[Any, ...] = (None, "", [], (), {})
 
 
 def differences(here: Mapping[str, Any], there: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -258,7 +258,9 @@ def _boxes(value: Any) -> str | None:
         return "must be a list of boxes [x0, y0, x1, y1], [] where nothing answers"
     for index, box in enumerate(value):
         if not _numbers(box, 4) or not (box[0] < box[2] and box[1] < box[3]):
-            return f"box {index} must be [x0, y0, x1, y1] with x0 < x1 and y0 < y1, in pixels of the image"
+            sides = _numbers(box, 4) and min(box) >= 0 < min(box[2:])
+            hint = "; of x, y, width and height write x, y, x + width, y + height" if sides else ""
+            return f"box {index} must be [x0, y0, x1, y1] with x0 < x1 and y0 < y1, in pixels of the image{hint}"
     return None
 
 

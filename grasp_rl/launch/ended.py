@@ -15,7 +15,7 @@ from grasp_rl.runs.run_dir import PROGRESS, seconds_between
 from grasp_rl.utils.console import PlainTable
 from grasp_rl.utils.files import Record, read_json
 
-_FIRST = ("giou", "ciou", "no_target_accuracy", "reward", "parsed")
+_FIRST = ("giou", "ciou", "acc@0.5", "ap", "box_iou", "no_target_accuracy", "reward", "parsed")
 """Metrics that are compared on the terminal when a training run ends; all are in result.json and in the report."""
 _SIDE_BY_SIDE = ("giou", "ciou", "pr@0.5", "acc@0.5", "ap", "scored")
 """Metrics of the protocols that stand in one table; the others are in metrics.json."""

@@ -132,8 +132,8 @@ def lost_answers(
             short="collapsed? optimizer.lr",
             sentence=(
                 f"{share:.0%} of the answers are cut off or cannot be read, where nearly all could be read before: the "
-                "policy may have collapsed: lower optimizer.lr or raise algorithm.beta, and go on from a checkpoint "
-                f"before{longer}"
+                "policy may have collapsed: lower optimizer.lr or raise algorithm.beta, and go on from an earlier "
+                f"checkpoint, if there is one{longer}"
             ),
         )
     if truncated > _MOST:
