@@ -576,7 +576,7 @@ def test_a_rescored_run_brings_its_options(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml({**run, "inference": {"name": "x", "clip_to_box": True}}))
 
     def composed(source: Path, *overrides: str) -> Any:
-        words = ["command=rescore", f"predictions={source}", "run_dir=/tmp/x", *overrides]
+        words = ["command=rescore", f"predictions={source}", "run_dir=x", *overrides]
         with compose.hydra("rescore") as engine:
             return compose.single(engine, words, ()).config["inference"]
 
